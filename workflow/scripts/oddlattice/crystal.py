@@ -1,0 +1,125 @@
+"""The unit cell of a crystal seen along the beam, as `models/<name>/crystal.yaml` states it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+CELL_PX = 20  # pixels per unit cell along each lattice vector in the lattice frame
+
+
+@dataclass(frozen=True)
+class Column:
+    """One atomic column of the unit cell.
+
+    Attributes
+    ----------
+    site : str
+        Name of the column, e.g. ``Sr``.
+    u, v : float
+        Place in the cell, as fractions of the lattice vectors a and b, in [0, 1).
+    atoms : dict of str to float
+        Atoms per repeat along the beam, by element symbol.
+    rms_nm : float
+        One-dimensional rms thermal displacement [nm].
+    tested : bool
+        Whether the column is visible and is tested for defects.
+    """
+
+    site: str
+    u: float
+    v: float
+    atoms: dict[str, float]
+    rms_nm: float
+    tested: bool
+
+
+@dataclass(frozen=True)
+class Crystal:
+    """The two-dimensional unit cell of a crystal in projection.
+
+    Attributes
+    ----------
+    name : str
+    a_nm, b_nm : float
+        Lengths of the lattice vectors [nm].
+    gamma_deg : float
+        Angle from a to b [deg].
+    repeat_nm : float
+        Period along the beam [nm].
+    columns : tuple of Column
+    """
+
+    name: str
+    a_nm: float
+    b_nm: float
+    gamma_deg: float
+    repeat_nm: float
+    columns: tuple[Column, ...]
+
+    @property
+    def vectors_nm(self) -> npt.NDArray[np.float64]:
+        """Lattice vectors as rows, (row, col) components [nm]; shape (2, 2); a points along +row."""
+        gamma = np.deg2rad(self.gamma_deg)
+        return np.array([[self.a_nm, 0.0], [self.b_nm * np.cos(gamma), self.b_nm * np.sin(gamma)]])
+
+    @property
+    def tested(self) -> tuple[Column, ...]:
+        """The columns that are tested for defects."""
+        return tuple(column for column in self.columns if column.tested)
+
+    @property
+    def area_nm2(self) -> float:
+        """Area of the cell [nm^2]."""
+        return float(abs(np.linalg.det(self.vectors_nm)))
+
+
+def crystal_from_dict(found: dict[str, Any], path: Path) -> Crystal:
+    """Build a Crystal from parsed YAML.
+
+    Raises
+    ------
+    ValueError
+        If a key is missing or a value is not usable; the message names `path` and the key.
+    """
+    try:
+        columns = tuple(
+            Column(
+                site=str(c["site"]),
+                u=float(c["u"]) % 1.0,
+                v=float(c["v"]) % 1.0,
+                atoms={str(k): float(n) for k, n in dict(c.get("atoms", {})).items()},
+                rms_nm=float(c.get("rms_nm", 0.008)),
+                tested=bool(c.get("tested", True)),
+            )
+            for c in found["columns"]
+        )
+        crystal = Crystal(
+            name=str(found["name"]),
+            a_nm=float(found["a_nm"]),
+            b_nm=float(found["b_nm"]),
+            gamma_deg=float(found["gamma_deg"]),
+            repeat_nm=float(found.get("repeat_nm", found["a_nm"])),
+            columns=columns,
+        )
+    except KeyError as error:
+        raise ValueError(f"{path}: key {error} is missing; a crystal needs name, a_nm, b_nm, gamma_deg, columns") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}; a crystal needs numbers for a_nm, b_nm, gamma_deg, u, v") from None
+    if not (0 < crystal.a_nm < 10 and 0 < crystal.b_nm < 10 and 20 <= crystal.gamma_deg <= 160):
+        raise ValueError(f"{path}: a_nm, b_nm must lie in (0, 10) nm and gamma_deg in [20, 160] deg")
+    if not crystal.tested:
+        raise ValueError(f"{path}: columns: none is tested; at least one column needs tested: true")
+    return crystal
+
+
+def load_crystal(path: Path) -> Crystal:
+    """Read a crystal from its YAML file; see `crystal_from_dict` for what is raised."""
+    with open(path, encoding="utf-8") as file:
+        found = yaml.safe_load(file)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: found {type(found).__name__}; a crystal is a mapping of keys")
+    return crystal_from_dict(found, path)

@@ -1,0 +1,166 @@
+"""The one place that knows the products: tables, columns, dtypes and units, and how they are written."""
+
+from pathlib import Path
+
+import polars as pl
+
+from oddlattice.whole import whole_file
+
+Schema = dict[str, pl.DataType | type[pl.DataType]]
+
+#: results/0_archive/inventory.tsv: one row per file found under the archive.
+INVENTORY: Schema = {
+    "file_id": pl.String,
+    "path": pl.String,  # relative to the archive, odd bytes escaped (paths.escape)
+    "size_bytes": pl.Int64,
+    "mtime_ns": pl.Int64,
+    "state": pl.String,  # ready | waiting | done | rejected
+    "reason": pl.String,
+    "shard": pl.String,  # "" while waiting
+}
+
+#: results/0_archive/{shard}.tsv: the files of a shard, frozen.
+SHARD: Schema = {k: INVENTORY[k] for k in ("file_id", "path", "size_bytes", "mtime_ns")}
+
+#: Rows kept by the read stage (attribute "images" of 1_images/{shard}.zarr): each image, and each refusal.
+READ: Schema = {
+    "image_id": pl.String,  # group name in the zarr store; for a refusal the id it would have had
+    "file_id": pl.String,
+    "path": pl.String,
+    "signal": pl.String,  # name of the signal or detector in the file; "" when the file itself is refused
+    "frame": pl.Int64,  # index in a stack; -1 for the aligned sum; 0 for a single image
+    "state": pl.String,  # read | rejected
+    "reason": pl.String,
+}
+
+#: results/4_defects/images.parquet: one row per image analysed or refused.
+IMAGES: Schema = {
+    "image_id": pl.String,
+    "file_id": pl.String,
+    "path": pl.String,
+    "signal": pl.String,
+    "frame": pl.Int64,
+    "state": pl.String,  # analysed | no_lattice | no_model | rejected
+    "reason": pl.String,  # sentence for a microscopist; also warnings of an analysed image
+    "rows": pl.Int64,
+    "cols": pl.Int64,
+    "pixel_nm_header": pl.Float64,  # geometric mean of the two directions
+    "pixel_nm": pl.Float64,  # from the fitted lattice, where a model's cell is the ruler
+    "a_nm": pl.Float64,  # fitted with the header's pixel size
+    "b_nm": pl.Float64,
+    "a_px": pl.Float64,
+    "b_px": pl.Float64,
+    "gamma_deg": pl.Float64,
+    "rotation_deg": pl.Float64,
+    "lattice_rms_px": pl.Float64,
+    "model": pl.String,
+    "model_misfit": pl.Float64,
+    "cells_analysed": pl.Int64,
+    "cells_masked": pl.Int64,
+    "columns_tested": pl.Int64,
+    "defects": pl.Int64,
+    "extended_regions": pl.Int64,
+    "extended_area_nm2": pl.Float64,
+    "density_per_nm2": pl.Float64,
+    "density_ci_low": pl.Float64,
+    "density_ci_high": pl.Float64,
+    "area_nm2": pl.Float64,
+    "fdr": pl.Float64,
+    "noise_model": pl.String,
+    "dose_counts_per_nm2": pl.Float64,
+    "published_mean": pl.Float64,
+    "published_std": pl.Float64,
+    "published_flagged": pl.Int64,
+    "completeness_vacancy": pl.Float64,  # recovered fraction of emptied columns injected into this image
+    "completeness_vacancy_ci_low": pl.Float64,
+    "completeness_vacancy_ci_high": pl.Float64,
+    "smallest_loss_90": pl.Float64,  # smallest loss of a column's intensity recovered in 90 % (fraction of a column)
+    "acquired": pl.String,  # ISO time from the metadata, "" where unknown
+}
+
+#: results/4_defects/{shard}.columns.parquet: every column tested.
+COLUMNS: Schema = {
+    "image_id": pl.String,
+    "cell_u": pl.Int64,
+    "cell_v": pl.Int64,
+    "site": pl.String,
+    "row_px": pl.Float64,  # in the raw image as read by HyperSpy
+    "col_px": pl.Float64,
+    "z": pl.Float64,
+    "p_value": pl.Float64,
+    "q_value": pl.Float64,
+    "z_intensity": pl.Float64,
+    "z_shift": pl.Float64,
+    "anm": pl.Float64,  # published score
+    "intensity_change": pl.Float64,  # fraction of a bulk column
+    "intensity_change_sigma": pl.Float64,
+    "shift_row_pm": pl.Float64,
+    "shift_col_pm": pl.Float64,
+    "shift_sigma_pm": pl.Float64,
+}
+
+#: results/4_defects/defects.parquet: one row per flagged column or extended region.
+DEFECTS: Schema = {
+    "image_id": pl.String,
+    "path": pl.String,
+    "signal": pl.String,
+    "frame": pl.Int64,
+    "row_px": pl.Float64,
+    "col_px": pl.Float64,
+    "row_nm": pl.Float64,
+    "col_nm": pl.Float64,
+    "cell_u": pl.Int64,
+    "cell_v": pl.Int64,
+    "site": pl.String,
+    "kind": pl.String,  # vacancy-like | lighter | heavier | displaced | extra | extended | unknown
+    "kind_probability": pl.Float64,
+    "z": pl.Float64,
+    "p_value": pl.Float64,
+    "q_value": pl.Float64,
+    "anm": pl.Float64,
+    "intensity_change": pl.Float64,
+    "intensity_change_sigma": pl.Float64,
+    "shift_row_pm": pl.Float64,
+    "shift_col_pm": pl.Float64,
+    "shift_sigma_pm": pl.Float64,
+    "area_nm2": pl.Float64,  # of an extended region, else null
+    "review": pl.String,
+}
+
+
+def table(rows: list[dict[str, object]], schema: Schema) -> pl.DataFrame:
+    """A table of `rows` with exactly the columns of `schema`; a missing key becomes null.
+
+    Raises
+    ------
+    ValueError
+        If a row has a key that the schema does not know.
+    """
+    for row in rows:
+        unknown = set(row) - set(schema)
+        if unknown:
+            raise ValueError(f"row has unknown columns {sorted(unknown)}; known are {sorted(schema)}")
+    return pl.DataFrame([{key: row.get(key) for key in schema} for row in rows], schema=schema, orient="row")
+
+
+def write_parquet(frame: pl.DataFrame, path: str | Path) -> None:
+    """Write a table as a whole Parquet file (zstd)."""
+    with whole_file(path) as part:
+        frame.write_parquet(part, compression="zstd", statistics=False)
+
+
+def write_csv(frame: pl.DataFrame, path: str | Path) -> None:
+    """Write a table as a whole CSV file; no byte-order mark, empty cells for null."""
+    with whole_file(path) as part:
+        frame.write_csv(part)
+
+
+def write_tsv(frame: pl.DataFrame, path: str | Path) -> None:
+    """Write a table as a whole tab-separated file; values must hold no tab or newline (see paths.escape)."""
+    with whole_file(path) as part:
+        frame.write_csv(part, separator="\t", quote_style="never")
+
+
+def read_tsv(path: str | Path, schema: Schema) -> pl.DataFrame:
+    """Read a tab-separated table written by `write_tsv`."""
+    return pl.read_csv(path, separator="\t", schema=schema, quote_char=None, missing_utf8_is_empty_string=True)
