@@ -1,0 +1,29 @@
+"""Tile: the lattice of each image is fitted, and the image resampled onto it, 20 px per unit cell along each vector.
+
+In:  results/1_images/{shard}.zarr         images (row, col) [counts]
+     models/<name>/crystal.yaml            the unit cells the lattice may be
+Out: results/2_tiles/{shard}.zarr          per image: tiles float32 (u, v) [local mean = 1], mask uint8 (cell u, cell v),
+                                           nodes_px float32 (2, cell u, cell v) [px], row_shift_px float32 (row) [px],
+                                           local_mean float32 (cell u, cell v) [counts]; lattice and its errors as attributes
+"""
+
+
+rule cut_tiles:
+    input:
+        images_zarr="results/1_images/{shard}.zarr",
+        crystals=of_models("crystal.yaml"),
+        modules=modules_of("cut_tiles"),
+    output:
+        tiles_zarr=directory("results/2_tiles/{shard}.zarr"),
+    log:
+        "results/logs/cut_tiles/{shard}.log",
+    benchmark:
+        "results/benchmarks/cut_tiles/{shard}.tsv"
+    params:
+        settings=config["tile"],
+    threads: 4
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    script:
+        "../scripts/cut_tiles.py"

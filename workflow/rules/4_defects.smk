@@ -1,0 +1,56 @@
+"""Defects: every column scored, the odd ones listed, counted per area, and mapped back onto the raw image.
+
+In:  results/1_images, 2_tiles, 3_differences/{shard}.zarr; models/<name>/{crystal.yaml,model.yaml}
+Out: results/4_defects/{shard}.parquet          flagged columns (products.DEFECTS)
+     results/4_defects/{shard}.images.parquet   every image, refused ones too (products.IMAGES)
+     results/4_defects/{shard}.columns.parquet  every column tested (products.COLUMNS)
+     results/4_defects/{shard}.zarr             OME-Zarr 0.5 maps float32 (row, col) of the raw image: difference, z
+     results/4_defects/{defects,images}.{parquet,csv}  the same of all shards
+"""
+
+
+rule find_defects:
+    input:
+        images_zarr="results/1_images/{shard}.zarr",
+        tiles_zarr="results/2_tiles/{shard}.zarr",
+        differences_zarr="results/3_differences/{shard}.zarr",
+        crystals=of_models("crystal.yaml"),
+        models=of_models("model.yaml"),
+        modules=modules_of("find_defects"),
+    output:
+        defects="results/4_defects/{shard}.parquet",
+        images="results/4_defects/{shard}.images.parquet",
+        columns="results/4_defects/{shard}.columns.parquet",
+        maps_zarr=directory("results/4_defects/{shard}.zarr"),
+    log:
+        "results/logs/find_defects/{shard}.log",
+    benchmark:
+        "results/benchmarks/find_defects/{shard}.tsv"
+    params:
+        settings=config["defects"] | {"seed": config["seed"]},
+    threads: 4
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    script:
+        "../scripts/find_defects.py"
+
+
+rule gather_defects:
+    input:
+        defects=of_shards("results/4_defects/{shard}.parquet"),
+        images=of_shards("results/4_defects/{shard}.images.parquet"),
+        modules=modules_of("gather_defects"),
+    output:
+        defects_parquet="results/4_defects/defects.parquet",
+        defects_csv="results/4_defects/defects.csv",
+        images_parquet="results/4_defects/images.parquet",
+        images_csv="results/4_defects/images.csv",
+    log:
+        "results/logs/gather_defects.log",
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    script:
+        "../scripts/gather_defects.py"

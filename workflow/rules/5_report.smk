@@ -1,0 +1,55 @@
+"""Report: a page per image and the index of them all; every number on a page lies beside it as JSON or CSV.
+
+In:  the zarr stores and tables of a shard; results/4_defects/{defects,images}.parquet; results/0_archive/discovered.tsv
+Out: results/5_report/{shard}/<image_id>.html, .json, .defects.csv and the pictures in <image_id>/
+     results/5_report/index.html
+"""
+
+
+rule write_pages:
+    input:
+        images_zarr="results/1_images/{shard}.zarr",
+        tiles_zarr="results/2_tiles/{shard}.zarr",
+        differences_zarr="results/3_differences/{shard}.zarr",
+        maps_zarr="results/4_defects/{shard}.zarr",
+        defects="results/4_defects/{shard}.parquet",
+        images="results/4_defects/{shard}.images.parquet",
+        columns="results/4_defects/{shard}.columns.parquet",
+        modules=modules_of("write_pages"),
+    output:
+        pages=directory("results/5_report/{shard}"),
+    log:
+        "results/logs/write_pages/{shard}.log",
+    benchmark:
+        "results/benchmarks/write_pages/{shard}.tsv"
+    params:
+        settings=config["report"]
+        | {"published_band_std": config["defects"]["published_band_std"], "config": analysis_config()},
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    script:
+        "../scripts/write_pages.py"
+
+
+rule write_index:
+    input:
+        images_parquet="results/4_defects/images.parquet",
+        defects_parquet="results/4_defects/defects.parquet",
+        discovered_tsv="results/0_archive/discovered.tsv",
+        page_dirs=of_shards("results/5_report/{shard}"),
+        modules=modules_of("write_index"),
+    output:
+        index_html="results/5_report/index.html",
+    log:
+        "results/logs/write_index.log",
+    params:
+        settings=config["report"],
+        provenance={"config": config, "versions": versions()},
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    script:
+        "../scripts/write_index.py"

@@ -1,0 +1,125 @@
+"""What the rules share: the checked config, the shards, the models, and the modules each script imports.
+
+In:  config.yaml and whatever --configfile and --config add to it; the archive; models/
+Out: results/0_archive/{shard}.tsv, discovered.tsv, inventory.tsv; results/config.yaml, results/versions.txt
+The archive is looked at once, in the main process, and only when the shards are asked for.
+"""
+
+import os
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+from snakemake.logging import logger
+
+REPOSITORY = Path(workflow.basedir)
+RESULTS = Path("results")
+SCRIPTS = Path("workflow/scripts") if REPOSITORY == Path.cwd() else REPOSITORY / "workflow/scripts"
+sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
+
+from oddlattice import archive, modules, progress, settings
+from oddlattice.report.provenance import versions
+
+
+def checked_config():
+    """The config as the schema wants it, with the archive's full path; a bad one ends the run with one sentence."""
+    overrides = workflow.config_settings
+    files = [REPOSITORY / "config.yaml", *overrides.configfiles]
+    sources = [(os.path.relpath(file), settings.load_yaml(file)) for file in files]
+    schema = settings.load_yaml(REPOSITORY / "workflow/schemas/config.schema.yaml")
+    found = settings.checked(config, schema, [*sources, ("--config", dict(overrides.config))])
+    return found | {"archive": os.path.abspath(os.path.expanduser(found["archive"]))}
+
+
+@cache
+def shards():
+    """The shards there are; the main process looks at the archive first, unless a run is going on already."""
+    if workflow.is_main_process and not any(Path(".snakemake/locks").glob("*")):
+        try:
+            for model in models():
+                settings.check_model(model)
+            scan_archive()
+        except (archive.ArchiveError, settings.SettingsError) as error:
+            sys.exit(str(error))
+        except OSError as error:
+            sys.exit(f"{error.filename}: {error.strerror}; needed a place for results that can be written to")
+    return archive.shard_names(RESULTS)
+
+
+def scan_archive():
+    """Look at the archive, once, and say what is new."""
+    scan = archive.scan_archive(
+        Path(config["archive"]),
+        RESULTS,
+        include=config["include"],
+        exclude=config["exclude"],
+        settle_s=config["settle_s"],
+        shard_files=config["shard"]["files"],
+        shard_mb=config["shard"]["size_mb"],
+        now_ns=time.time_ns(),
+    )
+    for warning in scan.warnings:
+        logger.warning(warning)
+    say_counts()
+
+
+def say_counts():
+    """Refresh the inventory and print one line of it."""
+    counts = archive.refresh_inventory(RESULTS)
+    states = ", ".join(f"{counts[state]} {state}" for state in ("done", "rejected", "ready", "waiting") if counts[state])
+    logger.info(f"{config['archive']}: {counts.total()} files" + (f": {states}" if states else ""))
+
+
+def begin():
+    """Write the config and the versions beside the results."""
+    archive.write_if_changed(RESULTS / "config.yaml", settings.dumped(config))
+    archive.write_if_changed(RESULTS / "versions.txt", "".join(f"{name} {number}\n" for name, number in versions().items()))
+
+
+def finish():
+    """Say how many files are done, and where the report is."""
+    if (RESULTS / "0_archive/discovered.tsv").exists():
+        say_counts()
+    if (RESULTS / "5_report/index.html").exists():
+        logger.info(f"report: {RESULTS.absolute() / '5_report/index.html'}")
+
+
+@cache
+def models():
+    """Folders of the configured models. Full paths: `snakemake train` makes models, an ordinary run never does."""
+    places = [Path.cwd() / "models", REPOSITORY / "models"]
+    return [settings.find_model(name, places) for name in config["models"]]
+
+
+def of_models(name):
+    """Input function: the file `name` of every configured model."""
+    return lambda wildcards: [str(model / name) for model in models()]
+
+
+def of_shards(path):
+    """Input function: `path` for every shard."""
+    return lambda wildcards: [path.format(shard=shard) for shard in shards()]
+
+
+@cache
+def modules_of(script):
+    """The shared modules that a script imports, directly or through others: inputs, so that an edit reruns it."""
+    return [str(SCRIPTS / path) for path in modules.imported(SCRIPTS / f"{script}.py", SCRIPTS)]
+
+
+def analysis_config():
+    """The sections of the config that shape results; where the archive is and how it is packed do not."""
+    return {key: config[key] for key in ("read", "models", "tile", "infer", "defects", "report", "seed")}
+
+
+wildcard_constraints:
+    shard=archive.SHARD_NAME,
+
+
+try:
+    config.update(checked_config())
+except settings.SettingsError as error:
+    sys.exit(str(error))
+if workflow.is_main_process and not (workflow.output_settings.dryrun or workflow.output_settings.verbose):
+    progress.show_progress(logger)

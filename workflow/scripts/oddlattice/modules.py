@@ -1,0 +1,56 @@
+"""Which shared modules a script imports, found by reading it: nothing is executed."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+PACKAGE = "oddlattice"
+
+
+def imported(script: Path, root: Path) -> list[Path]:
+    """List the modules of the package that a script imports, directly or through others.
+
+    Parameters
+    ----------
+    script : Path
+    root : Path
+        Folder that holds the package.
+
+    Returns
+    -------
+    list of Path
+        Relative to `root`, sorted; without the package's own ``__init__.py``, which holds the version only.
+        Files that a package below ours carries beside its modules (templates, styles) are included.
+    """
+    todo, found = [script], set()
+    while todo:
+        for path in _direct(todo.pop(), root):
+            if path not in found:
+                found.add(path)
+                if path.suffix == ".py":
+                    todo.append(root / path)
+    return sorted(found)
+
+
+@cache
+def _direct(file: Path, root: Path) -> frozenset[Path]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), filename=str(file))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    inside = [name for name in names if name.startswith(PACKAGE + ".")]
+    return frozenset(path for name in inside for path in _files(name, root))
+
+
+def _files(name: str, root: Path) -> list[Path]:
+    """Files of a dotted name: a module, or all of a package with what lies beside its modules."""
+    path = root.joinpath(*name.split("."))
+    if path.with_suffix(".py").is_file():
+        packages = [parent / "__init__.py" for parent in path.parents if parent != root / PACKAGE and root / PACKAGE in parent.parents]
+        return [file.relative_to(root) for file in (path.with_suffix(".py"), *packages) if file.is_file()]
+    if path.is_dir():
+        files = (file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+        return [file.relative_to(root) for file in files]
+    return []

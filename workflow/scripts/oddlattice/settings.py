@@ -1,0 +1,208 @@
+"""The configuration: checked against its schema, with one sentence for the first thing that does not fit."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+class SettingsError(ValueError):
+    """The configuration cannot be used; the message is one sentence that names the file and the key."""
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: a few of them can stand for gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*name), which is not allowed")
+        return super().compose_node(parent, index)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises
+    ------
+    SettingsError
+        If the file is missing, is no YAML, holds an alias, or holds something else than a mapping.
+    """
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise SettingsError(f"{path}: found {' '.join(str(error).split())}; needed a readable YAML file") from None
+    if not isinstance(found, dict):
+        raise SettingsError(f"{path}: found {type(found).__name__}; needed a mapping of keys")
+    return found
+
+
+def checked(config: Mapping[str, Any], schema: Mapping[str, Any], sources: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Give the configuration with every value of the type its schema asks for.
+
+    Values from the command line arrive as text; text that is a number is taken as one where a number is needed, and a
+    single text as a list of one where a list is needed.
+
+    Parameters
+    ----------
+    config : mapping
+        The merged configuration.
+    schema : mapping
+        JSON schema; `description` of a key says what is needed there.
+    sources : sequence of (str, mapping)
+        Where the configuration came from, weakest first: the name to print and what it holds.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    SettingsError
+        Naming source, key, what was found and what is needed.
+    """
+    fitted = _fit(config, schema, schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    problems = sorted(validator.iter_errors(fitted), key=lambda problem: (list(map(str, problem.absolute_path)), problem.validator))
+    for problem in problems:
+        raise SettingsError(_sentence(problem, sources))
+    for keys, value in _leaves(fitted):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SettingsError(f"{_source(keys, sources)}: {_key(keys)}: found {value}; needed a finite number")
+    assert isinstance(fitted, dict)
+    return fitted
+
+
+def _resolve(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+    while "$ref" in schema:
+        found: Any = root
+        for part in schema["$ref"].removeprefix("#/").split("/"):
+            found = found[part]
+        schema = found
+    return schema
+
+
+def _fit(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+    """Turn text into the number, switch or list that the schema asks for, where it can be."""
+    schema = _resolve(schema, root)
+    kind = schema.get("type")
+    if isinstance(value, Mapping):
+        known = schema.get("properties", {})
+        return {key: _fit(item, known.get(key, {}), root) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fit(item, schema.get("items", {}), root) for item in value]
+    if not isinstance(value, str):
+        return value
+    if kind == "array":
+        return [value]
+    if kind == "boolean" and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if kind in ("integer", "number"):
+        return _number(value)
+    return value
+
+
+def _number(text: str) -> Any:
+    for parse in (int, float):
+        try:
+            return parse(text)
+        except ValueError:
+            pass
+    return text
+
+
+def _sentence(problem: jsonschema.ValidationError, sources: Sequence[tuple[str, Any]]) -> str:
+    keys = list(problem.absolute_path)
+    schema: Mapping[str, Any] = problem.schema if isinstance(problem.schema, Mapping) else {}
+    if problem.validator == "additionalProperties":
+        known = sorted(schema.get("properties", {}))
+        unknown = sorted(str(key) for key in problem.instance if key not in known)[0]
+        return f"{_source([*keys, unknown], sources)}: {_key([*keys, unknown])}: unknown key; known here are {', '.join(known) or 'none'}"
+    if problem.validator == "required":
+        missing = next(key for key in schema["required"] if key not in problem.instance)
+        return f"{_source(keys, sources)}: {_key([*keys, missing])}: found nothing; needed {_needed(schema['properties'][missing])}"
+    found = json.dumps(problem.instance, ensure_ascii=False, default=str)
+    return f"{_source(keys, sources)}: {_key(keys)}: found {found[:200]}; needed {_needed(schema)}"
+
+
+def _needed(schema: Mapping[str, Any]) -> str:
+    return str(schema.get("description", "a value"))
+
+
+def _key(keys: Sequence[Any]) -> str:
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+    return text.removeprefix(".") or "(top)"
+
+
+def _source(keys: Sequence[Any], sources: Sequence[tuple[str, Any]]) -> str:
+    """Name the strongest source that holds the key, or as much of it as any does."""
+    for depth in range(len(keys), 0, -1):
+        for name, content in reversed(sources):
+            if _holds(content, [key for key in keys[:depth] if not isinstance(key, int)]):
+                return name
+    return sources[-1][0] if sources else "config"
+
+
+def _holds(content: Any, keys: Sequence[Any]) -> bool:
+    for key in keys:
+        if not isinstance(content, Mapping) or key not in content:
+            return False
+        content = content[key]
+    return bool(keys)
+
+
+def _leaves(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(item, (*keys, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _leaves(item, (*keys, index))
+    else:
+        yield keys, value
+
+
+def find_model(name: str, places: Sequence[Path]) -> Path:
+    """Find the folder of a model: the first ``models/<name>`` with a ``crystal.yaml`` among `places`.
+
+    Raises
+    ------
+    SettingsError
+        If there is none; the message lists the models that there are.
+    """
+    for place in places:
+        if (place / name / "crystal.yaml").is_file():
+            return place / name
+    known = sorted({path.parent.name for place in places for path in place.glob("*/crystal.yaml")})
+    raise SettingsError(
+        f"config: models: found {json.dumps(name)}, but {' and '.join(str(place / name) for place in places)} hold no "
+        f"crystal.yaml; needed one of: {', '.join(known) or 'none there yet (snakemake train makes one)'}"
+    )
+
+
+def check_model(folder: Path) -> None:
+    """Check that a model is whole: its description and the weights that the description names by hash.
+
+    Raises
+    ------
+    SettingsError
+        If a file is missing or the weights are others.
+    """
+    for name in ("model.yaml", "weights.safetensors"):
+        if not (folder / name).is_file():
+            raise SettingsError(f"config: models: {folder} holds no {name}; needed a trained model (snakemake train makes one)")
+    needed = str(load_yaml(folder / "model.yaml").get("weights_sha256", "nothing"))
+    found = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+    if not re.fullmatch("[0-9a-f]{64}", needed) or found != needed:
+        raise SettingsError(
+            f"{folder / 'weights.safetensors'}: found sha256 {found}; needed {needed}, as weights_sha256 in model.yaml says"
+        )
+
+
+def dumped(config: Mapping[str, Any]) -> str:
+    """The configuration as YAML, keys in order."""
+    return yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=True, allow_unicode=True)
