@@ -163,4 +163,4 @@ def write_tsv(frame: pl.DataFrame, path: str | Path) -> None:
 
 def read_tsv(path: str | Path, schema: Schema) -> pl.DataFrame:
     """Read a tab-separated table written by `write_tsv`."""
-    return pl.read_csv(path, separator="\t", schema=schema, quote_char=None, missing_utf8_is_empty_string=True)
+    return pl.read_csv(path, separator="\t", schema=schema, quote_char=None, empty_string_is_null=False, glob=False)
