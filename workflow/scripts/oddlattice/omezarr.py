@@ -1,0 +1,218 @@
+"""Images and maps as OME-Zarr 0.5: multiscale groups, written block by block with one owner per chunk."""
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from numcodecs import Blosc, blosc
+from zarr.codecs import BloscCodec
+from zarr.storage import LocalStore
+
+Array = npt.NDArray[Any]
+PixelNm = tuple[float, float]
+
+CHUNK_PX = 1024
+#: The pyramid ends with the first level whose larger side is at most this.
+SMALLEST_LEVEL_PX = 512
+_AXES = ("row", "col")
+_CLEVEL = 5
+
+# Threads inside blosc put the blocks of a chunk in the order in which they finish: other bytes every time.
+blosc.use_threads = False
+
+
+def stored_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """The dtype in which pixels of `dtype` are kept: integers as they are, bool as uint8, the rest as float32."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "b":
+        return np.dtype("uint8")
+    return dtype.newbyteorder("=") if dtype.kind in "iu" else np.dtype("float32")
+
+
+def level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
+    """Shapes (rows, cols) of all levels: halved, an odd last row or column dropped, until at most 512 px."""
+    shapes = [shape]
+    while max(shapes[-1]) > SMALLEST_LEVEL_PX and min(shapes[-1]) > 1:
+        rows, cols = shapes[-1]
+        shapes.append((rows // 2, cols // 2))
+    return shapes
+
+
+def halve(values: Array) -> Array:
+    """Mean over 2x2 pixels.
+
+    Parameters
+    ----------
+    values : ndarray of shape (rows, cols)
+        Integers or float32; an odd last row or column is dropped.
+
+    Returns
+    -------
+    ndarray of shape (rows // 2, cols // 2)
+        Of the same dtype; integers are rounded half up.
+    """
+    rows, cols = values.shape[0] // 2 * 2, values.shape[1] // 2 * 2
+    wide = np.dtype("float32") if values.dtype.kind == "f" else np.dtype("int32" if values.itemsize < 4 else "int64")
+    if values.dtype.itemsize == 8:
+        wide = np.dtype("float64")
+    total = values[0:rows:2, :cols].astype(wide)
+    total += values[1:rows:2, :cols]
+    mean = total[:, ::2] + total[:, 1::2]
+    if wide.kind == "i":
+        mean += 2
+        mean >>= 2
+    else:
+        mean *= 0.25
+        if values.dtype.kind != "f":
+            np.floor(mean + 0.5, out=mean)
+    return mean.astype(values.dtype)
+
+
+def metadata(name: str, levels: int, pixel_nm: PixelNm | None) -> dict[str, Any]:
+    """The attribute "ome" of an image with `levels` levels; pixel size (row, col) [nm], None where unknown.
+
+    Pixel centres of level k lie at (2^k - 1) / 2 px of level 0, hence the translations.
+    """
+    axes: list[dict[str, str]] = [{"name": axis, "type": "space"} for axis in _AXES]
+    if pixel_nm is not None:
+        axes = [axis | {"unit": "nanometer"} for axis in axes]
+    pixel = pixel_nm or (1.0, 1.0)
+    datasets = []
+    for level in range(levels):
+        steps: list[dict[str, Any]] = [{"type": "scale", "scale": [p * 2**level for p in pixel]}]
+        if level:
+            steps.append({"type": "translation", "translation": [p * (2**level - 1) / 2 for p in pixel]})
+        datasets.append({"path": str(level), "coordinateTransformations": steps})
+    multiscale = {"name": name, "type": "mean of 2x2 pixels", "axes": axes, "datasets": datasets}
+    return {"version": "0.5", "multiscales": [multiscale]}
+
+
+class _Level:
+    """One array of a pyramid: takes rows in order, writes every full band of chunks, hands the halved band on."""
+
+    def __init__(self, group: zarr.Group, level: int, shapes: list[tuple[int, int]], dtype: np.dtype[Any]) -> None:
+        self.shape = shapes[level]
+        self.chunk = (min(CHUNK_PX, self.shape[0]), min(CHUNK_PX, self.shape[1]))
+        array = group.create_array(
+            str(level),
+            shape=self.shape,
+            dtype=dtype,
+            chunks=self.chunk,
+            compressors=[BloscCodec(cname="lz4", clevel=_CLEVEL, shuffle="bitshuffle", typesize=dtype.itemsize)],
+            fill_value=0,
+            dimension_names=_AXES,
+        )
+        if not isinstance(group.store, LocalStore):
+            raise TypeError(f"{group.store}: images are written to local folders only")
+        self.folder = Path(group.store.root) / array.path / "c"
+        self.band = np.zeros((self.chunk[0], self.shape[1]), dtype)
+        self.filled = 0
+        self.written = 0
+        self.next = _Level(group, level + 1, shapes, dtype) if level + 1 < len(shapes) else None
+
+    def push(self, rows: Array, pool: ThreadPoolExecutor | None) -> None:
+        while len(rows):
+            taken = min(len(rows), len(self.band) - self.filled)
+            self.band[self.filled : self.filled + taken] = rows[:taken]
+            self.filled += taken
+            rows = rows[taken:]
+            if self.filled == len(self.band) or self.written + self.filled == self.shape[0]:
+                self._flush(pool)
+
+    def _flush(self, pool: ThreadPoolExecutor | None) -> None:
+        self.band[self.filled :] = 0
+        folder = self.folder / str(self.written // self.chunk[0])
+        folder.mkdir(parents=True, exist_ok=True)
+        cols = range(0, self.shape[1], self.chunk[1])
+        jobs = [(self.band, start, self.chunk[1], folder / str(start // self.chunk[1])) for start in cols]
+        for _ in pool.map(_write_chunk, jobs) if pool else map(_write_chunk, jobs):
+            pass
+        self.written += self.filled
+        if self.next is not None:
+            self.next.push(halve(self.band[: self.filled]), pool)
+        self.filled = 0
+
+    def close(self) -> None:
+        level: _Level | None = self
+        while level is not None:
+            assert level.written == level.shape[0], f"{level.written} of {level.shape[0]} rows written"
+            level = level.next
+
+
+def _write_chunk(job: tuple[Array, int, int, Path]) -> None:
+    # Encoded here and not by `array[...] = band`: the same bytes, three times faster.
+    band, start, width, path = job
+    block = np.ascontiguousarray(band[:, start : start + width])
+    if block.shape[1] < width:
+        block = np.pad(block, ((0, 0), (0, width - block.shape[1])))
+    code = Blosc(cname="lz4", clevel=_CLEVEL, shuffle=Blosc.BITSHUFFLE)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    with os.fdopen(handle, "wb") as file:
+        file.write(code.encode(block))
+
+
+def write_bands(
+    group: zarr.Group,
+    bands: Iterable[Array],
+    shape: tuple[int, int],
+    dtype: npt.DTypeLike,
+    pixel_nm: PixelNm | None,
+    *,
+    name: str = "",
+    threads: int = 1,
+) -> None:
+    """Write an image that comes as consecutive bands of rows; memory holds one band of chunks per level.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        Empty group on local disk; becomes the multiscale image.
+    bands : iterable of ndarray of shape (n, cols)
+        From top to bottom, any number of rows each.
+    shape : tuple of int
+        Rows and columns of the whole image [px].
+    dtype : dtype
+        Of the pixels; see `stored_dtype`.
+    pixel_nm : tuple of float or None
+        Pixel size (row, col) [nm].
+    name : str
+        Name shown by viewers.
+    threads : int
+        Chunks compressed at the same time; the bytes do not depend on it.
+    """
+    shapes = level_shapes(shape)
+    top = _Level(group, 0, shapes, stored_dtype(dtype))
+    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
+        for band in bands:
+            top.push(band, pool)
+    top.close()
+    group.attrs["ome"] = metadata(name, len(shapes), pixel_nm)
+
+
+def bands_of(array: Any, rows: int = CHUNK_PX) -> Iterable[Array]:
+    """Bands of `rows` rows of a 2-D numpy or dask array, one in memory at a time."""
+    for start in range(0, array.shape[0], rows):
+        band = array[start : start + rows]
+        yield np.asarray(band.compute(scheduler="synchronous") if hasattr(band, "compute") else band)
+
+
+def write_image(group: zarr.Group, array: Any, pixel_nm: PixelNm | None, *, name: str = "", threads: int = 1) -> None:
+    """Write a numpy or dask array of shape (rows, cols) as a multiscale image; see `write_bands`."""
+    write_bands(group, bands_of(array), array.shape, array.dtype, pixel_nm, name=name, threads=threads)
+
+
+def write_map(parent: zarr.Group, name: str, values: Any, pixel_nm: PixelNm | None, *, threads: int = 1) -> zarr.Group:
+    """Write a float32 map in the raw image's frame, shape (rows, cols), as the multiscale image `parent/name`.
+
+    Give the raw image's pixel size (`pixel_nm_header`), so that viewers lay the map over the image.
+    """
+    group = parent.create_group(name)
+    floats = values.astype(np.float32, copy=False)
+    write_image(group, floats, pixel_nm, name=name, threads=threads)
+    return group
