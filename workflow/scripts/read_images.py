@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import zarr
 
@@ -111,7 +111,7 @@ def read_all(
     """
     at_once = max(1, min(threads, len(files)))
     paths = {file["file_id"]: os.fsdecode(os.path.join(os.fsencode(archive), unescape(file["path"]))) for file in files}
-    jobs = {
+    jobs: dict[str, dict[str, Any]] = {
         file["file_id"]: {
             "file": file,
             "path": paths[file["file_id"]],
@@ -201,7 +201,7 @@ def main(
         require_archive(archive)
         in_order = [found for file in files for found in rows[file["file_id"]]]
         table(in_order, READ)  # raises if a row is not as products.READ has it
-        group.attrs["images"] = in_order
+        group.update_attributes({"images": in_order})
 
 
 def _opened(log: str | Path | None) -> Any:

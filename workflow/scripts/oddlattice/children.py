@@ -198,7 +198,7 @@ def _live(function: Callable[..., object], job: dict[str, Any], limits: Limits, 
         answer = ["refused", None, str(refusal)]
     except MemoryError:
         answer = ["memory", None, ""]
-    except Exception as error:  # the one boundary: whatever a reader raises becomes a reason
+    except Exception as error:
         number = _disk_errno(error)
         answer = ["disk", number, str(error)] if number else ["raised", None, _words(error)]
     text = json.dumps(answer).encode()

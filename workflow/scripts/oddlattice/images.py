@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from oddlattice.omezarr import CHUNK_PX
+from oddlattice.omezarr import CHUNK_PX, computed
 from oddlattice.reader import Axis, Signal
 
 Array = npt.NDArray[Any]
@@ -204,7 +204,7 @@ def frames(data: Any) -> Iterator[tuple[int, Iterator[Array]]]:
         return
     group = min(_frames_per_chunk(data), max(1, AT_ONCE_BYTES // frame_bytes))
     for start in range(0, data.shape[0], group):
-        block = _computed(data[start : start + group])
+        block = computed(data[start : start + group])
         for number, frame in enumerate(block, start):
             yield number, _bands(frame)
 
@@ -215,11 +215,7 @@ def _frames_per_chunk(data: Any) -> int:
 
 def _bands(frame: Any) -> Iterator[Array]:
     for start in range(0, frame.shape[0], CHUNK_PX):
-        yield _computed(frame[start : start + CHUNK_PX])
-
-
-def _computed(block: Any) -> Array:
-    return np.asarray(block.compute(scheduler="synchronous") if hasattr(block, "compute") else block)
+        yield computed(frame[start : start + CHUNK_PX])
 
 
 @dataclass
@@ -314,7 +310,7 @@ def aligned_sum(data: Any) -> tuple[Array, npt.NDArray[np.int64]]:
     Returns
     -------
     total : ndarray of shape (rows', cols')
-        int64 for integers, else float32.
+        int32 for integers (int64 where that is too small), else float32.
     shifts_px : ndarray of shape (frames, 2)
         Place (row, col) of each frame's origin in the first frame [px].
     """
@@ -335,6 +331,8 @@ def aligned_sum(data: Any) -> tuple[Array, npt.NDArray[np.int64]]:
     low, high = shifts.max(axis=0), shifts.min(axis=0)
     top, left = np.maximum(low, 0)
     bottom, right = rows + min(0, int(high[0])), cols + min(0, int(high[1]))
+    if wide.kind == "i" and np.abs(total).max() < 1 << 31:
+        total = total.astype(np.int32)
     common = total[top : max(bottom, top), left : max(right, left)]
     return (common if wide.kind == "i" else common.astype(np.float32)), shifts
 

@@ -236,7 +236,9 @@ def _fill(task: _Task, image_id: str, value: float, pixel_nm: omezarr.PixelNm | 
     assert isinstance(array, zarr.Array)
     filled = (np.where(np.isfinite(band), band, np.float32(value)) for band in omezarr.bands_of(array))
     other = task.group.create_group(f"{image_id}-filled")
-    omezarr.write_bands(other, filled, array.shape, array.dtype, pixel_nm, name=name, threads=task.threads)
+    omezarr.write_bands(
+        other, filled, (array.shape[0], array.shape[1]), array.dtype, pixel_nm, name=name, threads=task.threads
+    )
     shutil.rmtree(task.folder / image_id)
     (task.folder / f"{image_id}-filled").rename(task.folder / image_id)
     return zarr.open_group(task.folder / image_id, mode="r+", zarr_format=3)
