@@ -18,11 +18,11 @@ rule read_images:
         "results/logs/read_images/{shard}.log",
     benchmark:
         "results/benchmarks/read_images/{shard}.tsv"
-    params:
-        settings=config["read"],
     threads: 1
     resources:
         mem_mb=config["read"]["memory_mb"],
         runtime=120,
+    params:
+        settings=config["read"],
     script:
         "../scripts/read_images.py"

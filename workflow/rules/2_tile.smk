@@ -19,11 +19,11 @@ rule cut_tiles:
         "results/logs/cut_tiles/{shard}.log",
     benchmark:
         "results/benchmarks/cut_tiles/{shard}.tsv"
-    params:
-        settings=config["tile"],
     threads: 4
     resources:
         mem_mb=4000,
         runtime=120,
+    params:
+        settings=config["tile"],
     script:
         "../scripts/cut_tiles.py"

@@ -19,12 +19,12 @@ rule infer_differences:
         "results/logs/infer_differences/{shard}.log",
     benchmark:
         "results/benchmarks/infer_differences/{shard}.tsv"
-    params:
-        settings=config["infer"] | {"seed": config["seed"]},
     threads: 8
     resources:
         mem_mb=4000,
         runtime=120,
         gpu=0 if config["infer"]["device"] == "cpu" else 1,
+    params:
+        settings=config["infer"] | {"seed": config["seed"]},
     script:
         "../scripts/infer_differences.py"

@@ -26,12 +26,12 @@ rule find_defects:
         "results/logs/find_defects/{shard}.log",
     benchmark:
         "results/benchmarks/find_defects/{shard}.tsv"
-    params:
-        settings=config["defects"] | {"seed": config["seed"]},
     threads: 4
     resources:
         mem_mb=4000,
         runtime=120,
+    params:
+        settings=config["defects"] | {"seed": config["seed"]},
     script:
         "../scripts/find_defects.py"
 

@@ -22,13 +22,13 @@ rule write_pages:
         "results/logs/write_pages/{shard}.log",
     benchmark:
         "results/benchmarks/write_pages/{shard}.tsv"
-    params:
-        settings=config["report"]
-        | {"published_band_std": config["defects"]["published_band_std"], "config": analysis_config()},
     threads: 1
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        settings=config["report"]
+        | {"published_band_std": config["defects"]["published_band_std"], "config": analysis_config()},
     script:
         "../scripts/write_pages.py"
 
@@ -44,12 +44,12 @@ rule write_index:
         index_html="results/5_report/index.html",
     log:
         "results/logs/write_index.log",
-    params:
-        settings=config["report"],
-        provenance={"config": config, "versions": versions()},
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
+    params:
+        settings=config["report"],
+        provenance={"config": config, "versions": settings.versions()},
     script:
         "../scripts/write_index.py"

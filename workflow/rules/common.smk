@@ -19,17 +19,28 @@ SCRIPTS = Path("workflow/scripts") if REPOSITORY == Path.cwd() else REPOSITORY /
 sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
 
 from oddlattice import archive, modules, progress, settings
-from oddlattice.report.provenance import versions
+
+
+def config_sources():
+    """Where the config comes from, weakest first: names to print and what each holds."""
+    files = [REPOSITORY / "config.yaml", *workflow.config_settings.configfiles]
+    sources = [(os.path.relpath(file), settings.load_yaml(file)) for file in files]
+    return [*sources, ("--config", dict(workflow.config_settings.config))]
 
 
 def checked_config():
     """The config as the schema wants it, with the archive's full path; a bad one ends the run with one sentence."""
-    overrides = workflow.config_settings
-    files = [REPOSITORY / "config.yaml", *overrides.configfiles]
-    sources = [(os.path.relpath(file), settings.load_yaml(file)) for file in files]
-    schema = settings.load_yaml(REPOSITORY / "workflow/schemas/config.schema.yaml")
-    found = settings.checked(config, schema, [*sources, ("--config", dict(overrides.config))])
+    try:
+        schema = settings.load_yaml(REPOSITORY / "workflow/schemas/config.schema.yaml")
+        found = settings.checked(config, schema, config_sources())
+    except settings.SettingsError as error:
+        sys.exit(str(error))
     return found | {"archive": os.path.abspath(os.path.expanduser(found["archive"]))}
+
+
+def stop(key, error):
+    """End the run with one sentence that names the config file, the key, what was found and what is needed."""
+    sys.exit(f"{settings.source([key], config_sources())}: {key}: {error}")
 
 
 @cache
@@ -40,10 +51,12 @@ def shards():
             for model in models():
                 settings.check_model(model)
             scan_archive()
-        except (archive.ArchiveError, settings.SettingsError) as error:
-            sys.exit(str(error))
+        except archive.ArchiveError as error:
+            stop("archive", error)
+        except settings.SettingsError as error:
+            stop("models", error)
         except OSError as error:
-            sys.exit(f"{error.filename}: {error.strerror}; needed a place for results that can be written to")
+            sys.exit(f"{error.filename}: found {error.strerror}; needed a place for results that can be written to")
     return archive.shard_names(RESULTS)
 
 
@@ -52,11 +65,8 @@ def scan_archive():
     scan = archive.scan_archive(
         Path(config["archive"]),
         RESULTS,
-        include=config["include"],
-        exclude=config["exclude"],
-        settle_s=config["settle_s"],
-        shard_files=config["shard"]["files"],
-        shard_mb=config["shard"]["size_mb"],
+        *(config[key] for key in ("include", "exclude", "settle_s")),
+        *(config["shard"][key] for key in ("files", "size_mb")),
         now_ns=time.time_ns(),
     )
     for warning in scan.warnings:
@@ -67,14 +77,18 @@ def scan_archive():
 def say_counts():
     """Refresh the inventory and print one line of it."""
     counts = archive.refresh_inventory(RESULTS)
-    states = ", ".join(f"{counts[state]} {state}" for state in ("done", "rejected", "ready", "waiting") if counts[state])
+    states = ", ".join(
+        f"{counts[state]} {state}" for state in ("done", "rejected", "ready", "waiting") if counts[state]
+    )
     logger.info(f"{config['archive']}: {counts.total()} files" + (f": {states}" if states else ""))
 
 
 def begin():
     """Write the config and the versions beside the results."""
     archive.write_if_changed(RESULTS / "config.yaml", settings.dumped(config))
-    archive.write_if_changed(RESULTS / "versions.txt", "".join(f"{name} {number}\n" for name, number in versions().items()))
+    archive.write_if_changed(
+        RESULTS / "versions.txt", "".join(f"{name} {number}\n" for name, number in settings.versions().items())
+    )
 
 
 def finish():
@@ -89,7 +103,10 @@ def finish():
 def models():
     """Folders of the configured models. Full paths: `snakemake train` makes models, an ordinary run never does."""
     places = [Path.cwd() / "models", REPOSITORY / "models"]
-    return [settings.find_model(name, places) for name in config["models"]]
+    try:
+        return [settings.find_model(name, list(dict.fromkeys(places))) for name in config["models"]]
+    except settings.SettingsError as error:
+        stop("models", error)
 
 
 def of_models(name):
@@ -117,9 +134,6 @@ wildcard_constraints:
     shard=archive.SHARD_NAME,
 
 
-try:
-    config.update(checked_config())
-except settings.SettingsError as error:
-    sys.exit(str(error))
+config.update(checked_config())
 if workflow.is_main_process and not (workflow.output_settings.dryrun or workflow.output_settings.verbose):
     progress.show_progress(logger)

@@ -24,12 +24,12 @@ rule train_model:
         f"results/logs/train_model/{config['train']['name']}.log",
     benchmark:
         f"results/benchmarks/train_model/{config['train']['name']}.tsv"
-    params:
-        settings=config["train"] | {"seed": config["seed"]},
     threads: 8
     resources:
         mem_mb=4000,
         runtime=240,
         gpu=0 if config["infer"]["device"] == "cpu" else 1,
+    params:
+        settings=config["train"] | {"seed": config["seed"]},
     script:
         "../scripts/train_model.py"

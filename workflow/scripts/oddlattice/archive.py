@@ -38,7 +38,7 @@ _NS = 1_000_000_000
 
 
 class ArchiveError(ValueError):
-    """The archive cannot be used; the message is one sentence for the person who runs the program."""
+    """The archive cannot be used; the message says what was found and what is needed."""
 
 
 class File(NamedTuple):
@@ -135,7 +135,7 @@ def pattern(glob: str) -> re.Pattern[bytes]:
     try:
         return re.compile(text.encode("utf-8", "surrogateescape"), re.IGNORECASE | re.DOTALL)
     except re.error as error:
-        raise ArchiveError(f"include, exclude: found {glob!r}, which is no path pattern ({error}); needed e.g. **/*.dm4") from None
+        raise ArchiveError(f"found the pattern {glob!r} ({error}); needed one like **/*.dm4") from None
 
 
 def any_of(globs: Sequence[str]) -> re.Pattern[bytes] | None:
@@ -181,10 +181,10 @@ def list_archive(archive: Path, include: Sequence[str], exclude: Sequence[str]) 
                             files.append(Listed(path, stat.st_size, stat.st_mtime_ns))
         except FileNotFoundError:
             if not folder:
-                raise ArchiveError(f"archive: found no folder {escape(root)}; needed the folder of microscope files") from None
+                raise ArchiveError(f"found no folder {escape(root)}; needed the folder of microscope files") from None
         except OSError as error:
             if not folder:
-                raise ArchiveError(f"archive: {escape(root)} cannot be listed: {error.strerror}; needed a readable folder") from None
+                raise ArchiveError(f"found {escape(root)}: {error.strerror}; needed a readable folder") from None
             unreadable[folder] = error.strerror or type(error).__name__
     return Listing(files, unreadable, outside)
 
@@ -274,8 +274,8 @@ def scan_archive(
     """Look at the archive and bring ``results/0_archive/`` up to date; files found settled make new shards.
 
     A file is settled when it looks as it did at the previous look (or was not there then), and either was modified
-    at least `settle_s` ago or has been seen unchanged for `settle_s`. So a modification time in the future delays a file,
-    but never for ever. A file that looks different from its last known version waits for the next look whatever its
+    at least `settle_s` ago or has been seen unchanged for `settle_s`. So a modification time in the future delays a
+    file, but never for ever. A file that looks different from its last known version waits for the next look whatever its
     age, and then becomes a new version: a new row in a new shard. Rows of shards stay, even when the file is gone.
 
     A folder that cannot be listed, and a file that cannot be opened, is a waiting row with the reason; a later scan
@@ -311,7 +311,7 @@ def scan_archive(
         _same_archive(archive, home, known)
         if known and not listing.files:
             raise ArchiveError(
-                f"archive: found no file in {escape(archive)}, though {len(known)} were found earlier; "
+                f"found no file in {escape(archive)}, though {len(known)} were found earlier; "
                 "needed the archive as it was (is it mounted?); nothing was touched"
             )
         waiting, settled, looks = sort_out(archive, listing, known, _read_looks(home), settle_s, now_ns)
@@ -330,7 +330,7 @@ def known_entries(results: Path) -> list[Entry]:
     shards = set(shard_names(results))
     entries = [e for e in read_entries(results / "0_archive" / "discovered.tsv") if e.shard in shards]
     missing = shards - {entry.shard for entry in entries}
-    return entries + [Entry(file, "ready", "", shard) for shard in sorted(missing) for file in read_shard(results, shard)]
+    return entries + [Entry(file, "ready", "", name) for name in sorted(missing) for file in read_shard(results, name)]
 
 
 def sort_out(
@@ -500,18 +500,18 @@ def _same_archive(archive: Path, home: Path, known: list[Entry]) -> None:
         return
     if known and before != escape(archive):
         raise ArchiveError(
-            f"archive: found {escape(archive)}, but {home.parent} holds the results of {before}; needed a working folder "
-            f"of its own (--directory), or, if the archive has moved, its new place written into {home / 'archive.txt'}"
+            f"found {escape(archive)}, but {home.parent} holds the results of {before}; needed a working folder of its "
+            f"own (--directory) or, if the archive has moved, its new place written into {home / 'archive.txt'}"
         )
 
 
 def _warnings(archive: Path, listing: Listing) -> list[str]:
     warnings = [
-        f"{escape(os.path.join(os.fsencode(archive), folder))}: folder cannot be listed: {why.lower()}; needed a readable folder"
+        f"{escape(archive)}/{escape(folder)}: folder cannot be listed: {why.lower()}; needed a readable folder"
         for folder, why in sorted(listing.unreadable.items())
     ]
     if listing.outside:
-        warnings.append(f"{escape(archive)}: {listing.outside} links point outside the archive or nowhere; they are not followed")
+        warnings.append(f"{escape(archive)}: {listing.outside} links lead out of the archive or nowhere; not followed")
     return warnings
 
 

@@ -48,9 +48,11 @@ def _files(name: str, root: Path) -> list[Path]:
     """Files of a dotted name: a module, or all of a package with what lies beside its modules."""
     path = root.joinpath(*name.split("."))
     if path.with_suffix(".py").is_file():
-        packages = [parent / "__init__.py" for parent in path.parents if parent != root / PACKAGE and root / PACKAGE in parent.parents]
-        return [file.relative_to(root) for file in (path.with_suffix(".py"), *packages) if file.is_file()]
-    if path.is_dir():
-        files = (file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
-        return [file.relative_to(root) for file in files]
-    return []
+        files = [path.with_suffix(".py")]
+        if path.parent != root / PACKAGE:
+            files.append(path.parent / "__init__.py")
+    elif path.is_dir():
+        files = [file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    else:
+        files = []
+    return [file.relative_to(root) for file in files]

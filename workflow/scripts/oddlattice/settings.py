@@ -3,13 +3,25 @@
 import hashlib
 import json
 import math
+import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import yaml
+
+from oddlattice import __version__
+
+#: Packages whose versions may change results; written beside them.
+PACKAGES = (
+    "dask", "h5py", "hyperspy", "numpy", "polars", "rosettasciio", "safetensors", "scikit-image", "scipy", "snakemake",
+    "torch", "zarr",
+)  # fmt: skip
+
 
 class SettingsError(ValueError):
     """The configuration cannot be used; the message is one sentence that names the file and the key."""
@@ -33,7 +45,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         If the file is missing, is no YAML, holds an alias, or holds something else than a mapping.
     """
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506: a SafeLoader
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise SettingsError(f"{path}: found {' '.join(str(error).split())}; needed a readable YAML file") from None
     if not isinstance(found, dict):
@@ -66,13 +78,16 @@ def checked(config: Mapping[str, Any], schema: Mapping[str, Any], sources: Seque
         Naming source, key, what was found and what is needed.
     """
     fitted = _fit(config, schema, schema)
-    validator = jsonschema.Draft202012Validator(schema)
-    problems = sorted(validator.iter_errors(fitted), key=lambda problem: (list(map(str, problem.absolute_path)), problem.validator))
-    for problem in problems:
+    problem = min(
+        jsonschema.Draft202012Validator(schema).iter_errors(fitted),
+        key=lambda problem: [str(key) for key in problem.absolute_path],
+        default=None,
+    )
+    if problem is not None:
         raise SettingsError(_sentence(problem, sources))
     for keys, value in _leaves(fitted):
         if isinstance(value, float) and not math.isfinite(value):
-            raise SettingsError(f"{_source(keys, sources)}: {_key(keys)}: found {value}; needed a finite number")
+            raise SettingsError(f"{source(keys, sources)}: {_key(keys)}: found {value}; needed a finite number")
     assert isinstance(fitted, dict)
     return fitted
 
@@ -116,21 +131,18 @@ def _number(text: str) -> Any:
 
 
 def _sentence(problem: jsonschema.ValidationError, sources: Sequence[tuple[str, Any]]) -> str:
-    keys = list(problem.absolute_path)
-    schema: Mapping[str, Any] = problem.schema if isinstance(problem.schema, Mapping) else {}
+    keys: list[Any] = list(problem.absolute_path)
+    schema: Any = problem.schema
+    found = f"found {json.dumps(problem.instance, ensure_ascii=False, default=str)[:200]}"
+    needed = schema.get("description", "a value")
     if problem.validator == "additionalProperties":
-        known = sorted(schema.get("properties", {}))
-        unknown = sorted(str(key) for key in problem.instance if key not in known)[0]
-        return f"{_source([*keys, unknown], sources)}: {_key([*keys, unknown])}: unknown key; known here are {', '.join(known) or 'none'}"
+        known = sorted(schema["properties"])
+        keys.append(min(str(key) for key in dict(problem.instance) if key not in known))
+        return f"{source(keys, sources)}: {_key(keys)}: unknown key; known here are {', '.join(known) or 'none'}"
     if problem.validator == "required":
-        missing = next(key for key in schema["required"] if key not in problem.instance)
-        return f"{_source(keys, sources)}: {_key([*keys, missing])}: found nothing; needed {_needed(schema['properties'][missing])}"
-    found = json.dumps(problem.instance, ensure_ascii=False, default=str)
-    return f"{_source(keys, sources)}: {_key(keys)}: found {found[:200]}; needed {_needed(schema)}"
-
-
-def _needed(schema: Mapping[str, Any]) -> str:
-    return str(schema.get("description", "a value"))
+        keys.append(next(key for key in schema["required"] if key not in dict(problem.instance)))
+        found, needed = "found nothing", schema["properties"][keys[-1]].get("description", "a value")
+    return f"{source(keys, sources)}: {_key(keys)}: {found}; needed {needed}"
 
 
 def _key(keys: Sequence[Any]) -> str:
@@ -138,8 +150,8 @@ def _key(keys: Sequence[Any]) -> str:
     return text.removeprefix(".") or "(top)"
 
 
-def _source(keys: Sequence[Any], sources: Sequence[tuple[str, Any]]) -> str:
-    """Name the strongest source that holds the key, or as much of it as any does."""
+def source(keys: Sequence[Any], sources: Sequence[tuple[str, Any]]) -> str:
+    """Name the strongest source that holds a key, or as much of it as any does."""
     for depth in range(len(keys), 0, -1):
         for name, content in reversed(sources):
             if _holds(content, [key for key in keys[:depth] if not isinstance(key, int)]):
@@ -179,8 +191,8 @@ def find_model(name: str, places: Sequence[Path]) -> Path:
             return place / name
     known = sorted({path.parent.name for place in places for path in place.glob("*/crystal.yaml")})
     raise SettingsError(
-        f"config: models: found {json.dumps(name)}, but {' and '.join(str(place / name) for place in places)} hold no "
-        f"crystal.yaml; needed one of: {', '.join(known) or 'none there yet (snakemake train makes one)'}"
+        f"found {json.dumps(name)}, but no {' and no '.join(str(place / name) for place in places)} with a crystal.yaml; "
+        f"needed one of: {', '.join(known) or 'none there yet (snakemake train makes one)'}"
     )
 
 
@@ -194,15 +206,22 @@ def check_model(folder: Path) -> None:
     """
     for name in ("model.yaml", "weights.safetensors"):
         if not (folder / name).is_file():
-            raise SettingsError(f"config: models: {folder} holds no {name}; needed a trained model (snakemake train makes one)")
+            raise SettingsError(f"found no {name} in {folder}; needed a trained model (snakemake train makes one)")
     needed = str(load_yaml(folder / "model.yaml").get("weights_sha256", "nothing"))
     found = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
     if not re.fullmatch("[0-9a-f]{64}", needed) or found != needed:
         raise SettingsError(
-            f"{folder / 'weights.safetensors'}: found sha256 {found}; needed {needed}, as weights_sha256 in model.yaml says"
+            f"found {folder / 'weights.safetensors'} with sha256 {found}; needed {needed} (weights_sha256 in model.yaml)"
         )
 
 
 def dumped(config: Mapping[str, Any]) -> str:
     """The configuration as YAML, keys in order."""
     return yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=True, allow_unicode=True)
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of this program, of Python and of the packages that results depend on."""
+    ours = {"oddlattice": __version__, "python": platform.python_version()}
+    return ours | {package: version(package) for package in PACKAGES}
