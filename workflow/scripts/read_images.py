@@ -5,6 +5,7 @@ that file alone. In: results/0_archive/{shard}.tsv; out: results/1_images/{shard
 """
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ import zarr
 
 from oddlattice import reader
 from oddlattice.children import Ending, Limits, run_limited
+from oddlattice.logs import log_to
 from oddlattice.onefile import Row, row
 from oddlattice.paths import unescape
 from oddlattice.products import READ, SHARD, read_tsv, table
@@ -70,8 +72,9 @@ def damage(detail: str, missing: int) -> str:
     """Words for an exception of a reader; `missing` bytes are known to lack at the end of the file."""
     if missing:
         return f"is truncated: {reader.amount(missing)} are missing at its end (the reader says {detail})"
-    if "truncated file" in detail:
-        return f"is truncated: its end is missing (the reader says {detail})"
+    if lengths := re.search(r"truncated file: eof = (\d+),.* stored_eof = (\d+)", detail):
+        missing = int(lengths[2]) - int(lengths[1])
+        return f"is truncated: {reader.amount(missing)} are missing at its end"
     return f"could not be understood by its reader, probably it is damaged ({detail})"
 
 
@@ -174,7 +177,7 @@ def main(
     settings : mapping
         Section "read" of the configuration: detectors, frames, min_px, timeout_s, memory_mb.
     log : path, optional
-        A line for each file.
+        Takes a line for each file; without it they go to standard error.
     threads : int
         Files read at the same time; the products do not depend on it.
     call : str
@@ -204,6 +207,11 @@ def main(
         group.update_attributes({"images": in_order})
 
 
+def archive_of(archive_txt: str | Path) -> str:
+    """Read the archive's folder from results/0_archive/archive.txt."""
+    return os.fsdecode(unescape(Path(archive_txt).read_text(encoding="utf-8").removesuffix("\n")))
+
+
 def _opened(log: str | Path | None) -> Any:
     if log is None:
         return nullcontext(sys.stderr)
@@ -213,11 +221,11 @@ def _opened(log: str | Path | None) -> Any:
 
 if "snakemake" in globals():
     snakemake: Any = globals()["snakemake"]
+    log_to(snakemake.log[0])
     main(
-        snakemake.input.shard,
-        snakemake.params.archive,
-        snakemake.output[0],
-        snakemake.params.settings,
-        log=snakemake.log[0],
+        snakemake.input.shard_tsv,
+        archive_of(snakemake.input.archive),
+        snakemake.output.images_zarr,
+        dict(snakemake.params.settings),
         threads=snakemake.threads,
     )

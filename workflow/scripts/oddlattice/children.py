@@ -117,7 +117,8 @@ def run_limited(
     server = subprocess.Popen(
         [sys.executable, "-c", code, paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     )
-    assert server.stdin is not None and server.stdout is not None
+    assert server.stdin is not None
+    assert server.stdout is not None
     left = set(jobs)
     try:
         with server.stdin as request:
@@ -164,7 +165,7 @@ def serve() -> None:
             child = _start(function, *waiting.pop(), limits=limits)
             running[child.pipe] = child
         for child, late in _finished(running, limits):
-            ending = _ending(child, late, limits)
+            ending = _ending(child, late)
             sys.stdout.write(json.dumps(asdict(ending)) + "\n")
             sys.stdout.flush()
 
@@ -182,7 +183,7 @@ def _start(function: Callable[..., object], key: str, job: dict[str, Any], *, li
 
 
 def _live(function: Callable[..., object], job: dict[str, Any], limits: Limits, pipe: int, server: int) -> None:
-    """The child's whole life; never returns."""
+    """Live the child's whole life; never returns."""
     _die_with_parent(server)
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -208,7 +209,7 @@ def _live(function: Callable[..., object], job: dict[str, Any], limits: Limits, 
 
 
 def _finished(running: dict[int, _Child], limits: Limits) -> Iterator[tuple[_Child, bool]]:
-    """Children that ended since the last look, and those that are late (killed here)."""
+    """Wait, then yield the children that ended and those that are late (killed here)."""
     now = time.monotonic()
     next_deadline = min(child.started for child in running.values()) + limits.wall_s
     ready, _, _ = select.select(list(running), [], [], max(0.0, next_deadline - now))
@@ -223,7 +224,7 @@ def _finished(running: dict[int, _Child], limits: Limits) -> Iterator[tuple[_Chi
         yield running.pop(child.pipe), True
 
 
-def _ending(child: _Child, late: bool, limits: Limits) -> Ending:
+def _ending(child: _Child, late: bool) -> Ending:
     os.close(child.pipe)
     _, status = os.waitpid(child.pid, 0)
     seconds = time.monotonic() - child.started
@@ -263,6 +264,6 @@ def _disk_errno(error: BaseException | None) -> int | None:
 
 
 def _words(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join("".join(char if char.isprintable() else " " for char in str(error)).split())
     name = type(error).__name__
     return f"{name}: {text[:300]}" if text else name

@@ -1,4 +1,4 @@
-"""From the signals of a file to images: which of them are real-space images, their scale, their frames, their pixels."""
+"""From the signals of a file to images: which are real-space images; their scale, frames and pixels."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -96,7 +96,7 @@ def refusal(signal: Signal, min_px: int) -> str:
     size = " x ".join(str(n) for n in shape)
     if signal.data.dtype.names is not None:
         if {"r", "g", "b"} <= {str(name).lower() for name in signal.data.dtype.names}:
-            return f"is a colour picture (RGB, {size} px), such as a screenshot or an annotated export, not detector counts"
+            return f"is a colour picture (RGB, {size} px) such as a screenshot or an export, not detector counts"
         return "is a table of values, not an image"
     if signal.data.dtype.kind not in "biufc":
         return "holds text or other objects, not an image"
@@ -128,7 +128,7 @@ def _spectra(shape: tuple[int, ...], energies: bool) -> str:
 
 
 def frame_axis(signal: Signal) -> int:
-    """Which of three axes counts the frames: the one to navigate, else the one unlike the two others, else the first."""
+    """Find the axis of three that counts frames: the one to navigate, the one unlike the two others, or the first."""
     for place, axis in enumerate(signal.axes):
         if axis.navigate:
             return place
@@ -294,7 +294,7 @@ def refusal_of_saturation(survey: Survey) -> str:
     if survey.saturated <= LARGEST_SATURATED:
         return ""
     share = f"{100 * survey.saturated:.0f} %"
-    return f"is saturated: {share} of its pixels sit at the highest value ({survey.highest:g}); column intensities are cut off"
+    return f"is saturated: {share} of its pixels sit at the highest value ({survey.highest:g}); the columns are cut off"
 
 
 def aligned_sum(data: Any) -> tuple[Array, npt.NDArray[np.int64]]:

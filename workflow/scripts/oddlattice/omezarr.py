@@ -69,7 +69,8 @@ def halve(values: Array) -> Array:
         mean *= 0.25
         if values.dtype.kind != "f":
             np.floor(mean + 0.5, out=mean)
-    return mean.astype(values.dtype)
+    halved: Array = mean.astype(values.dtype)
+    return halved
 
 
 def _sum_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
