@@ -1,0 +1,165 @@
+"""Pictures of the report: 8-bit views of arrays, tiles for the viewer, crops of defects. Arrays in, images out."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Array = npt.NDArray[np.float64]
+Bytes = npt.NDArray[np.uint8]
+
+# Signed maps: blue for less than the bulk, orange for more, pale in between. Told apart by the colour-blind too.
+DIVERGING = np.array(
+    [
+        [0.031, 0.188, 0.420],
+        [0.082, 0.353, 0.659],
+        [0.259, 0.576, 0.835],
+        [0.620, 0.792, 0.918],
+        [0.945, 0.945, 0.937],
+        [0.992, 0.784, 0.518],
+        [0.945, 0.529, 0.149],
+        [0.776, 0.302, 0.020],
+        [0.478, 0.149, 0.012],
+    ]
+)
+NO_DATA = np.array([128, 134, 140], dtype=np.uint8)  # a pixel of a crop that lies outside the analysed area
+
+
+def display_range(image: npt.NDArray[np.generic], low: float = 0.1, high: float = 99.9) -> tuple[float, float]:
+    """Percentiles of the finite pixels of an image (of every k-th one where it is large); (0, 1) when there are none."""
+    step = max(1, int(math.sqrt(image.size / 4_000_000)))
+    some = np.asarray(image[::step, ::step], dtype=np.float64)
+    some = some[np.isfinite(some)]
+    if not some.size:
+        return 0.0, 1.0
+    bottom, top = (float(x) for x in np.percentile(some, [low, high]))
+    return (bottom, top) if top > bottom else (bottom, bottom + 1.0)
+
+
+def to_bytes(image: npt.NDArray[np.generic], low: float, high: float) -> Bytes:
+    """8-bit view of `image`: `low` is 0, `high` is 255; what is not finite is 0."""
+    scaled = (np.asarray(image, dtype=np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    return np.asarray(np.rint(np.clip(np.nan_to_num(scaled, nan=0.0, posinf=255, neginf=0), 0, 255)), dtype=np.uint8)
+
+
+def signed_bytes(image: npt.NDArray[np.generic], limit: float) -> Bytes:
+    """8-bit view of a signed map and whether there is data: shape (..., 2); 128 is zero, 1 and 255 are ∓`limit`."""
+    finite = np.isfinite(image)
+    scaled = 128 + 127 * np.clip(np.nan_to_num(np.asarray(image, dtype=np.float32)) / np.float32(limit), -1, 1)
+    value = np.where(finite, np.rint(scaled), 128)
+    return np.stack([value, np.where(finite, 255, 0)], axis=-1).astype(np.uint8)
+
+
+def coloured(value: npt.NDArray[np.generic], limit: float) -> Bytes:
+    """A signed map in the diverging colours, shape (..., 3); `NO_DATA` where it is not finite."""
+    finite = np.isfinite(value)
+    place = (np.clip(np.nan_to_num(np.asarray(value, dtype=np.float64)) / limit, -1, 1) + 1) / 2
+    anchors = np.linspace(0, 1, len(DIVERGING))
+    rgb = np.stack([np.interp(place, anchors, DIVERGING[:, k]) for k in range(3)], axis=-1)
+    return np.where(finite[..., None], np.rint(255 * rgb).astype(np.uint8), NO_DATA)
+
+
+def halved(image: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    """Means of 2x2 pixels, of the finite ones; an odd last row or column stands for itself. Shape (ceil, ceil)."""
+    found = np.asarray(image, dtype=np.float32)
+    odd = [(0, n % 2) for n in found.shape]
+    if any(after for _, after in odd):
+        found = np.pad(found, odd, mode="edge")
+    blocks = found.reshape(found.shape[0] // 2, 2, found.shape[1] // 2, 2)
+    finite = np.isfinite(blocks)
+    if finite.all():
+        return np.asarray(blocks.mean(axis=(1, 3)), dtype=np.float32)
+    number = finite.sum(axis=(1, 3))
+    total = np.where(finite, blocks, 0).sum(axis=(1, 3))
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan).astype(np.float32)
+
+
+def pyramid(image: npt.NDArray[np.generic], tile_px: int) -> list[npt.NDArray[np.generic]]:
+    """The image and its halvings until one tile holds the whole of it."""
+    levels = [image]
+    while max(levels[-1].shape) > tile_px:
+        levels.append(halved(levels[-1]))
+    return levels
+
+
+def save_webp(view: Bytes, path: Path, quality: int | None = None) -> None:
+    """Save an 8-bit view, gray (M, N), gray and alpha (M, N, 2) or RGB (M, N, 3), as WebP; lossless without `quality`."""
+    mode = {2: "L"}.get(view.ndim) or {2: "LA", 3: "RGB"}[view.shape[2]]
+    image = Image.fromarray(np.ascontiguousarray(view), mode if mode == "LA" else None)
+    image = image.convert("RGBA" if mode == "LA" else "RGB")
+    if quality is None:
+        image.save(path, "WEBP", lossless=True, method=2, quality=20)
+    else:
+        image.save(path, "WEBP", quality=quality, method=2, alpha_quality=100)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Tiles of one layer of the viewer: `folder`/<level>_<tile row>_<tile column>.webp, level 0 is the raw frame."""
+
+    folder: str
+    levels: int
+    rows: int
+    cols: int
+    tile_px: int
+
+
+def write_layer(levels: list[Bytes], folder: Path, tile_px: int, quality: int | None) -> Layer:
+    """Cut 8-bit levels into tiles and write them into `folder`; the address of the layer is the folder's last two names."""
+    folder.mkdir(parents=True)
+    for number, view in enumerate(levels):
+        for i in range(-(-view.shape[0] // tile_px)):
+            for j in range(-(-view.shape[1] // tile_px)):
+                part = view[i * tile_px : (i + 1) * tile_px, j * tile_px : (j + 1) * tile_px]
+                save_webp(part, folder / f"{number}_{i}_{j}.webp", quality)
+    rows, cols = levels[0].shape[:2]
+    return Layer(f"{folder.parent.name}/{folder.name}", len(levels), rows, cols, tile_px)
+
+
+def thumbnail(view: Bytes, side_px: int = 176) -> Image.Image:
+    """A gray picture of at most `side_px`, the shorter side centred into a square."""
+    image = Image.fromarray(view)
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    square = image.crop((left, top, left + short, top + short))
+    return square.resize((side_px, side_px), Image.Resampling.BOX if short > side_px else Image.Resampling.BICUBIC)
+
+
+def crop(frame: npt.NDArray[np.generic], u_px: float, v_px: float, side_px: int) -> npt.NDArray[np.float32]:
+    """The square of `side_px` of a lattice-frame array centred on (u_px, v_px); NaN outside the array."""
+    out = np.full((side_px, side_px), np.nan, dtype=np.float32)
+    top, left = int(round(u_px - side_px / 2)), int(round(v_px - side_px / 2))
+    u0, v0 = max(top, 0), max(left, 0)
+    u1, v1 = min(top + side_px, frame.shape[0]), min(left + side_px, frame.shape[1])
+    if u1 > u0 and v1 > v0:
+        out[u0 - top : u1 - top, v0 - left : v1 - left] = frame[u0:u1, v0:v1]
+    return out
+
+
+def sheet(triples: list[tuple[Array, Array, Array]], low: float, high: float, limit: float) -> Bytes:
+    """One picture of many defects: a row each, input, prediction, difference beside each other; shape (n*s, 3*s, 3)."""
+    rows = []
+    for seen, predicted, difference in triples:
+        grays = [np.repeat(to_bytes(x, low, high)[..., None], 3, axis=-1) for x in (seen, predicted)]
+        grays = [np.where(np.isfinite(x)[..., None], g, NO_DATA) for x, g in zip((seen, predicted), grays, strict=True)]
+        rows.append(np.concatenate([*grays, coloured(difference, limit)], axis=1))
+    return np.concatenate(rows, axis=0)
+
+
+def median_cell(frame: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_], cell_px: int, most: int = 4000) -> Array:
+    """The median of the analysed cells (of at most `most`, evenly taken) of a lattice-frame array, (cell_px, cell_px).
+
+    Raises
+    ------
+    ValueError
+        If no cell is analysed.
+    """
+    cells = np.argwhere(mask)
+    if not len(cells):
+        raise ValueError("no cell is analysed: there is no median cell")
+    cells = cells[:: max(1, -(-len(cells) // most))]
+    stack = [frame[i * cell_px : (i + 1) * cell_px, j * cell_px : (j + 1) * cell_px] for i, j in cells]
+    return np.asarray(np.median(np.stack(stack), axis=0), dtype=np.float64)

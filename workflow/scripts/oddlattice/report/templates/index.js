@@ -1,0 +1,185 @@
+"use strict";
+/* The index: a long table of which only the lines in view exist, filtered and sorted; the filter lives in the address. */
+
+(() => {
+  const { keys, rows, states, top } = JSON.parse(document.getElementById("data").textContent);
+  const byId = (id) => document.getElementById(id);
+  const lines = rows.map((values, index) => {
+    const one = { index };
+    keys.forEach((key, k) => { one[key] = values[k]; });
+    one.text = [one.name, one.folder, one.signal, one.state, states[one.state], one.model, one.why, one.acquired].join("\n").toLowerCase();
+    return one;
+  });
+  const body = byId("images").querySelector("tbody");
+  const ROW_PX = 77, SPARE = 8;
+  const view = { query: "", state: "", sort: "", down: false };
+  let shown = lines;
+
+  function element(tag, name, text) {
+    const node = document.createElement(tag);
+    if (name) node.className = name;
+    if (text !== undefined) node.textContent = text;
+    return node;
+  }
+
+  function drawn(tag, attributes) {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+    return node;
+  }
+
+  function forest(one) {
+    const svg = drawn("svg", { class: "forest", viewBox: "0 0 100 40", preserveAspectRatio: "none", "aria-hidden": "true" });
+    const at = (density) => Math.min(100, (100 * density) / top);
+    svg.append(drawn("line", { class: "zero", x1: 0, x2: 0, y1: 0, y2: 40, "vector-effect": "non-scaling-stroke" }));
+    if (one.low !== null && one.high !== null) svg.append(drawn("line", { x1: at(one.low), x2: at(one.high), y1: 20, y2: 20, "vector-effect": "non-scaling-stroke" }));
+    const mark = drawn("line", { class: "dot", x1: at(one.density), x2: at(one.density), y1: 13, y2: 27, "vector-effect": "non-scaling-stroke" });
+    svg.append(mark);
+    return svg;
+  }
+
+  function pair(value, small) {
+    const cell = element("td", "num");
+    cell.append(value, element("small", "", small));
+    return cell;
+  }
+
+  function tableRow(one, place) {
+    const row = element("tr", "row");
+    row.setAttribute("aria-rowindex", place + 2);
+    const href = one.base ? `${one.base}/${one.id}.html` : "";
+    const picture = element("td");
+    if (href) {
+      const image = element("img", "thumb");
+      image.loading = "lazy";
+      image.decoding = "async";
+      image.width = image.height = 64;
+      image.alt = "";
+      image.src = `${one.base}/${one.id}/thumbnail.webp`;
+      picture.append(image);
+    } else picture.append(element("span", "thumb"));
+    const name = element("td");
+    const title = element(href ? "a" : "span", "name", one.name);
+    if (href) title.href = href;
+    title.title = one.name;
+    const path = element("span", "path", one.folder || "");
+    path.title = one.folder;
+    name.append(title, path, element("span", "path", [one.signal, one.pixel_text, one.model].filter(Boolean).join(" · ")));
+    const state = element("td");
+    state.append(element("span", `state ${one.state}`, states[one.state] || one.state));
+    const graph = element("td");
+    if (one.density !== null) graph.append(forest(one));
+    const notes = element("td");
+    if (one.why) {
+      const why = element("span", one.state === "analysed" ? "why warn" : "why", one.why);
+      why.title = one.why;
+      notes.append(why);
+    }
+    if (one.acquired) notes.append(element("span", "path", one.acquired));
+    row.append(picture, name, state, pair(one.density_text, one.interval_text), graph, pair(one.defects_text, one.tested_text), pair(one.loss_text, ""), notes);
+    return row;
+  }
+
+  function gap(height) {
+    const row = element("tr", "gap"), cell = element("td");
+    row.setAttribute("aria-hidden", "true");
+    cell.colSpan = 8;
+    cell.style.height = `${height}px`;
+    row.append(cell);
+    return row;
+  }
+
+  let painted = "";
+  function paint(force) {
+    const start = -body.getBoundingClientRect().top;
+    const first = Math.max(0, Math.min(shown.length, Math.floor(start / ROW_PX) - SPARE));
+    const last = Math.max(first, Math.min(shown.length, Math.ceil((start + window.innerHeight) / ROW_PX) + SPARE));
+    const key = `${first} ${last}`;
+    if (!force && key === painted) return;
+    painted = key;
+    const focused = document.activeElement && body.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+    body.replaceChildren(gap(first * ROW_PX), ...shown.slice(first, last).map((one, k) => tableRow(one, first + k)), gap((shown.length - last) * ROW_PX));
+    if (focused) {
+      const again = [...body.querySelectorAll("a.name")].find((link) => link.getAttribute("href") === focused);
+      if (again) again.focus({ preventScroll: true });
+    }
+  }
+
+  function arrange() {
+    const words = view.query.toLowerCase().split(/\s+/).filter(Boolean);
+    shown = lines.filter((one) => (!view.state || one.state === view.state) && words.every((word) => one.text.includes(word)));
+    if (view.sort) {
+      const turn = view.down ? -1 : 1;
+      const value = view.sort === "name" ? (one) => `${one.folder}/${one.name}\n${one.id}` : (one) => (one[view.sort] === "" ? null : one[view.sort]);
+      shown.sort((a, b) => {
+        const x = value(a), y = value(b);
+        if (x === null || y === null) return (x === null) - (y === null) || a.index - b.index;
+        return (x < y ? -turn : x > y ? turn : 0) || a.index - b.index;
+      });
+    }
+    for (const head of document.querySelectorAll("#images th[data-sort]")) {
+      if (head.dataset.sort === view.sort) head.setAttribute("aria-sort", view.down ? "descending" : "ascending");
+      else head.removeAttribute("aria-sort");
+    }
+    for (const button of document.querySelectorAll("button[data-state]")) button.setAttribute("aria-pressed", String(button.dataset.state === view.state));
+    document.querySelector("[data-sort-first]").setAttribute("aria-pressed", String(!view.sort));
+    byId("shown").textContent = shown.length === lines.length ? "" : `${shown.length} of ${lines.length} shown`;
+    byId("empty").hidden = shown.length > 0;
+    byId("images").setAttribute("aria-rowcount", shown.length + 1);
+    paint(true);
+  }
+
+  function remember() {
+    const parts = new URLSearchParams();
+    if (view.query) parts.set("q", view.query);
+    if (view.state) parts.set("state", view.state);
+    if (view.sort) parts.set("sort", (view.down ? "-" : "") + view.sort);
+    const text = parts.toString();
+    history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+  }
+
+  function recall() {
+    const parts = new URLSearchParams(location.hash.slice(1));
+    const sort = parts.get("sort") || "";
+    view.query = parts.get("q") || "";
+    view.state = parts.get("state") in states ? parts.get("state") : "";
+    view.down = sort.startsWith("-");
+    view.sort = document.querySelector(`#images th[data-sort="${CSS.escape(sort.replace(/^-/, ""))}"]`) ? sort.replace(/^-/, "") : "";
+    byId("query").value = view.query;
+    arrange();
+  }
+
+  function change(values) {
+    Object.assign(view, values);
+    remember();
+    arrange();
+  }
+
+  byId("query").addEventListener("input", () => change({ query: byId("query").value }));
+  for (const button of document.querySelectorAll("button[data-state]")) button.addEventListener("click", () => change({ state: button.dataset.state }));
+  document.querySelector("[data-sort-first]").addEventListener("click", () => change({ sort: "", down: false }));
+  byId("clear").addEventListener("click", () => { byId("query").value = ""; change({ query: "", state: "" }); });
+  for (const head of document.querySelectorAll("#images th[data-sort]")) {
+    head.querySelector("button").addEventListener("click", () => {
+      const key = head.dataset.sort;
+      change({ sort: key, down: view.sort === key ? !view.down : ["density", "defects", "acquired"].includes(key) });
+    });
+  }
+  body.addEventListener("click", (event) => {
+    const row = event.target.closest("tr.row"), link = row && row.querySelector("a.name");
+    if (link && event.target !== link && !String(window.getSelection())) link.click();
+  });
+  let waiting = false;
+  const later = () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => { waiting = false; paint(false); });
+  };
+  document.addEventListener("scroll", later, { passive: true });
+  window.addEventListener("resize", later);
+  window.addEventListener("hashchange", recall);
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "/" && document.activeElement.tagName !== "INPUT") { event.preventDefault(); byId("query").focus(); }
+  });
+  recall();
+})();

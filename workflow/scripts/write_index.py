@@ -1,0 +1,232 @@
+"""Rule write_index: the archive at a glance, one line per image and per file without images; what needs a person first."""
+
+import math
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import yaml
+
+from oddlattice.products import INVENTORY, read_tsv
+from oddlattice.report import numbers as n
+from oddlattice.report.html import json_text, render
+from oddlattice.settings import versions
+from oddlattice.whole import whole_file
+
+Row = dict[str, Any]
+
+SAFE_ID = re.compile(r"[a-z0-9][a-z0-9-]*")
+STATES = {
+    "analysed": "Analysed",
+    "no_model": "No model",
+    "no_lattice": "No lattice",
+    "rejected": "Rejected",
+    "waiting": "Waiting",
+    "ready": "Not yet analysed",
+}
+STANDS_OUT = 3.0  # an image's density is remarkable when its interval lies above this many times the median
+ENOUGH_IMAGES = 5  # below this number of analysed images of a model no density is called remarkable
+#: How much a line needs a person, the most urgent first; rejected files of a kind that never is an image come last.
+URGENCY = ("density", "no_model", "warning", "rejected", "no_lattice", "")
+
+
+def find_pages(page_dirs: list[Path]) -> dict[str, Path]:
+    """Folder of each page by image id.
+
+    Raises
+    ------
+    ValueError
+        If a page's name could not stand in an address as it is.
+    """
+    found = {}
+    for folder in page_dirs:
+        for name in os.listdir(folder):
+            if name.endswith(".html"):
+                if not SAFE_ID.fullmatch(name[:-5]):
+                    raise ValueError(f"{folder / name}: a page's name may hold a to z, 0 to 9 and -, nothing else")
+                found[name[:-5]] = folder
+    return found
+
+
+def median_densities(rows: list[Row]) -> dict[str, float]:
+    """Median density of the analysed images of each model [nm^-2], where there are enough of them."""
+    by_model: dict[str, list[float]] = {}
+    for row in rows:
+        if row["state"] == "analysed" and n.usable(row["density_per_nm2"]):
+            by_model.setdefault(str(row["model"]), []).append(row["density_per_nm2"])
+    return {model: float(np.median(found)) for model, found in by_model.items() if len(found) >= ENOUGH_IMAGES}
+
+
+def urgency(row: Row, medians: dict[str, float]) -> tuple[str, str]:
+    """Why a line needs a person, a name of URGENCY, and the sentence that says so; two empty texts when it does not."""
+    state, reason = str(row["state"]), str(row["reason"] or "")
+    if state == "analysed":
+        median = medians.get(str(row["model"]))
+        if median is not None and n.usable(row["density_ci_low"]) and row["density_ci_low"] > STANDS_OUT * median > 0:
+            says = f"Density stands out: {n.significant(row['density_per_nm2'] / median, 2)} times the median of its model."
+            return "density", f"{says} {reason}".strip()
+        return ("warning", reason) if reason else ("", "")
+    return (state, reason) if state in URGENCY else ("", reason)
+
+
+def lines_of_files(discovered: pl.DataFrame, known: set[str]) -> list[Row]:
+    """Lines for the files that left no image: refused by the scan, waiting, or not analysed yet."""
+    lines = []
+    for row in discovered.iter_rows(named=True):
+        if row["file_id"] not in known and row["state"] != "done":
+            lines.append({"image_id": row["file_id"], "path": row["path"], "state": row["state"], "reason": row["reason"]})
+    return lines
+
+
+def _signal(row: Row) -> str:
+    parts = [str(row.get("signal") or "")]
+    if row.get("frame") == -1:
+        parts.append("sum of frames")
+    elif re.search(r"-f\d{4,}$", str(row["image_id"])):
+        parts.append(f"frame {row['frame']}")
+    return " · ".join(part for part in parts if part)
+
+
+def line(row: Row, pages: dict[str, Path], home: Path, medians: dict[str, float]) -> Row:
+    """One line of the index: what it shows, and what it is sorted and found by."""
+    folder, _, name = str(row["path"]).rpartition("/")
+    why, says = urgency(row, medians)
+    page = pages.get(str(row["image_id"]))
+    base = os.path.relpath(page, home).replace(os.sep, "/") if page is not None else ""
+    analysed = row["state"] == "analysed"
+    density, between = n.interval(*(row.get(k) for k in ("density_per_nm2", "density_ci_low", "density_ci_high")))
+    return {
+        "id": row["image_id"],
+        "base": base,
+        "folder": folder,
+        "name": name,
+        "signal": _signal(row),
+        "state": row["state"],
+        "urgent": URGENCY.index(why),
+        "why": says,
+        "density": row.get("density_per_nm2") if analysed else None,
+        "low": row.get("density_ci_low") if analysed else None,
+        "high": row.get("density_ci_high") if analysed else None,
+        "density_text": density if analysed else "",
+        "interval_text": between if analysed and between != n.NONE else "",
+        "defects": row.get("defects") if analysed else None,
+        "defects_text": n.count(row["defects"]) if analysed else "",
+        "tested_text": f"of {n.count(row['columns_tested'])}" if analysed else "",
+        "loss": row.get("smallest_loss_90") if analysed else None,
+        "loss_text": n.percent(row["smallest_loss_90"]) if analysed else "",
+        "pixel_text": f"{n.significant(1000 * row['pixel_nm'], 3)} pm/px" if n.usable(row.get("pixel_nm")) else "",
+        "model": row.get("model") or "",
+        "acquired": str(row.get("acquired") or "").replace("T", " "),
+    }
+
+
+def axis_top(lines: list[Row]) -> float:
+    """Upper end of the common axis of densities: round, and above nearly all intervals [nm^-2]."""
+    highs = [x["high"] for x in lines if n.usable(x["high"])]
+    if not highs:
+        return 1.0
+    reach = max(float(np.quantile(highs, 0.95)), max(x["density"] for x in lines if n.usable(x["density"])) * 0.2, 1e-6)
+    power = 10.0 ** math.floor(math.log10(reach))
+    return float(next(s for s in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if s * power >= reach * 0.999) * power)
+
+
+def summary(lines: list[Row], rows: list[Row], discovered: pl.DataFrame) -> list[Row]:
+    """The figures at the head of the index."""
+    files = Counter(discovered["state"])
+    analysed = [row for row in rows if row["state"] == "analysed"]
+    area = sum(row["area_nm2"] for row in analysed if n.usable(row["area_nm2"]))
+    defects = sum(row["defects"] or 0 for row in analysed)
+    tested = sum(row["columns_tested"] or 0 for row in analysed)
+    waiting = f"{n.count(files['waiting'])} waiting" if files["waiting"] else "none waiting"
+    urgent = sum(x["urgent"] < URGENCY.index("no_lattice") for x in lines)
+    return [
+        {"label": "Files found", "value": n.count(discovered.height), "unit": "", "note": waiting},
+        {"label": "Images analysed", "value": n.count(len(analysed)), "unit": "", "note": f"of {n.count(len(rows))} images and refusals"},
+        {"label": "Defects flagged", "value": n.count(defects), "unit": "", "note": f"of {n.count(tested)} columns tested"},
+        {"label": "Area analysed", "value": n.significant(area), "unit": "nm²", "note": "in all images"},
+        {"label": "For a person", "value": n.count(urgent), "unit": "", "note": "stand first below, with the reason"},
+    ]  # fmt: skip
+
+
+def main(
+    images_parquet: str | Path,
+    defects_parquet: str | Path,
+    discovered_tsv: str | Path,
+    page_dirs: list[str],
+    out_html: str | Path,
+    settings: dict[str, Any],
+    provenance: dict[str, Any],
+) -> None:
+    """Write the index of all images and files, and its numbers beside it as JSON.
+
+    Parameters
+    ----------
+    images_parquet, defects_parquet : path
+        The gathered tables.
+    discovered_tsv : path
+        Every file found under the archive.
+    page_dirs : list of path
+        Folders written by write_pages; the index links to the pages in them.
+    out_html : path
+        The index; the folders of pages lie beside it. The JSON takes its name.
+    settings : dict
+        ``published_band_std`` and ``config`` as for write_pages.
+    provenance : dict
+        Shown as it is: the archive, the models and their hashes.
+    """
+    home = Path(out_html).parent
+    rows = pl.read_parquet(images_parquet).to_dicts()
+    discovered = read_tsv(discovered_tsv, INVENTORY)
+    pages = find_pages([Path(folder) for folder in page_dirs])
+    medians = median_densities(rows)
+    lines = [line(row, pages, home, medians) for row in rows]
+    lines += [line(row, pages, home, medians) for row in lines_of_files(discovered, {str(r["file_id"]) for r in rows})]
+    lines.sort(key=lambda x: (x["urgent"], x["folder"], x["name"], x["id"]))
+    states = Counter(str(x["state"]) for x in lines)
+    kinds = Counter(pl.read_parquet(defects_parquet, columns=["kind"])["kind"].fill_null("unknown"))
+    known = [{"key": key, "label": label, "number": n.count(states[key])} for key, label in STATES.items() if states[key]]
+    figures, top = summary(lines, rows, discovered), axis_top(lines)
+    twin = {
+        "figures": figures,
+        "states": dict(sorted(states.items())),
+        "kinds": dict(sorted(kinds.items())),
+        "median_density_per_nm2": medians,
+        "lines": lines,
+        "provenance": provenance | {"versions": versions(), "config": settings["config"]},
+    }
+    keys = list(lines[0]) if lines else []
+    page = render(
+        "index.html.j2",
+        ("index.js",),
+        {"keys": keys, "rows": [[x[key] for key in keys] for x in lines], "states": STATES, "top": top},
+        figures=figures,
+        states=known,
+        total=n.count(len(lines)),
+        top=n.significant(top, 2),
+        kinds=[(kind, n.count(number)) for kind, number in kinds.most_common()],
+        provenance=[(str(k).replace("_", " "), str(v)) for k, v in provenance.items()],
+        versions=versions(),
+        config=yaml.safe_dump(settings["config"], sort_keys=True, allow_unicode=True),
+        twin=Path(out_html).with_suffix(".json").name,
+    )
+    with whole_file(Path(out_html).with_suffix(".json")) as part:
+        part.write_text(json_text(twin, indent=1) + "\n", encoding="ascii")
+    with whole_file(out_html) as part:
+        part.write_bytes(page)
+
+
+if "snakemake" in globals():
+    snakemake: Any = globals()["snakemake"]
+    main(
+        snakemake.input.images,
+        snakemake.input.defects,
+        snakemake.input.discovered,
+        list(snakemake.input.pages),
+        snakemake.output[0],
+        dict(snakemake.params.settings),
+        dict(snakemake.params.provenance),
+    )
