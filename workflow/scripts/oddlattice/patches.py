@@ -194,21 +194,3 @@ def simulated_batches(crystal: Crystal, n: int, seed: int, defect_part: float = 
         seen = np.clip(add_defects(bulk, crystal, weights, covariance, defect_part, rng), 0.0, None)
         gain = np.exp(rng.normal(0.0, 0.02, (n, 1, 1))).astype(np.float32)  # the local mean is an estimate
         yield Batch(gain * (seen + correlated_noise(seen / electrons, rng)), gain * bulk, bulk / electrons + 1e-4)
-
-
-def cut_patches(tiles: Float, cells: npt.NDArray[np.intp]) -> Float:
-    """Patches of 2x2 cells centred on each of `cells`.
-
-    Parameters
-    ----------
-    tiles : ndarray of shape (U * 20, V * 20), float32
-    cells : ndarray of shape (n, 2)
-        (u, v) index; none may lie on the rim.
-
-    Returns
-    -------
-    ndarray of shape (n, 40, 40), float32
-    """
-    half = CELL_PX // 2
-    view = np.lib.stride_tricks.sliding_window_view(tiles, (2 * CELL_PX, 2 * CELL_PX))
-    return np.ascontiguousarray(view[cells[:, 0] * CELL_PX - half, cells[:, 1] * CELL_PX - half])

@@ -1,0 +1,213 @@
+"""Rule infer_differences: what the model expects of bulk in every cell, and the difference from it."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import BloscCodec
+
+from oddlattice.baselines import predict_pca, predict_template
+from oddlattice.columns import ColumnShape, as_cells, column_cells, cut_windows, fit_shape, signatures
+from oddlattice.crystal import CELL_PX
+from oddlattice.inference import Careful, Engine, mean_cell, misfit, own_mean, predict_bulk
+from oddlattice.logs import log_to
+from oddlattice.model import Model, load_model
+from oddlattice.whole import whole_directory
+
+Float = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.uint8]
+CHUNK_PX = 32 * CELL_PX
+TRIAL_CELLS = 24  # side of the part of an image in which trials are made [cells]
+TRIAL_SPACING = 6  # cells between trial defects of a kind
+TRIAL_LOSS, TRIAL_SHIFT_PM = -0.5, 20.0
+MIN_CELLS = 36  # fewer analysed cells tell nothing about an image's own noise
+
+
+class Predictor:
+    """Bulk predictions by one method with the settings of the rule."""
+
+    def __init__(self, model: Model, settings: dict[str, Any], threads: int) -> None:
+        self.method, self.width, self.threads = settings["method"], float(settings["smooth_cells"]), threads
+        engine = Engine.start(model.vae, settings["device"], settings["precision"])
+        self.careful = Careful(engine, int(settings["batch"]), print)
+
+    def __call__(self, tiles: Float, mask: Mask) -> Float:
+        """Prediction of the analysed cells, before the image's own mean residual is taken up."""
+        if self.method == "template":
+            return predict_template(tiles, mask)
+        if self.method == "pca":
+            return predict_pca(tiles, mask)
+        return predict_bulk(self.careful, tiles, mask, self.width, self.threads)
+
+    def whole(self, tiles: Float, mask: Mask) -> tuple[Float, Float]:
+        """Raw prediction, and the one that has taken up the image's own mean residual; 0 on masked cells."""
+        raw = predictor_masked(self(tiles, mask), mask)
+        residual = predictor_masked(tiles - raw, mask)
+        return raw, raw + own_mean(residual, mask, self.width)
+
+
+def predictor_masked(values: Float, mask: Mask) -> Float:
+    """`values` (U * 20, V * 20) with masked cells set to 0."""
+    return np.where(np.repeat(np.repeat(mask, CELL_PX, 0), CELL_PX, 1) > 0, values, np.float32(0))
+
+
+def column_shapes(model: Model, cell: npt.NDArray[np.float64]) -> list[ColumnShape]:
+    """Shapes of the tested columns in the mean cell; a column that shows no peak is left out."""
+    found = []
+    for column in model.crystal.tested:
+        try:
+            found.append(fit_shape(cell, column))
+        except ValueError as error:
+            print(f"not tested: {error}")
+    return found
+
+
+def densest_part(mask: Mask) -> tuple[slice, slice]:
+    """The square of at most TRIAL_CELLS cells a side that holds the most analysed cells."""
+    sides = tuple(min(TRIAL_CELLS, side) for side in mask.shape)
+    totals = np.lib.stride_tricks.sliding_window_view(mask, sides).sum(axis=(2, 3), dtype=np.int64)
+    start = np.unravel_index(int(totals.argmax()), totals.shape)
+    return slice(int(start[0]), int(start[0]) + sides[0]), slice(int(start[1]), int(start[1]) + sides[1])
+
+
+def responses(
+    predictor: Predictor, tiles: Float, mask: Mask, shapes: list[ColumnShape], vectors_pm: npt.NDArray[np.float64]
+) -> list[tuple[float, float]]:
+    """How much of a changed column the prediction leaves in the difference, measured by putting changes in.
+
+    In a part of the image, columns on a wide grid lose half of their intensity (then: move by 20 pm) and the part is
+    predicted again. What is found of the change in the difference is 1 for a predictor that is blind to defects.
+
+    Returns
+    -------
+    list of (intensity, displacement), one for each of `shapes`; 1.0 where there is no room for a trial
+    """
+    cells = densest_part(mask)
+    part = mask[cells]
+    here = tiles[cells[0].start * CELL_PX : cells[0].stop * CELL_PX, cells[1].start * CELL_PX : cells[1].stop * CELL_PX]
+    _, before = predictor.whole(here, part)
+    placed = []
+    for offset, shape in enumerate(shapes):  # every kind has cells of its own: no two trials touch
+        inside = column_cells(part, shape)
+        placed.append(inside[((inside - 2 * offset) % TRIAL_SPACING == 2).all(axis=1)])
+    found = np.ones((len(shapes), 2))
+    for trial in range(2):
+        added = []
+        tried = here.copy()
+        for shape, at in zip(shapes, placed, strict=True):
+            change = signatures(shape, vectors_pm)
+            added.append(TRIAL_LOSS * change[0] if trial == 0 else TRIAL_SHIFT_PM * (change[1] + change[2]))
+            _add_windows(tried, shape, at, added[-1])
+        _, again = predictor.whole(tried, part)
+        left = (tried - again) - (here - before)
+        for index, (shape, at, put) in enumerate(zip(shapes, placed, added, strict=True)):
+            if len(at):
+                seen = (cut_windows(left, shape, at) * put).sum(axis=(1, 2)).mean() / (put**2).sum()
+                found[index, trial] = np.clip(seen, 0.2, 1.2)
+    return [(float(intensity), float(shift)) for intensity, shift in found]
+
+
+def _add_windows(tiles: Float, shape: ColumnShape, cells: npt.NDArray[np.intp], added: npt.NDArray[np.float64]) -> None:
+    index = np.arange(tiles.size).reshape(tiles.shape)
+    where = cut_windows(index, shape, cells).astype(np.int64)  # type: ignore[arg-type]
+    tiles.ravel()[where] += added.astype(np.float32)
+
+
+def infer_image(source: zarr.Group, target: zarr.Group, model: Model, predictor: Predictor, settings: dict[str, Any]) -> str:
+    """Predict one image, write prediction and difference; returns "" or why there is no model for it."""
+    attributes: dict[str, Any] = dict(source.attrs["oddlattice"])  # type: ignore[arg-type]
+    tiles, mask = _read(source, "tiles").astype(np.float32), _read(source, "mask").astype(np.uint8)
+    said: dict[str, Any] = {
+        "model": model.name,
+        "model_sha256": model.sha256,
+        "method": predictor.method,
+        "device": predictor.careful.engine.device,
+        "precision": "bfloat16" if predictor.careful.engine.bf16 else "float32",
+    }
+    if int(mask.sum()) < MIN_CELLS:
+        reason = f"only {int(mask.sum())} cells of crystal; at least {MIN_CELLS} are needed to know the image's own noise"
+        target.update_attributes({"oddlattice": {**said, "state": "no_lattice", "reason": reason}})
+        return reason
+    raw, prediction = predictor.whole(tiles, mask)
+    seen = mean_cell(tiles, mask)
+    off = misfit(seen, mean_cell(predict_with_vae(predictor, raw, tiles, mask), mask))
+    limit = float(settings["misfit_limit"])
+    reason = (
+        ""
+        if off <= limit
+        else f"no model for this crystal: its mean cell is {100 * off:.0f} % off what {model.name} knows (limit {100 * limit:.0f} %)"
+    )
+    shapes = column_shapes(model, mean_cell(prediction, mask)) if not reason else []
+    vectors_pm = np.array([attributes["a_px"], attributes["b_px"]]) * float(attributes["pixel_nm"]) * 1000
+    left = responses(predictor, tiles, mask, shapes, vectors_pm) if shapes else []
+    for name, values in (("prediction", prediction), ("difference", predictor_masked(tiles - prediction, mask))):
+        array = target.create_array(
+            name,
+            shape=values.shape,
+            dtype="float32",
+            chunks=(CHUNK_PX, CHUNK_PX),
+            compressors=[BloscCodec(cname="lz4", shuffle="bitshuffle", typesize=4)],
+            dimension_names=("u", "v"),
+        )
+        array[:] = values
+    columns = [
+        asdict(shape) | {"response_intensity": a, "response_shift": b} for shape, (a, b) in zip(shapes, left, strict=True)
+    ]
+    state = "no_model" if reason else "analysed"
+    target.update_attributes(
+        {"oddlattice": {**said, "state": state, "reason": reason, "model_misfit": off, "columns": columns}}
+    )
+    return reason
+
+
+def predict_with_vae(predictor: Predictor, raw: Float, tiles: Float, mask: Mask) -> Float:
+    """The network's own prediction, by which the model is judged whatever the method: a template always fits itself."""
+    if predictor.method == "vae":
+        return raw
+    return predict_bulk(predictor.careful, tiles, mask, predictor.width, predictor.threads)
+
+
+def _read(group: zarr.Group, name: str) -> npt.NDArray[Any]:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise TypeError(f"{group.name}/{name}: found a group; needed an array")
+    return np.asarray(array[:])
+
+
+def main(tiles_zarr: str, model_dirs: list[str], out_zarr: str, settings: dict[str, Any], threads: int) -> None:
+    """Predict every tiled image of a shard; the rule file says what is written."""
+    tiles = zarr.open_group(tiles_zarr, mode="r")
+    models = {model.crystal.name: model for model in map(load_model, map(Path, model_dirs))}
+    predictors = {name: Predictor(model, settings, threads) for name, model in models.items()}
+    listed: list[dict[str, Any]] = list(tiles.attrs["images"])  # type: ignore[arg-type]
+    with whole_directory(out_zarr) as part:
+        out = zarr.open_group(part, mode="w", zarr_format=3)
+        rows = []
+        for row in listed:
+            state, reason = row["state"], row["reason"]
+            if state == "tiled":
+                name = row["image_id"]
+                source, target = tiles[name], out.create_group(name)
+                assert isinstance(source, zarr.Group)
+                crystal = dict(source.attrs["oddlattice"])["crystal"]  # type: ignore[arg-type, call-overload]
+                infer_image(source, target, models[crystal], predictors[crystal], settings)
+                said: dict[str, Any] = dict(target.attrs["oddlattice"])  # type: ignore[arg-type]
+                state, reason = said["state"], said["reason"] or reason
+                print(f"{name}: {state} {reason}")
+            rows.append({"image_id": row["image_id"], "state": state, "reason": reason})
+        out.update_attributes({"images": rows, "models": {name: model.sha256 for name, model in models.items()}})
+
+
+if "snakemake" in globals():
+    snakemake: Any = globals()["snakemake"]
+    log_to(snakemake.log[0])
+    main(
+        snakemake.input.tiles_zarr,
+        [str(Path(path).parent) for path in snakemake.input.models],
+        snakemake.output.differences_zarr,
+        dict(snakemake.params.settings),
+        snakemake.threads,
+    )

@@ -1,0 +1,143 @@
+"""Atomic columns in the lattice frame: their shape in an image's mean cell, and what a changed one would look like."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import least_squares
+
+from oddlattice.crystal import CELL_PX, Column
+
+Array = npt.NDArray[np.float64]
+
+REACH_PX = 7  # half width of a column's window in the lattice frame [px]: 0.35 cell
+
+
+@dataclass(frozen=True)
+class ColumnShape:
+    """A bulk column as this image shows it.
+
+    Attributes
+    ----------
+    site : str
+    u, v : float
+        Place in the cell, fractions of a and b.
+    amplitude : float
+        Height above the surroundings, in units of the local mean.
+    precision : tuple of float
+        (p_uu, p_uv, p_vv) of the Gaussian exp(-(p_uu du^2 + 2 p_uv du dv + p_vv dv^2) / 2) [1/cell^2].
+    """
+
+    site: str
+    u: float
+    v: float
+    amplitude: float
+    precision: tuple[float, float, float]
+
+
+def as_cells(tiles: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """View of a (U*20, V*20) map as (U, V, 20, 20) cells."""
+    u, v = tiles.shape[0] // CELL_PX, tiles.shape[1] // CELL_PX
+    return tiles.reshape(u, CELL_PX, v, CELL_PX).transpose(0, 2, 1, 3)
+
+
+def window_start_px(column: Column | ColumnShape) -> tuple[int, int]:
+    """First (u, v) pixel of the column's window, relative to its cell's corner; the window has 2 REACH_PX + 2 px a side."""
+    return int(np.floor(CELL_PX * column.u - 0.5)) - REACH_PX, int(np.floor(CELL_PX * column.v - 0.5)) - REACH_PX
+
+
+def window_offsets(column: Column | ColumnShape) -> tuple[Array, Array]:
+    """Distances (du, dv) of the window's pixels from the column [cells]; shapes (16, 1) and (1, 16)."""
+    start_u, start_v = window_start_px(column)
+    line = np.arange(2 * REACH_PX + 2) + 0.5
+    return ((start_u + line) / CELL_PX - column.u)[:, None], ((start_v + line) / CELL_PX - column.v)[None, :]
+
+
+def window_of_cell(cell: Array, column: Column | ColumnShape) -> Array:
+    """The column's window cut from a periodic cell (20, 20); shape (16, 16)."""
+    start_u, start_v = window_start_px(column)
+    side = np.arange(2 * REACH_PX + 2)
+    return cell[np.ix_((start_u + side) % CELL_PX, (start_v + side) % CELL_PX)]
+
+
+def _gaussian(du: Array, dv: Array, precision: Array) -> Array:
+    return np.asarray(np.exp(-(precision[0] * du**2 + 2 * precision[1] * du * dv + precision[2] * dv**2) / 2))
+
+
+def fit_shape(cell: Array, column: Column) -> ColumnShape:
+    """Fit a Gaussian on a level to a column of the mean cell (20, 20), within 0.3 cell.
+
+    Raises
+    ------
+    ValueError
+        If the cell shows no peak at the column's place.
+    """
+    du, dv = window_offsets(column)
+    window = window_of_cell(cell, column)
+    near = du**2 + dv**2 < 0.3**2
+    level, height = float(window[near].min()), float(np.ptp(window[near]))
+
+    def misfit(p: Array) -> Array:
+        model = p[0] + p[1] * _gaussian(du - p[5], dv - p[6], p[2:5])
+        return np.asarray((model - window)[near])
+
+    low = [-np.inf, 0.0, 8.0, -300.0, 8.0, -0.1, -0.1]
+    high = [np.inf, np.inf, 800.0, 300.0, 800.0, 0.1, 0.1]
+    start = [level, max(height, 1e-6), 80.0, 0.0, 80.0, 0.0, 0.0]
+    found = least_squares(misfit, start, bounds=(low, high), x_scale=[1, 1, 50, 50, 50, 0.05, 0.05]).x
+    determinant = found[2] * found[4] - found[3] ** 2
+    if found[1] <= 1e-6 or determinant <= 0:
+        raise ValueError(f"no peak at the {column.site} column (u = {column.u:.2f}, v = {column.v:.2f})")
+    return ColumnShape(
+        column.site, column.u, column.v, float(found[1]), (float(found[2]), float(found[3]), float(found[4]))
+    )
+
+
+def signatures(shape: ColumnShape, vectors_pm: Array) -> Array:
+    """What a small change of the column adds to the image.
+
+    Parameters
+    ----------
+    vectors_pm : ndarray of shape (2, 2)
+        Lattice vectors a and b as rows, (row, col) [pm].
+
+    Returns
+    -------
+    ndarray of shape (3, 16, 16)
+        Per unit of relative intensity; per pm of displacement along row; per pm along col.
+    """
+    du, dv = window_offsets(shape)
+    peak = shape.amplitude * _gaussian(du, dv, np.array(shape.precision))
+    p_uu, p_uv, p_vv = shape.precision
+    by_u = peak * (p_uu * du + p_uv * dv)  # minus the slope: a column moved along +u
+    by_v = peak * (p_uv * du + p_vv * dv)
+    to_uv = np.linalg.inv(vectors_pm)  # (row, col) [pm] @ to_uv = (u, v) [cells]
+    return np.stack([peak, to_uv[0, 0] * by_u + to_uv[0, 1] * by_v, to_uv[1, 0] * by_u + to_uv[1, 1] * by_v])
+
+
+def column_cells(mask: npt.NDArray[np.uint8], column: Column | ColumnShape) -> npt.NDArray[np.intp]:
+    """Cells (u, v) whose column has its whole window on analysed cells; shape (n, 2)."""
+    start_u, start_v = window_start_px(column)
+    good = mask.astype(bool)
+    for axis, start in ((0, start_u), (1, start_v)):
+        first, last = start // CELL_PX, (start + 2 * REACH_PX + 1) // CELL_PX
+        merged = np.ones_like(good)
+        for step in range(first, last + 1):
+            rolled = np.roll(good, -step, axis)
+            edge = [slice(None), slice(None)]
+            if step:
+                edge[axis] = slice(-step, None) if step > 0 else slice(None, -step)
+                rolled[tuple(edge)] = False
+            merged &= rolled
+        good = merged
+    return np.argwhere(good)
+
+
+def cut_windows(
+    tiles: npt.NDArray[np.floating], column: Column | ColumnShape, cells: npt.NDArray[np.intp]
+) -> npt.NDArray[np.floating]:
+    """The column's window in each of `cells`; shape (n, 16, 16)."""
+    start_u, start_v = window_start_px(column)
+    side = 2 * REACH_PX + 2
+    view = np.lib.stride_tricks.sliding_window_view(tiles, (side, side))
+    return view[cells[:, 0] * CELL_PX + start_u, cells[:, 1] * CELL_PX + start_v]

@@ -1,0 +1,313 @@
+"""Which columns are odd: matched kernels at every column, the image's own null, a stated false-discovery rate."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+from oddlattice.columns import REACH_PX, ColumnShape, as_cells, column_cells, cut_windows, signatures, window_of_cell, window_start_px
+from oddlattice.crystal import CELL_PX
+
+Array = npt.NDArray[np.float64]
+Float = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.uint8]
+SIDE_PX = 2 * REACH_PX + 2
+MIN_COLUMNS = 30  # fewer columns of a kind give no null to judge by
+NOISE_CELLS = 6.0  # width over which the noise level may change [cells]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The image's own noise about its prediction.
+
+    Attributes
+    ----------
+    sigma : ndarray of shape (20, 20)
+        Standard deviation at each pixel of the cell.
+    level : ndarray of shape (U, V)
+        Slowly varying factor on the standard deviation, 1 on average.
+    correlation : ndarray of shape (31, 31)
+        Autocorrelation of the whitened difference, lag 0 in the middle.
+    """
+
+    sigma: Array
+    level: Array
+    correlation: Array
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Least-squares kernels of a column in whitened noise.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (3, 256)
+        Applied to a window of difference / sigma: relative intensity, displacement along row and col [pm].
+    covariance : ndarray of shape (3, 3)
+        Of the estimates where the noise level is 1, if the noise were all there is.
+    """
+
+    weights: Array
+    covariance: Array
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Every tested column of one kind in an image; arrays of length n unless said otherwise.
+
+    Attributes
+    ----------
+    shape : ColumnShape
+    cells : ndarray of shape (n, 2)
+    change : relative intensity change, freed of the image's median
+    change_sigma : its standard error, from the scatter of the image's own columns
+    shift_pm : ndarray of shape (n, 2), displacement (row, col) [pm]
+    shift_sigma_pm : geometric mean of its two standard errors [pm]
+    z_intensity : change over its standard error
+    z_shift : two-dimensional displacement as an equivalent normal deviate, never negative
+    p_value : of the more striking of the two, both having been looked at
+    z : signed equivalent normal deviate of `p_value`
+    anm : published score
+    """
+
+    shape: ColumnShape
+    cells: npt.NDArray[np.intp]
+    change: Array
+    change_sigma: Array
+    shift_pm: Array
+    shift_sigma_pm: Array
+    shift_covariance_pm2: Array
+    z_intensity: Array
+    z_shift: Array
+    p_value: Array
+    z: Array
+    anm: Array
+
+
+def estimate_noise(difference: Float, mask: Mask) -> Noise:
+    """Noise of the difference map: per pixel of the cell, per place in the image, and its correlation.
+
+    Parameters
+    ----------
+    difference : ndarray of shape (U * 20, V * 20), float32
+    mask : ndarray of shape (U, V), uint8; at least one cell is 1
+    """
+    cells, good = as_cells(difference), mask.astype(bool)
+    inside = np.argwhere(good)
+    some = inside[:: max(1, len(inside) // 4096)]
+    sample = cells[some[:, 0], some[:, 1]]
+    spread = 1.4826 * np.median(np.abs(sample), axis=0) + 1e-9
+    # 0.973: variance of a normal clipped at three standard deviations
+    sigma = np.sqrt(np.mean(np.clip(sample, -3 * spread, 3 * spread) ** 2, axis=0) / 0.973)
+    energy = np.zeros(mask.shape)
+    for row in range(CELL_PX):
+        energy[good] += np.clip((cells[:, :, row][good] / sigma[row]) ** 2, 0, 9).mean(axis=1) / CELL_PX
+    weight = gaussian_filter(good.astype(float), NOISE_CELLS, mode="constant")
+    # a single odd cell must not raise its own noise level
+    typical = float(np.median(energy[good]))
+    calm = np.where(good, np.clip(energy, 0.5 * typical, 1.5 * typical), 0.0)
+    level2 = gaussian_filter(calm, NOISE_CELLS, mode="constant") / np.maximum(weight, 1e-6)
+    level = np.where(good, np.sqrt(level2 / max(float(level2[good].mean()), 1e-12)), 1.0)
+    return Noise(np.asarray(sigma, dtype=np.float64), level, _autocorrelation(difference, sigma, level, good))
+
+
+def _autocorrelation(difference: Float, sigma: npt.NDArray[np.floating], level: Array, good: npt.NDArray[np.bool_]) -> Array:
+    """Autocorrelation of the whitened difference over the best 64x64 cells, lags up to 15 px."""
+    where = np.argwhere(good)
+    low = np.clip(np.median(where, axis=0).astype(int) - 32, 0, None)
+    part = np.s_[low[0] : low[0] + 64, low[1] : low[1] + 64]
+    cells = as_cells(difference)[part] / sigma * (good / level)[part][:, :, None, None]
+    plane = np.clip(cells, -4, 4).transpose(0, 2, 1, 3).reshape(cells.shape[0] * CELL_PX, -1)
+    seen = np.repeat(np.repeat(good[part], CELL_PX, 0), CELL_PX, 1).astype(float)
+    size = (plane.shape[0] + SIDE_PX, plane.shape[1] + SIDE_PX)
+    power = np.fft.irfft2(np.abs(np.fft.rfft2(plane, size)) ** 2, size)
+    count = np.fft.irfft2(np.abs(np.fft.rfft2(seen, size)) ** 2, size)
+    lag = np.arange(-SIDE_PX + 1, SIDE_PX)
+    raw = power[np.ix_(lag, lag)] / np.maximum(count[np.ix_(lag, lag)], 1.0)
+    return np.asarray(raw / raw[SIDE_PX - 1, SIDE_PX - 1])
+
+
+def _covariance_of(correlation: Array) -> Array:
+    """Covariance (256, 256) of a window in whitened noise; long lags fade out so that it is positive definite."""
+    index = np.arange(SIDE_PX)
+    lag = index[:, None] - index[None, :]
+    fade = np.clip(1 - np.abs(lag) / SIDE_PX, 0, 1)
+    rows, cols = lag[:, None, :, None] + SIDE_PX - 1, lag[None, :, None, :] + SIDE_PX - 1
+    full = correlation[rows, cols] * fade[:, None, :, None] * fade[None, :, None, :]
+    matrix = full.reshape(SIDE_PX**2, SIDE_PX**2)
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    return np.asarray((vectors * np.maximum(values, 0.02)) @ vectors.T)
+
+
+def make_kernel(shape: ColumnShape, noise: Noise, vectors_pm: Array) -> Kernel:
+    """Generalised least-squares kernels: (H' C^-1 H)^-1 H' C^-1 with H the whitened signatures.
+
+    Source: Aitken 1935, doi:10.1017/S0370164600014346.
+    """
+    sigma = window_of_cell(noise.sigma, shape)
+    design = (signatures(shape, vectors_pm) / sigma).reshape(3, -1).T
+    solved = np.linalg.solve(_covariance_of(noise.correlation), design)
+    covariance = np.linalg.inv(design.T @ solved)
+    return Kernel(weights=covariance @ solved.T / sigma.ravel(), covariance=covariance)
+
+
+def estimates(difference: Float, shape: ColumnShape, kernel: Kernel, cells: npt.NDArray[np.intp]) -> Array:
+    """Relative intensity change and displacement (row, col) [pm] of each column; shape (n, 3)."""
+    out = np.empty((len(cells), 3))
+    for start in range(0, len(cells), 4096):  # windows of 4,096 columns at once: memory stays small
+        part = slice(start, start + 4096)
+        out[part] = cut_windows(difference, shape, cells[part]).reshape(-1, SIDE_PX**2) @ kernel.weights.T
+    return out
+
+
+def robust_normal(values: Array) -> tuple[float, float]:
+    """Centre and standard deviation of the bulk of `values`, whatever the outliers.
+
+    Median and MAD to start with, then the standard deviation of what lies within 2.5 of it, corrected for the cut.
+    """
+    centre = float(np.median(values))
+    spread = 1.4826 * float(np.median(np.abs(values - centre))) + 1e-12
+    kept_part = float(stats.truncnorm.std(-2.5, 2.5))
+    for _ in range(10):
+        kept = values[np.abs(values - centre) < 2.5 * spread]
+        centre, new = float(kept.mean()), float(kept.std(ddof=1)) / kept_part
+        if abs(new - spread) < 1e-4 * spread:
+            break
+        spread = new
+    return centre, spread
+
+
+def robust_plane(values: Array) -> tuple[Array, Array]:
+    """Centre (2,) and covariance (2, 2) of the bulk of two-dimensional `values` (n, 2)."""
+    centre = np.median(values, axis=0)
+    covariance = np.diag(np.maximum(1.4826 * np.median(np.abs(values - centre), axis=0), 1e-9) ** 2)
+    cut = float(stats.chi2.ppf(0.95, 2))
+    # variance left after cutting a normal at `cut`: source: Rousseeuw and Leroy 1987, sec. 7.1
+    shrink = float(stats.chi2.cdf(cut, 4) / stats.chi2.cdf(cut, 2))
+    for _ in range(20):
+        off = values - centre
+        distance = np.einsum("ni,ij,nj->n", off, np.linalg.inv(covariance), off)
+        kept = values[distance < cut]
+        new = np.cov(kept.T) / shrink
+        done = np.abs(new - covariance).max() < 1e-4 * np.abs(covariance).max()
+        centre, covariance = kept.mean(axis=0), new
+        if done:
+            break
+    return centre, covariance
+
+
+def judge_columns(
+    difference: Float,
+    mask: Mask,
+    noise: Noise,
+    shape: ColumnShape,
+    vectors_pm: Array,
+    response: tuple[float, float],
+    anm_map: Float,
+) -> Tested | None:
+    """Test every column of one kind against the scatter of its own kind in this image.
+
+    Parameters
+    ----------
+    response : tuple of float
+        Part of an intensity change, and of a displacement, that the prediction leaves in the difference (1: all).
+    anm_map : ndarray of shape (U * 20, V * 20)
+        From `published_map`.
+
+    Returns
+    -------
+    Tested, or None where there are fewer than MIN_COLUMNS columns.
+    """
+    cells = column_cells(mask, shape)
+    if len(cells) < MIN_COLUMNS:
+        return None
+    found = estimates(difference, shape, make_kernel(shape, noise, vectors_pm), cells)
+    found /= np.array([response[0], response[1], response[1]])
+    level = noise.level[cells[:, 0], cells[:, 1]]
+    middle, spread = robust_normal(found[:, 0] / level)
+    change, change_sigma = found[:, 0] - middle * level, spread * level
+    centre, covariance = robust_plane(found[:, 1:] / level[:, None])
+    shift = found[:, 1:] - centre * level[:, None]
+    distance = np.einsum("ni,ij,nj->n", shift, np.linalg.inv(covariance), shift) / level**2
+    # the null's own scale comes from n columns: Student's and Hotelling's tails instead of the normal's
+    freedom = len(cells) - 1
+    log_p_change = np.log(2) + stats.t.logsf(np.abs(change / change_sigma), freedom)
+    log_p_shift = stats.f.logsf(distance / 2 * (freedom - 1) / freedom, 2, freedom - 1)
+    smaller = np.minimum(log_p_change, log_p_shift)
+    p_value = -np.expm1(2 * np.log1p(-np.exp(smaller)))
+    p_value = np.maximum(np.where(p_value > 0, p_value, 2 * np.exp(smaller)), 1e-300)
+    sign = np.where(log_p_change <= log_p_shift, np.sign(change), 1.0)
+    return Tested(
+        shape=shape,
+        cells=cells,
+        change=change,
+        change_sigma=change_sigma,
+        shift_pm=shift,
+        shift_sigma_pm=level * np.linalg.det(covariance) ** 0.25,
+        shift_covariance_pm2=level[:, None, None] ** 2 * covariance,
+        z_intensity=change / change_sigma,
+        z_shift=stats.norm.isf(np.maximum(np.exp(log_p_shift), 1e-300) / 2),
+        p_value=p_value,
+        z=sign * stats.norm.isf(p_value / 2),
+        anm=published_score(anm_map, shape, cells),
+    )
+
+
+def q_values(p_values: Array) -> Array:
+    """Benjamini-Hochberg adjusted p-values. Source: doi:10.1111/j.2517-6161.1995.tb02031.x."""
+    return np.asarray(stats.false_discovery_control(p_values, method="bh")) if len(p_values) else p_values
+
+
+def published_map(difference: Float, prediction: Float, mask: Mask, threshold: float) -> Float:
+    """Difference in the published method's units: blurred, over the cell's maximum, small values set to 0.
+
+    Blur and box scale with the pixels per cell (20 here, 23.8 in the method).
+    """
+    good = mask.astype(bool)
+    top = as_cells(prediction).max(axis=(2, 3))
+    scale = float(np.median(top[good])) if good.any() else 1.0
+    smooth = gaussian_filter(difference, 2.0 * CELL_PX / 23.8) / max(scale, 1e-9)
+    smooth[np.abs(smooth) < threshold] = 0.0
+    return np.asarray(smooth, dtype=np.float32)
+
+
+def published_score(anm_map: Float, shape: ColumnShape, cells: npt.NDArray[np.intp]) -> Array:
+    """Average near maximum: signed mean of the 11x11-px box at the largest difference in the column's window."""
+    half = 5
+    score = np.zeros(len(cells))
+    padded = np.pad(anm_map, half + SIDE_PX)
+    windows = cut_windows(anm_map, shape, cells).reshape(len(cells), -1)
+    best = np.abs(windows).argmax(axis=1)
+    start_u, start_v = window_start_px(shape)
+    row = cells[:, 0] * CELL_PX + start_u + best // SIDE_PX + SIDE_PX
+    col = cells[:, 1] * CELL_PX + start_v + best % SIDE_PX + SIDE_PX
+    box = np.lib.stride_tricks.sliding_window_view(padded, (2 * half + 1, 2 * half + 1))
+    hit = np.flatnonzero(np.abs(windows[np.arange(len(cells)), best]) > 0)
+    score[hit] = box[row[hit], col[hit]].mean(axis=(1, 2))
+    return score
+
+
+def z_map(difference: Float, mask: Mask, noise: Noise, shape: ColumnShape) -> Float:
+    """The whitened difference under a column-sized kernel, in its own standard deviations; 0 where masked.
+
+    Parameters
+    ----------
+    shape : ColumnShape
+        Of the narrowest tested column: its width is the kernel's.
+    """
+    good = mask.astype(bool)
+    white = as_cells(difference) / noise.sigma / noise.level[:, :, None, None]
+    plane = np.where(good[:, :, None, None], white, 0).transpose(0, 2, 1, 3).reshape(difference.shape)
+    p_uu, _, p_vv = shape.precision
+    smooth = gaussian_filter(plane, (CELL_PX / np.sqrt(p_uu), CELL_PX / np.sqrt(p_vv)), mode="constant")
+    cells = as_cells(smooth)
+    spread = 1.4826 * np.median(np.abs(cells[good]), axis=0) + 1e-9
+    return np.asarray(smooth / np.tile(spread, mask.shape), dtype=np.float32)
+
+
+def raw_places(nodes_px: Float, uv: Array) -> Array:
+    """Raw-image (row, col) [px] of lattice coordinates (u, v) [cells]; both of shape (n, 2)."""
+    at = np.clip(uv.T, 0, np.array(nodes_px.shape[1:])[:, None] - 1)
+    return np.stack([map_coordinates(nodes_px[axis], at, order=1) for axis in (0, 1)], axis=-1)

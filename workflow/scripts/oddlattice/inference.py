@@ -1,0 +1,245 @@
+"""Bulk prediction over the cells of an image: VAE per chunk, then the image's own mean residual taken up."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from oddlattice.columns import as_cells
+from oddlattice.crystal import CELL_PX
+from oddlattice.smooth import local_plane
+from oddlattice.vae import VAE
+
+Float = npt.NDArray[np.float32]
+CHUNK_CELLS = 32  # a chunk is 32x32 cells: one batch
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware (without, bfloat16 is far slower than float32)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return " avx512_bf16" in flags or " amx_bf16" in flags
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A network ready to predict on a device.
+
+    Attributes
+    ----------
+    vae : VAE
+    device : str
+        ``cpu`` or ``cuda``.
+    bf16 : bool
+    """
+
+    vae: VAE
+    device: str
+    bf16: bool
+
+    @classmethod
+    def start(cls, vae: VAE, device: str = "auto", precision: str = "auto") -> "Engine":
+        """Choose the device and the number format: bfloat16 where the hardware has it.
+
+        Raises
+        ------
+        ValueError
+            If a GPU is asked for and there is none.
+        """
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("infer.device: found cuda, but no GPU is usable here; use auto or cpu")
+        chosen = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+        bf16 = precision == "bfloat16" or (precision == "auto" and (chosen == "cuda" or cpu_has_bf16()))
+        moved = vae.eval().to(chosen, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(moved, chosen, bf16)
+
+    def encode(self, patches: Float) -> Float:
+        """Posterior mean of the latents, (n, latent) float32, of patches (n, 40, 40) float32."""
+        with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+            mean, _ = self.vae.encode(torch.from_numpy(patches)[:, None].to(self.device))
+        return np.asarray(mean.float().cpu().numpy(), dtype=np.float32)
+
+    def decode(self, latents: Float) -> Float:
+        """Central cells (n, 20, 20) float32 that latents (n, latent) float32 stand for.
+
+        In float32: the decoder's rounding would otherwise be seen in bright columns.
+        """
+        half = CELL_PX // 2
+        with torch.inference_mode():
+            out = self.vae.decode(torch.from_numpy(latents).to(self.device))
+        return np.asarray(out[:, 0, half : half + CELL_PX, half : half + CELL_PX].cpu().numpy(), dtype=np.float32)
+
+
+class Careful:
+    """Runs batches; when the GPU's memory runs out the batch is halved, and below 64 the CPU goes on.
+
+    Parameters
+    ----------
+    engine : Engine
+    batch : int
+        Patches at once.
+    say : callable
+        Told of every fall-back.
+    """
+
+    def __init__(self, engine: Engine, batch: int = CHUNK_CELLS**2, say: Callable[[str], None] = lambda _: None) -> None:
+        self.engine, self.batch, self.say = engine, batch, say
+
+    def run(self, verb: str, given: Float) -> Float:
+        """Apply the engine's `verb` (``encode`` or ``decode``) to all rows of `given`."""
+        parts, start = [], 0
+        while start < len(given):
+            try:
+                parts.append(getattr(self.engine, verb)(given[start : start + self.batch]))
+                start += self.batch
+            except torch.OutOfMemoryError:
+                if self.engine.device != "cuda":
+                    raise
+                self._fall_back()
+        return np.concatenate(parts)
+
+    def _fall_back(self) -> None:
+        torch.cuda.empty_cache()
+        if self.batch >= 128:
+            self.batch //= 2
+            self.say(f"GPU memory is short: batch halved to {self.batch} patches")
+        else:
+            self.engine, self.batch = Engine.start(self.engine.vae, "cpu"), CHUNK_CELLS**2
+            self.say("GPU memory is too short for 64 patches: going on with the CPU")
+
+
+def padded(tiles: Float) -> Float:
+    """Tiles with half a cell of reflected rim, so that rim cells have a patch too; shape (U*20 + 20, V*20 + 20)."""
+    return np.pad(tiles, CELL_PX // 2, mode="reflect")
+
+
+def patches_of(rimmed: Float, cells: npt.NDArray[np.intp]) -> Float:
+    """Patches (n, 40, 40) about `cells` (n, 2), cut from tiles with a rim (see `padded`)."""
+    view = np.lib.stride_tricks.sliding_window_view(rimmed, (2 * CELL_PX, 2 * CELL_PX))
+    return np.ascontiguousarray(view[cells[:, 0] * CELL_PX, cells[:, 1] * CELL_PX])
+
+
+def chunk_cells(mask: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.intp]]:
+    """Analysed cells (u, v) of each chunk of 32x32 cells, in order; chunks without any are left out."""
+    found = []
+    for i in range(0, mask.shape[0], CHUNK_CELLS):
+        for j in range(0, mask.shape[1], CHUNK_CELLS):
+            inside = np.argwhere(mask[i : i + CHUNK_CELLS, j : j + CHUNK_CELLS])
+            if len(inside):
+                found.append(inside + (i, j))
+    return found
+
+
+def smooth_latents(latents: Float, mask: npt.NDArray[np.uint8], width: float) -> Float:
+    """The conditions of the microscope and the thickness vary slowly: so do their latents.
+
+    Every patch's posterior mean is a noisy reading of them, and a defect's patch a wrong one. A local line through the
+    readings, with those beyond three robust standard deviations clipped, is both quieter and blind to single defects.
+
+    Parameters
+    ----------
+    latents : ndarray of shape (U, V, n), float32
+    mask : ndarray of shape (U, V), uint8
+    width : float
+        Width of the neighbourhood [cells].
+    """
+    good = mask.astype(bool)
+    layers = latents.transpose(2, 0, 1).astype(np.float64)
+    smooth = local_plane(layers, good.astype(np.float64), width)[0]
+    off = (layers - smooth)[:, good]
+    spread = 3 * 1.4826 * np.median(np.abs(off - np.median(off, axis=1, keepdims=True)), axis=1, keepdims=True) + 1e-9
+    layers[:, good] = smooth[:, good] + np.clip(off, -spread, spread)
+    return local_plane(layers, good.astype(np.float64), width)[0].transpose(1, 2, 0).astype(np.float32)
+
+
+def predict_bulk(
+    careful: Careful, tiles: Float, mask: npt.NDArray[np.uint8], width: float, threads: int = 1
+) -> Float:
+    """The network's prediction of every analysed cell, 0 elsewhere.
+
+    Every patch is encoded; the latents are smoothed over the field; every cell is decoded. The work is cut into the
+    same chunks whatever `threads` is, and one thread computes a chunk, so the bytes do not depend on it.
+
+    Parameters
+    ----------
+    tiles : ndarray of shape (U * 20, V * 20), float32
+    mask : ndarray of shape (U, V), uint8
+    width : float
+        Width of the neighbourhood over which conditions vary [cells].
+
+    Returns
+    -------
+    ndarray of shape (U * 20, V * 20), float32
+    """
+    rimmed = padded(tiles)
+    prediction = np.zeros_like(tiles)
+    cells_of = as_cells(prediction)
+    latents = np.zeros((*mask.shape, careful.engine.vae.config.latent), dtype=np.float32)
+
+    def encode(cells: npt.NDArray[np.intp]) -> None:
+        latents[cells[:, 0], cells[:, 1]] = careful.run("encode", patches_of(rimmed, cells))
+
+    def decode(cells: npt.NDArray[np.intp]) -> None:
+        cells_of[cells[:, 0], cells[:, 1]] = careful.run("decode", smooth[cells[:, 0], cells[:, 1]])
+
+    torch.set_num_threads(1)
+    chunks = chunk_cells(mask)
+    workers = 1 if careful.engine.device == "cuda" else min(threads, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(encode, chunks))
+        smooth = smooth_latents(latents, mask, width)
+        list(pool.map(decode, chunks))
+    return prediction
+
+
+def own_mean(residual: Float, mask: npt.NDArray[np.uint8], local_cells: float) -> Float:
+    """What the prediction misses everywhere in this image: the robust mean residual of a cell, slowly varying.
+
+    The residual of each pixel of the cell is clipped at three robust standard deviations about its median over the
+    image, then follows a local line over `local_cells`; a single odd column changes it by less than 1 %.
+
+    Parameters
+    ----------
+    residual : ndarray of shape (U * 20, V * 20), float32
+    mask : ndarray of shape (U, V), uint8
+    local_cells : float
+        Width of the Gaussian [cells].
+
+    Returns
+    -------
+    ndarray of shape (U * 20, V * 20), float32; 0 on masked cells
+    """
+    out = np.zeros_like(residual)
+    cells, mean_cells = as_cells(residual), as_cells(out)
+    good = mask.astype(bool)
+    if not good.any():
+        return out
+    for row in range(CELL_PX):  # a row of the cell at a time: memory stays small for large images
+        here = cells[:, :, row][good].T  # (20, n)
+        middle = np.median(here, axis=1, keepdims=True)
+        spread = 1.4826 * np.median(np.abs(here - middle), axis=1, keepdims=True) + 1e-9
+        field = np.zeros((CELL_PX, *mask.shape))
+        field[:, good] = np.clip(here - middle, -3 * spread, 3 * spread)
+        smooth, _ = local_plane(field, good.astype(np.float64), local_cells)
+        mean_cells[:, :, row][good] = (middle + smooth[:, good]).T.astype(np.float32)
+    return out
+
+
+def mean_cell(tiles: Float, mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Median cell over the analysed cells; shape (20, 20). At most 4,096 cells, evenly taken, are used."""
+    inside = np.argwhere(mask)
+    inside = inside[:: max(1, len(inside) // 4096)]
+    return np.asarray(np.median(as_cells(tiles)[inside[:, 0], inside[:, 1]], axis=0), dtype=np.float64)
+
+
+def misfit(seen: npt.NDArray[np.float64], predicted: npt.NDArray[np.float64]) -> float:
+    """How badly the model's mean cell fits the image's: rms difference over rms contrast (0: perfect, 1: useless)."""
+    return float(np.sqrt(np.mean((seen - predicted) ** 2)) / max(float(seen.std()), 1e-9))
+
