@@ -1,0 +1,402 @@
+"""The lattice frame: lattice coordinates (u, v) of every pixel of an image, measured from the phases of its lattice.
+
+(u, v) = (place - origin) @ inverse(vectors) + a smooth field on a coarse grid. The field takes up drift, shear and
+bending over several cells; a single displaced or missing column hardly moves it.
+Source: geometric phase, Hytch, Snoeck and Kilaas, Ultramicroscopy 74 (1998) 131, doi:10.1016/S0304-3991(98)00035-7.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from skimage.restoration import unwrap_phase
+
+from oddlattice.lattice import Lattice, NoLatticeError
+from oddlattice.smooth import global_polynomial, local_plane
+
+Array = npt.NDArray[np.float64]
+Image = npt.NDArray[np.float32]
+Complex = npt.NDArray[np.complex128]
+
+GRID_CELLS = 0.8  # step of the coarse grid, in units of sqrt(cell area)
+WINDOW_CELLS = 1.5  # rms width of the demodulation window, same units
+FIELD_CELLS = 2.5  # rms width of the smoothing that follows, same units
+STRIP_PX = 1 << 19  # pixels of one strip of rows
+REFLECTIONS = 4  # strongest reflections that measure the field
+CRYSTAL_LEVEL = 0.35  # lattice amplitude, as a part of that of the good regions, below which phases are not used
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A coarse grid over an image: places along rows and cols [px], evenly spaced, first and last pixel included."""
+
+    rows_px: Array
+    cols_px: Array
+
+    @property
+    def step_px(self) -> tuple[float, float]:
+        """Steps along (row, col) [px]."""
+        return float(self.rows_px[1] - self.rows_px[0]), float(self.cols_px[1] - self.cols_px[0])
+
+    def at(self, layers: Array, places_px: Array) -> Array:
+        """Layers (k, n, m) interpolated at places (p, 2) [px], edge values outside; shape (k, p)."""
+        index = (places_px - [self.rows_px[0], self.cols_px[0]]) / np.array(self.step_px)
+        return np.stack([ndimage.map_coordinates(layer, index.T, order=1, mode="nearest") for layer in layers])
+
+
+def grid_over(shape: tuple[int, int], step_px: float) -> Grid:
+    """Grid with steps of at most about `step_px`."""
+    return Grid(*(np.linspace(0, n - 1, max(int(np.ceil((n - 1) / step_px)) + 1, 4)) for n in shape))
+
+
+def strips(shape: tuple[int, int]) -> Iterator[slice]:
+    """Strips of whole rows of about STRIP_PX pixels."""
+    height = max(STRIP_PX // shape[1], 16)
+    for start in range(0, shape[0], height):
+        yield slice(start, min(start + height, shape[0]))
+
+
+def _hat(at_px: Array, grid_px: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    index = (at_px - grid_px[0]) / (grid_px[1] - grid_px[0])
+    low = np.clip(np.floor(index).astype(np.int64), 0, len(grid_px) - 2)
+    return low, (index - low).astype(np.float32)
+
+
+class Lifted:
+    """Layers on a coarse grid, interpolated linearly to the pixels of strips of rows."""
+
+    def __init__(self, layers: Array, grid: Grid, shape: tuple[int, int]) -> None:
+        low, part = _hat(np.arange(shape[1], dtype=float), grid.cols_px)
+        self._wide = (layers[:, :, low] * (1 - part) + layers[:, :, low + 1] * part).astype(np.float32)
+        self._grid = grid
+
+    def strip(self, rows: slice) -> Image:
+        """Layers at the pixels of `rows`; shape (k, rows, cols)."""
+        low, part = _hat(np.arange(rows.start, rows.stop, dtype=float), self._grid.rows_px)
+        first, second = self._wide[:, low], self._wide[:, low + 1]
+        second -= first
+        second *= part[None, :, None]
+        first += second
+        return np.asarray(first)
+
+
+@dataclass(frozen=True)
+class Flattener:
+    """The slowly varying mean of an image on a coarse grid, and limits beyond which a pixel is clipped."""
+
+    mean: Array
+    grid: Grid
+    limits: tuple[float, float]
+    pedestal: float
+
+    def lifted(self, shape: tuple[int, int]) -> Lifted:
+        """The mean, ready to be interpolated to pixels."""
+        return Lifted(self.mean[None], self.grid, shape)
+
+
+def read_strip(image: Image, rows: slice) -> Image:
+    """Rows of an image as finite float32; a pixel without a number counts as 0."""
+    strip = np.asarray(image[rows], dtype=np.float32)
+    if not np.isfinite(strip.sum()):
+        strip = np.nan_to_num(strip, nan=0.0, posinf=0.0, neginf=0.0)
+    return strip
+
+
+def fit_flattener(image: Image, period_px: float) -> Flattener:
+    """Slowly varying mean of an image over about two periods of its lattice."""
+    rows, cols = image.shape
+    n = max(int(period_px / 3), 1)
+    small = np.concatenate(
+        [
+            np.add.reduceat(np.add.reduceat(read_strip(image, part), np.arange(0, cols, n), axis=1), np.arange(0, part.stop - part.start, n), axis=0)
+            / np.outer(np.diff(np.append(np.arange(0, part.stop - part.start, n), part.stop - part.start)), np.diff(np.append(np.arange(0, cols, n), cols)))
+            for part in (slice(r, min(r + n * max(512 // n, 1), rows)) for r in range(0, rows, n * max(512 // n, 1)))
+        ]
+    ).astype(np.float64)
+    lowest = float(np.percentile(small, 0.1))
+    middle = float(np.median(small))
+    pedestal = 0.0 if lowest > 0 and middle > 0 else -lowest + max(middle - lowest, 1e-12) * 0.2
+    centre_rows = np.minimum(np.arange(small.shape[0]) * n + (n - 1) / 2, rows - 1)
+    smooth = ndimage.gaussian_filter(small + pedestal, 2.0 * period_px / n, mode="nearest", truncate=3.0)
+    smooth = np.maximum(smooth, 0.05 * float(np.median(smooth)) + 1e-12)
+    # block centres are evenly spaced but for the last block; the mean varies too slowly for that to matter
+    grid = Grid(np.arange(small.shape[0]) * n + (n - 1) / 2, np.arange(small.shape[1]) * n + (n - 1) / 2)
+    middle_rows = slice(rows // 2 - min(64, rows // 2), rows // 2 + min(64, rows // 2))
+    del centre_rows
+    flat = (read_strip(image, middle_rows) + pedestal) / Lifted(smooth[None], grid, (rows, cols)).strip(middle_rows)[0] - 1
+    low, high = np.percentile(flat, [0.2, 99.8])
+    spread = max(float(high - low), 1e-6)
+    return Flattener(smooth, grid, (float(low - spread), float(high + 1.5 * spread)), pedestal)
+
+
+def flat_strip(image: Image, rows: slice, flattener: Flattener, mean: Lifted) -> Image:
+    """Relative deviation of rows of an image from the slowly varying mean, clipped."""
+    strip = read_strip(image, rows)
+    if flattener.pedestal:
+        strip = strip + np.float32(flattener.pedestal)
+    strip = strip / mean.strip(rows)[0]
+    strip -= 1
+    return np.asarray(np.clip(strip, *flattener.limits, out=strip))
+
+
+def _window(grid_px: Array, length: int, sigma_px: float) -> tuple[Array, Array, Array]:
+    """Gaussian windows (n, length) around grid places, their sums and how far their centroid is from the place [px]."""
+    at = np.arange(length)
+    window = np.exp(-0.5 * ((at - grid_px[:, None]) / sigma_px) ** 2)
+    total = window.sum(1)
+    return window, total, window @ at / total - grid_px
+
+
+def demodulate(
+    image: Image, flattener: Flattener, frequencies: Array, grid: Grid, sigma_px: float
+) -> tuple[Complex, Array, float]:
+    """Local complex amplitude of waves in an image.
+
+    Parameters
+    ----------
+    frequencies : ndarray of shape (k, 2)
+        (row, col) [cycles/px].
+
+    Returns
+    -------
+    amplitudes : ndarray of shape (k, n, m), complex
+        Gaussian mean of deviation times exp(-2 pi i g.place) around each grid place.
+    off : ndarray of shape (2, n or m)
+        Object of two arrays: distance of the window's centroid from the grid place along (row, col) [px].
+    noise : float
+        rms of an amplitude that white noise of the image's variance would give.
+    """
+    shape = image.shape
+    row_window, row_sum, _ = _window(grid.rows_px, shape[0], sigma_px)
+    col_window, col_sum, _ = _window(grid.cols_px, shape[1], sigma_px)
+    mean = flattener.lifted(shape)
+    col_wave = [
+        (col_window / col_sum[:, None] * np.exp(-2j * np.pi * g[1] * np.arange(shape[1]))).T.astype(np.complex64)
+        for g in frequencies
+    ]
+    stacked = np.concatenate([part for wave in col_wave for part in (wave.real, wave.imag)], axis=1)
+    n, m = len(grid.rows_px), len(grid.cols_px)
+    total = np.zeros((len(frequencies), n, m), dtype=complex)
+    square = 0.0
+    for rows in strips(shape):
+        strip = flat_strip(image, rows, flattener, mean)
+        square += float(np.einsum("rc,rc->", strip, strip))
+        part = (strip @ stacked).reshape(len(strip), len(frequencies), 2, m)
+        at = np.arange(rows.start, rows.stop)
+        near = np.flatnonzero(row_window[:, rows].max(1) > 1e-5)
+        for k, g in enumerate(frequencies):
+            wave = (row_window[near, rows] / row_sum[near, None] * np.exp(-2j * np.pi * g[0] * at)).astype(np.complex64)
+            total[k, near] += wave @ (part[:, k, 0] + 1j * part[:, k, 1])
+    noise = float(np.sqrt(square / (shape[0] * shape[1]) / (4 * np.pi * sigma_px**2)))
+    return total, np.array([row_sum.max(), col_sum.max()]), noise
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Lattice coordinates over an image: uv = (place - origin_px) @ inverse(vectors_px) + field.
+
+    Attributes
+    ----------
+    vectors_px : ndarray of shape (2, 2)
+        Lattice vectors as rows [px].
+    origin_px : ndarray of shape (2,)
+        Place of u = v = 0 when the field is 0 [px].
+    field : ndarray of shape (2, n, m)
+        Deviation of (u, v) on the grid [cells].
+    grid : Grid
+    quality : ndarray of shape (n, m)
+        Lattice amplitude on the grid, 1 in good crystal.
+    shape : tuple of int
+        (rows, cols) of the image.
+    """
+
+    vectors_px: Array
+    origin_px: Array
+    field: Array
+    grid: Grid
+    quality: Array
+    shape: tuple[int, int]
+
+    @property
+    def period_px(self) -> float:
+        """Square root of the cell's area [px]."""
+        return float(np.sqrt(abs(np.linalg.det(self.vectors_px))))
+
+    def uv_at(self, places_px: Array) -> Array:
+        """Lattice coordinates of places (p, 2) [px]; shape (p, 2)."""
+        affine = (places_px - self.origin_px) @ np.linalg.inv(self.vectors_px)
+        return np.asarray(affine + self.grid.at(self.field, places_px).T)
+
+    def places_at(self, uv: Array) -> Array:
+        """Places [px] of lattice coordinates (p, 2): the inverse of `uv_at`, by fixed-point steps; shape (p, 2)."""
+        places = uv @ self.vectors_px + self.origin_px
+        for _ in range(6):
+            places = (uv - self.grid.at(self.field, places).T) @ self.vectors_px + self.origin_px
+        return np.asarray(places)
+
+    def lifted(self) -> Lifted:
+        """(u, v) ready to be interpolated to pixels."""
+        rows, cols = np.meshgrid(self.grid.rows_px, self.grid.cols_px, indexing="ij")
+        places = np.stack([rows, cols], -1) - self.origin_px
+        uv = np.moveaxis(places @ np.linalg.inv(self.vectors_px), -1, 0) + self.field
+        return Lifted(uv, self.grid, self.shape)
+
+    def in_cell(self, cell: npt.NDArray[np.int64]) -> "Frame":
+        """The same frame counted in another cell of the lattice, its vectors as rows in steps of this one's."""
+        field = np.moveaxis(np.moveaxis(self.field, 0, -1) @ np.linalg.inv(cell), -1, 0)
+        return replace(self, vectors_px=cell @ self.vectors_px, field=field)
+
+    def moved(self, shift: Array) -> "Frame":
+        """The same frame with its origin at lattice coordinates `shift`."""
+        return replace(self, origin_px=self.origin_px + np.asarray(shift) @ self.vectors_px)
+
+
+def _edge_phase(length: int, grid_px: Array, sigma_px: float) -> Array:
+    return _window(grid_px, length, sigma_px)[2]
+
+
+def _phase_steps(amplitudes: Complex) -> Array:
+    """Mean phase step between neighbours along (row, col), by amplitude; shape (k, 2) [rad per step]."""
+    down = (amplitudes[:, 1:] * np.conj(amplitudes[:, :-1])).sum((1, 2))
+    right = (amplitudes[:, :, 1:] * np.conj(amplitudes[:, :, :-1])).sum((1, 2))
+    return np.stack([np.angle(down), np.angle(right)], -1)
+
+
+def strongest_reflections(lattice: Lattice) -> npt.NDArray[np.int64]:
+    """Indices of the strongest reflections, the first two independent; shape (k, 2), k <= REFLECTIONS."""
+    index = np.rint(lattice.peaks @ lattice.vectors_px.T).astype(np.int64)
+    index = np.where((index[:, :1] < 0) | ((index[:, :1] == 0) & (index[:, 1:] < 0)), -index, index)
+    kept: list[npt.NDArray[np.int64]] = []
+    for h in index:
+        if any((h == k).all() for k in kept) or len(kept) == REFLECTIONS:
+            continue
+        if len(kept) == 1 and kept[0][0] * h[1] == kept[0][1] * h[0]:
+            continue
+        kept.append(h)
+    if len(kept) < 2:
+        raise NoLatticeError("no lattice: only one family of fringes is strong enough to be followed over the image")
+    return np.array(kept)
+
+
+def fit_frame(image: Image, lattice: Lattice, flattener: Flattener) -> Frame:
+    """Refine a coarse lattice to a frame over the whole image.
+
+    The phases of the strongest reflections are followed over a coarse grid, unwrapped, turned into displacements by
+    weighted least squares and smoothed by local planes; where the lattice is weak the field continues smoothly.
+    """
+    shape = (image.shape[0], image.shape[1])
+    period = float(np.sqrt(abs(np.linalg.det(lattice.vectors_px))))
+    grid = grid_over(shape, GRID_CELLS * period)
+    sigma = WINDOW_CELLS * period
+    orders = strongest_reflections(lattice)
+    vectors = lattice.vectors_px
+    for _ in range(2):
+        frequencies = orders @ np.linalg.inv(vectors).T
+        amplitudes, _, noise = demodulate(image, flattener, frequencies, grid, sigma)
+        steps = _phase_steps(amplitudes) / (2 * np.pi * np.array(grid.step_px))
+        weight = np.abs(amplitudes).mean((1, 2))[:, None]
+        if np.abs(steps).max() < 0.02 / period:
+            break
+        reciprocal = np.linalg.lstsq(orders * weight, (frequencies + steps) * weight, rcond=None)[0]
+        vectors = np.linalg.inv(reciprocal).T
+    return _frame_of_phases(amplitudes, noise, orders, vectors, grid, sigma, shape)
+
+
+def _frame_of_phases(
+    amplitudes: Complex, noise: float, orders: npt.NDArray[np.int64], vectors: Array, grid: Grid, sigma: float, shape: tuple[int, int]
+) -> Frame:
+    strength = np.sqrt(np.maximum(np.abs(amplitudes) ** 2 - noise**2, 0))
+    typical = np.array([np.percentile(s, 85) for s in strength])
+    strong = typical > 3 * noise
+    if strong[:2].sum() < 2:
+        raise NoLatticeError("no lattice: the fringes are too weak or too disordered to be followed over the image")
+    quality = np.sqrt((strength[strong] ** 2).sum(0) / (typical[strong] ** 2).sum())
+    good = (quality > CRYSTAL_LEVEL) & (np.abs(amplitudes[:2]).min(0) > 2.5 * noise)
+    good = ndimage.binary_opening(good, np.ones((2, 2))) & _largest_parts(good)
+    if good.sum() < 9:
+        raise NoLatticeError("no lattice: no part of the image larger than about three cells is crystalline")
+    phases = np.stack([_unwrapped(a, good) for a in amplitudes])
+    off_row, off_col = (_edge_phase(n, at, sigma) for n, at in zip(shape, (grid.rows_px, grid.cols_px), strict=True))
+    weights = np.where(good, quality**2, 0.0)
+    field = _displacement(phases[:2], orders[:2], typical[:2], weights)
+    if strong.sum() > 2:
+        kept = np.flatnonzero(strong)
+        constant = np.array([_wrapped_middle(phases[k] - 2 * np.pi * np.tensordot(orders[k], field, 1), good) for k in kept])
+        rest = np.stack([
+            _near(phases[k] - c, 2 * np.pi * np.tensordot(orders[k], field, 1)) for k, c in zip(kept, constant, strict=True)
+        ])
+        field = _displacement(rest, orders[kept], typical[kept], weights)
+    slopes = np.stack(np.gradient(local_plane(field, weights, 1.5)[0], *grid.step_px, axis=(1, 2)), 1)
+    field = field - slopes[:, 0] * off_row[:, None] - slopes[:, 1] * off_col[None, :]
+    return _smoothed(Frame(vectors, np.zeros(2), field, grid, quality, shape), weights)
+
+
+def _largest_parts(good: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Parts of at least a twentieth of the largest: islands of noise are dropped."""
+    labels, count = ndimage.label(good)
+    if not count:
+        return good
+    sizes = np.bincount(labels.ravel())[1:]
+    return np.asarray(np.isin(labels, 1 + np.flatnonzero(sizes >= 0.05 * sizes.max())))
+
+
+def _unwrapped(amplitude: Complex, good: npt.NDArray[np.bool_]) -> Array:
+    """Phase without jumps inside `good`; parts not connected are brought nearest to the plane through the largest."""
+    phase = np.angle(amplitude)
+    unwrapped = np.ma.filled(unwrap_phase(np.ma.array(phase, mask=~good), rng=0), 0.0)
+    labels, count = ndimage.label(good)
+    if count > 1:
+        largest = int(np.bincount(labels.ravel())[1:].argmax()) + 1
+        plane = global_polynomial(unwrapped[None], (labels == largest).astype(float), 1)[0]
+        for part in range(1, count + 1):
+            if part != largest:
+                here = labels == part
+                turns = np.rint(np.median((plane - unwrapped)[here]) / (2 * np.pi))
+                unwrapped[here] += 2 * np.pi * turns
+    return np.asarray(unwrapped)
+
+
+def _wrapped_middle(phase: Array, good: npt.NDArray[np.bool_]) -> float:
+    return float(np.angle(np.exp(1j * phase[good]).mean()))
+
+
+def _near(phase: Array, target: Array) -> Array:
+    return np.asarray(target + (phase - target + np.pi) % (2 * np.pi) - np.pi)
+
+
+def _displacement(phases: Array, orders: npt.NDArray[np.int64], typical: Array, weights: Array) -> Array:
+    """(u, v) whose waves have these phases, by least squares; shape (2, n, m)."""
+    root = typical[:, None]
+    solve = np.linalg.pinv(2 * np.pi * orders * root) * root.T
+    return np.where(weights > 0, np.tensordot(solve, phases, 1), 0.0)
+
+
+def _smoothed(frame: Frame, weights: Array) -> Frame:
+    """The frame with its field smoothed over several cells and its plane taken into vectors and origin."""
+    plane = global_polynomial(frame.field, weights, 1)
+    n, m = weights.shape
+    span = np.array([frame.grid.rows_px[-1], frame.grid.cols_px[-1]])
+    slope = np.stack([(plane[:, -1, 0] - plane[:, 0, 0]) / span[0], (plane[:, 0, -1] - plane[:, 0, 0]) / span[1]])
+    inverse = np.linalg.inv(frame.vectors_px) + slope
+    vectors = np.linalg.inv(inverse)
+    origin = -(plane[:, 0, 0] - frame.origin_px @ np.linalg.inv(frame.vectors_px)) @ vectors
+    order = 3 if (weights > 0).sum() > 100 else 1
+    bend = global_polynomial(frame.field - plane, weights, order) * (order > 1)
+    rest = frame.field - plane - bend
+    sigma = FIELD_CELLS * frame.period_px / float(np.mean(frame.grid.step_px))
+    smooth, support = local_plane(rest, weights, sigma)
+    level = float(np.median(support[weights > 0]))
+    belief = support / (support + 0.02 * level)
+    reach = ndimage.distance_transform_edt(weights == 0)
+    bend = _held(bend, reach, sigma)
+    return replace(frame, vectors_px=vectors, origin_px=origin, field=bend + smooth * belief)
+
+
+def _held(bend: Array, reach: Array, sigma: float) -> Array:
+    """A cubic may run away far from the crystal: there the value at the nearest crystal is kept."""
+    if not (reach > 2 * sigma).any():
+        return bend
+    nearest = ndimage.distance_transform_edt(reach > 2 * sigma, return_distances=False, return_indices=True)
+    return np.asarray(bend[:, nearest[0], nearest[1]])

@@ -1,0 +1,701 @@
+"""Registration of an image onto a crystal: frame, anchor, row shifts, local mean, mask; and the tiles cut with them.
+
+`fit_registration` measures everything from the image, strip by strip; `render` cuts any window of cells from it;
+`register` does both and returns arrays.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from scipy.interpolate import CubicSpline
+
+from oddlattice.anchor import BINS, Anchor, MeanCell, find_anchor, fit_mean_cell, gather, peaks_of_mean_cell
+from oddlattice.crystal import CELL_PX, Crystal
+from oddlattice.frame import Flattener, Frame, Lifted, fit_flattener, fit_frame, flat_strip, read_strip, strips
+from oddlattice.lattice import Lattice, Match, NoLatticeError, describe, find_lattice, matches
+from oddlattice.smooth import local_plane
+
+Array = npt.NDArray[np.float64]
+Image = npt.NDArray[np.float32]
+
+TABLE = 256  # steps of the mean cell's look-up table along u and v
+LOCAL_MEAN_CELLS = 3.5  # rms width over which the local mean is taken
+BINNED_PX = 1 << 20  # pixels that make the mean cell; more would not make it better than its systematic errors
+
+
+class NoModelError(ValueError):
+    """The lattice is none of the crystals'; the message says what was found."""
+
+    def __init__(self, message: str, frame: Frame | None = None) -> None:
+        super().__init__(message)
+        self.frame = frame
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides whether a lattice is a crystal's.
+
+    Attributes
+    ----------
+    length_tolerance : float
+        Largest relative difference of the cell's size from the crystal's, where the file states a pixel size.
+    strain_tolerance : float
+        Largest shear or difference between the directions that is taken for scan distortion.
+    content_minimum : float
+        Smallest part of the mean cell's variance that the crystal must explain.
+    smallest_cells : int
+        Fewest cells worth analysing.
+    """
+
+    length_tolerance: float = 0.10
+    strain_tolerance: float = 0.12
+    content_minimum: float = 0.6
+    smallest_cells: int = 16
+
+
+@dataclass(frozen=True)
+class CellStatistics:
+    """Sums over the pixels of each cell; every array has shape (U, V). Cell (0, 0) starts at `first`."""
+
+    first: tuple[int, int]
+    pixels: Array
+    counts: Array
+    template: Array
+    overlap: Array
+    template_energy: Array
+    residual: Array
+    slope_u: Array
+    slope_v: Array
+
+
+@dataclass(frozen=True)
+class Registration:
+    """All that is needed to cut tiles from an image. Cell (0, 0) of the arrays is cell `first` of the frame.
+
+    Attributes
+    ----------
+    frame : Frame
+    crystal : Crystal or None
+    anchor : Anchor or None
+    mean_cell : MeanCell
+    first : tuple of int
+        Lattice coordinates of the corner of the first cell.
+    nodes_px : ndarray of shape (2, U + 1, V + 1)
+        (row, col) of the cells' corners [px], row shifts not included.
+    row_shift_px : ndarray of shape (rows,)
+    row_sigma_px : float
+        Median standard error of a row shift [px]; nan when none was measured.
+    local_mean : ndarray of shape (U, V)
+        [counts]
+    pedestal : float
+        Counts added before dividing by the mean, where the image has no positive mean.
+    mask : ndarray of shape (U, V), bool
+    inside : ndarray of shape (U, V), bool
+        Cells that lie in the image.
+    amplitude : ndarray of shape (U, V)
+        Contrast of each cell, 1 in good crystal.
+    shift_uv : ndarray of shape (2, U, V)
+        Displacement of each cell as a whole from the frame [cells].
+    """
+
+    frame: Frame
+    crystal: Crystal | None
+    anchor: Anchor | None
+    mean_cell: MeanCell
+    first: tuple[int, int]
+    nodes_px: Array
+    row_shift_px: Array
+    row_sigma_px: float
+    local_mean: Array
+    pedestal: float
+    mask: npt.NDArray[np.bool_]
+    inside: npt.NDArray[np.bool_]
+    amplitude: Array
+    shift_uv: Array
+    warnings: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A registered image in the lattice frame.
+
+    Attributes
+    ----------
+    tiles : ndarray of shape (20 U, 20 V), float32
+        Divided by its local mean; 0 where there is no data.
+    mask : ndarray of shape (U, V), uint8
+    registration : Registration
+    """
+
+    tiles: Image
+    mask: npt.NDArray[np.uint8]
+    registration: Registration
+
+
+def _sampled_strips(shape: tuple[int, int]) -> list[slice]:
+    """Strips of rows, spread over the image, that hold about BINNED_PX pixels."""
+    parts = list(strips(shape))
+    pixels = shape[0] * shape[1]
+    if pixels <= 1.3 * BINNED_PX:
+        return parts
+    height = max(parts[0].stop // 8, 8)
+    count = max(BINNED_PX // (height * shape[1]), 1)
+    starts = np.linspace(0, shape[0] - height, count).astype(int)
+    return [slice(int(s), int(s) + height) for s in starts]
+
+
+def measure_mean_cell(
+    image: Image,
+    flattener: Flattener,
+    frame: Frame,
+    cells: Sequence[npt.NDArray[np.int64]],
+    row_shift_px: Array | None = None,
+) -> list[MeanCell]:
+    """Mean cell of an image on its frame, for each of several cells of the lattice (rows in steps of the frame's)."""
+    mean, uv, quality = flattener.lifted(frame.shape), frame.lifted(), Lifted(frame.quality[None], frame.grid, frame.shape)
+    per_col = np.linalg.inv(frame.vectors_px)[1]
+    sums = [np.zeros((4, BINS * BINS)) for _ in cells]
+    square, pixels = 0.0, 0.0
+    for rows in _sampled_strips(frame.shape):
+        flat = flat_strip(image, rows, flattener, mean)
+        u, v = uv.strip(rows)
+        if row_shift_px is not None:
+            shift = row_shift_px[rows, None].astype(np.float32)
+            u, v = u + shift * np.float32(per_col[0]), v + shift * np.float32(per_col[1])
+        good = quality.strip(rows)[0] > 0.6
+        flat, u, v = flat[good], u[good], v[good]
+        square += float((flat.astype(np.float64) ** 2).sum())
+        pixels += flat.size
+        for total, cell in zip(sums, cells, strict=True):
+            inverse = np.linalg.inv(cell).astype(np.float32)
+            total += gather(flat, u * inverse[0, 0] + v * inverse[1, 0], u * inverse[0, 1] + v * inverse[1, 1])
+    if pixels < 100:
+        raise NoLatticeError("no lattice: no part of the image is crystalline enough to make a mean cell")
+    result = []
+    for total, cell in zip(sums, cells, strict=True):
+        count = np.maximum(total[0], 1e-9)
+        result.append(
+            fit_mean_cell(total[1] / count, total[0], (total[2:] / count).T, square / pixels, cell @ frame.vectors_px)
+        )
+    return result
+
+
+def choose_match(
+    image: Image, flattener: Flattener, frame: Frame, found: list[Match]
+) -> tuple[Match, Anchor, MeanCell, list[tuple[Match, Anchor]]]:
+    """The match whose crystal explains the mean cell best; among equals the least stretched and least rotated."""
+    sublattices: dict[tuple[int, ...], MeanCell] = {}
+    bases = {_sublattice(match.cell): match.cell for match in found}
+    means = measure_mean_cell(image, flattener, frame, list(bases.values()))
+    sublattices = dict(zip(bases, means, strict=True))
+    tried = []
+    for match in found:
+        key = _sublattice(match.cell)
+        change = np.rint(match.cell @ np.linalg.inv(bases[key])).astype(np.int64)
+        mean = _in_basis(sublattices[key], change)
+        tried.append((match, find_anchor(mean, match.crystal), mean))
+
+    def merit(entry: tuple[Match, Anchor, MeanCell]) -> tuple[float, float, float]:
+        match, anchor, _ = entry
+        angle = abs(rotation_deg(match.cell @ frame.vectors_px, match.crystal))
+        return (round(anchor.explained, 2), -round(match.stretch, 2), -angle)
+
+    best = max(tried, key=merit)
+    return (*best, [(match, anchor) for match, anchor, _ in tried])
+
+
+def _sublattice(cell: npt.NDArray[np.int64]) -> tuple[int, ...]:
+    """Hermite normal form: the same for all bases of one sublattice."""
+    (a, b), (c, d) = (tuple(int(x) for x in row) for row in cell)
+    while c:
+        quotient = a // c
+        a, b, c, d = c, d, a - quotient * c, b - quotient * d
+    if a < 0:
+        a, b = -a, -b
+    d = abs(d)
+    return (a, b % d, 0, d)
+
+
+def _in_basis(mean: MeanCell, change: npt.NDArray[np.int64]) -> MeanCell:
+    """A mean cell counted in another basis of the same lattice: h' = change h."""
+    orders = mean.orders @ change.T
+    flip = (orders[:, 0] < 0) | ((orders[:, 0] == 0) & (orders[:, 1] < 0))
+    orders = np.where(flip[:, None], -orders, orders)
+    return MeanCell(orders, np.where(flip, np.conj(mean.amplitudes), mean.amplitudes), mean.noise)
+
+
+def rotation_deg(vectors_px: Array, crystal: Crystal) -> float:
+    """Rotation from the crystal's own vectors to these, from +row towards +col [deg], in (-180, 180]."""
+    deformation = np.linalg.inv(crystal.vectors_nm) @ vectors_px
+    left, _, right = np.linalg.svd(deformation)
+    turn = left @ right
+    return float(np.degrees(np.arctan2(turn[0, 1], turn[0, 0])))
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """Look-up tables of the mean cell's deviation and its derivatives by u and v; shape (TABLE * TABLE,) each."""
+
+    value: Image
+    by_u: Image
+    by_v: Image
+
+
+def _tables(mean: MeanCell) -> _Tables:
+    value, by_u, by_v = (mean.table(TABLE, d).astype(np.float32).ravel() for d in ((0, 0), (1, 0), (0, 1)))
+    return _Tables(value, by_u, by_v)
+
+
+def _table_index(u: Image, v: Image, first: tuple[int, int]) -> npt.NDArray[np.int32]:
+    """Index into the tables; `first` is below all (u, v), so that cutting off the fraction is the floor."""
+    high = ((u - np.float32(first[0] - 4)) * np.float32(TABLE)).astype(np.int32)
+    low = ((v - np.float32(first[1] - 4)) * np.float32(TABLE)).astype(np.int32)
+    high &= TABLE - 1
+    low &= TABLE - 1
+    high *= TABLE
+    high += low
+    return np.asarray(high)
+
+
+REACH_PX = 4  # integer shifts tried when a row is laid on the template
+
+
+def coarse_row_shifts(image: Image, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> Array:
+    """Shift of each row that lays it best on the rendered mean cell, by correlation; shape (rows,) [px].
+
+    The correlation is computed at whole pixels and interpolated.
+    """
+    tables = _tables(mean_cell)
+    mean, uv, quality = flattener.lifted(frame.shape), frame.lifted(), Lifted(frame.quality[None], frame.grid, frame.shape)
+    per_col = np.hypot(*np.linalg.inv(frame.vectors_px)[1])
+    reach = int(np.clip(0.3 / per_col, 1, REACH_PX))
+    first, _ = first_and_count(frame)
+    shifts = np.zeros(frame.shape[0])
+    for rows in strips(frame.shape):
+        flat = flat_strip(image, rows, flattener, mean)
+        flat *= quality.strip(rows)[0] > 0.5
+        template = tables.value[_table_index(*uv.strip(rows), first)]
+        inner = flat[:, reach:-reach]
+        overlap = np.stack(
+            [
+                np.einsum("rc,rc->r", inner, template[:, reach + k : template.shape[1] - reach + k])
+                for k in range(-reach, reach + 1)
+            ],
+            axis=1,
+        )
+        shifts[rows] = _peak_of(overlap)
+    return shifts
+
+
+def _peak_of(overlap: Image) -> Array:
+    """Place of the maximum of each row of correlations at whole steps, by cubic splines, relative to the middle."""
+    steps = overlap.shape[1]
+    fine = np.linspace(0, steps - 1, 32 * (steps - 1) + 1)
+    curves = overlap @ CubicSpline(np.arange(steps), np.eye(steps))(fine).T
+    best = curves.argmax(1)
+    inner = (best > 0) & (best < len(fine) - 1) & (overlap.max(1) > 0)
+    return np.where(inner, fine[best] - (steps - 1) / 2, 0.0)
+
+
+def first_and_count(frame: Frame) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Lattice coordinates of the first cell that touches the image, and the numbers of cells along u and v."""
+    rows, cols = np.meshgrid(frame.grid.rows_px, frame.grid.cols_px, indexing="ij")
+    uv = frame.uv_at(np.stack([rows.ravel(), cols.ravel()], -1))
+    first, last = np.floor(uv.min(0) - 0.01).astype(int), np.ceil(uv.max(0) + 0.01).astype(int)
+    return (int(first[0]), int(first[1])), (int(last[0] - first[0]), int(last[1] - first[1]))
+
+
+def fine_pass(
+    image: Image, flattener: Flattener, frame: Frame, mean_cell: MeanCell, row_shift_px: Array
+) -> tuple[Array, Array, CellStatistics]:
+    """One Gauss-Newton step of every row's shift, and the sums over cells with the step taken.
+
+    A row is laid on the template: (image - template) is regressed on the template's slope along the row, over the
+    whole row, with clipped residuals.
+
+    Returns
+    -------
+    row_shift_px : ndarray of shape (rows,)
+    sigma_px : ndarray of shape (rows,)
+        Standard errors; infinite where the row shows no lattice.
+    statistics : CellStatistics
+    """
+    tables = _tables(mean_cell)
+    mean, uv, quality = flattener.lifted(frame.shape), frame.lifted(), Lifted(frame.quality[None], frame.grid, frame.shape)
+    along = np.linalg.inv(frame.vectors_px)[1].astype(np.float32)
+    first, (n_u, n_v) = first_and_count(frame)
+    sums = np.zeros((8, n_u * n_v))
+    shifts, sigmas = np.zeros(frame.shape[0]), np.full(frame.shape[0], np.inf)
+    for rows in strips(frame.shape):
+        flat = flat_strip(image, rows, flattener, mean)
+        u, v = uv.strip(rows)
+        before = row_shift_px[rows, None].astype(np.float32)
+        u += before * along[0]
+        v += before * along[1]
+        index = _table_index(u, v, first)
+        template, by_u, by_v = tables.value[index], tables.by_u[index], tables.by_v[index]
+        slope = by_u * along[0] + by_v * along[1]
+        residual = flat - template
+        good = (quality.strip(rows)[0] > 0.5).astype(np.float32)
+        spread = 1.4826 * float(np.median(np.abs(residual[::4, ::4]))) + 1e-9
+        clipped = np.clip(residual, -4 * spread, 4 * spread) * good
+        information = np.einsum("rc,rc,rc->r", slope, slope, good)
+        whole = float(np.einsum("rc,rc->", slope, slope)) / slope.size
+        enough = information > 0.05 * whole * frame.shape[1]
+        step = np.where(enough, np.einsum("rc,rc->r", slope, clipped) / np.maximum(information, 1e-12), 0.0)
+        step = np.clip(step, -1.0, 1.0)
+        shifts[rows] = np.where(enough, row_shift_px[rows] + step, 0.0)
+        noise = float(np.sqrt((clipped.astype(np.float64) ** 2).sum() / max(float(good.sum()), 1.0)))
+        sigmas[rows] = np.where(enough, noise / np.sqrt(np.maximum(information, 1e-12)), np.inf)
+        moved = step[:, None].astype(np.float32)
+        residual -= slope * moved
+        u += moved * along[0]
+        v += moved * along[1]
+        cell_u = np.clip(np.floor(u).astype(np.int32) - first[0], 0, n_u - 1)
+        cell_v = np.clip(np.floor(v).astype(np.int32) - first[1], 0, n_v - 1)
+        cell = (cell_u * n_v + cell_v).ravel()
+        counts = read_strip(image, rows) + np.float32(flattener.pedestal)
+        weighted = (
+            None,
+            counts,
+            1 + template,
+            flat * template,
+            template * template,
+            residual * residual,
+            residual * by_u,
+            residual * by_v,
+        )
+        for total, weight in zip(sums, weighted, strict=True):
+            total += np.bincount(cell, weights=None if weight is None else weight.ravel(), minlength=n_u * n_v)
+    return shifts, sigmas, CellStatistics(first, *(total.reshape(n_u, n_v) for total in sums))
+
+
+def shrunk(shift_px: Array, sigma_px: Array) -> Array:
+    """Row shifts pulled towards 0 by as much as their errors explain their scatter (empirical Bayes)."""
+    known = np.isfinite(sigma_px)
+    if not known.any():
+        return np.zeros_like(shift_px)
+    middle = float(np.median(shift_px[known]))
+    scatter = 1.4826 * float(np.median(np.abs(shift_px[known] - middle)))
+    true = max(scatter**2 - float(np.median(sigma_px[known] ** 2)), 0.0)
+    return np.where(known, shift_px * true / (true + np.where(known, sigma_px, 1.0) ** 2 + 1e-12), 0.0)
+
+
+def slow_part(shift_px: Array, sigma_px: Array, width_px: float) -> Array:
+    """The part of the row shifts that varies over more than `width_px` rows: it belongs to the frame."""
+    weight = np.where(np.isfinite(sigma_px), 1.0, 0.0)
+    if not weight.any():
+        return np.zeros_like(shift_px)
+    limit = 4 * 1.4826 * float(np.median(np.abs(shift_px[weight > 0]))) + 1e-9
+    smooth, support = local_plane(np.clip(shift_px, -limit, limit)[None, :, None], weight[:, None], width_px)
+    return np.asarray(smooth[0, :, 0] * (support[:, 0] > 1e-3))
+
+
+def with_slow_rows(frame: Frame, slow_px: Array) -> Frame:
+    """The frame with a slow row shift taken into its field."""
+    along = np.linalg.inv(frame.vectors_px)[1]
+    at_grid = np.interp(frame.grid.rows_px, np.arange(len(slow_px)), slow_px)
+    return replace(frame, field=frame.field + along[:, None, None] * at_grid[None, :, None])
+
+
+def cell_amplitude(statistics: CellStatistics, sigma_cells: float) -> Array:
+    """Contrast of the cells, smoothed over `sigma_cells`: 1 where they look like the mean cell, 0 without lattice."""
+    overlap, energy = statistics.overlap, statistics.template_energy
+    if sigma_cells > 0:
+        overlap, energy = (ndimage.gaussian_filter(x, sigma_cells, mode="constant") for x in (overlap, energy))
+    return np.asarray(overlap / np.maximum(energy, 1e-9 * max(float(energy.max()), 1e-300)))
+
+
+def cell_shifts(statistics: CellStatistics, mean_cell: MeanCell) -> Array:
+    """Displacement of each cell from the frame, from the regression of its residual on the mean cell's slopes.
+
+    Returns
+    -------
+    ndarray of shape (2, U, V)
+        (u, v) [cells]; noisy, one value for all columns of the cell.
+    """
+    by_u, by_v = mean_cell.table(64, (1, 0)), mean_cell.table(64, (0, 1))
+    normal = np.array([[np.mean(by_u * by_u), np.mean(by_u * by_v)], [np.mean(by_u * by_v), np.mean(by_v * by_v)]])
+    slopes = np.stack([statistics.slope_u, statistics.slope_v]) / np.maximum(statistics.pixels, 1.0)
+    return np.asarray(np.tensordot(np.linalg.inv(normal), slopes, 1))
+
+
+def crystalline(statistics: CellStatistics, inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Cells that are crystal: bad regions at least three cells across are left out, single odd cells are not.
+
+    A cell is bad when the contrast around it falls below half of what is usual, or when its residual, as a median
+    over 3 x 3 cells, is several times the usual and more than half the lattice's own variance.
+    """
+    smooth = cell_amplitude(statistics, 0.8)
+    usual = float(np.percentile(smooth[inside], 75)) if inside.any() else 1.0
+    bad = smooth < 0.5 * usual
+    ratio = ndimage.median_filter(statistics.residual / np.maximum(statistics.template_energy, 1e-12), size=3)
+    typical = float(np.median(ratio[inside & ~bad])) if (inside & ~bad).any() else 1.0
+    bad |= (ratio > 4 * typical) & (ratio > typical + 0.5)
+    bad &= inside
+    edge = np.pad(bad, 2, mode="edge")
+    core = ndimage.binary_opening(edge, np.ones((3, 3)))
+    region = ndimage.binary_propagation(core, mask=ndimage.binary_dilation(core, iterations=2) & edge)
+    region = ndimage.binary_dilation(region)[2:-2, 2:-2]
+    good = inside & ~region
+    labels, count = ndimage.label(good)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    return np.asarray(good & (sizes[labels] >= 9))
+
+
+def local_mean_of(statistics: CellStatistics, good: npt.NDArray[np.bool_]) -> Array:
+    """Slowly varying mean of the cells [counts]: local planes over good cells, odd cells left out; shape (U, V)."""
+    mean = statistics.counts / np.maximum(statistics.template, 1e-9)
+    weights = np.where(good, statistics.pixels, 0.0)
+    smooth = mean
+    for _ in range(3):
+        smooth = local_plane(mean[None], weights, LOCAL_MEAN_CELLS)[0][0]
+        away = (mean - smooth) / np.maximum(np.abs(smooth), 1e-12)
+        spread = 1.4826 * float(np.median(np.abs(away[good])))
+        weights = np.where(good & (np.abs(away) < 3.5 * spread + 1e-6), statistics.pixels, 0.0)
+    floor = 0.05 * float(np.median(smooth[good]))
+    filled = ndimage.distance_transform_edt(~good, return_distances=False, return_indices=True)
+    near = ndimage.binary_dilation(good, iterations=2)
+    smooth = np.where(near, smooth, smooth[filled[0], filled[1]])
+    return np.asarray(np.maximum(smooth, max(floor, 1e-12)))
+
+
+def nodes_of(frame: Frame, first: tuple[int, int], count: tuple[int, int]) -> Array:
+    """Places of the cells' corners [px]; shape (2, U + 1, V + 1)."""
+    grid = np.stack(np.meshgrid(np.arange(count[0] + 1), np.arange(count[1] + 1), indexing="ij"), -1) + np.array(first)
+    places = frame.places_at(grid.reshape(-1, 2).astype(float))
+    return np.moveaxis(places.reshape(count[0] + 1, count[1] + 1, 2), -1, 0)
+
+
+def inside_cells(nodes_px: Array, shape: tuple[int, int], margin_px: float) -> npt.NDArray[np.bool_]:
+    """Cells that lie in the image with half a cell around them and `margin_px` along the fast axis; shape (U, V)."""
+    centre = (nodes_px[:, :-1, :-1] + nodes_px[:, 1:, :-1] + nodes_px[:, :-1, 1:] + nodes_px[:, 1:, 1:]) / 4
+    along_u, along_v = np.diff(nodes_px, axis=1)[:, :, :-1], np.diff(nodes_px, axis=2)[:, :-1]
+    reach = np.abs(along_u) + np.abs(along_v)
+    reach[1] += margin_px
+    limit = np.array(shape)[:, None, None] - 1
+    return np.asarray(((centre - reach >= 0) & (centre + reach <= limit)).all(0))
+
+
+def fit_registration(
+    image: Image,
+    crystals: Sequence[Crystal],
+    pixel_nm: tuple[float, float] | None = None,
+    settings: Settings | None = None,
+    lattice: Lattice | None = None,
+) -> Registration:
+    """Measure frame, anchor, row shifts, local mean and mask of an image.
+
+    Parameters
+    ----------
+    image : array of shape (rows, cols)
+        Counts; anything that slices to an ndarray, read in strips of rows.
+    crystals : sequence of Crystal
+        Candidates; the data decide between them. Empty: the primitive lattice itself is registered, its origin at
+        the brightest column.
+    pixel_nm : tuple of float, optional
+        Header's pixel size (row, col) [nm]; None when the file states none.
+    settings : Settings, optional
+    lattice : Lattice, optional
+        Coarse lattice, when it is known.
+
+    Raises
+    ------
+    NoLatticeError
+        The image shows no lattice that can be analysed.
+    NoModelError
+        The lattice is none of the crystals'.
+    """
+    settings = settings or Settings()
+    lattice = lattice or find_lattice(image)
+    period = float(np.sqrt(abs(np.linalg.det(lattice.vectors_px))))
+    flattener = fit_flattener(image, period)
+    frame = fit_frame(image, lattice, flattener)
+    if crystals:
+        frame, crystal, anchor, mean_cell = _on_a_crystal(image, flattener, frame, crystals, pixel_nm, settings)
+    else:
+        crystal, anchor = None, None
+        (mean_cell,) = measure_mean_cell(image, flattener, frame, [np.eye(2, dtype=np.int64)])
+        (u, v, _), *_ = peaks_of_mean_cell(mean_cell.cell())
+        frame, mean_cell = frame.moved(np.array([u, v])), mean_cell.moved(np.array([u, v]))
+    return _measured(image, flattener, frame, crystal, anchor, mean_cell, settings)
+
+
+def _on_a_crystal(
+    image: Image,
+    flattener: Flattener,
+    frame: Frame,
+    crystals: Sequence[Crystal],
+    pixel_nm: tuple[float, float] | None,
+    settings: Settings,
+) -> tuple[Frame, Crystal, Anchor, MeanCell]:
+    found = [
+        match
+        for crystal in crystals
+        for match in matches(frame.vectors_px, crystal, pixel_nm, settings.length_tolerance, settings.strain_tolerance)
+    ]
+    if not found:
+        raise NoModelError(no_model_sentence(frame, pixel_nm), frame)
+    match, anchor, mean_cell, _ = choose_match(image, flattener, frame, found)
+    if anchor.explained < settings.content_minimum:
+        raise NoModelError(
+            f"{no_model_sentence(frame, pixel_nm)}; the cell of {match.crystal.name} would fit in size, "
+            f"but its columns explain only {anchor.explained:.0%} of the mean cell",
+            frame,
+        )
+    frame = frame.in_cell(match.cell).moved(anchor.origin)
+    return frame, match.crystal, anchor, mean_cell.moved(anchor.origin)
+
+
+def no_model_sentence(frame: Frame, pixel_nm: tuple[float, float] | None) -> str:
+    """What lattice was found, in px and with the header's size in nm."""
+    a, b, gamma = describe(frame.vectors_px)
+    sentence = f"no model for this lattice: a = {a:.2f} px, b = {b:.2f} px, gamma = {gamma:.1f} deg"
+    if pixel_nm is None:
+        return f"{sentence} (the file states no pixel size: give it one, or train a model from this image's own bulk)"
+    a_nm, b_nm, _ = describe(frame.vectors_px * np.array(pixel_nm))
+    return f"{sentence} ({a_nm:.4f} nm, {b_nm:.4f} nm by the header)"
+
+
+def _measured(
+    image: Image,
+    flattener: Flattener,
+    frame: Frame,
+    crystal: Crystal | None,
+    anchor: Anchor | None,
+    mean_cell: MeanCell,
+    settings: Settings,
+) -> Registration:
+    coarse = coarse_row_shifts(image, flattener, frame, mean_cell)
+    known = np.where(coarse != 0, 1.0, np.inf)
+    slow = slow_part(coarse, known, 2.0 * frame.period_px)
+    frame, coarse = with_slow_rows(frame, slow), coarse - slow
+    (sharper,) = measure_mean_cell(image, flattener, frame, [np.eye(2, dtype=np.int64)], coarse)
+    shifts, sigmas, statistics = fine_pass(image, flattener, frame, sharper, coarse)
+    slow = slow_part(shifts, sigmas, 2.0 * frame.period_px)
+    frame, shifts = with_slow_rows(frame, slow), np.where(np.isfinite(sigmas), shifts - slow, 0.0)
+    shifts = shrunk(shifts, sigmas)
+    first, count = statistics.first, (statistics.pixels.shape[0], statistics.pixels.shape[1])
+    nodes = nodes_of(frame, first, count)
+    margin = float(np.abs(shifts).max()) if len(shifts) else 0.0
+    inside = inside_cells(nodes, frame.shape, min(margin, 0.5 * frame.period_px))
+    mask = crystalline(statistics, inside)
+    if mask.sum() < settings.smallest_cells:
+        raise NoLatticeError(
+            f"no lattice: only {int(mask.sum())} whole cells of crystal are in the image; "
+            f"at least {settings.smallest_cells} are needed"
+        )
+    finite = np.isfinite(sigmas)
+    return Registration(
+        frame=frame,
+        crystal=crystal,
+        anchor=anchor,
+        mean_cell=sharper,
+        first=first,
+        nodes_px=nodes,
+        row_shift_px=shifts,
+        row_sigma_px=float(np.median(sigmas[finite])) if finite.any() else float("nan"),
+        local_mean=local_mean_of(statistics, mask),
+        pedestal=flattener.pedestal,
+        mask=mask,
+        inside=inside,
+        amplitude=cell_amplitude(statistics, 0.0),
+        shift_uv=cell_shifts(statistics, sharper),
+    )
+
+
+def _upsampled(nodes: Array, n: int, cells: tuple[slice, slice]) -> Array:
+    """Nodes (k, U + 1, V + 1) interpolated to the centres of n x n points in each of the cells; (k, n u, n v)."""
+    part = (np.arange(n) + 0.5) / n
+    u = np.add.outer(np.arange(cells[0].start, cells[0].stop), part).ravel()
+    v = np.add.outer(np.arange(cells[1].start, cells[1].stop), part).ravel()
+    lu, lv = np.minimum(u.astype(int), nodes.shape[1] - 2), np.minimum(v.astype(int), nodes.shape[2] - 2)
+    fu, fv = (u - lu)[None, :, None], (v - lv)[None, None, :]
+    half = nodes[:, lu] * (1 - fu) + nodes[:, lu + 1] * fu
+    return np.asarray(half[:, :, lv] * (1 - fv) + half[:, :, lv + 1] * fv)
+
+
+def straightened(strip: Image, row_shift_px: Array) -> Image:
+    """Rows shifted back: a feature seen at col c - shift comes to col c. Cubic spline along each row; borders mirror."""
+    coefficients = np.asarray(ndimage.spline_filter1d(strip, order=3, axis=1, mode="mirror", output=np.float32))
+    whole = np.floor(-row_shift_px)
+    t = (-row_shift_px - whole)[:, None]
+    weights = ((1 - t) ** 3 / 6, 2 / 3 - t * t + t**3 / 2, 2 / 3 - (1 - t) ** 2 + (1 - t) ** 3 / 2, t**3 / 6)
+    reach = int(np.abs(whole).max()) + 2
+    wide = np.pad(coefficients, ((0, 0), (reach, reach)), mode="reflect")
+    result = np.zeros_like(strip)
+    cols = strip.shape[1]
+    for shift in np.unique(whole).astype(int):
+        here = whole == shift
+        for k, weight in enumerate(weights):
+            start = reach + shift - 1 + k
+            result[here] += weight[here].astype(np.float32) * wide[here, start : start + cols]
+    return result
+
+
+def oversampling(frame: Frame) -> int:
+    """Points along each side of a tile pixel over which the image is averaged: about one per image pixel."""
+    return max(int(np.ceil(frame.period_px / CELL_PX - 0.25)), 1)
+
+
+HALO_PX = 12  # image kept around a window, so that the spline does not feel the cut
+
+
+def render(image: Image, registration: Registration, cells: tuple[slice, slice]) -> Image:
+    """Cut cells from an image: row shifts taken out, resampled, divided by the local mean.
+
+    Parameters
+    ----------
+    cells : tuple of slice
+        Ranges of cells along u and v, indices into `registration.mask`.
+
+    Returns
+    -------
+    ndarray of shape (20 u, 20 v), float32
+        0 where there is no data.
+    """
+    n = oversampling(registration.frame)
+    u, v = (s.stop - s.start for s in cells)
+    places = _upsampled(registration.nodes_px, CELL_PX * n, cells).astype(np.float32)
+    rows, cols = registration.frame.shape
+    low = np.maximum(np.floor(places.min((1, 2))).astype(int) - HALO_PX, 0)
+    high = np.minimum(np.ceil(places.max((1, 2))).astype(int) + HALO_PX + 1, [rows, cols])
+    if (high - low).min() < 4:
+        return np.zeros((u * CELL_PX, v * CELL_PX), dtype=np.float32)
+    window = read_strip(image, slice(int(low[0]), int(high[0])))
+    straight = straightened(window, registration.row_shift_px[low[0] : high[0]])[:, low[1] : high[1]]
+    places -= low[:, None, None].astype(np.float32)
+    values = ndimage.map_coordinates(straight, places, order=3, mode="mirror", output=np.float32)
+    values = values.reshape(u * CELL_PX, n, v * CELL_PX, n).mean((1, 3))
+    centre = _upsampled(registration.nodes_px, CELL_PX, cells)
+    known = ((centre >= -0.5) & (centre <= np.array([rows, cols])[:, None, None] - 0.5)).all(0)
+    values = (values + np.float32(registration.pedestal)) / _mean_at(registration.local_mean, cells)
+    return np.asarray(np.where(known, values, 0), dtype=np.float32)
+
+
+def _mean_at(local_mean: Array, cells: tuple[slice, slice]) -> Array:
+    """Local mean (one value in the middle of each cell) at the pixels of a tile."""
+    wide = np.pad(local_mean, 1, mode="edge")
+    corners = (wide[:-1, :-1] + wide[1:, :-1] + wide[:-1, 1:] + wide[1:, 1:]) / 4
+    return np.asarray(_upsampled(corners[None], CELL_PX, cells)[0])
+
+
+def register(
+    image: Image,
+    crystal: Crystal | None,
+    pixel_nm: tuple[float, float] | None = None,
+    settings: Settings | None = None,
+) -> Tiles:
+    """Register an image onto one crystal (None: onto its own primitive lattice) and cut all of it into the frame.
+
+    Raises
+    ------
+    NoLatticeError, NoModelError
+        As `fit_registration`.
+    """
+    found = fit_registration(image, [crystal] if crystal is not None else [], pixel_nm, settings)
+    n_u, n_v = found.mask.shape
+    return Tiles(render(image, found, (slice(0, n_u), slice(0, n_v))), found.mask.astype(np.uint8), found)
