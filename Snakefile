@@ -26,6 +26,7 @@ include: "workflow/rules/2_tile.smk"
 include: "workflow/rules/3_infer.smk"
 include: "workflow/rules/4_defects.smk"
 include: "workflow/rules/5_report.smk"
+include: "workflow/rules/simulate.smk"
 include: "workflow/rules/train.smk"
 
 

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import build_demo_archive as demo
 import hyperspy.api as hs
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
 
+import build_demo_archive as demo
 from oddlattice.simulate import lattice_vectors_px
 
 Built = tuple[Path, pl.DataFrame]

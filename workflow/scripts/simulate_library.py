@@ -1,0 +1,277 @@
+"""Simulate a multislice library of a crystal: bulk cell and defects, from a recipe.
+
+Needs the optional dependencies `library` (abTEM for the potentials, ASE for structures).
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from oddlattice.library import Change, Images, Library, changes_of, load_recipe, save_library
+from oddlattice.logs import log_to
+from oddlattice.multislice import Optics, annular_image, plane_waves, send_through, transmissions
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """Atoms of a block of unit cells, each known by its cell.
+
+    Attributes
+    ----------
+    symbols : ndarray of shape (n,), str
+    places : ndarray of shape (n, 3)
+        Fractions of the unit cell, cell index included: u, v and w (along the beam).
+    box_angstrom : ndarray of shape (3,)
+        Sides of the unit cell [Å].
+    cells : tuple of int
+        Unit cells along each side.
+    """
+
+    symbols: npt.NDArray[np.str_]
+    places: Array
+    box_angstrom: Array
+    cells: tuple[int, int, int]
+
+    def column(self, u: float, v: float) -> npt.NDArray[np.bool_]:
+        """Atoms of the column at (u, v) of the middle cell, shape (n,)."""
+        middle = np.array([u + self.cells[0] // 2, v + self.cells[1] // 2])
+        return np.asarray(np.abs(self.places[:, :2] - middle).max(axis=1) < 1e-3)
+
+
+def unit_cell(recipe: dict[str, Any], folder: Path) -> tuple[npt.NDArray[np.str_], Array, Array]:
+    """Symbols (n,), fractional places (n, 3) and sides [Å] of the rectangular cell seen along the zone axis.
+
+    Raises
+    ------
+    ValueError
+        If the cell seen along the zone axis is not rectangular.
+    """
+    from ase import Atoms
+    from ase.build import surface
+    from ase.io import read
+
+    structure = recipe["structure"]
+    if "cif" in structure:
+        atoms: Any = read(folder / structure["cif"])
+    else:
+        symbols, places = [atom[0] for atom in structure["atoms"]], [atom[1:] for atom in structure["atoms"]]
+        atoms = Atoms(symbols, scaled_positions=places, cell=np.array(structure["cell_nm"]) * 10, pbc=True)
+    if tuple(recipe["zone_axis"]) != (0, 0, 1):
+        atoms = surface(  # type: ignore[no-untyped-call]
+            atoms, recipe["zone_axis"], layers=1, periodic=True
+        )
+    if np.abs(atoms.cell.angles() - 90).max() > 0.01:
+        angles = np.round(atoms.cell.angles(), 2).tolist()
+        raise ValueError(f"recipe {recipe['name']}: cell along {recipe['zone_axis']} has angles {angles} deg; need 90")
+    places = np.mod(np.round(atoms.get_scaled_positions(), 6), 1.0)
+    return np.array(atoms.get_chemical_symbols()), places, np.array(atoms.cell.lengths())
+
+
+def build_specimen(recipe: dict[str, Any], folder: Path) -> Specimen:
+    """The undisturbed block: `cells` side by side, as thick as the thickest image."""
+    symbols, places, box = unit_cell(recipe, folder)
+    cells = (int(recipe["cells"][0]), int(recipe["cells"][1]), int(max(recipe["thickness_cells"])))
+    steps = np.stack(np.meshgrid(*[np.arange(n) for n in cells], indexing="ij"), -1).reshape(-1, 1, 3)
+    return Specimen(np.tile(symbols, len(steps)), (steps + places).reshape(-1, 3), box, cells)
+
+
+def thermal_displacements(specimen: Specimen, rms_nm: dict[str, float], rng: np.random.Generator) -> Array:
+    """Random displacements across the beam [Å], shape (n, 2); along the beam they do not matter."""
+    rms = np.array([rms_nm[str(symbol)] for symbol in specimen.symbols]) * 10
+    return np.asarray(rng.normal(size=(len(rms), 2)) * rms[:, None])
+
+
+def changed_atoms(specimen: Specimen, change: Change, place: tuple[float, float]) -> npt.NDArray[np.bool_]:
+    """Atoms that a change takes out, replaces or moves, shape (n,).
+
+    Raises
+    ------
+    ValueError
+        If the column has no such atoms.
+    """
+    chosen = specimen.column(*place)
+    if change.of:
+        chosen &= specimen.symbols == change.of
+    if change.atoms:
+        layer = np.floor(specimen.places[:, 2])
+        chosen &= (layer >= change.first_cell) & (layer < change.first_cell + change.atoms)
+    if not chosen.any():
+        raise ValueError(f"{change.name}: no atom of the column at {place} is concerned")
+    return chosen
+
+
+def apply_change(
+    specimen: Specimen, displacements: Array, change: Change, chosen: npt.NDArray[np.bool_]
+) -> tuple[Specimen, Array]:
+    """Specimen and displacements after a change, the displacements of all other atoms kept."""
+    if change.change == "displaced":
+        moved = displacements.copy()
+        moved[chosen, 0] += change.shift_pm / 100
+        return specimen, moved
+    if change.change == "substitute":
+        symbols = np.where(chosen, change.by, specimen.symbols)
+        return replace(specimen, symbols=symbols), displacements
+    kept = replace(specimen, symbols=specimen.symbols[~chosen], places=specimen.places[~chosen])
+    return kept, displacements[~chosen]
+
+
+def projected_slices(specimen: Specimen, displacements: Array, optics: Optics, slices_per_cell: int) -> Images:
+    """Projected potential of every slice [V Å], shape (slices, *grid_px); atoms sit in the middle of their slice."""
+    import abtem
+    from ase import Atoms
+
+    abtem.config.set({"device": "cpu", "fft": "numpy"})
+    layer = np.floor(specimen.places[:, 2] * slices_per_cell + 1e-6) + 0.5
+    across = specimen.places[:, :2] * specimen.box_angstrom[:2] + displacements
+    positions = np.column_stack([across, layer * optics.slice_angstrom])
+    box = specimen.box_angstrom * specimen.cells
+    atoms = Atoms(list(specimen.symbols), positions=positions, cell=box, pbc=True)
+    potential = abtem.Potential(
+        atoms,
+        gpts=optics.grid_px,
+        slice_thickness=optics.slice_angstrom,
+        parametrization="lobato",
+        projection="infinite",
+    )
+    return np.asarray(potential.build(lazy=False).array, dtype=np.float32)
+
+
+def average_over_site(image: Array, symmetry: str, mirror_only: bool = False) -> Array:
+    """Average images (..., n, n) with the site at the middle over its symmetry: ``1`` or ``4mm``.
+
+    `mirror_only` is for a column moved along the rows, which leaves the mirror across them.
+    """
+    if symmetry == "1":
+        return image
+
+    def mirrored(found: Array) -> Array:  # the middle stays at n // 2
+        return np.roll(found[..., ::-1], 1 - found.shape[-1] % 2, axis=-1)
+
+    image = (image + mirrored(image)) / 2
+    if mirror_only:
+        return image
+    image = (image + np.swapaxes(mirrored(np.swapaxes(image, -1, -2)), -1, -2)) / 2
+    return (image + np.swapaxes(image, -1, -2)) / 2
+
+
+def bulk_cell(images: Array, cells: Sequence[int], symmetry: str) -> Array:
+    """Mean unit cell (t, p, q) of images of the block (t, m p, n q), averaged over the symmetry of its corner."""
+    t, rows, cols = images.shape
+    folded = images.reshape(t, cells[0], rows // cells[0], cells[1], cols // cells[1]).mean(axis=(1, 3))
+    half = folded.shape[1] // 2, folded.shape[2] // 2
+    centred = average_over_site(np.roll(folded, half, axis=(1, 2)), symmetry)
+    return np.asarray(np.roll(centred, (-half[0], -half[1]), axis=(1, 2)))
+
+
+def centred(images: Array, specimen: Specimen, place: tuple[float, float], cell_px: int) -> Array:
+    """Images (t, m, n) rolled so that the column at `place` of the middle cell is at (m // 2, n // 2)."""
+    rows, cols = images.shape[1:]
+    row = round((place[0] + specimen.cells[0] // 2) * cell_px)
+    col = round((place[1] + specimen.cells[1] // 2) * cell_px)
+    return np.asarray(np.roll(images, (rows // 2 - row, cols // 2 - col), axis=(1, 2)))
+
+
+class Block:
+    """One frozen configuration of the block: images of bulk and of any change, with the same displacements."""
+
+    def __init__(self, recipe: dict[str, Any], folder: Path, configuration: int, firsts: Sequence[int] = ()) -> None:
+        self.recipe = recipe
+        self.specimen = build_specimen(recipe, folder)
+        rng = np.random.default_rng([int(recipe["seed"]), configuration])
+        self.displacements = thermal_displacements(self.specimen, recipe["rms_nm"], rng)
+        self.optics = optics_of(recipe, self.specimen)
+        self.per_cell = int(recipe["slices_per_cell"])
+        self.exits = [int(t) * self.per_cell for t in recipe["thickness_cells"]]
+        self.shape = (recipe["cells"][0] * recipe["cell_px"], recipe["cells"][1] * recipe["cell_px"])
+        waves = plane_waves(self.optics)
+        keep = [first * self.per_cell for first in firsts if first]
+        slices = transmissions(self._slices(self.specimen, self.displacements), self.optics)
+        exit_waves, self.waves = send_through(waves, slices, self.optics, 0, self.exits, keep)
+        self.waves[0] = waves
+        self.bulk = np.stack([annular_image(exit_waves[n], self.optics, self.shape) for n in self.exits])
+
+    def _slices(self, specimen: Specimen, displacements: Array) -> Images:
+        return projected_slices(specimen, displacements, self.optics, self.per_cell)
+
+    def difference(self, change: Change, place: tuple[float, float]) -> Array:
+        """Image with a change less bulk, shape (thicknesses, rows, cols), the column at its place in the block."""
+        chosen = changed_atoms(self.specimen, change, place)
+        slices = transmissions(
+            self._slices(*apply_change(self.specimen, self.displacements, change, chosen)), self.optics
+        )
+        first = change.first_cell * self.per_cell
+        exit_waves, _ = send_through(self.waves[first], slices, self.optics, first, self.exits)
+        return np.stack(
+            [
+                annular_image(exit_waves[n], self.optics, self.shape) - bulk if n in exit_waves else np.zeros_like(bulk)
+                for n, bulk in zip(self.exits, self.bulk, strict=True)
+            ]
+        )
+
+
+def optics_of(recipe: dict[str, Any], specimen: Specimen) -> Optics:
+    """Microscope and grid of a recipe for its block."""
+    microscope = recipe["microscope"]
+    extent = specimen.box_angstrom[:2] * specimen.cells[:2]
+    return Optics(
+        kv=float(microscope["kv"]),
+        convergence_mrad=float(microscope["convergence_mrad"]),
+        detector_mrad=(float(microscope["detector_mrad"][0]), float(microscope["detector_mrad"][1])),
+        extent_angstrom=(float(extent[0]), float(extent[1])),
+        grid_px=(int(recipe["grid_px"][0]), int(recipe["grid_px"][1])),
+        slice_angstrom=float(specimen.box_angstrom[2]) / int(recipe["slices_per_cell"]),
+    )
+
+
+def simulate_configuration(recipe: dict[str, Any], folder: Path, configuration: int) -> tuple[Array, dict[str, Array]]:
+    """One frozen configuration: images of the bulk block, and centred differences averaged over the site's symmetry.
+
+    Progress goes to standard error.
+    """
+    changes = list(changes_of(recipe))
+    sites = {site["site"]: site for site in recipe["sites"]}
+    block = Block(recipe, folder, configuration, sorted({change.first_cell for change in changes}))
+    differences = {}
+    for number, change in enumerate(changes, start=1):
+        site = sites[change.site]
+        place = float(site["u"]), float(site["v"])
+        found = centred(block.difference(change, place), block.specimen, place, recipe["cell_px"])
+        differences[change.name] = average_over_site(found, str(site["symmetry"]), change.change == "displaced")
+        done = f"configuration {configuration + 1} of {recipe['phonons']}, change {number} of {len(changes)}"
+        print(f"simulate_library: {done}: {change.name}", file=sys.stderr, flush=True)
+    return block.bulk, differences
+
+
+def simulate_library(recipe: dict[str, Any], folder: Path) -> Library:
+    """Simulate every image of a recipe, the mean over its configurations; paths in it are relative to `folder`."""
+    found = [simulate_configuration(recipe, folder, k) for k in range(int(recipe["phonons"]))]
+    corner = next((site["symmetry"] for site in recipe["sites"] if site["u"] == site["v"] == 0), "1")
+    bulk = bulk_cell(np.mean([images for images, _ in found], axis=0), recipe["cells"], str(corner))
+    names = list(found[0][1])
+    differences = {name: np.mean([images[name] for _, images in found], axis=0).astype(np.float32) for name in names}
+    a_nm, b_nm, c_nm = (float(side) / 10 for side in unit_cell(recipe, folder)[2])
+    return Library(recipe, bulk.astype(np.float32), differences, (a_nm, b_nm, c_nm))
+
+
+def main(recipe_path: str, images: str, card: str, threads: int) -> None:
+    """Simulate the library of a recipe and store it."""
+    torch.set_num_threads(threads)
+    recipe = load_recipe(Path(recipe_path))
+    library = simulate_library(recipe, Path(recipe_path).parent)
+    versions = {package: version(package) for package in ("abtem", "ase", "numpy", "torch")}
+    save_library(library, Path(images), Path(card), versions)
+
+
+if "snakemake" in globals():
+    snakemake: Any = globals()["snakemake"]
+    log_to(snakemake.log[0])
+    main(snakemake.input.recipe, snakemake.output.images, snakemake.output.card, snakemake.threads)
