@@ -275,8 +275,8 @@ def scan_archive(
 
     A file is settled when it looks as it did at the previous look (or was not there then), and either was modified
     at least `settle_s` ago or has been seen unchanged for `settle_s`. So a modification time in the future delays a
-    file, but never for ever. A file that looks different from its last known version waits for the next look whatever its
-    age, and then becomes a new version: a new row in a new shard. Rows of shards stay, even when the file is gone.
+    file, but never for ever. A file that looks different from its last known version waits for the next look, whatever
+    its age, and then becomes a new version: a new row in a new shard. Rows of shards stay, even when the file is gone.
 
     A folder that cannot be listed, and a file that cannot be opened, is a waiting row with the reason; a later scan
     tries again.
@@ -519,7 +519,7 @@ def _warnings(archive: Path, listing: Listing) -> list[str]:
 def _one_at_a_time(home: Path) -> Iterator[None]:
     """Keep a second scan of the same results out while this one writes; a file system without locks goes without."""
     home.mkdir(parents=True, exist_ok=True)
-    with open(home / ".lock", "w") as lock:
+    with open(home / ".lock", "a") as lock:
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

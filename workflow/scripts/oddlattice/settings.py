@@ -45,7 +45,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         If the file is missing, is no YAML, holds an alias, or holds something else than a mapping.
     """
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506: a SafeLoader
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506 (it is a SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise SettingsError(f"{path}: found {' '.join(str(error).split())}; needed a readable YAML file") from None
     if not isinstance(found, dict):
@@ -133,30 +133,32 @@ def _number(text: str) -> Any:
 def _sentence(problem: jsonschema.ValidationError, sources: Sequence[tuple[str, Any]]) -> str:
     keys: list[Any] = list(problem.absolute_path)
     schema: Any = problem.schema
-    found = f"found {json.dumps(problem.instance, ensure_ascii=False, default=str)[:200]}"
+    instance: Any = problem.instance
+    found = f"found {json.dumps(instance, ensure_ascii=False, default=str)[:200]}"
     needed = schema.get("description", "a value")
     if problem.validator == "additionalProperties":
         known = sorted(schema["properties"])
-        keys.append(min(str(key) for key in dict(problem.instance) if key not in known))
+        keys.append(min(str(key) for key in instance if key not in known))
         return f"{source(keys, sources)}: {_key(keys)}: unknown key; known here are {', '.join(known) or 'none'}"
     if problem.validator == "required":
-        keys.append(next(key for key in schema["required"] if key not in dict(problem.instance)))
+        keys.append(next(key for key in schema["required"] if key not in instance))
         found, needed = "found nothing", schema["properties"][keys[-1]].get("description", "a value")
     return f"{source(keys, sources)}: {_key(keys)}: {found}; needed {needed}"
 
 
 def _key(keys: Sequence[Any]) -> str:
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
-    return text.removeprefix(".") or "(top)"
+    return text.removeprefix(".") or "all of it"
 
 
 def source(keys: Sequence[Any], sources: Sequence[tuple[str, Any]]) -> str:
     """Name the strongest source that holds a key, or as much of it as any does."""
-    for depth in range(len(keys), 0, -1):
+    names = [key for key in keys if not isinstance(key, int)]
+    for depth in range(len(names), 0, -1):
         for name, content in reversed(sources):
-            if _holds(content, [key for key in keys[:depth] if not isinstance(key, int)]):
-                return name
-    return sources[-1][0] if sources else "config"
+            if _holds(content, names[:depth]):
+                return str(name)
+    return str(sources[-1][0])
 
 
 def _holds(content: Any, keys: Sequence[Any]) -> bool:
@@ -191,7 +193,7 @@ def find_model(name: str, places: Sequence[Path]) -> Path:
             return place / name
     known = sorted({path.parent.name for place in places for path in place.glob("*/crystal.yaml")})
     raise SettingsError(
-        f"found {json.dumps(name)}, but no {' and no '.join(str(place / name) for place in places)} with a crystal.yaml; "
+        f"found {json.dumps(name)}, but no {' or '.join(str(place / name) for place in places)} with a crystal.yaml; "
         f"needed one of: {', '.join(known) or 'none there yet (snakemake train makes one)'}"
     )
 
@@ -211,7 +213,7 @@ def check_model(folder: Path) -> None:
     found = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
     if not re.fullmatch("[0-9a-f]{64}", needed) or found != needed:
         raise SettingsError(
-            f"found {folder / 'weights.safetensors'} with sha256 {found}; needed {needed} (weights_sha256 in model.yaml)"
+            f"found {folder / 'weights.safetensors'} with sha256 {found}; needed {needed}, see model.yaml"
         )
 
 
