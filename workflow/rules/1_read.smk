@@ -18,7 +18,7 @@ rule read_images:
         "results/logs/read_images/{shard}.log",
     benchmark:
         "results/benchmarks/read_images/{shard}.tsv"
-    threads: 1
+    threads: 4
     resources:
         mem_mb=config["read"]["memory_mb"],
         runtime=120,

@@ -1,6 +1,6 @@
 """Defects: every column scored, the odd ones listed, counted per area, and mapped back onto the raw image.
 
-In:  results/1_images, 2_tiles, 3_differences/{shard}.zarr; models/<name>/{crystal.yaml,model.yaml}
+In:  results/1_images, 2_tiles, 3_differences/{shard}.zarr
 Out: results/4_defects/{shard}.parquet          flagged columns (products.DEFECTS)
      results/4_defects/{shard}.images.parquet   every image, refused ones too (products.IMAGES)
      results/4_defects/{shard}.columns.parquet  every column tested (products.COLUMNS)
@@ -14,8 +14,6 @@ rule find_defects:
         images_zarr="results/1_images/{shard}.zarr",
         tiles_zarr="results/2_tiles/{shard}.zarr",
         differences_zarr="results/3_differences/{shard}.zarr",
-        crystals=of_models("crystal.yaml"),
-        models=of_models("model.yaml"),
         modules=modules_of("find_defects"),
     output:
         defects="results/4_defects/{shard}.parquet",
@@ -26,7 +24,7 @@ rule find_defects:
         "results/logs/find_defects/{shard}.log",
     benchmark:
         "results/benchmarks/find_defects/{shard}.tsv"
-    threads: 4
+    threads: 1
     resources:
         mem_mb=4000,
         runtime=120,

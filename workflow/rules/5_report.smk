@@ -2,7 +2,7 @@
 
 In:  the zarr stores and tables of a shard; results/4_defects/{defects,images}.parquet; results/0_archive/discovered.tsv
 Out: results/5_report/{shard}/<image_id>.html, .json, .defects.csv and the pictures in <image_id>/
-     results/5_report/index.html
+     results/5_report/index.html, index.json
 """
 
 
@@ -42,6 +42,7 @@ rule write_index:
         modules=modules_of("write_index"),
     output:
         index_html="results/5_report/index.html",
+        index_json="results/5_report/index.json",
     log:
         "results/logs/write_index.log",
     threads: 1

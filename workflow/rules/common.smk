@@ -119,10 +119,9 @@ def of_shards(path):
     return lambda wildcards: [path.format(shard=shard) for shard in shards()]
 
 
-@cache
 def modules_of(script):
-    """The shared modules that a script imports, directly or through others: inputs, so that an edit reruns it."""
-    return [str(SCRIPTS / path) for path in modules.imported(SCRIPTS / f"{script}.py", SCRIPTS)]
+    """Input function: the shared modules that a script imports, directly or through others; an edit reruns it."""
+    return lambda wildcards: [str(SCRIPTS / path) for path in modules.imported(SCRIPTS / f"{script}.py", SCRIPTS)]
 
 
 def analysis_config():

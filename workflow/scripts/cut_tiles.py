@@ -12,6 +12,7 @@ import zarr
 from oddlattice.crystal import CELL_PX, Crystal, load_crystal
 from oddlattice.frame import Frame
 from oddlattice.lattice import NoLatticeError, describe, stretch_of
+from oddlattice.logs import log_to
 from oddlattice.register import (
     NoModelError,
     Registration,
@@ -243,4 +244,11 @@ def main(
 
 if "snakemake" in globals():
     snakemake: Any = globals()["snakemake"]
-    main(snakemake.input.images, snakemake.input.crystals, snakemake.output[0], snakemake.params.settings, snakemake.threads)
+    log_to(snakemake.log[0])
+    main(
+        snakemake.input.images_zarr,
+        list(snakemake.input.crystals),
+        snakemake.output.tiles_zarr,
+        dict(snakemake.params.settings),
+        snakemake.threads,
+    )

@@ -1,4 +1,4 @@
-"""Rule write_index: the archive at a glance, one line per image and per file without images; what needs a person first."""
+"""Rule write_index: the archive at a glance, a line per image and per file without one; what needs a person first."""
 
 import math
 import os
@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 import yaml
 
+from oddlattice.logs import log_to
 from oddlattice.products import INVENTORY, read_tsv
 from oddlattice.report import numbers as n
 from oddlattice.report.html import json_text, render
-from oddlattice.settings import versions
 from oddlattice.whole import whole_file
 
 Row = dict[str, Any]
@@ -28,7 +28,6 @@ STATES = {
     "waiting": "Waiting",
     "ready": "Not yet analysed",
 }
-STANDS_OUT = 3.0  # an image's density is remarkable when its interval lies above this many times the median
 ENOUGH_IMAGES = 5  # below this number of analysed images of a model no density is called remarkable
 #: How much a line needs a person, the most urgent first; rejected files of a kind that never is an image come last.
 URGENCY = ("density", "no_model", "warning", "rejected", "no_lattice", "")
@@ -52,22 +51,25 @@ def find_pages(page_dirs: list[Path]) -> dict[str, Path]:
     return found
 
 
-def median_densities(rows: list[Row]) -> dict[str, float]:
-    """Median density of the analysed images of each model [nm^-2], where there are enough of them."""
+def remarkable_densities(rows: list[Row], times: float) -> dict[str, float]:
+    """Density above which an image stands out [nm^-2]: `times` the median of its model, if it has enough images."""
     by_model: dict[str, list[float]] = {}
     for row in rows:
         if row["state"] == "analysed" and n.usable(row["density_per_nm2"]):
             by_model.setdefault(str(row["model"]), []).append(row["density_per_nm2"])
-    return {model: float(np.median(found)) for model, found in by_model.items() if len(found) >= ENOUGH_IMAGES}
+    return {model: times * float(np.median(found)) for model, found in by_model.items() if len(found) >= ENOUGH_IMAGES}
 
 
-def urgency(row: Row, medians: dict[str, float]) -> tuple[str, str]:
-    """Why a line needs a person, a name of URGENCY, and the sentence that says so; two empty texts when it does not."""
+def urgency(row: Row, remarkable: dict[str, float]) -> tuple[str, str]:
+    """Why a line needs a person (a name of URGENCY, empty when it does not) and the sentence that says so.
+
+    An image stands out when the interval of its density lies above `remarkable` of its model [nm^-2].
+    """
     state, reason = str(row["state"]), str(row["reason"] or "")
     if state == "analysed":
-        median = medians.get(str(row["model"]))
-        if median is not None and n.usable(row["density_ci_low"]) and row["density_ci_low"] > STANDS_OUT * median > 0:
-            says = f"Density stands out: {n.significant(row['density_per_nm2'] / median, 2)} times the median of its model."
+        limit = remarkable.get(str(row["model"]))
+        if limit is not None and n.usable(row["density_ci_low"]) and row["density_ci_low"] > limit:
+            says = f"Density stands out: its interval lies above {n.significant(limit, 2)} nm⁻²."
             return "density", f"{says} {reason}".strip()
         return ("warning", reason) if reason else ("", "")
     return (state, reason) if state in URGENCY else ("", reason)
@@ -75,11 +77,11 @@ def urgency(row: Row, medians: dict[str, float]) -> tuple[str, str]:
 
 def lines_of_files(discovered: pl.DataFrame, known: set[str]) -> list[Row]:
     """Lines for the files that left no image: refused by the scan, waiting, or not analysed yet."""
-    lines = []
-    for row in discovered.iter_rows(named=True):
-        if row["file_id"] not in known and row["state"] != "done":
-            lines.append({"image_id": row["file_id"], "path": row["path"], "state": row["state"], "reason": row["reason"]})
-    return lines
+    return [
+        {"image_id": row["file_id"], "path": row["path"], "state": row["state"], "reason": row["reason"]}
+        for row in discovered.iter_rows(named=True)
+        if row["file_id"] not in known and row["state"] != "done"
+    ]
 
 
 def _signal(row: Row) -> str:
@@ -91,10 +93,10 @@ def _signal(row: Row) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def line(row: Row, pages: dict[str, Path], home: Path, medians: dict[str, float]) -> Row:
+def line(row: Row, pages: dict[str, Path], home: Path, remarkable: dict[str, float]) -> Row:
     """One line of the index: what it shows, and what it is sorted and found by."""
     folder, _, name = str(row["path"]).rpartition("/")
-    why, says = urgency(row, medians)
+    why, says = urgency(row, remarkable)
     page = pages.get(str(row["image_id"]))
     base = os.path.relpath(page, home).replace(os.sep, "/") if page is not None else ""
     analysed = row["state"] == "analysed"
@@ -143,13 +145,14 @@ def summary(lines: list[Row], rows: list[Row], discovered: pl.DataFrame) -> list
     tested = sum(row["columns_tested"] or 0 for row in analysed)
     waiting = f"{n.count(files['waiting'])} waiting" if files["waiting"] else "none waiting"
     urgent = sum(x["urgent"] < URGENCY.index("no_lattice") for x in lines)
-    return [
-        {"label": "Files found", "value": n.count(discovered.height), "unit": "", "note": waiting},
-        {"label": "Images analysed", "value": n.count(len(analysed)), "unit": "", "note": f"of {n.count(len(rows))} images and refusals"},
-        {"label": "Defects flagged", "value": n.count(defects), "unit": "", "note": f"of {n.count(tested)} columns tested"},
-        {"label": "Area analysed", "value": n.significant(area), "unit": "nm²", "note": "in all images"},
-        {"label": "For a person", "value": n.count(urgent), "unit": "", "note": "stand first below, with the reason"},
-    ]  # fmt: skip
+    found = [
+        ("Files found", n.count(discovered.height), "", waiting),
+        ("Images analysed", n.count(len(analysed)), "", f"of {n.count(len(rows))} images and refusals"),
+        ("Defects flagged", n.count(defects), "", f"of {n.count(tested)} columns tested"),
+        ("Area analysed", n.significant(area), "nm²", "in all images"),
+        ("For a person", n.count(urgent), "", "stand first below, with the reason"),
+    ]
+    return [dict(zip(("label", "value", "unit", "note"), row, strict=True)) for row in found]
 
 
 def main(
@@ -174,29 +177,33 @@ def main(
     out_html : path
         The index; the folders of pages lie beside it. The JSON takes its name.
     settings : dict
-        ``published_band_std`` and ``config`` as for write_pages.
+        ``density_stands_out``: how many times the median density of its model's images is remarkable.
     provenance : dict
-        Shown as it is: the archive, the models and their hashes.
+        ``config``: the merged configuration; ``versions``: of this program and its packages. Shown as they are.
     """
     home = Path(out_html).parent
     rows = pl.read_parquet(images_parquet).to_dicts()
     discovered = read_tsv(discovered_tsv, INVENTORY)
     pages = find_pages([Path(folder) for folder in page_dirs])
-    medians = median_densities(rows)
-    lines = [line(row, pages, home, medians) for row in rows]
-    lines += [line(row, pages, home, medians) for row in lines_of_files(discovered, {str(r["file_id"]) for r in rows})]
+    remarkable = remarkable_densities(rows, settings["density_stands_out"])
+    lines = [line(row, pages, home, remarkable) for row in rows]
+    lines += [
+        line(row, pages, home, remarkable) for row in lines_of_files(discovered, {str(r["file_id"]) for r in rows})
+    ]
     lines.sort(key=lambda x: (x["urgent"], x["folder"], x["name"], x["id"]))
     states = Counter(str(x["state"]) for x in lines)
     kinds = Counter(pl.read_parquet(defects_parquet, columns=["kind"])["kind"].fill_null("unknown"))
-    known = [{"key": key, "label": label, "number": n.count(states[key])} for key, label in STATES.items() if states[key]]
+    known = [
+        {"key": key, "label": label, "number": n.count(states[key])} for key, label in STATES.items() if states[key]
+    ]
     figures, top = summary(lines, rows, discovered), axis_top(lines)
     twin = {
         "figures": figures,
         "states": dict(sorted(states.items())),
         "kinds": dict(sorted(kinds.items())),
-        "median_density_per_nm2": medians,
+        "remarkable_density_per_nm2": remarkable,
         "lines": lines,
-        "provenance": provenance | {"versions": versions(), "config": settings["config"]},
+        "provenance": provenance,
     }
     keys = list(lines[0]) if lines else []
     page = render(
@@ -208,9 +215,9 @@ def main(
         total=n.count(len(lines)),
         top=n.significant(top, 2),
         kinds=[(kind, n.count(number)) for kind, number in kinds.most_common()],
-        provenance=[(str(k).replace("_", " "), str(v)) for k, v in provenance.items()],
-        versions=versions(),
-        config=yaml.safe_dump(settings["config"], sort_keys=True, allow_unicode=True),
+        archive=str(provenance["config"]["archive"]),
+        versions=provenance["versions"],
+        config=yaml.safe_dump(provenance["config"], sort_keys=True, allow_unicode=True),
         twin=Path(out_html).with_suffix(".json").name,
     )
     with whole_file(Path(out_html).with_suffix(".json")) as part:
@@ -221,12 +228,13 @@ def main(
 
 if "snakemake" in globals():
     snakemake: Any = globals()["snakemake"]
+    log_to(snakemake.log[0])
     main(
-        snakemake.input.images,
-        snakemake.input.defects,
-        snakemake.input.discovered,
-        list(snakemake.input.pages),
-        snakemake.output[0],
+        snakemake.input.images_parquet,
+        snakemake.input.defects_parquet,
+        snakemake.input.discovered_tsv,
+        list(snakemake.input.page_dirs),
+        snakemake.output.index_html,
         dict(snakemake.params.settings),
         dict(snakemake.params.provenance),
     )

@@ -1,12 +1,15 @@
 """Which shared modules a script imports, found by reading it: nothing is executed."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
 PACKAGE = "oddlattice"
+_CALL = re.compile(rf"{PACKAGE}(\.\w+)+:\w+")  # a function that a child process is told to call, by name
 
 
+@cache
 def imported(script: Path, root: Path) -> list[Path]:
     """List the modules of the package that a script imports, directly or through others.
 
@@ -40,6 +43,8 @@ def _direct(file: Path, root: Path) -> frozenset[Path]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _CALL.fullmatch(node.value):
+            names.add(node.value.partition(":")[0])
     inside = [name for name in names if name.startswith(PACKAGE + ".")]
     return frozenset(path for name in inside for path in _files(name, root))
 
