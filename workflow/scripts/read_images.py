@@ -37,18 +37,22 @@ PRELOAD = (
 )
 
 
-def sentence(ending: Ending, path: str, settings: Mapping[str, Any]) -> str:
+def sentence(ending: Ending, file: Mapping[str, Any], path: str, settings: Mapping[str, Any]) -> str:
     """Why a file as a whole was refused, for a microscopist; "" if it was not.
 
     Parameters
     ----------
     ending : Ending
         Of the child that read it.
+    file : mapping
+        Its row of the shard's table (products.SHARD).
     path : str
         Where the file is.
     settings : mapping
         timeout_s and memory_mb of the configuration's section "read".
     """
+    if ending.how not in ("returned", "refused") and has_changed(file, path):
+        return f"The file {reader.CHANGED}."
     memory_mb, timeout_s = settings["memory_mb"], settings["timeout_s"]
     match ending.how:
         case "returned":
@@ -76,6 +80,15 @@ def damage(detail: str, missing: int) -> str:
         missing = int(lengths[2]) - int(lengths[1])
         return f"is truncated: {reader.amount(missing)} are missing at its end"
     return f"could not be understood by its reader, probably it is damaged ({detail})"
+
+
+def has_changed(file: Mapping[str, Any], path: str) -> bool:
+    """Whether a file is there but no longer the one that was scanned; cut short while mapped it kills its reader."""
+    try:
+        now = os.stat(path)
+    except OSError:
+        return False
+    return (now.st_size, now.st_mtime_ns) != (file["size_bytes"], file["mtime_ns"])
 
 
 def missing_bytes(path: str) -> int:
@@ -134,7 +147,7 @@ def read_all(
                 killed[ending.key] = jobs[ending.key]  # not by us: perhaps the machine was short of memory, once more
                 continue
             file = jobs[ending.key]["file"]
-            reason = sentence(ending, paths[ending.key], settings)
+            reason = sentence(ending, file, paths[ending.key], settings)
             rows = ending.value if ending.how == "returned" else [row(file, ending.key, "", 0, reason)]
             collect(rows, part, part / f".{ending.key}")
             yield ending, rows

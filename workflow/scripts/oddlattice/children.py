@@ -176,14 +176,17 @@ def _start(function: Callable[..., object], key: str, job: dict[str, Any], *, li
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        os.close(ours)
-        _live(function, job, limits, theirs, server)
+        try:
+            os.close(ours)
+            _live(function, job, limits, theirs, server)
+        finally:  # not even SystemExit leads back into the server's code
+            os._exit(1)
     os.close(theirs)
     return _Child(key, pid, ours, started, bytearray())
 
 
 def _live(function: Callable[..., object], job: dict[str, Any], limits: Limits, pipe: int, server: int) -> None:
-    """Live the child's whole life; never returns."""
+    """Live the child's life: limits, the call, its answer into the pipe."""
     _die_with_parent(server)
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -205,7 +208,6 @@ def _live(function: Callable[..., object], job: dict[str, Any], limits: Limits, 
     text = json.dumps(answer).encode()
     while text:
         text = text[os.write(pipe, text) :]
-    os._exit(0)
 
 
 def _finished(running: dict[int, _Child], limits: Limits) -> Iterator[tuple[_Child, bool]]:

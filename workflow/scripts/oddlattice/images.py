@@ -47,9 +47,12 @@ NOTABLE_SATURATED = 1e-4
 LARGEST_NAN = 0.01
 #: A frame of at most this many bytes is read at once; a larger one in bands of rows.
 AT_ONCE_BYTES = 256 << 20
-_ALIGN_PX = 2048
+_ALIGN_PX = 1024
 # ASSUME: between two frames of a stack the specimen drifts by less than half a unit cell; the width of the prior [px].
 _DRIFT_PX = 16.0
+#: Brightness that varies over more than about this length is not used for alignment [px].
+_BACKGROUND_PX = 20.0
+_BLUR_PX = 1.5
 
 
 def length_nm(scale: float, units: str) -> float | None:
@@ -227,7 +230,6 @@ class Survey:
     lowest: float = np.inf
     highest: float = -np.inf
     at_highest: int = 0
-    total: float = 0.0
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype("float32"))
 
     def watch(self, bands: Iterator[Array]) -> Iterator[Array]:
@@ -251,16 +253,10 @@ class Survey:
                 return
             lowest, highest = finite.min(), finite.max()
         self.lowest = min(self.lowest, lowest)
-        self.total += float(finite.sum(dtype=np.float64))
         if highest > self.highest:
             self.highest, self.at_highest = highest, 0
         if highest == self.highest:
             self.at_highest += int(np.count_nonzero(finite == highest))
-
-    @property
-    def mean(self) -> float:
-        """Mean of the pixels that are numbers."""
-        return self.total / max(1, self.pixels - self.not_finite)
 
     @property
     def saturated(self) -> float:
@@ -317,17 +313,18 @@ def aligned_sum(data: Any) -> tuple[Array, npt.NDArray[np.int64]]:
     wide = np.dtype("int64") if data.dtype.kind in "biu" else np.dtype("float64")
     rows, cols = data.shape[1:]
     total = np.zeros((rows, cols), wide)
-    reference: Array | None = None
+    reference, weight = np.zeros(0), np.zeros(0)
     shifts = np.zeros((data.shape[0], 2), np.int64)
     for number, bands in frames(data):
-        frame = np.concatenate(list(bands)) if rows > CHUNK_PX else next(iter(bands))
+        frame = np.concatenate(list(bands))
         view = _middle(frame)
-        if reference is None:
-            reference = np.zeros(view.shape)
+        if number == 0:
+            reference, weight = np.zeros_like(view), np.zeros_like(view)
         else:
-            shifts[number] = frame_shift_px(reference, view, shifts[number - 1])
+            shifts[number] = frame_shift_px(reference / np.maximum(weight, 1), view, shifts[number - 1])
         _add_shifted(total, frame, shifts[number])
         _add_shifted(reference, view, shifts[number])
+        _add_shifted(weight, np.ones_like(view), shifts[number])
     low, high = shifts.max(axis=0), shifts.min(axis=0)
     top, left = np.maximum(low, 0)
     bottom, right = rows + min(0, int(high[0])), cols + min(0, int(high[1]))
@@ -339,36 +336,51 @@ def aligned_sum(data: Any) -> tuple[Array, npt.NDArray[np.int64]]:
 
 def _middle(frame: Array) -> Array:
     top, left = (max(0, (n - _ALIGN_PX) // 2) for n in frame.shape)
-    return frame[top : top + _ALIGN_PX, left : left + _ALIGN_PX].astype(np.float64)
+    return frame[top : top + _ALIGN_PX, left : left + _ALIGN_PX].astype(np.float32)
 
 
 def frame_shift_px(reference: Array, frame: Array, expected_px: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Where the origin of `frame` lies in `reference`, both of shape (rows, cols), in whole pixels (row, col).
+    """Find where the origin of `frame` lies in `reference`, both of shape (rows, cols), in whole pixels (row, col).
 
-    Cross-correlation; a lattice repeats itself, so of its many maxima the one near `expected_px` counts.
+    A lattice repeats itself, so of the many maxima of the cross-correlation the one near `expected_px` counts. What
+    the two do not share is cut off, and the search repeated there until nothing moves: an edge seen by one alone
+    pulls towards no shift.
     """
-    spectra = []
-    for image in (reference, frame):
-        window = np.hanning(image.shape[0])[:, None] * np.hanning(image.shape[1])[None, :]
-        spectra.append(scipy.fft.rfft2((image - image.mean()) * window))
-    product = spectra[0] * np.conj(spectra[1])
-    magnitude = np.abs(product)
-    # Halfway to pure phase correlation: sharper maxima than plain correlation, less noise than phases alone.
-    correlation = scipy.fft.irfft2(
-        product / np.sqrt(np.maximum(magnitude, 1e-12 * magnitude.max() + 1e-300)), s=frame.shape
-    )
-    squares = []
-    for n, centre in zip(frame.shape, expected_px, strict=True):
-        distance = (np.arange(n) - centre + n // 2) % n - n // 2
-        squares.append(distance**2)
-    prior = np.exp(-(squares[0][:, None] + squares[1][None, :]) / (2 * _DRIFT_PX**2))
-    best = np.unravel_index(np.argmax(correlation * prior), frame.shape)
-    return np.array([(b + n // 2) % n - n // 2 for b, n in zip(best, frame.shape, strict=True)], np.int64)
+    shift = expected_px
+    for _ in range(4):
+        parts = _overlap(reference.shape, shift)
+        if min(len(range(*part.indices(n))) for part, n in zip(parts[0], reference.shape, strict=True)) < 16:
+            return expected_px  # nothing left to compare
+        step = _correlation_peak(reference[parts[0]], frame[parts[1]])
+        if not step.any():
+            break
+        shift = shift + step
+    return shift
+
+
+def _correlation_peak(first: Array, second: Array) -> npt.NDArray[np.int64]:
+    """Shift (row, col) [px] of `second` in `first`, the maximum of their correlation times a prior for small shifts."""
+    rows, cols = first.shape
+    window = np.outer(np.hanning(rows), np.hanning(cols)).astype(np.float32)
+    spectra = [scipy.fft.rfft2((image - image.mean()) * window) for image in (first, second)]
+    per_px = np.hypot(scipy.fft.fftfreq(rows)[:, None], scipy.fft.rfftfreq(cols)[None, :])
+    # Slopes and clouds are no landmarks, and a pixel alone is mostly noise.
+    detail = (1 - np.exp(-((per_px * _BACKGROUND_PX) ** 2) / 2)) * np.exp(-2 * (np.pi * per_px * _BLUR_PX) ** 2)
+    correlation = scipy.fft.irfft2(spectra[0] * np.conj(spectra[1]) * detail.astype(np.float32), s=(rows, cols))
+    away = [(np.arange(n) + n // 2) % n - n // 2 for n in (rows, cols)]
+    prior = np.outer(*(np.exp(-(distance**2) / (2 * _DRIFT_PX**2)) for distance in away))
+    row, col = np.unravel_index(np.argmax(correlation * prior), (rows, cols))
+    return np.array([away[0][row], away[1][col]], np.int64)
+
+
+def _overlap(shape: tuple[int, ...], shift_px: npt.NDArray[np.int64]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where two fields of one shape overlap when the second is shifted: slices of the first and of the second."""
+    pairs = list(zip(shape, shift_px.tolist(), strict=True))
+    first = tuple(slice(max(0, shift), max(0, min(n, n + shift))) for n, shift in pairs)
+    second = tuple(slice(max(0, -shift), max(0, min(n, n - shift))) for n, shift in pairs)
+    return first, second
 
 
 def _add_shifted(total: Array, frame: Array, shift_px: npt.NDArray[np.int64]) -> None:
-    to, since = [], []
-    for n, shift in zip(total.shape, shift_px.tolist(), strict=True):
-        to.append(slice(max(0, shift), max(0, min(n, n + shift))))
-        since.append(slice(max(0, -shift), max(0, min(n, n - shift))))
-    total[tuple(to)] += frame[tuple(since)]
+    first, second = _overlap(total.shape, shift_px)
+    total[first] += frame[second]

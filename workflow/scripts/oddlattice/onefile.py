@@ -185,7 +185,7 @@ def _write(
         )
         return row(task.file, image_id, _name(signal), frame, f"{subject} {reason}.")
     if survey.not_finite:
-        group = _fill(task, image_id, survey.mean, pixel_nm, name)
+        group = _fill(task, image_id, pixel_nm, name)
     group.attrs["oddlattice"] = {
         "image_id": image_id,
         "file_id": task.file["file_id"],
@@ -230,10 +230,12 @@ def _count_just_below(group: zarr.Group, survey: Survey) -> int:
     return sum(int(np.count_nonzero((band >= low) & (band < highest))) for band in omezarr.bands_of(array))
 
 
-def _fill(task: _Task, image_id: str, value: float, pixel_nm: omezarr.PixelNm | None, name: str) -> zarr.Group:
-    """Write an image anew with `value` where it is not finite."""
+def _fill(task: _Task, image_id: str, pixel_nm: omezarr.PixelNm | None, name: str) -> zarr.Group:
+    """Write an image anew, with the mean of its other pixels where one is not finite."""
     array = task.group[f"{image_id}/0"]
     assert isinstance(array, zarr.Array)
+    kept = [band[np.isfinite(band)] for band in omezarr.bands_of(array)]
+    value = sum(float(some.sum(dtype=np.float64)) for some in kept) / sum(some.size for some in kept)
     filled = (np.where(np.isfinite(band), band, np.float32(value)) for band in omezarr.bands_of(array))
     other = task.group.create_group(f"{image_id}-filled")
     omezarr.write_bands(

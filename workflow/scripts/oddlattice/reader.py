@@ -32,6 +32,7 @@ _STRANGERS = {
     b"\x97\x01": "a TIA series (.ser)",
     b"BM": "a bitmap picture",
 }
+CHANGED = "changed while being read; it will be taken as a new version"
 _NEEDED = "need a DigitalMicrograph file (.dm3, .dm4) or an HDF5-based .emd"
 _LARGEST_TREE = 100_000
 _DEEPEST_TREE = 64
@@ -123,7 +124,7 @@ def check_unchanged(handle: int, size_bytes: int, mtime_ns: int) -> None:
     """Raise `Refused` if the open file is no longer the one that was scanned."""
     now = os.fstat(handle)
     if (now.st_size, now.st_mtime_ns) != (size_bytes, mtime_ns):
-        raise Refused("changed while being read; will be taken as a new version")
+        raise Refused(CHANGED)
 
 
 def sha256(handle: int) -> str:
@@ -184,7 +185,7 @@ def missing_bytes(handle: int) -> int:
     version = int.from_bytes(head[:4], "big")
     claimed = int.from_bytes(head[4:8], "big") + 16 if version == 3 else int.from_bytes(head[4:12], "big") + 24
     missing = claimed - os.fstat(handle).st_size
-    return missing if 0 < missing < 1 << 40 else 0
+    return missing if 64 < missing < 1 << 40 else 0  # writers differ by some bytes in what they count
 
 
 def check_hdf5(path: str) -> None:
@@ -211,6 +212,7 @@ def _datasets(file: Any) -> Iterator[tuple[str, Any]]:
     import h5py
 
     seen = 0
+    soft: list[tuple[Any, str, str]] = []
     waiting: list[tuple[str, Any, frozenset[int]]] = [("", file, frozenset())]
     while waiting:
         where, group, above = waiting.pop()
@@ -228,22 +230,27 @@ def _datasets(file: Any) -> Iterator[tuple[str, Any]]:
             if isinstance(link, h5py.ExternalLink):
                 raise Refused(f"refers to another file ({_shown(inside)} is an external link); refused for safety")
             if isinstance(link, h5py.SoftLink):
-                _check_soft_link(file, group, name, inside)
+                soft.append((group, name, inside))
                 continue
             found = group[name]
             if isinstance(found, h5py.Dataset):
                 yield inside, found
             elif isinstance(found, h5py.Group):
                 waiting.append((inside, found, above | {address}))
+    for group, name, inside in soft:  # only now that no link leads out of the file
+        _check_soft_link(file, group, name, inside)
 
 
 def _check_soft_link(file: Any, group: Any, name: str, inside: str) -> None:
     """A soft link may lead to a dataset of this file, not to a group around itself, nor to other links without end."""
     import h5py
 
-    target = group.get(name)
-    if target is None:
-        raise Refused(f"has a link that leads nowhere or in a circle ({_shown(inside)}); refused for safety")
+    try:
+        target = group[name]
+    except (KeyError, RuntimeError) as error:
+        if "too many links" in str(error):
+            raise Refused(f"has a link in a circle ({_shown(inside)}); refused for safety") from None
+        return  # leads nowhere: does no harm
     if isinstance(target, h5py.Group):
         goal = h5py.h5o.get_info(target.id).addr
         parts = inside.split("/")[1:-1]
@@ -320,7 +327,7 @@ def load(path: Path, kind: str) -> list[Signal]:
         return _load_dm(path)
     if is_velox(path):
         return _load_velox(path)
-    return [_signal(i, s) for i, s in enumerate(_hyperspy(path, reader="EMD", stack_group=False))]
+    return [_signal(i, s) for i, s in enumerate(_hyperspy(path, file_format="EMD", stack_group=False))]
 
 
 def _hyperspy(path: Path, **options: Any) -> list[Any]:
@@ -332,12 +339,13 @@ def _hyperspy(path: Path, **options: Any) -> list[Any]:
 
 def _load_dm(path: Path) -> list[Signal]:
     try:
-        found = _hyperspy(path, reader="DigitalMicrograph")
+        # Pieces along the first axis alone: rows and frames come straight from the mapped file, without a copy.
+        found = _hyperspy(path, file_format="DigitalMicrograph", chunks={0: "auto"})
     except ValueError as error:
         if "RGBA" not in str(error):
             raise
         found = _hyperspy(
-            path, reader="DigitalMicrograph", lazy=False
+            path, file_format="DigitalMicrograph", lazy=False
         )  # colour pictures are read at once or not at all
     size = os.path.getsize(path)
     for signal in found:
@@ -361,7 +369,7 @@ def is_velox(path: Path) -> bool:
 
 def _load_velox(path: Path) -> list[Signal]:
     # Spectrum images are named but not loaded: building their cubes takes seconds and memory.
-    signals = [_signal(i, s) for i, s in enumerate(_hyperspy(path, reader="EMD", select_type="images"))]
+    signals = [_signal(i, s) for i, s in enumerate(_hyperspy(path, file_format="EMD", select_type="images"))]
     for name, refusal in _velox_spectra(path):
         signals.append(Signal(len(signals), name, "", None, (), 1, refusal, "", {}))
     return signals
@@ -409,7 +417,12 @@ def _detector(original: dict[str, Any], name: str) -> str:
     tags = original
     for key in ("ImageList", "TagGroup0", "ImageTags"):
         tags = tags.get(key, {}) if isinstance(tags, dict) else {}
-    for way in (("DataBar", "Signal Name"), ("QuickSaved", "Temp-Tags", "Detector"), ("Acquisition", "Device", "Name")):
+    for way in (
+        ("DataBar", "Signal Name"),
+        ("DigiScan", "Signal Name"),
+        ("QuickSaved", "Temp-Tags", "Detector"),
+        ("Acquisition", "Device", "Name"),
+    ):
         found: Any = tags
         for key in way:
             found = found.get(key) if isinstance(found, dict) else None
