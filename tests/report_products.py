@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Made-up products of the stages before the report, with everything consistent: for tests of the report alone."""
 
 from dataclasses import dataclass
@@ -49,7 +50,9 @@ def crystal() -> Crystal:
     return crystal_from_dict(CRYSTAL, Path("crystal.yaml"))
 
 
-def scan_of(shape: tuple[int, int], defects: int, seed: int, pixel_nm: float = 0.0156, rotation_deg: float = 12.0) -> Scan:
+def scan_of(
+    shape: tuple[int, int], defects: int, seed: int, pixel_nm: float = 0.0156, rotation_deg: float = 12.0
+) -> Scan:
     """A scan with `defects` changed columns of several kinds."""
     found = crystal()
     conditions = Conditions(pixel_nm=pixel_nm, rotation_deg=rotation_deg, thickness_gradient=(0.15, -0.1))
@@ -75,12 +78,16 @@ def scan_of(shape: tuple[int, int], defects: int, seed: int, pixel_nm: float = 0
 def tile_arrays(scan: Scan) -> dict[str, np.ndarray]:
     """The lattice frame of a scan from its known lattice: tiles, mask, nodes, prediction, difference."""
     rows, cols = scan.counts.shape
-    corners = (np.array([(r, c) for r in (0, rows - 1) for c in (0, cols - 1)]) - scan.origin_px) @ np.linalg.inv(scan.vectors_px)
+    corners = (np.array([(r, c) for r in (0, rows - 1) for c in (0, cols - 1)]) - scan.origin_px) @ np.linalg.inv(
+        scan.vectors_px
+    )
     low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int)
     size = high - low
     grid = np.stack(np.meshgrid(np.arange(size[0] + 1), np.arange(size[1] + 1), indexing="ij"), -1) + low
     nodes = np.moveaxis(grid @ scan.vectors_px + scan.origin_px, -1, 0)
-    fine = (np.stack(np.meshgrid(*((np.arange(n * 20) + 0.5) / 20 for n in size), indexing="ij"), -1) + low) @ scan.vectors_px
+    fine = (
+        np.stack(np.meshgrid(*((np.arange(n * 20) + 0.5) / 20 for n in size), indexing="ij"), -1) + low
+    ) @ scan.vectors_px
     places = np.moveaxis(fine + scan.origin_px, -1, 0)
     flat = scan.counts / gaussian_filter(scan.counts, 60)
     tiles = map_coordinates(flat, places, order=1, cval=0.0).astype(np.float32)
@@ -165,7 +172,9 @@ def image_row(image_id: str, path: str, state: str, **values: Any) -> dict[str, 
 
 
 def _write_image(group: zarr.Group, image: np.ndarray, **attributes: Any) -> None:
-    array = group.create_array("0", shape=image.shape, dtype=image.dtype, chunks=(min(1024, image.shape[0]), min(1024, image.shape[1])))
+    array = group.create_array(
+        "0", shape=image.shape, dtype=image.dtype, chunks=(min(1024, image.shape[0]), min(1024, image.shape[1]))
+    )
     array[:] = image
     if attributes:
         group.attrs["oddlattice"] = attributes
@@ -199,7 +208,9 @@ class Shard:
         }  # fmt: skip
         _write_image(self.roots["images"].create_group(image_id), image, **(attributes | more))
 
-    def analysed(self, image_id: str, path: str, scan: Scan, *, extended: bool = False, seed: int = 1, **values: Any) -> None:
+    def analysed(
+        self, image_id: str, path: str, scan: Scan, *, extended: bool = False, seed: int = 1, **values: Any
+    ) -> None:
         """Add an analysed image."""
         pixel_nm = 0.0156
         arrays = tile_arrays(scan)
@@ -219,7 +230,13 @@ class Shard:
         group = self.roots["differences"].create_group(image_id)
         for key in ("prediction", "difference"):
             group[key] = arrays[key]
-        group.attrs["oddlattice"] = {"model": "srtio3_001", "model_sha256": "c4" * 32, "method": "vae", "model_misfit": 1.04, "state": "analysed"}
+        group.attrs["oddlattice"] = {
+            "model": "srtio3_001",
+            "model_sha256": "c4" * 32,
+            "method": "vae",
+            "model_misfit": 1.04,
+            "state": "analysed",
+        }
         columns = tested_columns(scan, arrays, image_id, seed)
         noise = scan.counts / gaussian_filter(scan.counts, 60) - 1
         raw_difference = gaussian_filter(np.random.default_rng(seed).normal(size=noise.shape), 2) * 0.4
@@ -251,12 +268,16 @@ class Shard:
         )  # fmt: skip
         self.rows.append(row | values)
 
-    def plain(self, image_id: str, path: str, state: str, reason: str, lattice: dict[str, Any] | None = None, **values: Any) -> None:
+    def plain(
+        self, image_id: str, path: str, state: str, reason: str, lattice: dict[str, Any] | None = None, **values: Any
+    ) -> None:
         """Add an image that was read and not analysed."""
         image = np.random.default_rng(5).poisson(40, (300, 420)).astype(np.uint16)
         self._source(image_id, path, image, **values.pop("source", {}))
         group = self.roots["tiles"].create_group(image_id)
-        group.attrs["oddlattice"] = {"state": state, "reason": reason, "warnings": [], "fit_quality": {}} | (lattice or {})
+        group.attrs["oddlattice"] = {"state": state, "reason": reason, "warnings": [], "fit_quality": {}} | (
+            lattice or {}
+        )
         self.rows.append(image_row(image_id, path, state, reason=reason, rows=300, cols=420, **values))
 
     def rejected(self, image_id: str, path: str, reason: str) -> None:

@@ -80,11 +80,15 @@ def render(template: str, scripts: tuple[str, ...], data: Any, **values: Any) ->
     """
     style = (HERE / "templates" / "report.css").read_text(encoding="utf-8")
     script = "\n".join((HERE / "templates" / name).read_text(encoding="utf-8") for name in scripts)
-    text = environment().get_template(template).render(
-        policy=policy(style, script),
-        style=Markup(style),  # noqa: S704 (our own file)
-        script=Markup(script),  # noqa: S704 (our own file)
-        data=embedded_json(data),
-        **values,
+    text = (
+        environment()
+        .get_template(template)
+        .render(
+            policy=policy(style, script),
+            style=Markup(style),  # noqa: S704 (our own file)
+            script=Markup(script),  # noqa: S704 (our own file)
+            data=embedded_json(data),
+            **values,
+        )
     )
     return text.encode("utf-8", "backslashreplace")

@@ -4,7 +4,11 @@ from typing import Any
 
 #: Shapes are drawn in a square from -8 to 8. Colours: after Okabe and Ito, brightened to stand on a dark image.
 KINDS: dict[str, dict[str, Any]] = {
-    "vacancy-like": {"colour": "#5cbcf2", "path": "M7 0A7 7 0 1 1 -7 0A7 7 0 1 1 7 0Z", "says": "column empty or nearly so"},
+    "vacancy-like": {
+        "colour": "#5cbcf2",
+        "path": "M7 0A7 7 0 1 1 -7 0A7 7 0 1 1 7 0Z",
+        "says": "column empty or nearly so",
+    },
     "lighter": {"colour": "#35d6a4", "path": "M-7 -6H7L0 7Z", "says": "column scatters less than the bulk's"},
     "heavier": {"colour": "#ffa62b", "path": "M-7 6H7L0 -7Z", "says": "column scatters more than the bulk's"},
     "displaced": {"colour": "#ffe45c", "path": "M0 -8L8 0L0 8L-8 0Z", "says": "column stands beside its place"},

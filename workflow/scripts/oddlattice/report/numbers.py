@@ -1,15 +1,16 @@
 """Numbers as a person reads them: rounded by their error, with units, never more digits than are meant."""
 
 import math
+from typing import Any, TypeGuard
 
 NONE = "–"  # what stands where there is no number
 MINUS = "\N{MINUS SIGN}"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def usable(value: float | None) -> bool:
+def usable(value: Any) -> TypeGuard[float]:
     """Whether `value` is a finite number."""
-    return value is not None and math.isfinite(value)
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def decimals_for(error: float, digits: int = 2) -> int:
@@ -30,7 +31,7 @@ def fixed(value: float | None, decimals: int) -> str:
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """`value` to `digits` significant digits; powers of ten below 0.001 and from 1,000,000."""
+    """`value` to `digits` significant digits, none before the point dropped; powers of ten below 0.001 and from 10⁶."""
     if value is None or not math.isfinite(value):
         return NONE
     if value == 0:

@@ -29,7 +29,7 @@ NO_DATA = np.array([128, 134, 140], dtype=np.uint8)  # a pixel of a crop that li
 
 
 def display_range(image: npt.NDArray[np.generic], low: float = 0.1, high: float = 99.9) -> tuple[float, float]:
-    """Percentiles of the finite pixels of an image (of every k-th one where it is large); (0, 1) when there are none."""
+    """Percentiles of the finite pixels, of every k-th one where the image is large; (0, 1) when there are none."""
     step = max(1, int(math.sqrt(image.size / 4_000_000)))
     some = np.asarray(image[::step, ::step], dtype=np.float64)
     some = some[np.isfinite(some)]
@@ -86,7 +86,7 @@ def pyramid(image: npt.NDArray[np.generic], tile_px: int) -> list[npt.NDArray[np
 
 
 def save_webp(view: Bytes, path: Path, quality: int | None = None) -> None:
-    """Save an 8-bit view, gray (M, N), gray and alpha (M, N, 2) or RGB (M, N, 3), as WebP; lossless without `quality`."""
+    """Save gray (M, N), gray and alpha (M, N, 2) or RGB (M, N, 3) as WebP; lossless without `quality`."""
     mode = {2: "L"}.get(view.ndim) or {2: "LA", 3: "RGB"}[view.shape[2]]
     image = Image.fromarray(np.ascontiguousarray(view), mode if mode == "LA" else None)
     image = image.convert("RGBA" if mode == "LA" else "RGB")
@@ -108,7 +108,7 @@ class Layer:
 
 
 def write_layer(levels: list[Bytes], folder: Path, tile_px: int, quality: int | None) -> Layer:
-    """Cut 8-bit levels into tiles and write them into `folder`; the address of the layer is the folder's last two names."""
+    """Cut 8-bit levels into tiles in `folder`; the layer's address is the folder's last two names."""
     folder.mkdir(parents=True)
     for number, view in enumerate(levels):
         for i in range(-(-view.shape[0] // tile_px)):
@@ -139,7 +139,7 @@ def crop(frame: npt.NDArray[np.generic], u_px: float, v_px: float, side_px: int)
     return out
 
 
-def sheet(triples: list[tuple[Array, Array, Array]], low: float, high: float, limit: float) -> Bytes:
+def sheet(triples: list[list[npt.NDArray[np.float32]]], low: float, high: float, limit: float) -> Bytes:
     """One picture of many defects: a row each, input, prediction, difference beside each other; shape (n*s, 3*s, 3)."""
     rows = []
     for seen, predicted, difference in triples:

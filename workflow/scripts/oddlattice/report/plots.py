@@ -79,7 +79,7 @@ class _Axes:
     def frame(self) -> dict[str, Any]:
         places = ticks(self.low, self.high)
         decimals = max((len(f"{t:.10f}".rstrip("0").partition(".")[2]) for t in places), default=0)
-        decades = [10**k for k in range(0, 9) if 10**k <= self.top]
+        decades = [10**k for k in range(9) if 10**k <= self.top]
         return {
             "width": WIDTH,
             "height": HEIGHT,

@@ -71,6 +71,7 @@ class Viewer {
     this.raw = new TileLayer(data.raw, redraw);
     this.maps = Object.fromEntries(Object.entries(data.maps).map(([key, source]) => [key, new TileLayer(source, redraw)]));
     this.paths = Object.fromEntries(Object.entries(data.kinds).map(([key, kind]) => [key, new Path2D(kind.path)]));
+    this.stamps = new Map();
     this.onpick = () => {};
     this.onmove = () => {};
     this.row = (data.rows - 1) / 2;
@@ -259,28 +260,53 @@ class Viewer {
     return Math.max(0.62, Math.min(1.9, this.scale * 0.9));
   }
 
-  paintMarks(context) {
-    const size = this.size();
+  /* A picture of a kind's mark, made once for a size: 2,000 of them are drawn in every frame. */
+  stamp(kind, size) {
+    const key = `${kind} ${size.toFixed(2)} ${this.dpr}`;
+    if (this.stamps.has(key)) return this.stamps.get(key);
+    if (this.stamps.size > 60) this.stamps.clear();
+    const half = Math.ceil(11 * size) + 2;
+    const canvas = document.createElement("canvas");
+    canvas.width = canvas.height = 2 * half * this.dpr;
+    const context = canvas.getContext("2d");
+    context.scale(this.dpr, this.dpr);
+    this.paintMark(context, kind, half, half, size);
+    this.stamps.set(key, { canvas, half });
+    return this.stamps.get(key);
+  }
+
+  paintMark(context, kind, x, y, size) {
     context.lineJoin = "round";
     context.lineCap = "round";
-    for (const pass of [0, 1]) {
-      for (const mark of this.marks) {
-        if (!mark.shown) continue;
-        const [x, y] = this.screen(mark.row, mark.col);
-        const reach = mark.radius ? mark.radius * this.scale : 0;
-        if (x < -20 - reach || y < -20 - reach || x > this.width + 20 + reach || y > this.height + 20 + reach) continue;
-        const big = reach ? Math.max(reach / 7, size) : size;
-        context.save();
-        context.translate(x, y);
-        context.scale(big, big);
-        context.lineWidth = (pass ? 1.9 : 4.2) / big;
-        context.strokeStyle = pass ? this.data.kinds[mark.kind].colour : "rgb(6 8 10 / 0.75)";
-        if (mark.kind === "extended") context.setLineDash([6 / big, 4 / big]);
-        context.stroke(this.paths[mark.kind]);
-        context.restore();
-        if (mark.kind === "displaced" && mark.arrow_row !== null && this.scale > 0.9) this.paintArrow(context, mark, x, y, pass);
+    for (const [width, colour] of [[4.2, "rgb(6 8 10 / 0.75)"], [1.9, this.data.kinds[kind].colour]]) {
+      context.save();
+      context.translate(x, y);
+      context.scale(size, size);
+      context.lineWidth = width / size;
+      context.strokeStyle = colour;
+      if (kind === "extended") context.setLineDash([6 / size, 4 / size]);
+      context.stroke(this.paths[kind]);
+      context.restore();
+    }
+  }
+
+  paintMarks(context) {
+    const size = this.size();
+    for (const mark of this.marks) {
+      if (!mark.shown) continue;
+      const [x, y] = this.screen(mark.row, mark.col);
+      const reach = mark.radius ? mark.radius * this.scale : 0;
+      if (x < -20 - reach || y < -20 - reach || x > this.width + 20 + reach || y > this.height + 20 + reach) continue;
+      if (mark.kind === "displaced" && mark.arrow_row !== null && this.scale > 0.9) {
+        for (const pass of [0, 1]) this.paintArrow(context, mark, x, y, pass);
+      }
+      if (reach > 7 * size) this.paintMark(context, mark.kind, x, y, reach / 7);
+      else {
+        const { canvas, half } = this.stamp(mark.kind, size);
+        context.drawImage(canvas, x - half, y - half, 2 * half, 2 * half);
       }
     }
+    context.lineJoin = "round";
     const chosen = this.marks[this.here];
     if (chosen && chosen.shown) {
       const [x, y] = this.screen(chosen.row, chosen.col);
