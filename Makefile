@@ -1,0 +1,49 @@
+# make run    set up, build a small demo archive and work through it
+# make test   set up, and everything that is checked: format, lint, types, tests
+# make lock   renew envs/requirements.txt from pyproject.toml
+# make format put code into the house's format
+
+MAKEFLAGS += --no-print-directory
+BIN := .venv/bin
+READY := .venv/ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: run test lock format setup
+.DELETE_ON_ERROR:
+
+run: $(READY) demo_archive
+	@snakemake --cores all
+	@echo "open in a browser: $(CURDIR)/results/5_report/index.html"
+
+setup: $(READY)
+
+$(READY): envs/requirements.txt envs/setup.sh
+	@sh envs/setup.sh
+	@touch $@
+
+# built beside and moved, so that what an interrupted build leaves is not taken for the archive
+demo_archive: | $(READY)
+	@echo "building demo_archive ..."
+	@rm -rf .venv/demo_archive
+	@python tests/build_demo_archive.py .venv/demo_archive
+	@mv .venv/demo_archive demo_archive
+
+test: $(READY)
+	@sh tests/setup_system.sh
+	ruff format --check workflow tests
+	ruff check workflow tests
+	snakefmt --check Snakefile workflow/rules
+	mypy
+	pytest
+
+format: $(READY)
+	ruff format workflow tests
+	ruff check --fix workflow tests
+	snakefmt Snakefile workflow/rules
+
+lock: $(READY)
+	@python -m venv .venv/lock && .venv/lock/bin/pip install --quiet pip-tools
+	@.venv/lock/bin/pip-compile --quiet --extra library --extra test --strip-extras --no-emit-index-url \
+	    --no-emit-find-links --no-header --no-annotate --output-file .venv/lock/requirements.txt pyproject.toml
+	@sed -e 's/+cpu//' -e '/^--/d' .venv/lock/requirements.txt > envs/requirements.txt
+	@git --no-pager diff --stat -- envs/requirements.txt

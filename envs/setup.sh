@@ -1,0 +1,30 @@
+#!/bin/sh
+# Makes .venv with exactly the packages of envs/requirements.txt. Called by make; PYTHON and PIP_ARGS may be set:
+#   make run PYTHON=/opt/python3.11/bin/python3.11
+#   make run PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"   (PyTorch without CUDA, 2 GB less)
+set -eu
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3.11}
+
+stop() {
+    echo "envs/setup.sh: $1" >&2
+    exit 1
+}
+
+command -v "$python" >/dev/null || stop "found no $python; needed Python 3.11 (make PYTHON=/path/to/python3.11)"
+"$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' ||
+    stop "found $("$python" --version); needed Python 3.11 (make PYTHON=/path/to/python3.11)"
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    # Debian keeps these two in a package of their own
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "installing python3.11-venv ..."
+        { apt-get update && apt-get install --yes --no-install-recommends python3.11-venv; } >/dev/null ||
+            stop "found no ensurepip in $python, and apt-get could not install python3.11-venv; needed: python3.11-venv"
+    else
+        stop "found no ensurepip in $python; needed: apt-get install python3.11-venv, as root"
+    fi
+fi
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+echo "installing the packages of envs/requirements.txt into .venv (once; some minutes) ..."
+# shellcheck disable=SC2086  # PIP_ARGS is a list of words
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement envs/requirements.txt ${PIP_ARGS:-}
