@@ -1,9 +1,12 @@
 """Train: a model of a crystal's bulk. Not part of an ordinary run; ask for it: snakemake --cores 8 train
 
-In:  models/<name>/crystal.yaml            the unit cell; <name> is train.name of the config
+In:  models/<name>/crystal.yaml            the unit cell; <name> is train.name of the config. Where train.crystal is given
+                                           (auto, or lengths and columns) it is made from the first bulk image instead
+     train.bulk                            images of bulk below the archive, where train.source is images
 Out: models/<name>/model.yaml              architecture, preprocessing, calibration, sha256 of the weights and of the recipe
      models/<name>/weights.safetensors     float32
-     models/<name>/card.md                 the model card
+     models/<name>/card.md, card.png       the model card
+     models/<name>/history.csv             the loss at each look [nats per patch]
 """
 
 
@@ -14,12 +17,15 @@ rule train:
 
 rule train_model:
     input:
-        crystal=f"models/{config['train']['name']}/crystal.yaml",
+        **({} if "crystal" in config["train"] else {"crystal": f"models/{config['train']['name']}/crystal.yaml"}),
         modules=modules_of("train_model"),
     output:
+        **({"crystal": f"models/{config['train']['name']}/crystal.yaml"} if "crystal" in config["train"] else {}),
         model=f"models/{config['train']['name']}/model.yaml",
         weights=f"models/{config['train']['name']}/weights.safetensors",
         card=f"models/{config['train']['name']}/card.md",
+        picture=f"models/{config['train']['name']}/card.png",
+        history=f"models/{config['train']['name']}/history.csv",
     log:
         f"results/logs/train_model/{config['train']['name']}.log",
     benchmark:
@@ -28,8 +34,9 @@ rule train_model:
     resources:
         mem_mb=4000,
         runtime=240,
-        gpu=0 if config["infer"]["device"] == "cpu" else 1,
     params:
         settings=config["train"] | {"seed": config["seed"]},
+        read=config["read"],
+        archive=config["archive"],
     script:
         "../scripts/train_model.py"

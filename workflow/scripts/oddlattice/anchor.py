@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from oddlattice.crystal import CELL_PX, Crystal
-from oddlattice.simulate import scattering_nm2
+from oddlattice.simulate import column_nm2
 
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float32]
@@ -151,7 +151,7 @@ def expected_amplitudes(crystal: Crystal, orders: npt.NDArray[np.int64], blur_nm
     total = np.zeros(len(orders), dtype=complex)
     weight_sum = 0.0
     for column in crystal.columns:
-        weight = float(scattering_nm2(column.atoms, 1.0))
+        weight = column_nm2(column)
         width = blur_nm**2 + column.rms_nm**2
         turn = np.exp(-2j * np.pi * (orders[:, 0] * column.u + orders[:, 1] * column.v))
         total += weight * np.exp(-2 * np.pi**2 * width * square) * turn

@@ -46,10 +46,13 @@ def window_start_px(column: Column | ColumnShape) -> tuple[int, int]:
     return int(np.floor(CELL_PX * column.u - 0.5)) - REACH_PX, int(np.floor(CELL_PX * column.v - 0.5)) - REACH_PX
 
 
-def window_offsets(column: Column | ColumnShape) -> tuple[Array, Array]:
-    """Distances (du, dv) of the window's pixels from the column [cells]; shapes (16, 1) and (1, 16)."""
-    start_u, start_v = window_start_px(column)
-    line = np.arange(2 * REACH_PX + 2) + 0.5
+def window_offsets(column: Column | ColumnShape, wider_px: int = 0) -> tuple[Array, Array]:
+    """Distances (du, dv) of the window's pixels from the column [cells]; shapes (16, 1) and (1, 16).
+
+    `wider_px` pixels more on every side widen the window.
+    """
+    start_u, start_v = (start - wider_px for start in window_start_px(column))
+    line = np.arange(2 * (REACH_PX + wider_px) + 2) + 0.5
     return ((start_u + line) / CELL_PX - column.u)[:, None], ((start_v + line) / CELL_PX - column.v)[None, :]
 
 
@@ -93,6 +96,11 @@ def fit_shape(cell: Array, column: Column) -> ColumnShape:
     )
 
 
+def peak_at(shape: ColumnShape, du: Array, dv: Array) -> Array:
+    """The column's peak at distances (du, dv) from it [cells], in units of the local mean."""
+    return shape.amplitude * _gaussian(du, dv, np.array(shape.precision))
+
+
 def signatures(shape: ColumnShape, vectors_pm: Array) -> Array:
     """What a small change of the column adds to the image.
 
@@ -107,7 +115,7 @@ def signatures(shape: ColumnShape, vectors_pm: Array) -> Array:
         Per unit of relative intensity; per pm of displacement along row; per pm along col.
     """
     du, dv = window_offsets(shape)
-    peak = shape.amplitude * _gaussian(du, dv, np.array(shape.precision))
+    peak = peak_at(shape, du, dv)
     p_uu, p_uv, p_vv = shape.precision
     by_u = peak * (p_uu * du + p_uv * dv)  # minus the slope: a column moved along +u
     by_v = peak * (p_uv * du + p_vv * dv)

@@ -27,6 +27,8 @@ class Column:
         One-dimensional rms thermal displacement [nm].
     tested : bool
         Whether the column is visible and is tested for defects.
+    brightness : float
+        Intensity relative to the brightest column, where `atoms` is empty: a column known from an image only.
     """
 
     site: str
@@ -35,6 +37,7 @@ class Column:
     atoms: dict[str, float]
     rms_nm: float
     tested: bool
+    brightness: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ def crystal_from_dict(found: dict[str, Any], path: Path) -> Crystal:
                 atoms={str(k): float(n) for k, n in dict(c.get("atoms", {})).items()},
                 rms_nm=float(c.get("rms_nm", 0.008)),
                 tested=bool(c.get("tested", True)),
+                brightness=float(c.get("brightness", 1.0)),
             )
             for c in found["columns"]
         )

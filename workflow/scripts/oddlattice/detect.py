@@ -54,35 +54,107 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Tested:
-    """Every tested column of one kind in an image; arrays of length n unless said otherwise.
+class Null:
+    """How bulk columns of one kind scatter in one image, where the noise level is 1.
 
     Attributes
     ----------
-    shape : ColumnShape
-    cells : ndarray of shape (n, 2)
-    change : relative intensity change, freed of the image's median
-    change_sigma : its standard error, from the scatter of the image's own columns
-    shift_pm : ndarray of shape (n, 2), displacement (row, col) [pm]
-    shift_sigma_pm : geometric mean of its two standard errors [pm]
-    z_intensity : change over its standard error
-    z_shift : two-dimensional displacement as an equivalent normal deviate, never negative
-    p_value : of the more striking of the two, both having been looked at
-    z : signed equivalent normal deviate of `p_value`
-    anm : published score
+    middle, spread : float
+        Centre and standard deviation of the relative intensity.
+    centre, covariance : ndarray of shape (2,) and (2, 2)
+        Of the displacement (row, col) [pm, pm^2].
+    columns : int
+        Columns it was estimated from.
     """
 
-    shape: ColumnShape
-    cells: npt.NDArray[np.intp]
+    middle: float
+    spread: float
+    centre: Array
+    covariance: Array
+    columns: int
+
+    def judge(self, found: Array, level: Array) -> "Verdict":
+        """Judge estimates (n, 3) at places with noise `level` (n,); see `Verdict`."""
+        change, change_sigma = found[:, 0] - self.middle * level, self.spread * level
+        shift = found[:, 1:] - self.centre * level[:, None]
+        distance = np.einsum("ni,ij,nj->n", shift, np.linalg.inv(self.covariance), shift) / level**2
+        # the scale itself comes from `columns` columns: Student's and Hotelling's tails instead of the normal's
+        freedom = self.columns - 1
+        log_p_change = np.log(2) + stats.t.logsf(np.abs(change / change_sigma), freedom)
+        log_p_shift = stats.f.logsf(distance / 2 * (freedom - 1) / freedom, 2, freedom - 1)
+        smaller = np.exp(np.minimum(log_p_change, log_p_shift))
+        p_value = np.maximum(np.where(smaller > 1e-8, 1 - (1 - smaller) ** 2, 2 * smaller), 1e-300)
+        sign = np.where(log_p_change <= log_p_shift, np.sign(change), 1.0)
+        return Verdict(
+            change=change,
+            change_sigma=change_sigma,
+            shift_pm=shift,
+            shift_covariance_pm2=level[:, None, None] ** 2 * self.covariance,
+            z_intensity=change / change_sigma,
+            z_shift=stats.norm.isf(np.maximum(np.exp(log_p_shift), 1e-300) / 2),
+            p_value=p_value,
+            z=sign * stats.norm.isf(p_value / 2),
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the test says of n columns of one kind.
+
+    Attributes
+    ----------
+    change, change_sigma : ndarray of shape (n,)
+        Relative intensity change against the image's bulk, and its standard error.
+    shift_pm : ndarray of shape (n, 2)
+        Displacement (row, col) [pm].
+    shift_covariance_pm2 : ndarray of shape (n, 2, 2)
+    z_intensity : ndarray of shape (n,)
+        `change` over its standard error.
+    z_shift : ndarray of shape (n,)
+        The displacement's p-value as a normal deviate, never negative.
+    p_value : ndarray of shape (n,)
+        Of the more striking of the two, both having been looked at (Sidak).
+    z : ndarray of shape (n,)
+        `p_value` as a normal deviate; negative where intensity is missing.
+    """
+
     change: Array
     change_sigma: Array
     shift_pm: Array
-    shift_sigma_pm: Array
     shift_covariance_pm2: Array
     z_intensity: Array
     z_shift: Array
     p_value: Array
     z: Array
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Every tested column of one kind in an image.
+
+    Attributes
+    ----------
+    shape : ColumnShape
+    cells : ndarray of shape (n, 2)
+    found : ndarray of shape (n, 3)
+        Estimates: relative intensity, displacement (row, col) [pm].
+    level : ndarray of shape (n,)
+        Noise level.
+    kernel : Kernel
+        Corrected for what the prediction takes up.
+    null : Null
+    verdict : Verdict
+    anm : ndarray of shape (n,)
+        Published score.
+    """
+
+    shape: ColumnShape
+    cells: npt.NDArray[np.intp]
+    found: Array
+    level: Array
+    kernel: Kernel
+    null: Null
+    verdict: Verdict
     anm: Array
 
 
@@ -223,35 +295,16 @@ def judge_columns(
     cells = column_cells(mask, shape)
     if len(cells) < MIN_COLUMNS:
         return None
-    found = estimates(difference, shape, make_kernel(shape, noise, vectors_pm), cells)
-    found /= np.array([response[0], response[1], response[1]])
+    plain = make_kernel(shape, noise, vectors_pm)
+    scale = 1 / np.array([response[0], response[1], response[1]])
+    kernel = Kernel(plain.weights * scale[:, None], plain.covariance * np.outer(scale, scale))
+    found = estimates(difference, shape, kernel, cells)
     level = noise.level[cells[:, 0], cells[:, 1]]
     middle, spread = robust_normal(found[:, 0] / level)
-    change, change_sigma = found[:, 0] - middle * level, spread * level
     centre, covariance = robust_plane(found[:, 1:] / level[:, None])
-    shift = found[:, 1:] - centre * level[:, None]
-    distance = np.einsum("ni,ij,nj->n", shift, np.linalg.inv(covariance), shift) / level**2
-    # the null's own scale comes from n columns: Student's and Hotelling's tails instead of the normal's
-    freedom = len(cells) - 1
-    log_p_change = np.log(2) + stats.t.logsf(np.abs(change / change_sigma), freedom)
-    log_p_shift = stats.f.logsf(distance / 2 * (freedom - 1) / freedom, 2, freedom - 1)
-    smaller = np.minimum(log_p_change, log_p_shift)
-    p_value = -np.expm1(2 * np.log1p(-np.exp(smaller)))
-    p_value = np.maximum(np.where(p_value > 0, p_value, 2 * np.exp(smaller)), 1e-300)
-    sign = np.where(log_p_change <= log_p_shift, np.sign(change), 1.0)
+    null = Null(middle, spread, centre, covariance, len(cells))
     return Tested(
-        shape=shape,
-        cells=cells,
-        change=change,
-        change_sigma=change_sigma,
-        shift_pm=shift,
-        shift_sigma_pm=level * np.linalg.det(covariance) ** 0.25,
-        shift_covariance_pm2=level[:, None, None] ** 2 * covariance,
-        z_intensity=change / change_sigma,
-        z_shift=stats.norm.isf(np.maximum(np.exp(log_p_shift), 1e-300) / 2),
-        p_value=p_value,
-        z=sign * stats.norm.isf(p_value / 2),
-        anm=published_score(anm_map, shape, cells),
+        shape, cells, found, level, kernel, null, null.judge(found, level), published_score(anm_map, shape, cells)
     )
 
 

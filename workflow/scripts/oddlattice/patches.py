@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from oddlattice.columns import ColumnShape, peak_at
 from oddlattice.crystal import CELL_PX, Crystal
-from oddlattice.simulate import SATURATION_NM, scattering_nm2
+from oddlattice.simulate import SATURATION_NM, column_nm2
 
 Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
@@ -144,7 +145,7 @@ def draw_bulk(crystal: Crystal, n: int, rng: np.random.Generator) -> tuple[Float
     """
     thickness = np.exp(rng.uniform(np.log(2.0), np.log(80.0), n))
     slope = rng.normal(0.0, 0.02, (n, 2))
-    scattering = np.array([float(scattering_nm2(c.atoms, 1.0)) for c in crystal.columns])
+    scattering = np.array([column_nm2(c) for c in crystal.columns])
     # ASSUME: the detector's angles change the exponent of Z, dechannelling differs between columns
     spread = np.exp(rng.normal(0.0, 0.12, (n, len(crystal.columns))))
     exponent = rng.uniform(0.8, 1.15, n)[:, None]
@@ -194,3 +195,41 @@ def simulated_batches(crystal: Crystal, n: int, seed: int, defect_part: float = 
         seen = np.clip(add_defects(bulk, crystal, weights, covariance, defect_part, rng), 0.0, None)
         gain = np.exp(rng.normal(0.0, 0.02, (n, 1, 1))).astype(np.float32)  # the local mean is an estimate
         yield Batch(gain * (seen + correlated_noise(seen / electrons, rng)), gain * bulk, bulk / electrons + 1e-4)
+
+
+@dataclass(frozen=True)
+class ImagePatches:
+    """Bulk patches cut from registered images.
+
+    Attributes
+    ----------
+    patches : ndarray of shape (n, 40, 40), float32
+    variance : ndarray of shape (40, 40), float32
+        Noise variance, repeating with the cell.
+    shapes : list of ColumnShape
+        The tested columns as the images show them.
+    """
+
+    patches: Float
+    variance: Float
+    shapes: list[ColumnShape]
+
+
+def image_batches(source: ImagePatches, n: int, seed: int, defect_part: float = 0.5) -> Iterator[Batch]:
+    """Endless batches of `n` patches from images; changed columns are pasted into a random part of the inputs."""
+    rng = np.random.default_rng(seed)
+    u, v = _lines()
+    while True:
+        target = source.patches[rng.integers(0, len(source.patches), n)]
+        target = target * np.exp(rng.normal(0.0, 0.02, (n, 1, 1))).astype(np.float32)
+        patch = target.copy()
+        for k in np.flatnonzero(rng.random(n) < defect_part):
+            shape = source.shapes[rng.integers(len(source.shapes))]
+            row, col = np.array([shape.u, shape.v]) - 0.5 + rng.integers(-1, 2, 2)
+            before = peak_at(shape, u - row, v - col)
+            if rng.random() < 0.7:
+                patch[k] += rng.uniform(-1.0, 1.0) * before
+            else:
+                du, dv = rng.uniform(-0.15, 0.15, 2)
+                patch[k] += peak_at(shape, u - row - du, v - col - dv) - before
+        yield Batch(patch, target, np.broadcast_to(source.variance, target.shape).copy())

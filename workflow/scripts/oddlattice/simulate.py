@@ -132,6 +132,11 @@ def scattering_nm2(atoms: dict[str, float], repeats: float | Array) -> Array:
     return np.asarray(CROSS_SECTION_SR_NM2 * per_repeat * repeats, dtype=np.float64)
 
 
+def column_nm2(column: Column) -> float:
+    """Integrated intensity per repeat of a column [nm^2]; of one known from an image only, as bright as so much Sr."""
+    return float(scattering_nm2(column.atoms, 1.0)) if column.atoms else CROSS_SECTION_SR_NM2 * column.brightness
+
+
 def lattice_vectors_px(crystal: Crystal, conditions: Conditions) -> Array:
     """Lattice vectors in the image, rows a and b, (row, col) components [px]; shape (2, 2)."""
     angle = np.deg2rad(conditions.rotation_deg)
@@ -223,7 +228,7 @@ def simulate_scan(
     relative = places / np.array(shape) - 0.5
     thickness = conditions.thickness_nm * np.clip(1 + relative @ np.array(conditions.thickness_gradient), 0.02, None)
     repeats = SATURATION_NM * (1 - np.exp(-thickness / SATURATION_NM)) / crystal.repeat_nm
-    bulk = np.array([float(scattering_nm2(c.atoms, 1.0)) for c in crystal.columns])
+    bulk = np.array([column_nm2(c) for c in crystal.columns])
     weight = bulk[kind] * repeats
     moved = places.copy()
     where = {(int(i), int(j), int(k)): index for index, ((i, j), k) in enumerate(zip(at, kind, strict=True))}
@@ -260,8 +265,8 @@ def column_defects(crystal: Crystal, cells: list[tuple[int, int]], column: int, 
     `strength` scales the contrast: 1 is the whole column.
     """
     here: Column = crystal.columns[column]
-    heaviest = max(crystal.tested, key=lambda c: float(scattering_nm2(c.atoms, 1.0)))
-    ratio = float(scattering_nm2(heaviest.atoms, 1.0) / scattering_nm2(here.atoms, 1.0))
+    heaviest = max(crystal.tested, key=column_nm2)
+    ratio = column_nm2(heaviest) / column_nm2(here)
     heavier = ratio if ratio > 1.2 else 1.6
     kinds = [
         Defect((0, 0), column, "vacancy-like", factor=1 - strength),

@@ -1,0 +1,350 @@
+"""From tested columns to defects: one row per defect, its kind, extended regions, and what could have been found."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+from scipy.ndimage import label, maximum_filter
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from oddlattice.columns import ColumnShape, cut_windows, peak_at, window_of_cell, window_offsets, window_start_px
+from oddlattice.crystal import CELL_PX
+from oddlattice.detect import Noise, Tested, q_values
+
+Array = npt.NDArray[np.float64]
+Float = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.uint8]
+
+EMPTY_BELOW = -0.7  # a column that lost more than this is vacancy-like
+CERTAIN = 0.6  # a kind less probable than this is unknown
+PRIOR_CHANGE, PRIOR_SHIFT_PM = 0.5, 40.0  # ASSUME: spread of the changes that defects make
+PRIOR_MODELS = (0.5, 0.4, 0.1)  # ASSUME: intensity only, displacement only, both
+LOSSES = tuple(round(0.05 * k, 2) for k in range(1, 21))  # trial losses for completeness
+NEAR_CELLS = 1.05  # odd columns closer than this belong together
+
+
+@dataclass
+class Found:
+    """One defect: a column, a place between columns, or a region.
+
+    Attributes
+    ----------
+    uv : tuple of float
+        Place [cells].
+    site, kind, probability : what and how sure
+    z, p, q : of the test; nan where there was none
+    change, change_sigma : relative intensity
+    shift_pm, shift_sigma_pm : displacement (row, col) [pm]
+    anm : published score
+    cells : int
+        Cells covered, of an extended region.
+    """
+
+    uv: tuple[float, float]
+    site: str
+    kind: str
+    probability: float
+    z: float = np.nan
+    p: float = np.nan
+    q: float = np.nan
+    change: float = np.nan
+    change_sigma: float = np.nan
+    shift_pm: tuple[float, float] = (np.nan, np.nan)
+    shift_sigma_pm: float = np.nan
+    anm: float = np.nan
+    cells: int = 0
+
+
+@dataclass
+class Judged:
+    """All columns of an image in one list, with what the false-discovery rate makes of them.
+
+    Attributes
+    ----------
+    kinds : list of Tested
+    kind, index : ndarray of shape (n,)
+        Column k is entry `index[k]` of `kinds[kind[k]]`.
+    p, q : ndarray of shape (n,)
+    flagged : ndarray of shape (n,), bool
+    cut : float
+        Largest p-value flagged, or the one that a single defect would need.
+    """
+
+    kinds: list[Tested]
+    kind: npt.NDArray[np.intp]
+    index: npt.NDArray[np.intp]
+    p: Array
+    q: Array
+    flagged: npt.NDArray[np.bool_]
+    cut: float
+    defects: list[Found] = field(default_factory=list)
+
+
+def judge_all(kinds: list[Tested], fdr: float) -> Judged:
+    """Benjamini-Hochberg over the columns of all kinds of an image."""
+    p = np.concatenate([t.verdict.p_value for t in kinds]) if kinds else np.empty(0)
+    kind = np.concatenate([np.full(len(t.cells), k) for k, t in enumerate(kinds)]) if kinds else np.empty(0, int)
+    index = np.concatenate([np.arange(len(t.cells)) for t in kinds]) if kinds else np.empty(0, int)
+    q = q_values(p)
+    flagged = q <= fdr
+    cut = float(p[flagged].max()) if flagged.any() else 0.0
+    return Judged(kinds, kind, index, p, q, flagged, max(cut, fdr * (int(flagged.sum()) + 1) / max(len(p), 1)))
+
+
+def places_uv(judged: Judged) -> Array:
+    """Place of every column [cells]; shape (n, 2)."""
+    if not judged.kinds:
+        return np.empty((0, 2))
+    return np.concatenate([t.cells + np.array([t.shape.u, t.shape.v]) for t in judged.kinds])
+
+
+def moved_peak(shape: ColumnShape, change: float, shift_pm: Array, vectors_pm: Array, reach_px: int = 0) -> Array:
+    """What a column with this change adds to the image, exactly: (1 + change) g(r - shift) - g(r), in its window."""
+    du, dv = window_offsets(shape, reach_px)
+    su, sv = np.asarray(shift_pm) @ np.linalg.inv(vectors_pm)
+    return (1 + change) * peak_at(shape, du - su, dv - sv) - peak_at(shape, du, dv)
+
+
+def refine(window: Array, shape: ColumnShape, start: Array, noise: Noise, vectors_pm: Array, response: Array) -> Array:
+    """Change and displacement of a strongly changed column, where the linear kernels no longer hold.
+
+    Gauss-Newton on (1 + change) g(r - shift) - g(r), weighted by the noise of each pixel. What the prediction takes up
+    is given back to the window first.
+
+    Returns
+    -------
+    ndarray of shape (3,)
+        Change, displacement (row, col) [pm]. An emptied column has no place: its displacement stays 0.
+    """
+    sigma = window_of_cell(noise.sigma, shape)
+    target = window / float(response.mean())
+    found = np.array([np.clip(start[0], -1.0, 3.0), *np.clip(start[1:], -80, 80)])
+    if start[0] < EMPTY_BELOW:
+        found[1:] = 0.0
+    step, most = np.array([0.02, 1.0, 1.0]), np.array([0.5, 40.0, 40.0])
+
+    def model(p: Array) -> Array:
+        return (moved_peak(shape, p[0], p[1:], vectors_pm) / sigma).ravel()
+
+    free = slice(0, 1) if start[0] < EMPTY_BELOW else slice(0, 3)
+    for _ in range(6):
+        here = model(found)
+        slopes = np.stack([(model(found + step * (np.arange(3) == i)) - here) / step[i] for i in range(3)][free], -1)
+        move = np.linalg.lstsq(slopes, (target / sigma).ravel() - here, rcond=1e-6)[0]
+        found[free] += np.clip(move, -most[free], most[free])
+        found = np.clip(found, [-1.0, -150, -150], [5.0, 150, 150])
+    return found
+
+
+def kind_probabilities(change: float, change_sigma: float, shift_pm: Array, covariance_pm2: Array) -> dict[str, float]:
+    """Probability of each kind, from the evidence of three models: intensity changed, column moved, both.
+
+    Each model's parameters have a normal prior; the evidence is that of normal estimates. An intensity change is split
+    at EMPTY_BELOW and 0 by its posterior.
+    """
+    s2 = change_sigma**2
+    wide = covariance_pm2 + PRIOR_SHIFT_PM**2 * np.eye(2)
+    log_change = (stats.norm.logpdf(change, 0, np.sqrt(s2)), stats.norm.logpdf(change, 0, np.hypot(change_sigma, PRIOR_CHANGE)))
+    log_shift = tuple(float(stats.multivariate_normal.logpdf(shift_pm, np.zeros(2), c)) for c in (covariance_pm2, wide))
+    log_models = np.log(PRIOR_MODELS) + np.array(
+        [log_change[1] + log_shift[0], log_change[0] + log_shift[1], log_change[1] + log_shift[1]]
+    )
+    models = np.exp(log_models - log_models.max())
+    models /= models.sum()
+    shrink = PRIOR_CHANGE**2 / (PRIOR_CHANGE**2 + s2)
+    below = stats.norm.cdf([EMPTY_BELOW, 0.0], shrink * change, np.sqrt(shrink * s2))
+    by_intensity = float(models[0] + models[2])
+    return {
+        "vacancy-like": by_intensity * float(below[0]),
+        "lighter": by_intensity * float(below[1] - below[0]),
+        "heavier": by_intensity * float(1 - below[1]),
+        "displaced": float(models[1]),
+    }
+
+
+def single_defects(judged: Judged, difference: Float, noise: Noise, vectors_pm: Array, responses: list[Array]) -> None:
+    """Turn flagged columns into defects, strongest first; each is taken out before its neighbours are judged again.
+
+    A neighbour that was flagged only because the kernel reached into a stronger defect is no defect of its own.
+    """
+    left = np.pad(difference.astype(np.float64), CELL_PX, mode="constant")
+    order = np.flatnonzero(judged.flagged)
+    for k in order[np.argsort(judged.p[order], kind="stable")]:
+        tested, i = judged.kinds[judged.kind[k]], int(judged.index[k])
+        shape, cell = tested.shape, tested.cells[i : i + 1]
+        window = cut_windows(left, shape, cell + 1)[0]
+        estimate = (tested.kernel.weights @ window.ravel())[None]
+        verdict = tested.null.judge(estimate, tested.level[i : i + 1])
+        if verdict.p_value[0] > judged.cut:
+            judged.flagged[k] = False
+            continue
+        start = np.array([verdict.change[0], *verdict.shift_pm[0]])
+        found = refine(window, shape, start, noise, vectors_pm, responses[judged.kind[k]])
+        _take_out(left, shape, cell[0], found, vectors_pm, float(responses[judged.kind[k]].mean()))
+        sigma, covariance = float(verdict.change_sigma[0]), verdict.shift_covariance_pm2[0]
+        chances = kind_probabilities(float(found[0]), sigma, found[1:], covariance)
+        best = max(chances, key=lambda kind: chances[kind])
+        judged.defects.append(
+            Found(
+                uv=(float(cell[0, 0] + shape.u), float(cell[0, 1] + shape.v)),
+                site=shape.site,
+                kind=best if chances[best] >= CERTAIN else "unknown",
+                probability=chances[best],
+                z=float(verdict.z[0]),
+                p=float(verdict.p_value[0]),
+                q=float(judged.q[k]),
+                change=float(found[0]),
+                change_sigma=sigma,
+                shift_pm=(float(found[1]), float(found[2])),
+                shift_sigma_pm=float(np.linalg.det(covariance) ** 0.25),
+                anm=float(tested.anm[i]),
+            )
+        )
+
+
+def _take_out(left: Array, shape: ColumnShape, cell: npt.NDArray[np.intp], found: Array, vectors_pm: Array, part: float) -> None:
+    """Subtract a defect from the padded difference, out to a cell from its column."""
+    reach = CELL_PX // 2 - 1
+    start_u, start_v = (s - reach for s in window_start_px(shape))
+    added = part * moved_peak(shape, float(found[0]), found[1:], vectors_pm, reach)
+    row, col = (cell + 1) * CELL_PX + (start_u, start_v)
+    low = max(-row, 0), max(-col, 0)
+    view = left[max(row, 0) : row + added.shape[0], max(col, 0) : col + added.shape[1]]
+    view -= added[low[0] : low[0] + view.shape[0], low[1] : low[1] + view.shape[1]]
+
+
+def extra_columns(judged: Judged, z: Float, mask: Mask, all_uv: Array, fdr: float) -> list[Found]:
+    """Bright places far from every tested column: something where the crystal has nothing, or only light atoms.
+
+    A place counts when its z would occur by chance in this image with probability below `fdr` (Bonferroni over the
+    resolution elements looked at), and no other defect is within half a cell.
+
+    Parameters
+    ----------
+    z : ndarray of shape (U * 20, V * 20)
+    all_uv : ndarray of shape (m, 2)
+        Places of the tested columns in the cell.
+    """
+    line = (np.arange(CELL_PX) + 0.5) / CELL_PX
+    away = np.ones((CELL_PX, CELL_PX), dtype=bool)
+    for u, v in all_uv:
+        du, dv = np.abs(line - u), np.abs(line - v)
+        du, dv = np.minimum(du, 1 - du), np.minimum(dv, 1 - dv)
+        away &= np.hypot(du[:, None], dv[None, :]) > 0.25
+    places = np.tile(away, mask.shape) & (np.repeat(np.repeat(mask, CELL_PX, 0), CELL_PX, 1) > 0)
+    element_px = 16.0  # ASSUME: a resolution element of the kernel
+    number = max(places.sum() / element_px, 1.0)
+    bar = float(stats.norm.isf(min(fdr / number, 0.5)))
+    peaks = np.argwhere(places & (z > bar) & (z == maximum_filter(z, 7)))
+    taken = np.array([d.uv for d in judged.defects]).reshape(-1, 2)
+    found = []
+    for row, col in peaks:
+        uv = ((row + 0.5) / CELL_PX, (col + 0.5) / CELL_PX)
+        if len(taken) and np.hypot(*(taken - uv).T).min() < 0.6:
+            continue
+        p = float(stats.norm.sf(z[row, col]))
+        found.append(
+            Found(uv, "", "extra", 1.0 - min(1.0, p * number), z=float(z[row, col]), p=p, q=min(1.0, p * number))
+        )
+    return found
+
+
+def group_extended(defects: list[Found], least: int) -> list[Found]:
+    """Replace groups of at least `least` neighbouring defects by one region of kind `extended` each."""
+    if len(defects) < least:
+        return defects
+    uv = np.array([d.uv for d in defects])
+    pairs = cKDTree(uv).query_pairs(NEAR_CELLS, output_type="ndarray")
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(uv), len(uv)))
+    _, group = connected_components(graph, directed=False)
+    kept = [d for d, g in zip(defects, group, strict=True) if np.count_nonzero(group == g) < least]
+    for g in np.unique(group):
+        members = [d for d, other in zip(defects, group, strict=True) if other == g]
+        if len(members) < least:
+            continue
+        strongest = min(members, key=lambda d: d.p)
+        covered = {(int(np.floor(d.uv[0])), int(np.floor(d.uv[1]))) for d in members}
+        middle = np.mean([d.uv for d in members], axis=0)
+        kept.append(
+            Found(
+                (float(middle[0]), float(middle[1])),
+                "",
+                "extended",
+                1.0,
+                z=strongest.z,
+                p=strongest.p,
+                q=strongest.q,
+                change=float(np.mean([d.change for d in members])),
+                anm=strongest.anm,
+                cells=len(covered),
+            )
+        )
+    return kept
+
+
+def enclosed_regions(mask: Mask, least: int = 4) -> list[Found]:
+    """Masked regions inside the crystal (a hole, contamination, a grain): extended defects with an area, no test."""
+    gaps, count = label(mask == 0)
+    rim = set(np.unique(np.concatenate([gaps[0], gaps[-1], gaps[:, 0], gaps[:, -1]])).tolist())
+    found = []
+    for number in range(1, count + 1):
+        cells = np.argwhere(gaps == number)
+        if number in rim or len(cells) < least:
+            continue
+        middle = cells.mean(axis=0) + 0.5
+        found.append(Found((float(middle[0]), float(middle[1])), "", "extended", 1.0, cells=len(cells)))
+    return found
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion. Source: Wilson 1927, doi:10.1080/01621459.1927.10502953."""
+    interval = stats.binomtest(hits, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def recovered(tested: Tested, judged: Judged, kind: int, loss: float) -> tuple[int, int]:
+    """Bulk columns of a kind that would be flagged had they lost the part `loss` of their intensity: hits and trials.
+
+    The estimates are linear in the image, so the loss is added to each bulk column's own estimate; the counting noise
+    that goes with the lost intensity is not taken away, which errs on the side of caution.
+    """
+    bulk = ~judged.flagged[judged.kind == kind]
+    lowered = tested.found[bulk].copy()
+    lowered[:, 0] -= loss
+    p = tested.null.judge(lowered, tested.level[bulk]).p_value
+    return int((p <= judged.cut).sum()), len(p)
+
+
+def completeness(judged: Judged) -> dict[str, list[dict[str, float]]]:
+    """Recovered part, with its 95 % interval, for each kind of column and each trial loss."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for kind, tested in enumerate(judged.kinds):
+        rows = []
+        for loss in LOSSES:
+            hits, n = recovered(tested, judged, kind, loss)
+            low, high = wilson(hits, n) if n else (0.0, 1.0)
+            rows.append({"loss": loss, "n": n, "recovered": hits / n if n else 0.0, "ci_low": low, "ci_high": high})
+        found[tested.shape.site] = rows
+    return found
+
+
+def smallest_loss(table: dict[str, list[dict[str, float]]], part: float = 0.9) -> float | None:
+    """The smallest loss that is recovered in `part` of the columns of every kind, or None."""
+    needed = []
+    for rows in table.values():
+        good = [row["loss"] for row in rows if row["recovered"] >= part]
+        if not good:
+            return None
+        needed.append(min(good))
+    return max(needed, default=None)
+
+
+def poisson_interval(number: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a Poisson mean. Source: Garwood 1936, doi:10.1093/biomet/28.3-4.437."""
+    tail = (1 - level) / 2
+    low = float(stats.chi2.ppf(tail, 2 * number) / 2) if number else 0.0
+    return low, float(stats.chi2.ppf(1 - tail, 2 * number + 2) / 2)
+
