@@ -20,6 +20,8 @@ from oddlattice.multislice import Optics, annular_image, plane_waves, send_throu
 
 Array = npt.NDArray[np.float64]
 
+DISC_CELLS = 0.15  # radius around a column within which its brightness is compared
+
 
 @dataclass(frozen=True)
 class Specimen:
@@ -96,7 +98,7 @@ def changed_atoms(specimen: Specimen, change: Change, place: tuple[float, float]
     Raises
     ------
     ValueError
-        If the column has no such atoms.
+        If the column has no such atoms, or not as many.
     """
     chosen = specimen.column(*place)
     if change.of:
@@ -104,8 +106,10 @@ def changed_atoms(specimen: Specimen, change: Change, place: tuple[float, float]
     if change.atoms:
         layer = np.floor(specimen.places[:, 2])
         chosen &= (layer >= change.first_cell) & (layer < change.first_cell + change.atoms)
-    if not chosen.any():
-        raise ValueError(f"{change.name}: no atom of the column at {place} is concerned")
+    found = int(chosen.sum())
+    if found != (change.atoms or found) or not found:
+        wanted = change.atoms or "all"
+        raise ValueError(f"{change.name}: {found} atoms of the column at {place} are concerned; need {wanted}")
     return chosen
 
 
@@ -172,11 +176,11 @@ def bulk_cell(images: Array, cells: Sequence[int], symmetry: str) -> Array:
     return np.asarray(np.roll(centred, (-half[0], -half[1]), axis=(1, 2)))
 
 
-def centred(images: Array, specimen: Specimen, place: tuple[float, float], cell_px: int) -> Array:
+def centred(images: Array, cells: Sequence[int], place: tuple[float, float], cell_px: int) -> Array:
     """Images (t, m, n) rolled so that the column at `place` of the middle cell is at (m // 2, n // 2)."""
     rows, cols = images.shape[1:]
-    row = round((place[0] + specimen.cells[0] // 2) * cell_px)
-    col = round((place[1] + specimen.cells[1] // 2) * cell_px)
+    row = round((place[0] + cells[0] // 2) * cell_px)
+    col = round((place[1] + cells[1] // 2) * cell_px)
     return np.asarray(np.roll(images, (rows // 2 - row, cols // 2 - col), axis=(1, 2)))
 
 
@@ -244,20 +248,47 @@ def simulate_configuration(recipe: dict[str, Any], folder: Path, configuration: 
     for number, change in enumerate(changes, start=1):
         site = sites[change.site]
         place = float(site["u"]), float(site["v"])
-        found = centred(block.difference(change, place), block.specimen, place, recipe["cell_px"])
+        found = centred(block.difference(change, place), block.specimen.cells, place, recipe["cell_px"])
         differences[change.name] = average_over_site(found, str(site["symmetry"]), change.change == "displaced")
         done = f"configuration {configuration + 1} of {recipe['phonons']}, change {number} of {len(changes)}"
         print(f"simulate_library: {done}: {change.name}", file=sys.stderr, flush=True)
     return block.bulk, differences
 
 
+def column_ratio(bulk: Array, block: Array, site: dict[str, Any], recipe: dict[str, Any]) -> Array:
+    """How much brighter the mean column of a site is than the one that was changed, by thickness; shape (t,).
+
+    The atoms of one column of a few configurations sit a little better or worse than those of all columns; what its
+    change takes away must be measured by the column that stands in the bulk cell, or an emptied column turns negative.
+
+    Parameters
+    ----------
+    bulk : ndarray of shape (t, p, q)
+        Mean cell.
+    block : ndarray of shape (t, m, n)
+        Mean block over the same configurations.
+    """
+    cell_px, place = int(recipe["cell_px"]), (float(site["u"]), float(site["v"]))
+    mean = centred(np.tile(bulk, (1, *recipe["cells"])), tuple(recipe["cells"]), place, cell_px)
+    one = centred(block, tuple(recipe["cells"]), place, cell_px)
+    row, col = (np.arange(size) - size // 2 for size in mean.shape[1:])
+    disc = np.hypot(row[:, None], col[None, :]) < DISC_CELLS * cell_px
+    floor = bulk.min(axis=(1, 2))[:, None]
+    return np.asarray((mean[:, disc] - floor).sum(axis=1) / (one[:, disc] - floor).sum(axis=1))
+
+
 def simulate_library(recipe: dict[str, Any], folder: Path) -> Library:
     """Simulate every image of a recipe, the mean over its configurations; paths in it are relative to `folder`."""
     found = [simulate_configuration(recipe, folder, k) for k in range(int(recipe["phonons"]))]
     corner = next((site["symmetry"] for site in recipe["sites"] if site["u"] == site["v"] == 0), "1")
-    bulk = bulk_cell(np.mean([images for images, _ in found], axis=0), recipe["cells"], str(corner))
-    names = list(found[0][1])
-    differences = {name: np.mean([images[name] for _, images in found], axis=0).astype(np.float32) for name in names}
+    block = np.mean([images for images, _ in found], axis=0)
+    bulk = bulk_cell(block, recipe["cells"], str(corner))
+    ratios = {str(site["site"]): column_ratio(bulk, block, site, recipe) for site in recipe["sites"]}
+    differences = {}
+    for change in changes_of(recipe):
+        mean = np.mean([images[change.name] for _, images in found], axis=0)
+        whole = ratios[change.site][:, None, None] if change.atoms == 0 else 1.0
+        differences[change.name] = (mean * whole).astype(np.float32)
     a_nm, b_nm, c_nm = (float(side) / 10 for side in unit_cell(recipe, folder)[2])
     return Library(recipe, bulk.astype(np.float32), differences, (a_nm, b_nm, c_nm))
 

@@ -284,7 +284,6 @@ def compose_scan(
     image = _lay_bulk(library, u, v, thickness, source_cells)
     cells, columns, places = column_places(crystal, conditions, shape, origin)
     where = {(int(i), int(j), int(k)): n for n, ((i, j), k) in enumerate(zip(cells, columns, strict=True))}
-    cell_px = int(library.recipe["cell_px"])
     half = np.array(library.recipe["cells"]) / 2
     corners = np.array([(-1, -1), (-1, 1), (1, -1), (1, 1)]) * half @ vectors
     reach_px = int(np.ceil(np.abs(corners).max() + np.abs(row_shift).max())) + 1
@@ -292,10 +291,10 @@ def compose_scan(
         place = places[where[(*defect.cell, defect.column)]]
         nearest = tuple(np.clip(np.rint(place).astype(int), 0, np.array(shape) - 1))
         difference = difference_image(library, crystal, conditions, defect, float(thickness[nearest]))
-        fine = blurred(difference, cell_px, source_cells)
+        fine = blurred(difference, int(library.recipe["cell_px"]), source_cells)
         column = crystal.columns[defect.column]
         centre = np.add(defect.cell, (column.u, column.v))
-        _add_difference(image, fine, u, v, centre, place, reach_px, cell_px)
+        _add_difference(image, fine, u, v, centre, place, reach_px, int(library.recipe["cell_px"]))
     ground = conditions.background * (1 + conditions.contamination * _smooth_field(shape, rng))
     expected = np.clip(image + np.clip(ground, 0, None), 0, None) * (conditions.dose_e_px or 1.0)
     counts = rng.poisson(expected) if conditions.dose_e_px else expected
