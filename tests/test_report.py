@@ -18,6 +18,7 @@ from PIL import Image as Picture
 import report_products as made_up
 import write_index
 import write_pages
+from oddlattice import settings
 from oddlattice.products import INVENTORY, table, write_tsv
 from oddlattice.report import facts, geometry, numbers, pictures, plots
 from oddlattice.report.html import embedded_json, json_text, policy
@@ -184,7 +185,7 @@ def test_colours_of_less_and_more_differ_in_hue_and_agree_in_lightness() -> None
 def test_ticks_lie_inside_and_are_few(low: float, width: float) -> None:
     found = plots.ticks(low, low + width)
     assert len(found) <= 9
-    assert all(low - 1e-9 * max(1, abs(low)) <= t <= low + width + 1e-9 * max(1, abs(low + width)) for t in found)
+    assert all(low - 1e-8 * width - 1e-9 * abs(low) <= t <= low + width * (1 + 1e-8) + 1e-9 * abs(low) for t in found)
 
 
 def test_histogram_counts_everything_and_what_lies_beyond() -> None:
@@ -192,6 +193,14 @@ def test_histogram_counts_everything_and_what_lies_beyond() -> None:
     assert sum(found["counts"]) == 3
     assert (sum(found["flagged"]), found["flagged"][-1], found["beyond"]) == (1, 1, 1)
     assert math.isclose(sum(found["normal"]), 3, rel_tol=1e-3)
+
+
+def test_completeness_rises_to_the_right() -> None:
+    found = plots.completeness_plot({"Ti": made_up.trials(0.3), "Sr": made_up.trials(0.1)})
+    assert [line["site"] for line in found["lines"]] == ["Sr", "Ti"]
+    heights = [float(point.split(",")[1]) for point in found["lines"][1]["line"].split()]
+    assert heights == sorted(heights, reverse=True)  # upwards in the picture
+    assert found["top"] <= min(heights) < found["nine_tenths"] < max(heights) <= found["bottom"]
 
 
 def test_published_band_is_mean_and_deviations() -> None:
@@ -389,17 +398,22 @@ def test_crops_show_the_defect_in_their_middle(shard: tuple[Any, Any, Path]) -> 
 
 def test_image_without_defects(shard: tuple[Any, Any, Path]) -> None:
     text = " ".join(" ".join(read(shard[2] / "f00d-b.html").text).split())
-    assert "Defects 0" in text
     assert "No column is flagged at a false-discovery rate of 5 %." in text
+    assert not any(attrs.get("id") == "list" for _, attrs in read(shard[2] / "f00d-b.html").tags)
     assert "nothing is flagged" in text
 
 
 def test_no_model_page_gives_settings_to_train_with(shard: tuple[Any, Any, Path]) -> None:
     page = read(shard[2] / "cafe.html")
-    blocks = [text for text in page.text if text.lstrip().startswith(("train:", "snakemake"))]
-    settings = yaml.safe_load(blocks[0])
-    assert settings["train"]["crystal"] == {"a_nm": 0.4004, "b_nm": 0.3987, "gamma_deg": 90.12}
-    assert blocks[1] == "snakemake --cores all train --configfile train_cafe.yaml"
+    blocks = [text for text in page.text if text.lstrip().startswith(("models:", "snakemake"))]
+    given = yaml.safe_load(blocks[0])
+    assert given["train"]["crystal"] == {"a_nm": 0.4004, "b_nm": 0.3987, "gamma_deg": 90.12}
+    assert given["models"] == ["srtio3_001", "cafe"]
+    assert blocks[1].startswith("snakemake --cores all train --configfile train_cafe.yaml\n")
+    repository = Path(write_pages.__file__).parents[2]
+    schema = settings.load_yaml(repository / "workflow/schemas/config.schema.yaml")
+    whole = settings.load_yaml(repository / "config.yaml")
+    settings.checked(whole | {"models": given["models"], "train": whole["train"] | given["train"]}, schema, [])
 
 
 def test_no_lattice_page_says_why_and_what_to_do(shard: tuple[Any, Any, Path]) -> None:
@@ -479,7 +493,8 @@ def test_index_of_ten_thousand_images_stays_light(tmp_path: Path) -> None:
     found = made_up.Shard(tmp_path / "products")
     found.rows = [
         made_up.image_row(f"id-{k}", f"2026/session {k // 100}/image {k}.dm4", "analysed", model="srtio3_001",
-                          defects=k % 7, columns_tested=1000, density_per_nm2=0.01, density_ci_low=0.002, density_ci_high=0.03)
+                          defects=k % 7, columns_tested=1000, density_per_nm2=0.01, density_ci_low=0.002,
+                          density_ci_high=0.03)
         for k in range(10_000)
     ]  # fmt: skip
     made = found.write()

@@ -14,6 +14,7 @@ import yaml
 from oddlattice.logs import log_to
 from oddlattice.products import INVENTORY, read_tsv
 from oddlattice.report import numbers as n
+from oddlattice.report.facts import sentence
 from oddlattice.report.html import json_text, render
 from oddlattice.whole import whole_file
 
@@ -65,7 +66,7 @@ def urgency(row: Row, remarkable: dict[str, float]) -> tuple[str, str]:
 
     An image stands out when the interval of its density lies above `remarkable` of its model [nm^-2].
     """
-    state, reason = str(row["state"]), str(row["reason"] or "")
+    state, reason = str(row["state"]), sentence(row["reason"])
     if state == "analysed":
         limit = remarkable.get(str(row["model"]))
         if limit is not None and n.usable(row["density_ci_low"]) and row["density_ci_low"] > limit:
@@ -122,7 +123,7 @@ def line(row: Row, pages: dict[str, Path], home: Path, remarkable: dict[str, flo
         "loss_text": n.percent(row["smallest_loss_90"]) if analysed else "",
         "pixel_text": f"{n.significant(1000 * row['pixel_nm'], 3)} pm/px" if n.usable(row.get("pixel_nm")) else "",
         "model": row.get("model") or "",
-        "acquired": str(row.get("acquired") or "").replace("T", " "),
+        "acquired": str(row.get("acquired") or "")[:16].replace("T", " "),
     }
 
 

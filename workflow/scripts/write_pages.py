@@ -81,6 +81,7 @@ def load_image(row: Row, stores: dict[str, zarr.Group], defects: pl.DataFrame, c
         mask=None if mask is None else mask > 0,
         nodes_px=None if nodes is None or not np.isfinite(nodes).all() else nodes.astype(np.float64),
         maps=maps,
+        trials=_attributes(group["maps"]).get("completeness") or {},
         defects=defects.filter(pl.col("image_id") == name),
         columns=columns.filter(pl.col("image_id") == name),
     )
@@ -280,7 +281,7 @@ def write_page(image: Image, neighbours: tuple[str, str], shard: str, folder: Pa
     by_kind = facts.densities([str(k or "unknown") for k in points["kind"]], row["area_nm2"])
     by_site = facts.densities([str(s) for s in points["site"] if s], row["area_nm2"])
     histograms = _histograms(image, settings)
-    todo, lines = facts.advice(image), facts.provenance(image, shard)
+    todo, lines = facts.advice(image, settings["config"]["models"]), facts.provenance(image, shard)
     pixel, ruler = facts.pixel_size_nm(image)
     twin = {
         "image": row,
@@ -293,6 +294,7 @@ def write_page(image: Image, neighbours: tuple[str, str], shard: str, folder: Pa
         "density_by_kind": by_kind,
         "density_by_site": by_site,
         "sites": cells["sites"] if cells else [],
+        "completeness": image.trials,
         "histograms": histograms,
         "display": {"raw": raw, "maps": maps, "crops": crops, "cells": cells},
         "defects": image.defects.to_dicts(),
@@ -312,7 +314,7 @@ def write_page(image: Image, neighbours: tuple[str, str], shard: str, folder: Pa
         neighbours=neighbours,
         figures=facts.key_figures(row) if row["state"] == "analysed" else [],
         warnings=facts.warnings_of(image),
-        reason=row["reason"] if row["state"] != "analysed" else "",
+        reason=facts.sentence(row["reason"]) if row["state"] != "analysed" else "",
         advice=todo,
         ruler=ruler,
         has_pixel=pixel is not None,
@@ -328,6 +330,7 @@ def write_page(image: Image, neighbours: tuple[str, str], shard: str, folder: Pa
         histograms=histograms,
         published=plots.published_plot(histograms["anm"]) if "anm" in histograms else None,
         z=plots.z_plot(histograms["z"]) if "z" in histograms else None,
+        completeness=plots.completeness_plot(image.trials) if image.trials else None,
         texts=_texts(image, histograms),
         lattice=facts.lattice_table(image),
         quality=facts.quality_table(image),
@@ -362,6 +365,7 @@ def _texts(image: Image, histograms: Row) -> Row:
         }
     if "z" in histograms:
         found["beyond"] = n.count(histograms["z"]["beyond"]) if histograms["z"]["beyond"] else ""
+        found["marked"] = n.count(sum(histograms["z"]["flagged"]))
         found["z_reach"] = n.significant(histograms["z"]["edges"][-1], 2)
     return found
 

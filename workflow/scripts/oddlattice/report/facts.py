@@ -44,6 +44,8 @@ class Image:
         Raw places of the cell corners [px].
     maps : dict of str to ndarray of shape (rows, cols)
         ``difference`` and ``z`` in the raw frame.
+    trials : dict of str to list of dict
+        For each site: part of the trial columns found again, by the loss of intensity put in.
     defects, columns : polars.DataFrame
         Its rows of these tables.
     """
@@ -59,6 +61,7 @@ class Image:
     mask: npt.NDArray[np.bool_] | None
     nodes_px: Array | None
     maps: dict[str, npt.NDArray[np.generic]]
+    trials: dict[str, list[Row]]
     defects: pl.DataFrame
     columns: pl.DataFrame
 
@@ -92,6 +95,12 @@ def file_name(row: Row) -> tuple[str, str]:
     return folder, name
 
 
+def sentence(text: object) -> str:
+    """A text of another stage with a capital letter to begin with."""
+    found = str(text or "")
+    return found[:1].upper() + found[1:]
+
+
 def title(row: Row) -> str:
     """What the page is called: file, signal, frame of a stack."""
     parts = [file_name(row)[1]]
@@ -120,7 +129,7 @@ def warnings_of(image: Image) -> list[str]:
     if image.row["state"] == "analysed" and image.row["reason"]:
         known = " ".join(found)
         found += [part for part in str(image.row["reason"]).split("; ") if part.rstrip(".") not in known]
-    return list(dict.fromkeys(str(w) for w in found if w))
+    return list(dict.fromkeys(sentence(w) for w in found if w))
 
 
 def _figure(label: str, value: str, unit: str, note: str) -> Row:
@@ -171,6 +180,10 @@ def _completeness(row: Row) -> Row:
     )
 
 
+def _digits(value: float, error: float) -> str:
+    return n.with_error(value, error, digits_alone=4)
+
+
 def _vector_rows(image: Image, name: str) -> list[tuple[str, str]]:
     vector = image.lattice.get(f"{name}_px")
     if vector is None:
@@ -180,8 +193,8 @@ def _vector_rows(image: Image, name: str) -> list[tuple[str, str]]:
     length = math.hypot(*vector)
     error = math.hypot(vector[0] * row_sigma, vector[1] * col_sigma) / length
     rows = [
-        (f"{name} (row, col)", f"{n.with_error(vector[0], row_sigma)}, {n.with_error(vector[1], col_sigma)} px"),
-        (f"|{name}|", n.with_error(length, error, "px")),
+        (f"{name} (row, col)", f"{_digits(vector[0], row_sigma)}, {_digits(vector[1], col_sigma)} px"),
+        (f"|{name}|", f"{_digits(length, error)} px"),
     ]
     header = image.source.get("pixel_nm_header")
     if header:
@@ -198,8 +211,10 @@ def lattice_table(image: Image) -> list[tuple[str, str]]:
     pixel, ruler = pixel_size_nm(image)
     header = image.source.get("pixel_nm_header")
     lines = [*_vector_rows(image, "a"), *_vector_rows(image, "b")]
-    lines.append(("Angle from a to b", f"{n.with_error(found.get('gamma_deg'), found.get('gamma_sigma_deg'))}°"))
-    lines.append(("Rotation of a from +row", f"{n.significant(found.get('rotation_deg'))}°"))
+    for label, key in (("Angle from a to b", "gamma"), ("Rotation of a from +row", "rotation")):
+        if n.usable(found.get(f"{key}_deg")):
+            error = found.get(f"{key}_sigma_deg")
+            lines.append((label, f"{n.with_error(found[f'{key}_deg'], error, digits_alone=4)}°"))
 
     def length(label: str, key: str) -> None:
         value = found.get(key)
@@ -240,19 +255,19 @@ def quality_table(image: Image) -> list[tuple[str, str]]:
     ]
 
 
-def train_config(image: Image) -> Row:
-    """Settings that train a model of this image's own lattice: see the rule train_model."""
+def train_config(image: Image, models: list[str]) -> Row:
+    """Settings that train a model from this image's own bulk and then analyse with it, see the rule train_model."""
     row = image.row
+    name = str(row["image_id"]).replace("-", "_")[:60]
+    cell = {
+        "a_nm": _rounded(row["a_nm"], 4),
+        "b_nm": _rounded(row["b_nm"], 4),
+        "gamma_deg": _rounded(row["gamma_deg"], 2),
+    }
+    bulk = {"path": str(row["path"]), "signal": str(row["signal"]), "frame": int(row["frame"])}
     return {
-        "train": {
-            "name": f"model_{row['image_id']}",
-            "crystal": {
-                "a_nm": _rounded(row["a_nm"], 4),
-                "b_nm": _rounded(row["b_nm"], 4),
-                "gamma_deg": _rounded(row["gamma_deg"], 2),
-            },
-            "bulk": [{"path": row["path"], "signal": row["signal"], "frame": row["frame"]}],
-        }
+        "models": [*models, name],
+        "train": {"name": name, "source": "images", "crystal": cell, "bulk": [bulk]},
     }
 
 
@@ -260,21 +275,22 @@ def _rounded(value: float | None, decimals: int) -> float | None:
     return None if value is None or not math.isfinite(value) else round(value, decimals)
 
 
-def advice(image: Image) -> Row:
-    """What to do about an image that was not analysed: sentences, and a file to paste with its command."""
+def advice(image: Image, models: list[str]) -> Row:
+    """What to do about an image that was not analysed: sentences, and a file to paste with its commands."""
     row = image.row
     if row["state"] == "no_model":
         name = f"train_{row['image_id']}.yaml"
         says = [
-            "Train a model of this crystal from images of its bulk. Save these lines as a file and run the command."
+            "Train a model of this crystal from its bulk, here from this image itself: save these lines as a file.",
+            "The first command trains, the second analyses with the new model. Name the archive as for this run.",
         ]
         if not n.usable(row["a_nm"]):
             says.append("The file is not calibrated: fill in a_nm and b_nm, the lengths of the cell’s edges, first.")
         return {
             "says": says,
             "file": name,
-            "yaml": yaml.safe_dump(train_config(image), sort_keys=False, allow_unicode=True),
-            "command": f"snakemake --cores all train --configfile {name}",
+            "yaml": yaml.safe_dump(train_config(image, models), sort_keys=False, allow_unicode=True),
+            "command": f"snakemake --cores all train --configfile {name}\nsnakemake --cores all --configfile {name}",
         }
     if row["state"] == "no_lattice":
         says = [

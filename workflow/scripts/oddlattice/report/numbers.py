@@ -80,13 +80,13 @@ def percent(value: float | None, decimals: int = 0) -> str:
     return NONE if value is None or not math.isfinite(value) else f"{fixed(100 * value, decimals)} %"
 
 
-def with_error(value: float | None, error: float | None, unit: str = "", digits: int = 2) -> str:
-    """`value ± error unit`, both rounded to `digits` significant digits of the error."""
+def with_error(value: float | None, error: float | None, unit: str = "", digits: int = 2, digits_alone: int = 3) -> str:
+    """`value ± error unit` rounded to `digits` digits of the error; without an error, `digits_alone` of the value."""
     if value is None or not math.isfinite(value):
         return NONE
     tail = f" {unit}" if unit else ""
     if error is None or not math.isfinite(error) or error <= 0:
-        return significant(value) + tail
+        return significant(value, digits_alone) + tail
     decimals = decimals_for(error, digits)
     return f"{fixed(value, decimals)} ± {fixed(error, decimals)}{tail}"
 

@@ -80,13 +80,7 @@ class _Axes:
         places = ticks(self.low, self.high)
         decimals = max((len(f"{t:.10f}".rstrip("0").partition(".")[2]) for t in places), default=0)
         decades = [10**k for k in range(9) if 10**k <= self.top]
-        return {
-            "width": WIDTH,
-            "height": HEIGHT,
-            "left": LEFT,
-            "right": WIDTH - RIGHT,
-            "top": TOP,
-            "bottom": HEIGHT - BOTTOM,
+        return _box() | {
             "x_ticks": [{"at": self.x(t), "label": fixed(t, decimals)} for t in places],
             "y_ticks": [{"at": self.y(n), "label": count(n)} for n in decades],
         }
@@ -124,4 +118,41 @@ def z_plot(found: dict[str, Any]) -> dict[str, Any]:
         "bars": _steps(axes, edges, found["counts"]),
         "flagged": _steps(axes, edges, found["flagged"]),
         "normal": " ".join(points),
+    }
+
+
+def completeness_plot(trials: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Drawing of the part of trial columns found again against the loss put into them, a line and a band per site."""
+
+    def x(value: float) -> float:
+        return round(LEFT + value * (WIDTH - LEFT - RIGHT), 2)
+
+    def y(value: float) -> float:
+        return round(HEIGHT - BOTTOM - value * (HEIGHT - BOTTOM - TOP), 2)
+
+    lines = []
+    for site, rows in sorted(trials.items()):
+        low = [f"{x(r['loss'])},{y(r['ci_low'])}" for r in rows]
+        high = [f"{x(r['loss'])},{y(r['ci_high'])}" for r in reversed(rows)]
+        middle = " ".join(f"{x(r['loss'])},{y(r['recovered'])}" for r in rows)
+        lines.append(
+            {"site": site, "band": " ".join([*low, *high]), "line": middle, "number": count(int(rows[0]["n"]))}
+        )
+    tenths = [k / 5 for k in range(6)]
+    return _box() | {
+        "lines": lines,
+        "nine_tenths": y(0.9),
+        "x_ticks": [{"at": x(t), "label": f"{100 * t:.0f} %"} for t in tenths],
+        "y_ticks": [{"at": y(t), "label": f"{100 * t:.0f} %"} for t in tenths],
+    }
+
+
+def _box() -> dict[str, Any]:
+    return {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "left": LEFT,
+        "right": WIDTH - RIGHT,
+        "top": TOP,
+        "bottom": HEIGHT - BOTTOM,
     }

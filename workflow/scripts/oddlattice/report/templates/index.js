@@ -67,6 +67,7 @@
     name.append(title, path, element("span", "path", [one.signal, one.pixel_text, one.model].filter(Boolean).join(" · ")));
     const state = element("td");
     state.append(element("span", `state ${one.state}`, states[one.state] || one.state));
+    if (one.acquired) state.append(element("small", "", one.acquired));
     const graph = element("td");
     if (one.density !== null) graph.append(forest(one));
     const notes = element("td");
@@ -75,7 +76,6 @@
       why.title = one.why;
       notes.append(why);
     }
-    if (one.acquired) notes.append(element("span", "path", one.acquired));
     row.append(picture, name, state, pair(one.density_text, one.interval_text), graph, pair(one.defects_text, one.tested_text), pair(one.loss_text, ""), notes);
     return row;
   }
