@@ -80,7 +80,8 @@ def say_counts():
     states = ", ".join(
         f"{counts[state]} {state}" for state in ("done", "rejected", "ready", "waiting") if counts[state]
     )
-    logger.info(f"{config['archive']}: {counts.total()} files" + (f": {states}" if states else ""))
+    files = "1 file" if counts.total() == 1 else f"{counts.total()} files"
+    logger.info(f"{config['archive']}: {files}" + (f": {states}" if states else ""))
 
 
 def begin():
