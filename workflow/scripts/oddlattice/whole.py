@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +14,14 @@ def _fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _fsync_tree(folder: Path) -> None:
+    """Flush a folder with all that is in it; side by side, so that the disk writes its journal once for many files."""
+    paths = [Path(inside) / name for inside, _, names in os.walk(folder) for name in [*names, "."]]
+    with ThreadPoolExecutor(16) as pool:
+        for _ in pool.map(_fsync, paths):
+            pass
 
 
 def _part(path: Path) -> Path:
@@ -45,10 +54,7 @@ def whole_directory(path: str | Path) -> Iterator[Path]:
     part.mkdir()
     try:
         yield part
-        for folder, _, names in os.walk(part):
-            for name in names:
-                _fsync(Path(folder) / name)
-            _fsync(Path(folder))
+        _fsync_tree(part)
         if path.exists():
             shutil.rmtree(path)
         os.replace(part, path)
