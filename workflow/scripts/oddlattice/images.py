@@ -47,6 +47,7 @@ NOTABLE_SATURATED = 1e-4
 LARGEST_NAN = 0.01
 #: A frame of at most this many bytes is read at once; a larger one in bands of rows.
 AT_ONCE_BYTES = 256 << 20
+_GROUP_BYTES = 32 << 20
 _ALIGN_PX = 1024
 # ASSUME: between two frames of a stack the specimen drifts by less than half a unit cell; the width of the prior [px].
 _DRIFT_PX = 16.0
@@ -205,7 +206,9 @@ def frames(data: Any) -> Iterator[tuple[int, Iterator[Array]]]:
         for number in range(data.shape[0]):
             yield number, _bands(data[number])
         return
-    group = min(_frames_per_chunk(data), max(1, AT_ONCE_BYTES // frame_bytes))
+    chunk = _frames_per_chunk(data)
+    several = max(1, _GROUP_BYTES // (frame_bytes * chunk)) * chunk  # small frames: asking dask costs more than reading
+    group = min(several, max(1, AT_ONCE_BYTES // frame_bytes))
     for start in range(0, data.shape[0], group):
         block = computed(data[start : start + group])
         for number, frame in enumerate(block, start):
