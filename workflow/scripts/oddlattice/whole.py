@@ -46,7 +46,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_directory(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary directory beside `path`; on success it is flushed and becomes `path`, on error it is removed."""
+    """Yield a temporary folder beside `path`; on success it is flushed and becomes `path`, on error it is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _part(path)
