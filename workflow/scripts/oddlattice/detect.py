@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from oddlattice.columns import REACH_PX, ColumnShape, as_cells, column_cells, cut_windows, signatures, window_of_cell, window_start_px
 from oddlattice.crystal import CELL_PX
+from oddlattice.smooth import local_plane
 
 Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
@@ -129,7 +130,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Scored:
     """Every tested column of one kind in an image.
 
     Attributes
@@ -176,12 +177,14 @@ def estimate_noise(difference: Float, mask: Mask) -> Noise:
     energy = np.zeros(mask.shape)
     for row in range(CELL_PX):
         energy[good] += np.clip((cells[:, :, row][good] / sigma[row]) ** 2, 0, 9).mean(axis=1) / CELL_PX
-    weight = gaussian_filter(good.astype(float), NOISE_CELLS, mode="constant")
-    # a single odd cell must not raise its own noise level
+    # a line through the neighbourhood, twice: a single odd cell must not raise its own noise level
     typical = float(np.median(energy[good]))
-    calm = np.where(good, np.clip(energy, 0.5 * typical, 1.5 * typical), 0.0)
-    level2 = gaussian_filter(calm, NOISE_CELLS, mode="constant") / np.maximum(weight, 1e-6)
-    level = np.where(good, np.sqrt(level2 / max(float(level2[good].mean()), 1e-12)), 1.0)
+    level2 = np.clip(energy, 0.2 * typical, 4 * typical)
+    for _ in range(2):
+        smooth = local_plane(level2[None], good.astype(float), NOISE_CELLS)[0][0]
+        smooth = np.clip(smooth, 0.1 * typical, 5 * typical)
+        level2 = np.clip(energy, 0.6 * smooth, 1.4 * smooth)
+    level = np.where(good, np.sqrt(smooth / max(float(smooth[good].mean()), 1e-12)), 1.0)
     return Noise(np.asarray(sigma, dtype=np.float64), level, _autocorrelation(difference, sigma, level, good))
 
 
@@ -278,7 +281,7 @@ def judge_columns(
     vectors_pm: Array,
     response: tuple[float, float],
     anm_map: Float,
-) -> Tested | None:
+) -> Scored | None:
     """Test every column of one kind against the scatter of its own kind in this image.
 
     Parameters
@@ -290,7 +293,7 @@ def judge_columns(
 
     Returns
     -------
-    Tested, or None where there are fewer than MIN_COLUMNS columns.
+    Scored, or None where there are fewer than MIN_COLUMNS columns.
     """
     cells = column_cells(mask, shape)
     if len(cells) < MIN_COLUMNS:
@@ -303,7 +306,7 @@ def judge_columns(
     middle, spread = robust_normal(found[:, 0] / level)
     centre, covariance = robust_plane(found[:, 1:] / level[:, None])
     null = Null(middle, spread, centre, covariance, len(cells))
-    return Tested(
+    return Scored(
         shape, cells, found, level, kernel, null, null.judge(found, level), published_score(anm_map, shape, cells)
     )
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 from skimage.restoration import unwrap_phase
 
 from oddlattice.lattice import Lattice, NoLatticeError
-from oddlattice.smooth import global_polynomial, local_plane
+from oddlattice.smooth import block_mean, global_polynomial, lerp_at, local_plane
 
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float32]
@@ -58,23 +58,17 @@ def strips(shape: tuple[int, int]) -> Iterator[slice]:
         yield slice(start, min(start + height, shape[0]))
 
 
-def _hat(at_px: Array, grid_px: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    index = (at_px - grid_px[0]) / (grid_px[1] - grid_px[0])
-    low = np.clip(np.floor(index).astype(np.int64), 0, len(grid_px) - 2)
-    return low, (index - low).astype(np.float32)
-
-
 class Lifted:
     """Layers on a coarse grid, interpolated linearly to the pixels of strips of rows."""
 
     def __init__(self, layers: Array, grid: Grid, shape: tuple[int, int]) -> None:
-        low, part = _hat(np.arange(shape[1], dtype=float), grid.cols_px)
+        low, part = lerp_at(shape[1], grid.cols_px[0], grid.step_px[1], len(grid.cols_px))
         self._wide = (layers[:, :, low] * (1 - part) + layers[:, :, low + 1] * part).astype(np.float32)
-        self._grid = grid
+        self._low, self._part = lerp_at(shape[0], grid.rows_px[0], grid.step_px[0], len(grid.rows_px))
 
     def strip(self, rows: slice) -> Image:
         """Layers at the pixels of `rows`; shape (k, rows, cols)."""
-        low, part = _hat(np.arange(rows.start, rows.stop, dtype=float), self._grid.rows_px)
+        low, part = self._low[rows], self._part[rows]
         first, second = self._wide[:, low], self._wide[:, low + 1]
         second -= first
         second *= part[None, :, None]
@@ -105,27 +99,22 @@ def read_strip(image: Image, rows: slice) -> Image:
 
 
 def fit_flattener(image: Image, period_px: float) -> Flattener:
-    """Slowly varying mean of an image over about two periods of its lattice."""
+    """Slowly varying mean of an image over about two periods of its lattice.
+
+    Where an image has no positive mean (a background was subtracted) a pedestal is added first.
+    """
     rows, cols = image.shape
     n = max(int(period_px / 3), 1)
-    small = np.concatenate(
-        [
-            np.add.reduceat(np.add.reduceat(read_strip(image, part), np.arange(0, cols, n), axis=1), np.arange(0, part.stop - part.start, n), axis=0)
-            / np.outer(np.diff(np.append(np.arange(0, part.stop - part.start, n), part.stop - part.start)), np.diff(np.append(np.arange(0, cols, n), cols)))
-            for part in (slice(r, min(r + n * max(512 // n, 1), rows)) for r in range(0, rows, n * max(512 // n, 1)))
-        ]
-    ).astype(np.float64)
-    lowest = float(np.percentile(small, 0.1))
-    middle = float(np.median(small))
+    height = n * max(512 // n, 1)
+    parts = [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
+    small = np.concatenate([block_mean(read_strip(image, part), n) for part in parts]).astype(np.float64)
+    lowest, middle = float(np.percentile(small, 0.1)), float(np.median(small))
     pedestal = 0.0 if lowest > 0 and middle > 0 else -lowest + max(middle - lowest, 1e-12) * 0.2
-    centre_rows = np.minimum(np.arange(small.shape[0]) * n + (n - 1) / 2, rows - 1)
     smooth = ndimage.gaussian_filter(small + pedestal, 2.0 * period_px / n, mode="nearest", truncate=3.0)
     smooth = np.maximum(smooth, 0.05 * float(np.median(smooth)) + 1e-12)
-    # block centres are evenly spaced but for the last block; the mean varies too slowly for that to matter
-    grid = Grid(np.arange(small.shape[0]) * n + (n - 1) / 2, np.arange(small.shape[1]) * n + (n - 1) / 2)
-    middle_rows = slice(rows // 2 - min(64, rows // 2), rows // 2 + min(64, rows // 2))
-    del centre_rows
-    flat = (read_strip(image, middle_rows) + pedestal) / Lifted(smooth[None], grid, (rows, cols)).strip(middle_rows)[0] - 1
+    grid = Grid(*(np.arange(count) * n + (n - 1) / 2 for count in small.shape))
+    part = slice(max(rows // 2 - 64, 0), min(rows // 2 + 64, rows))
+    flat = (read_strip(image, part) + pedestal) / Lifted(smooth[None], grid, (rows, cols)).strip(part)[0] - 1
     low, high = np.percentile(flat, [0.2, 99.8])
     spread = max(float(high - low), 1e-6)
     return Flattener(smooth, grid, (float(low - spread), float(high + 1.5 * spread)), pedestal)
@@ -144,14 +133,21 @@ def flat_strip(image: Image, rows: slice, flattener: Flattener, mean: Lifted) ->
 def _window(grid_px: Array, length: int, sigma_px: float) -> tuple[Array, Array, Array]:
     """Gaussian windows (n, length) around grid places, their sums and how far their centroid is from the place [px]."""
     at = np.arange(length)
-    window = np.exp(-0.5 * ((at - grid_px[:, None]) / sigma_px) ** 2)
+    away = (at - grid_px[:, None]) / sigma_px
+    window = np.where(np.abs(away) < 4, np.exp(-0.5 * np.minimum(away**2, 16)), 0.0)
     total = window.sum(1)
     return window, total, window @ at / total - grid_px
 
 
+def _band(window: Array, points: slice) -> tuple[slice, slice]:
+    """Grid points and the pixels that their windows cover."""
+    covered = np.flatnonzero(window[points].max(0) > 0)
+    return points, slice(int(covered[0]), int(covered[-1]) + 1)
+
+
 def demodulate(
     image: Image, flattener: Flattener, frequencies: Array, grid: Grid, sigma_px: float
-) -> tuple[Complex, Array, float]:
+) -> tuple[Complex, float]:
     """Local complex amplitude of waves in an image.
 
     Parameters
@@ -163,8 +159,6 @@ def demodulate(
     -------
     amplitudes : ndarray of shape (k, n, m), complex
         Gaussian mean of deviation times exp(-2 pi i g.place) around each grid place.
-    off : ndarray of shape (2, n or m)
-        Object of two arrays: distance of the window's centroid from the grid place along (row, col) [px].
     noise : float
         rms of an amplitude that white noise of the image's variance would give.
     """
@@ -172,25 +166,30 @@ def demodulate(
     row_window, row_sum, _ = _window(grid.rows_px, shape[0], sigma_px)
     col_window, col_sum, _ = _window(grid.cols_px, shape[1], sigma_px)
     mean = flattener.lifted(shape)
-    col_wave = [
-        (col_window / col_sum[:, None] * np.exp(-2j * np.pi * g[1] * np.arange(shape[1]))).T.astype(np.complex64)
-        for g in frequencies
-    ]
-    stacked = np.concatenate([part for wave in col_wave for part in (wave.real, wave.imag)], axis=1)
     n, m = len(grid.rows_px), len(grid.cols_px)
     total = np.zeros((len(frequencies), n, m), dtype=complex)
     square = 0.0
+    turns = np.exp(-2j * np.pi * frequencies[:, 1:] * np.arange(shape[1]))
+    col_waves = (turns[:, None, :] * (col_window / col_sum[:, None])).astype(np.complex64)
+    bands = [_band(col_window, slice(i, min(i + 16, m))) for i in range(0, m, 16)]
     for rows in strips(shape):
         strip = flat_strip(image, rows, flattener, mean)
         square += float(np.einsum("rc,rc->", strip, strip))
-        part = (strip @ stacked).reshape(len(strip), len(frequencies), 2, m)
+        part = np.empty((len(frequencies), len(strip), m), dtype=np.complex64)
+        for points, cols in bands:
+            waves = col_waves[:, points, cols]
+            flat = waves.reshape(-1, waves.shape[2]).T
+            product = strip[:, cols] @ np.concatenate([flat.real, flat.imag], axis=1)
+            middle = product.shape[1] // 2
+            both = (product[:, :middle] + 1j * product[:, middle:]).reshape(len(strip), len(frequencies), -1)
+            part[:, :, points] = np.moveaxis(both, 1, 0)
         at = np.arange(rows.start, rows.stop)
-        near = np.flatnonzero(row_window[:, rows].max(1) > 1e-5)
+        near = np.flatnonzero(row_window[:, rows].max(1) > 0)
         for k, g in enumerate(frequencies):
-            wave = (row_window[near, rows] / row_sum[near, None] * np.exp(-2j * np.pi * g[0] * at)).astype(np.complex64)
-            total[k, near] += wave @ (part[:, k, 0] + 1j * part[:, k, 1])
+            wave = row_window[near, rows] / row_sum[near, None] * np.exp(-2j * np.pi * g[0] * at)
+            total[k, near] += wave.astype(np.complex64) @ part[k]
     noise = float(np.sqrt(square / (shape[0] * shape[1]) / (4 * np.pi * sigma_px**2)))
-    return total, np.array([row_sum.max(), col_sum.max()]), noise
+    return total, noise
 
 
 @dataclass(frozen=True)
@@ -210,6 +209,8 @@ class Frame:
         Lattice amplitude on the grid, 1 in good crystal.
     shape : tuple of int
         (rows, cols) of the image.
+    roughness : float
+        rms by which the measured field departs from its smooth version [cells of the primitive lattice].
     """
 
     vectors_px: Array
@@ -218,6 +219,7 @@ class Frame:
     grid: Grid
     quality: Array
     shape: tuple[int, int]
+    roughness: float = 0.0
 
     @property
     def period_px(self) -> float:
@@ -294,7 +296,7 @@ def fit_frame(image: Image, lattice: Lattice, flattener: Flattener) -> Frame:
     vectors = lattice.vectors_px
     for _ in range(2):
         frequencies = orders @ np.linalg.inv(vectors).T
-        amplitudes, _, noise = demodulate(image, flattener, frequencies, grid, sigma)
+        amplitudes, noise = demodulate(image, flattener, frequencies, grid, sigma)
         steps = _phase_steps(amplitudes) / (2 * np.pi * np.array(grid.step_px))
         weight = np.abs(amplitudes).mean((1, 2))[:, None]
         if np.abs(steps).max() < 0.02 / period:
@@ -390,8 +392,9 @@ def _smoothed(frame: Frame, weights: Array) -> Frame:
     level = float(np.median(support[weights > 0]))
     belief = support / (support + 0.02 * level)
     reach = ndimage.distance_transform_edt(weights == 0)
+    rough = float(np.sqrt((weights * ((rest - smooth) ** 2).sum(0)).sum() / weights.sum()))
     bend = _held(bend, reach, sigma)
-    return replace(frame, vectors_px=vectors, origin_px=origin, field=bend + smooth * belief)
+    return replace(frame, vectors_px=vectors, origin_px=origin, field=bend + smooth * belief, roughness=rough)
 
 
 def _held(bend: Array, reach: Array, sigma: float) -> Array:

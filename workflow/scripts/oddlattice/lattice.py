@@ -13,6 +13,7 @@ import scipy.fft
 from scipy import ndimage
 
 from oddlattice.crystal import Crystal
+from oddlattice.smooth import slow_mean
 
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float32]
@@ -23,6 +24,7 @@ LARGEST_FREQUENCY = 0.30  # [cycles/px]; peaks beyond it do not help to find a c
 LARGEST_PERIOD_PX = 150.0
 SMALLEST_PERIOD_PX = 5.0  # of the primitive lattice: 8 px a cell with two columns on its diagonal makes 5.7 px
 PEAK_POWER = 22.0  # ASSUME: a maximum this far above the local background is a peak; in noise exp(-22) a pixel
+LONGEST_ASPECT = 4.0  # of the primitive cell
 SHARPEST_SHEAR_DEG = 25.0  # vectors closer in direction than this make a row of fringes, not a lattice
 
 
@@ -81,11 +83,12 @@ def reduced(vectors: Array) -> Array:
 
 def flattened(image: Image, sigma_px: float) -> Image:
     """Relative deviation of an image from its slowly varying mean, clipped where it is far out of range."""
-    mean = ndimage.gaussian_filter(image, sigma_px, mode="nearest", truncate=3.0)
+    mean = slow_mean(image, sigma_px)
     floor = max(float(np.abs(mean).mean()) * 0.05, 1e-20)
     deviation = (image - mean) / np.maximum(mean, floor)
-    middle = float(np.median(deviation))
-    spread = 1.4826 * float(np.median(np.abs(deviation - middle)))
+    some = deviation[::3, ::3]
+    middle = float(np.median(some))
+    spread = 1.4826 * float(np.median(np.abs(some - middle)))
     limit = 8.0 * max(spread, 0.25 * float(deviation.std()))
     return np.asarray(np.clip(deviation, middle - limit, middle + limit), dtype=np.float32)
 
@@ -136,11 +139,11 @@ def whitened_spectrum(image: Image) -> Spectrum:
     centre, last = int(LARGEST_FREQUENCY * size[0]), int(LARGEST_FREQUENCY * size[1])
     half = np.concatenate([spectrum[-centre:, : last + 1], spectrum[: centre + 1, : last + 1]])
     power = (half.real**2 + half.imag**2).astype(np.float32)
-    around = ndimage.median_filter(power[::2, ::2], size=(11, 11), mode="nearest")
-    streak = ndimage.median_filter(power[::2], size=(31, 1), mode="nearest")
+    around = ndimage.median_filter(power[::2, ::2], size=(9, 9), mode="nearest")
+    streak = ndimage.median_filter(power[::4], size=(17, 1), mode="nearest")
     streak = ndimage.uniform_filter1d(streak, 3, axis=1)
     background = np.repeat(np.repeat(around, 2, 0), 2, 1)[: power.shape[0], : power.shape[1]]
-    background = np.maximum(background, np.repeat(streak, 2, 0)[: power.shape[0]]) / np.float32(np.log(2))
+    background = np.maximum(background, np.repeat(streak, 4, 0)[: power.shape[0]]) / np.float32(np.log(2))
     background += np.float32(1e-12) * power.max() + np.float32(1e-30)
     step = (1 / size[0], 1 / size[1])
     return Spectrum(power / background, centre, step)
@@ -296,12 +299,33 @@ def refusal(lattice: Lattice | None, peaks: Array, powers: Array) -> str:
             f"no lattice: the repeats are {a:.1f} x {b:.1f} px, too few pixels to resolve columns "
             "(moiré fringes or too low a magnification); at least 8 px a cell are needed"
         )
+    if max(a, b) > LONGEST_ASPECT * min(a, b):
+        return (
+            f"no lattice: the repeats are {a:.1f} x {b:.1f} px; fringes with a weak second period "
+            "(moiré, layers or scan interference) are not resolved columns"
+        )
     if lattice.explained < 0.4:
         return (
             f"no lattice: the Fourier peaks do not belong to one lattice (the best explains {lattice.explained:.0%}; "
             "several grains, or not a crystal)"
         )
     return ""
+
+
+def not_atomic(vectors_px: Array, pixel_nm: tuple[float, float] | None, largest_nm: float) -> str:
+    """Why, by the header's pixel size, a lattice cannot be one of atomic columns; empty when it can."""
+    if pixel_nm is None:
+        return ""
+    a, b, _ = describe(vectors_px)
+    a_nm, b_nm, _ = describe(vectors_px * np.array(pixel_nm))
+    if np.sqrt(a_nm * b_nm) <= largest_nm:
+        return ""
+    size = 1000 * float(np.sqrt(pixel_nm[0] * pixel_nm[1]))
+    return (
+        f"no lattice: the repeats are {a:.1f} x {b:.1f} px, which is {a_nm:.2f} x {b_nm:.2f} nm by the header "
+        f"({size:.0f} pm/px): too long for atomic columns, so moiré fringes or a superstructure at too low a "
+        "magnification, or a wrong header"
+    )
 
 
 @dataclass(frozen=True)

@@ -87,11 +87,11 @@ def save_model(folder: Path, vae: VAE, meta: dict[str, Any]) -> None:
 def _build(architecture: Any, path: Path) -> VAE:
     try:
         first, second, third = (int(c) for c in architecture["channels"])
-        config = VAEConfig(latent=int(architecture["latent"]), channels=(first, second, third))
+        config = VAEConfig(int(architecture["latent"]), (first, second, third), int(architecture["basis"]))
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path}: architecture: found {architecture!r}; needed latent and three channels") from None
-    if not (1 <= config.latent <= 512 and all(1 <= c <= 1024 for c in config.channels)):
-        raise ValueError(f"{path}: architecture: found {config}; needed latent 1-512 and channels 1-1024")
+        raise ValueError(f"{path}: architecture: found {architecture!r}; needed latent, three channels, basis") from None
+    if not (1 <= config.latent <= 512 and all(1 <= c <= 1024 for c in (*config.channels, config.basis))):
+        raise ValueError(f"{path}: architecture: found {config}; needed latent 1-512, channels and basis 1-1024")
     return VAE(config)
 
 

@@ -15,14 +15,15 @@ from scipy.interpolate import CubicSpline
 from oddlattice.anchor import BINS, Anchor, MeanCell, find_anchor, fit_mean_cell, gather, peaks_of_mean_cell
 from oddlattice.crystal import CELL_PX, Crystal
 from oddlattice.frame import Flattener, Frame, Lifted, fit_flattener, fit_frame, flat_strip, read_strip, strips
-from oddlattice.lattice import Lattice, Match, NoLatticeError, describe, find_lattice, matches
+from oddlattice.lattice import Lattice, Match, NoLatticeError, describe, find_lattice, matches, not_atomic
 from oddlattice.smooth import local_plane
 
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float32]
 
 TABLE = 256  # steps of the mean cell's look-up table along u and v
-LOCAL_MEAN_CELLS = 3.5  # rms width over which the local mean is taken
+LOCAL_MEAN_CELLS = 3.0  # rms width over which the local mean is taken
+LARGEST_PERIOD_NM = 1.5  # ASSUME: primitive cells in projection are smaller, unless a crystal in use says otherwise
 BINNED_PX = 1 << 20  # pixels that make the mean cell; more would not make it better than its systematic errors
 
 
@@ -340,16 +341,17 @@ def fine_pass(
         slope = by_u * along[0] + by_v * along[1]
         residual = flat - template
         good = (quality.strip(rows)[0] > 0.5).astype(np.float32)
-        spread = 1.4826 * float(np.median(np.abs(residual[::4, ::4]))) + 1e-9
-        clipped = np.clip(residual, -4 * spread, 4 * spread) * good
-        information = np.einsum("rc,rc,rc->r", slope, slope, good)
-        whole = float(np.einsum("rc,rc->", slope, slope)) / slope.size
-        enough = information > 0.05 * whole * frame.shape[1]
-        step = np.where(enough, np.einsum("rc,rc->r", slope, clipped) / np.maximum(information, 1e-12), 0.0)
+        good *= _inverse_variance(residual, template, good)
+        limit = 4 / np.sqrt(np.maximum(good, 1e-12))
+        weighted_slope = slope * good
+        clipped = np.clip(residual, -limit, limit)
+        information = np.einsum("rc,rc->r", weighted_slope, slope)
+        whole = float(np.median(information[information > 0])) if (information > 0).any() else 1.0
+        enough = information > 0.05 * whole
+        step = np.where(enough, np.einsum("rc,rc->r", weighted_slope, clipped) / np.maximum(information, 1e-12), 0.0)
         step = np.clip(step, -1.0, 1.0)
         shifts[rows] = np.where(enough, row_shift_px[rows] + step, 0.0)
-        noise = float(np.sqrt((clipped.astype(np.float64) ** 2).sum() / max(float(good.sum()), 1.0)))
-        sigmas[rows] = np.where(enough, noise / np.sqrt(np.maximum(information, 1e-12)), np.inf)
+        sigmas[rows] = np.where(enough, 1 / np.sqrt(np.maximum(information, 1e-12)), np.inf)
         moved = step[:, None].astype(np.float32)
         residual -= slope * moved
         u += moved * along[0]
@@ -371,6 +373,21 @@ def fine_pass(
         for total, weight in zip(sums, weighted, strict=True):
             total += np.bincount(cell, weights=None if weight is None else weight.ravel(), minlength=n_u * n_v)
     return shifts, sigmas, CellStatistics(first, *(total.reshape(n_u, n_v) for total in sums))
+
+
+def _inverse_variance(residual: Image, template: Image, good: Image) -> Image:
+    """Weights 1 / variance, the variance of a pixel being a straight line in its expected value."""
+    some = (slice(None, None, 4), slice(None, None, 3))
+    square, level, kept = residual[some] ** 2, 1 + template[some], good[some] > 0
+    if kept.sum() < 100:
+        return np.ones_like(residual)
+    square, level = square[kept].astype(np.float64), level[kept].astype(np.float64)
+    square = np.minimum(square, 12 * np.median(square) + 1e-12)
+    middle, mean = float(level.mean()), float(square.mean())
+    slope = float(((level - middle) * square).mean()) / max(float(level.var()), 1e-12)
+    slope = min(max(slope, 0.0), mean / max(middle - float(level.min()), 1e-9) * 0.9)
+    variance = np.maximum(mean + slope * (1 + template - middle), 0.05 * mean + 1e-12)
+    return np.asarray(1 / variance, dtype=np.float32)
 
 
 def shrunk(shift_px: Array, sigma_px: Array) -> Array:
@@ -424,10 +441,11 @@ def cell_shifts(statistics: CellStatistics, mean_cell: MeanCell) -> Array:
 
 
 def crystalline(statistics: CellStatistics, inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Cells that are crystal: bad regions at least three cells across are left out, single odd cells are not.
+    """Cells that are crystal: bad regions about three cells across are left out, single odd cells are not.
 
-    A cell is bad when the contrast around it falls below half of what is usual, or when its residual, as a median
-    over 3 x 3 cells, is several times the usual and more than half the lattice's own variance.
+    A cell is bad when the contrast around it (a mean over about 2 x 2 cells, so that one empty cell does not count)
+    falls below half of what is usual, or when its residual, as a median over 3 x 3 cells, is several times the usual
+    and more than half the lattice's own variance.
     """
     smooth = cell_amplitude(statistics, 0.8)
     usual = float(np.percentile(smooth[inside], 75)) if inside.any() else 1.0
@@ -437,7 +455,7 @@ def crystalline(statistics: CellStatistics, inside: npt.NDArray[np.bool_]) -> np
     bad |= (ratio > 4 * typical) & (ratio > typical + 0.5)
     bad &= inside
     edge = np.pad(bad, 2, mode="edge")
-    core = ndimage.binary_opening(edge, np.ones((3, 3)))
+    core = ndimage.binary_opening(edge, np.ones((2, 2)))
     region = ndimage.binary_propagation(core, mask=ndimage.binary_dilation(core, iterations=2) & edge)
     region = ndimage.binary_dilation(region)[2:-2, 2:-2]
     good = inside & ~region
@@ -447,17 +465,19 @@ def crystalline(statistics: CellStatistics, inside: npt.NDArray[np.bool_]) -> np
 
 
 def local_mean_of(statistics: CellStatistics, good: npt.NDArray[np.bool_]) -> Array:
-    """Slowly varying mean of the cells [counts]: local planes over good cells, odd cells left out; shape (U, V)."""
+    """Slowly varying mean of the cells [counts]: local planes over good cells, odd cells left out; shape (U, V).
+
+    The planes are fitted a second time to what the first left, so that a curved background is followed.
+    """
     mean = statistics.counts / np.maximum(statistics.template, 1e-9)
-    weights = np.where(good, statistics.pixels, 0.0)
-    smooth = mean
-    for _ in range(3):
-        smooth = local_plane(mean[None], weights, LOCAL_MEAN_CELLS)[0][0]
-        away = (mean - smooth) / np.maximum(np.abs(smooth), 1e-12)
-        spread = 1.4826 * float(np.median(np.abs(away[good])))
-        weights = np.where(good & (np.abs(away) < 3.5 * spread + 1e-6), statistics.pixels, 0.0)
-    floor = 0.05 * float(np.median(smooth[good]))
     filled = ndimage.distance_transform_edt(~good, return_distances=False, return_indices=True)
+    mean = mean[filled[0], filled[1]]
+    away = mean / ndimage.median_filter(mean, size=5, mode="mirror") - 1
+    spread = 1.4826 * float(np.median(np.abs(away[good])))
+    weights = np.where(good & (np.abs(away) < 4 * spread + 1e-6), statistics.pixels, 0.0)
+    smooth = local_plane(mean[None], weights, LOCAL_MEAN_CELLS)[0][0]
+    smooth = smooth + local_plane((mean - smooth)[None], weights, LOCAL_MEAN_CELLS)[0][0]
+    floor = 0.05 * float(np.median(smooth[good]))
     near = ndimage.binary_dilation(good, iterations=2)
     smooth = np.where(near, smooth, smooth[filled[0], filled[1]])
     return np.asarray(np.maximum(smooth, max(floor, 1e-12)))
@@ -511,6 +531,9 @@ def fit_registration(
     """
     settings = settings or Settings()
     lattice = lattice or find_lattice(image)
+    largest = max([LARGEST_PERIOD_NM, *(1.3 * np.sqrt(crystal.area_nm2) for crystal in crystals)])
+    if reason := not_atomic(lattice.vectors_px, pixel_nm, float(largest)):
+        raise NoLatticeError(reason)
     period = float(np.sqrt(abs(np.linalg.det(lattice.vectors_px))))
     flattener = fit_flattener(image, period)
     frame = fit_frame(image, lattice, flattener)
@@ -607,15 +630,16 @@ def _measured(
     )
 
 
-def _upsampled(nodes: Array, n: int, cells: tuple[slice, slice]) -> Array:
-    """Nodes (k, U + 1, V + 1) interpolated to the centres of n x n points in each of the cells; (k, n u, n v)."""
-    part = (np.arange(n) + 0.5) / n
-    u = np.add.outer(np.arange(cells[0].start, cells[0].stop), part).ravel()
-    v = np.add.outer(np.arange(cells[1].start, cells[1].stop), part).ravel()
-    lu, lv = np.minimum(u.astype(int), nodes.shape[1] - 2), np.minimum(v.astype(int), nodes.shape[2] - 2)
-    fu, fv = (u - lu)[None, :, None], (v - lv)[None, None, :]
-    half = nodes[:, lu] * (1 - fu) + nodes[:, lu + 1] * fu
-    return np.asarray(half[:, :, lv] * (1 - fv) + half[:, :, lv + 1] * fv)
+def _upsampled(nodes: Array, cells: tuple[slice, slice]) -> Image:
+    """Nodes (k, U + 1, V + 1) interpolated to the pixel centres of the cells' tiles; (k, 20 u, 20 v)."""
+    part = ((np.arange(CELL_PX) + 0.5) / CELL_PX).astype(np.float32)
+    u, v = cells
+    corner = nodes[:, u.start : u.stop + 1, v.start : v.stop + 1].astype(np.float32)
+    k, n_u, n_v = corner.shape[0], u.stop - u.start, v.stop - v.start
+    tall = corner[:, :-1, None] + (corner[:, 1:, None] - corner[:, :-1, None]) * part[None, None, :, None]
+    tall = tall.reshape(k, n_u * CELL_PX, n_v + 1)[..., None]
+    wide = tall[:, :, :-1] + (tall[:, :, 1:] - tall[:, :, :-1]) * part
+    return np.asarray(wide.reshape(k, n_u * CELL_PX, n_v * CELL_PX))
 
 
 def straightened(strip: Image, row_shift_px: Array) -> Image:
@@ -636,9 +660,16 @@ def straightened(strip: Image, row_shift_px: Array) -> Image:
     return result
 
 
-def oversampling(frame: Frame) -> int:
-    """Points along each side of a tile pixel over which the image is averaged: about one per image pixel."""
-    return max(int(np.ceil(frame.period_px / CELL_PX - 0.25)), 1)
+def area_averaged(window: Image, width_px: float) -> Image:
+    """Mean of an image over a square of `width_px` around each pixel; unchanged when that is at most one pixel."""
+    if width_px <= 1:
+        return window
+    whole = int(np.ceil((width_px - 1) / 2 - 1e-9))
+    kernel = np.ones(2 * whole + 1)
+    kernel[[0, -1]] = (width_px - (2 * whole - 1)) / 2
+    kernel /= kernel.sum()
+    window = ndimage.correlate1d(window, kernel, axis=1, mode="mirror")
+    return np.asarray(ndimage.correlate1d(window, kernel, axis=0, mode="mirror"))
 
 
 HALO_PX = 12  # image kept around a window, so that the spline does not feel the cut
@@ -646,6 +677,8 @@ HALO_PX = 12  # image kept around a window, so that the spline does not feel the
 
 def render(image: Image, registration: Registration, cells: tuple[slice, slice]) -> Image:
     """Cut cells from an image: row shifts taken out, resampled, divided by the local mean.
+
+    Where the image is finer than a tile it is averaged over the size of a tile pixel, so that nothing aliases.
 
     Parameters
     ----------
@@ -657,30 +690,30 @@ def render(image: Image, registration: Registration, cells: tuple[slice, slice])
     ndarray of shape (20 u, 20 v), float32
         0 where there is no data.
     """
-    n = oversampling(registration.frame)
-    u, v = (s.stop - s.start for s in cells)
-    places = _upsampled(registration.nodes_px, CELL_PX * n, cells).astype(np.float32)
+    places = _upsampled(registration.nodes_px, cells)
     rows, cols = registration.frame.shape
-    low = np.maximum(np.floor(places.min((1, 2))).astype(int) - HALO_PX, 0)
-    high = np.minimum(np.ceil(places.max((1, 2))).astype(int) + HALO_PX + 1, [rows, cols])
-    if (high - low).min() < 4:
-        return np.zeros((u * CELL_PX, v * CELL_PX), dtype=np.float32)
+    limits = np.array([rows - 0.5, cols - 0.5], dtype=np.float32)[:, None, None]
+    known = ((places >= -0.5) & (places <= limits)).all(0)
+    tile = np.zeros(known.shape, dtype=np.float32)
+    if not known.any():
+        return tile
+    at = places[:, known]
+    low = np.maximum(np.floor(at.min(1)).astype(int) - HALO_PX, 0)
+    high = np.minimum(np.ceil(at.max(1)).astype(int) + HALO_PX + 1, [rows, cols])
     window = read_strip(image, slice(int(low[0]), int(high[0])))
     straight = straightened(window, registration.row_shift_px[low[0] : high[0]])[:, low[1] : high[1]]
-    places -= low[:, None, None].astype(np.float32)
-    values = ndimage.map_coordinates(straight, places, order=3, mode="mirror", output=np.float32)
-    values = values.reshape(u * CELL_PX, n, v * CELL_PX, n).mean((1, 3))
-    centre = _upsampled(registration.nodes_px, CELL_PX, cells)
-    known = ((centre >= -0.5) & (centre <= np.array([rows, cols])[:, None, None] - 0.5)).all(0)
-    values = (values + np.float32(registration.pedestal)) / _mean_at(registration.local_mean, cells)
-    return np.asarray(np.where(known, values, 0), dtype=np.float32)
+    straight = area_averaged(straight, registration.frame.period_px / CELL_PX)
+    at -= low[:, None].astype(np.float32)
+    values = ndimage.map_coordinates(straight, at, order=3, mode="mirror", output=np.float32)
+    tile[known] = (values + np.float32(registration.pedestal)) / _mean_at(registration.local_mean, cells)[known]
+    return tile
 
 
-def _mean_at(local_mean: Array, cells: tuple[slice, slice]) -> Array:
+def _mean_at(local_mean: Array, cells: tuple[slice, slice]) -> Image:
     """Local mean (one value in the middle of each cell) at the pixels of a tile."""
     wide = np.pad(local_mean, 1, mode="edge")
     corners = (wide[:-1, :-1] + wide[1:, :-1] + wide[:-1, 1:] + wide[1:, 1:]) / 4
-    return np.asarray(_upsampled(corners[None], CELL_PX, cells)[0])
+    return np.asarray(_upsampled(corners[None], cells)[0])
 
 
 def register(

@@ -5,6 +5,35 @@ import numpy.typing as npt
 from scipy import ndimage
 
 Array = npt.NDArray[np.float64]
+Image = npt.NDArray[np.float32]
+
+
+def block_mean(strip: Image, n: int) -> Image:
+    """Mean of n x n blocks; blocks cut by the border average what there is. Shape (ceil(rows/n), ceil(cols/n))."""
+    rows, cols = strip.shape
+    at_row, at_col = np.arange(0, rows, n), np.arange(0, cols, n)
+    total = np.add.reduceat(np.add.reduceat(strip, at_row, axis=0), at_col, axis=1)
+    area = np.outer(np.diff(np.append(at_row, rows)), np.diff(np.append(at_col, cols)))
+    return np.asarray(total / area, dtype=np.float32)
+
+
+def lerp_at(length: int, first: float, step: float, count: int) -> tuple[npt.NDArray[np.int64], Image]:
+    """Lower neighbours and parts for linear interpolation (and extrapolation) of a grid at pixels 0 .. length - 1."""
+    index = (np.arange(length) - first) / step
+    low = np.clip(np.floor(index).astype(np.int64), 0, max(count - 2, 0))
+    return low, (index - low).astype(np.float32)
+
+
+def slow_mean(image: Image, sigma_px: float) -> Image:
+    """Gaussian mean of an image over `sigma_px`, by way of a smaller image; same shape, float32."""
+    n = max(int(sigma_px / 3), 1)
+    small = ndimage.gaussian_filter(block_mean(image, n), sigma_px / n, mode="nearest", truncate=3.0)
+    if min(small.shape) < 2:
+        return np.full(image.shape, small.mean(), dtype=np.float32)
+    low, part = lerp_at(image.shape[1], (n - 1) / 2, n, small.shape[1])
+    wide = small[:, low] + (small[:, low + 1] - small[:, low]) * part
+    low, part = lerp_at(image.shape[0], (n - 1) / 2, n, small.shape[0])
+    return np.asarray(wide[low] + (wide[low + 1] - wide[low]) * part[:, None], dtype=np.float32)
 
 
 def local_plane(values: Array, weights: Array, sigma: float) -> tuple[Array, Array]:

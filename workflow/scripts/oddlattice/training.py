@@ -68,8 +68,7 @@ def train_vae(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     vae = VAE(config)
-    with torch.no_grad():
-        vae.bulk.copy_(torch.stack([torch.from_numpy(b.target).mean(0) for b in held_out]).mean(0))
+    vae.start_from(torch.from_numpy(next(batches).target)[:, None])
     optimiser = torch.optim.Adam(vae.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=learning_rate, total_steps=steps)
     history: list[Progress] = []

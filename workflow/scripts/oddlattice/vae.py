@@ -13,10 +13,11 @@ PATCH_PX = 2 * CELL_PX  # a patch is 2x2 cells, centred on a cell
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """Architecture: `latent` dimensions, `channels` of the three encoder stages (mirrored by the decoder)."""
+    """Architecture: `latent` dimensions, `channels` of the three encoder stages, width `basis` of the decoder."""
 
-    latent: int = 8
+    latent: int = 16
     channels: tuple[int, int, int] = (16, 32, 64)
+    basis: int = 128
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for YAML."""
@@ -26,9 +27,9 @@ class VAEConfig:
 class VAE(nn.Module):
     """Patch (B, 1, 40, 40) of an image divided by its local mean -> posterior of the latents -> patch of bulk.
 
-    The first convolution takes 4x4-px blocks and the last one gives them back (pixel shuffle), so that the layers in
-    between are small: most of the speed on a CPU comes from this. The decoder adds to a learned mean patch `bulk`, so
-    that zero latents already mean the mean crystal.
+    The latents stand for conditions (thickness, blur, background, ...), not for pixels: bulk under all conditions is a
+    smooth, low-dimensional family. So the decoder is a small network on the latents whose output weighs `basis` learned
+    patches (one transposed convolution) on top of a learned mean patch `bulk`: zero latents already mean the mean crystal.
     """
 
     def __init__(self, config: VAEConfig) -> None:
@@ -45,16 +46,27 @@ class VAE(nn.Module):
             nn.Flatten(),
         )
         self.posterior = nn.Linear(9 * c3, 2 * config.latent)  # (B, 2 latent): mean, log variance
-        self.expand = nn.Linear(config.latent, 25 * c2)
         self.decoder = nn.Sequential(
-            nn.Unflatten(1, (c2, 5, 5)),
+            nn.Linear(config.latent, config.basis),
             nn.GELU(approximate="tanh"),
-            nn.ConvTranspose2d(c2, c1, kernel_size=4, stride=2, padding=1),  # (B, c1, 10, 10)
+            nn.Linear(config.basis, config.basis),
             nn.GELU(approximate="tanh"),
-            nn.Conv2d(c1, 16, kernel_size=3, padding=1),  # (B, 16, 10, 10)
-            nn.PixelShuffle(4),  # (B, 1, 40, 40)
+            nn.Linear(config.basis, config.basis),
+            nn.Unflatten(1, (config.basis, 1, 1)),  # (B, basis, 1, 1)
         )
+        self.patches = nn.ConvTranspose2d(config.basis, 1, kernel_size=PATCH_PX, bias=False)  # (B, 1, 40, 40)
         self.bulk = nn.Parameter(torch.ones(1, 1, PATCH_PX, PATCH_PX))
+
+    @torch.no_grad()
+    def start_from(self, bulk: Tensor) -> None:
+        """Begin with the mean and the principal components of bulk patches (n, 1, 40, 40): training is then short."""
+        mean = bulk.mean(dim=0, keepdim=True)
+        _, size, components = torch.linalg.svd((bulk - mean).flatten(1), full_matrices=False)
+        rank = min(self.config.basis, len(size))
+        self.bulk.copy_(mean)
+        self.patches.weight.zero_()
+        scaled = components[:rank] * (size[:rank, None] / len(bulk) ** 0.5)
+        self.patches.weight[:rank] = scaled.reshape(rank, 1, PATCH_PX, PATCH_PX)
 
     def encode(self, patch: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean and log variance, each (B, latent)."""
@@ -63,7 +75,7 @@ class VAE(nn.Module):
 
     def decode(self, latent: Tensor) -> Tensor:
         """Bulk patch (B, 1, 40, 40)."""
-        out: Tensor = self.decoder(self.expand(latent)) + self.bulk
+        out: Tensor = self.patches(self.decoder(latent)) + self.bulk
         return out
 
     def forward(self, patch: Tensor) -> Tensor:

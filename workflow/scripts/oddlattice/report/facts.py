@@ -181,7 +181,7 @@ def _completeness(row: Row) -> Row:
 
 
 def _digits(value: float, error: float) -> str:
-    return n.with_error(value, error, digits_alone=4)
+    return n.with_error(value, error, digits=1, digits_alone=4)
 
 
 def _vector_rows(image: Image, name: str) -> list[tuple[str, str]]:
@@ -214,7 +214,7 @@ def lattice_table(image: Image) -> list[tuple[str, str]]:
     for label, key in (("Angle from a to b", "gamma"), ("Rotation of a from +row", "rotation")):
         if n.usable(found.get(f"{key}_deg")):
             error = found.get(f"{key}_sigma_deg")
-            lines.append((label, f"{n.with_error(found[f'{key}_deg'], error, digits_alone=4)}°"))
+            lines.append((label, f"{n.with_error(found[f'{key}_deg'], error, digits=1, digits_alone=4)}°"))
 
     def length(label: str, key: str) -> None:
         value = found.get(key)
@@ -231,7 +231,7 @@ def lattice_table(image: Image) -> list[tuple[str, str]]:
         lines.append(("Pixel by the lattice", f"{n.significant(1000 * row['pixel_nm'], 4)} pm"))
         if n.usable(row["pixel_nm_header"]):
             off = row["pixel_nm"] / row["pixel_nm_header"] - 1
-            lines.append(("Lattice against header", f"{'+' if off > 0 else ''}{n.percent(off, 1)}"))
+            lines.append(("Lattice against header", f"{'+' if off >= 0.0005 else ''}{n.percent(off, 1)}"))
     return lines
 
 

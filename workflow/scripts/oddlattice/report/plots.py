@@ -11,7 +11,7 @@ from oddlattice.report.numbers import count, fixed
 Array = npt.NDArray[np.float64]
 
 WIDTH, HEIGHT = 640, 280
-LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 46
+LEFT, RIGHT, TOP, BOTTOM = 56, 14, 26, 42
 FLOOR = 0.5  # lower end of the logarithmic count axis: one column stands clearly above it
 
 
@@ -42,7 +42,15 @@ def published_histogram(anm: Array, mean: float, std: float, band_std: float) ->
     found: dict[str, Any] = histogram(anm, -reach, reach, 80)
     band = [mean - band_std * std, mean + band_std * std]
     outside = int(((finite < band[0]) | (finite > band[1])).sum())
-    return found | {"mean": mean, "std": std, "band_std": band_std, "band": band, "outside_band": outside}
+    zeros = int((finite == 0).sum())
+    return found | {
+        "mean": mean,
+        "std": std,
+        "band_std": band_std,
+        "band": band,
+        "outside_band": outside,
+        "zeros": zeros,
+    }
 
 
 def z_histogram(z: Array, flagged: npt.NDArray[np.bool_], limit: float = 20.0) -> dict[str, Any]:

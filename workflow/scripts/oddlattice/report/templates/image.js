@@ -130,7 +130,7 @@
     viewer.here = index;
     const one = all[index];
     if (one) {
-      viewer.goTo(one.row, one.col, Math.max(14 * cellPx(), one.radius ? one.radius * 3 : 0));
+      viewer.goTo(one.row, one.col, Math.max(10 * cellPx(), one.radius ? one.radius * 3 : 0));
       if (!fromList && scroller) {
         const top = order.indexOf(index) * ROW_PX;
         if (top < scroller.scrollTop || top + 2 * ROW_PX > scroller.scrollTop + scroller.clientHeight)

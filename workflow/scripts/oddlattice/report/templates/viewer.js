@@ -137,7 +137,7 @@ class Viewer {
     this.row = row;
     this.col = col;
     const close = Math.min(this.width, this.height) / across;
-    if (this.scale < close * 0.6 || this.scale > close * 4) this.scale = close;
+    if (this.scale < close * 0.75 || this.scale > close * 4) this.scale = close;
     this.draw();
   }
 
@@ -237,6 +237,11 @@ class Viewer {
     const { rows, cols, U, V } = this.nodes();
     const spacing = Math.hypot(rows[V] - rows[0], cols[V] - cols[0]) * this.scale;
     const step = Math.max(1, 2 ** Math.ceil(Math.log2(9 / spacing)));
+    const [left, top] = this.screen(-0.5, -0.5);
+    context.save();
+    context.beginPath();
+    context.rect(left, top, this.data.cols * this.scale, this.data.rows * this.scale);
+    context.clip();
     context.strokeStyle = step > 1 ? "rgb(120 200 255 / 0.4)" : "rgb(120 200 255 / 0.62)";
     context.lineWidth = 1;
     context.beginPath();
@@ -254,6 +259,7 @@ class Viewer {
     for (let i = 0; i < U; i += step) line(i * V, 1, V);
     for (let j = 0; j < V; j += step) line(j, V, U);
     context.stroke();
+    context.restore();
   }
 
   size() {

@@ -1,0 +1,169 @@
+"""From tested columns to defects: kinds, neighbours, regions, completeness."""
+
+import numpy as np
+import pytest
+from oddlattice.columns import ColumnShape
+from oddlattice.defects import (
+    Found,
+    completeness,
+    enclosed_regions,
+    extra_columns,
+    group_extended,
+    judge_all,
+    kind_probabilities,
+    moved_peak,
+    poisson_interval,
+    recovered,
+    single_defects,
+    smallest_loss,
+    wilson,
+)
+from oddlattice.detect import estimate_noise, judge_columns, z_map
+from test_detect import CELLS, SR, TI, VECTORS_PM, noise_map, put
+
+MASK = np.ones((CELLS, CELLS), np.uint8)
+
+
+def find(tiles: np.ndarray, fdr: float = 0.05) -> tuple[list[Found], object]:
+    noise = estimate_noise(tiles, MASK)
+    kinds = []
+    for shape in (SR, TI):
+        found = judge_columns(tiles, MASK, noise, shape, VECTORS_PM, (1.0, 1.0), np.zeros_like(tiles))
+        assert found is not None
+        kinds.append(found)
+    judged = judge_all(kinds, fdr)
+    single_defects(judged, tiles, noise, VECTORS_PM, [np.ones(2), np.ones(2)])
+    return judged.defects, judged
+
+
+def changed(shape: ColumnShape, change: float, shift_pm: tuple[float, float]) -> np.ndarray:
+    return moved_peak(shape, change, np.array(shift_pm), VECTORS_PM)
+
+
+@pytest.mark.parametrize(
+    ("change", "shift", "kind"),
+    [
+        (-1.0, (0.0, 0.0), "vacancy-like"),
+        (-0.4, (0.0, 0.0), "lighter"),
+        (0.8, (0.0, 0.0), "heavier"),
+        (0.0, (0.0, 45.0), "displaced"),
+        (0.0, (-60.0, 0.0), "displaced"),
+    ],
+)
+def test_kinds_of_single_columns(change: float, shift: tuple[float, float], kind: str) -> None:
+    tiles = 0.5 * noise_map(7)
+    put(tiles, SR, (20, 20), changed(SR, change, shift))
+    defects, _ = find(tiles, 0.01)
+    at = [d for d in defects if d.uv == (20.0, 20.0)]
+    assert len(at) == 1 and at[0].kind == kind and at[0].probability > 0.9
+    assert len(defects) <= 2  # its neighbours are not odd
+    assert at[0].change == pytest.approx(change, abs=4 * at[0].change_sigma + 0.02)
+    if kind == "displaced":
+        assert at[0].shift_pm[0] == pytest.approx(shift[0], abs=4 * at[0].shift_sigma_pm + 1)
+        assert at[0].shift_pm[1] == pytest.approx(shift[1], abs=4 * at[0].shift_sigma_pm + 1)
+
+
+def test_a_wide_defect_is_one_row() -> None:
+    """A bright column whose tail reaches its neighbours' windows flags them; they go when it is taken out."""
+    tiles = 0.3 * noise_map(8)
+    wide = ColumnShape("Sr", 0.0, 0.0, 3.0, (30.0, 0.0, 30.0))
+    put(tiles, SR, (20, 20), changed(wide, 1.0, (0.0, 0.0)))
+    defects, judged = find(tiles, 0.01)
+    assert [d.uv for d in defects if np.hypot(d.uv[0] - 20, d.uv[1] - 20) < 1.5] == [(20.0, 20.0)]
+
+
+def test_two_neighbouring_vacancies_stay_two() -> None:
+    tiles = 0.5 * noise_map(9)
+    put(tiles, SR, (20, 20), changed(SR, -1.0, (0.0, 0.0)))
+    put(tiles, TI, (20, 20), changed(TI, -1.0, (0.0, 0.0)))
+    places = {d.uv for d in find(tiles, 0.01)[0]}
+    assert {(20.0, 20.0), (20.5, 20.5)} <= places
+
+
+def test_false_discoveries_stay_below_the_stated_rate() -> None:
+    false = total = 0
+    for seed in range(10):
+        tiles = noise_map(100 + seed)
+        true = {(float(i), float(j)) for i in (6, 14, 22, 30) for j in (6, 14, 22, 30)}
+        for i, j in true:
+            put(tiles, SR, (int(i), int(j)), changed(SR, -0.5, (0.0, 0.0)))
+        defects, _ = find(tiles, 0.05)
+        false += sum(d.uv not in true for d in defects)
+        total += len(defects)
+    assert total >= 10 * 15
+    assert false / total < 0.09, (false, total)  # 0.05 expected of about 200: 3 sigma
+
+
+def test_kind_probabilities_add_up_and_know_when_they_do_not_know() -> None:
+    clear = kind_probabilities(-0.3, 0.03, np.array([1.0, 0.0]), np.diag([9.0, 9.0]))
+    assert sum(clear.values()) == pytest.approx(1.0) and clear["lighter"] > 0.95
+    vague = kind_probabilities(-0.72, 0.1, np.array([0.0, 0.0]), np.diag([100.0, 100.0]))
+    assert max(vague.values()) < 0.6
+
+
+def test_extended_regions_replace_their_columns() -> None:
+    wall = [Found((10.0, float(j)), "Sr", "lighter", 1.0, z=-5.0 - j, p=10.0**-j, q=0.01) for j in range(2, 12)]
+    lone = Found((30.0, 30.0), "Ti", "heavier", 1.0, z=6.0, p=1e-9, q=0.01)
+    grouped = group_extended([*wall, lone], 8)
+    assert [d.kind for d in grouped] == ["heavier", "extended"]
+    assert grouped[1].cells == 10 and grouped[1].p == 1e-11 and grouped[1].uv == (10.0, 6.5)
+    assert group_extended(wall, 11) == wall
+
+
+def test_enclosed_gaps_are_regions_and_the_rim_is_not() -> None:
+    mask = np.ones((20, 20), np.uint8)
+    mask[:3] = 0
+    mask[10:13, 5:9] = 0
+    mask[17, 17] = 0
+    (region,) = enclosed_regions(mask)
+    assert region.cells == 12 and region.uv == (11.5, 7.0) and region.kind == "extended"
+
+
+def test_an_atom_between_the_columns_is_extra() -> None:
+    tiles = 0.5 * noise_map(11)
+    judged = find(tiles)[1]
+    row, col = int(20.25 * 20), int(20.25 * 20)
+    line = np.arange(-6, 7)
+    tiles[row - 6 : row + 7, col - 6 : col + 7] += 1.2 * np.exp(-(line[:, None] ** 2 + line[None, :] ** 2) / (2 * 2.1**2))
+    places = np.array([(0.0, 0.0), (0.5, 0.5)])
+    bulk = extra_columns(judged, z_map(0.5 * noise_map(11), MASK, estimate_noise(tiles, MASK), SR), MASK, places, 0.05)
+    found = extra_columns(judged, z_map(tiles, MASK, estimate_noise(tiles, MASK), SR), MASK, places, 0.05)
+    new = [d for d in found if d.uv not in {b.uv for b in bulk}]
+    assert len(bulk) <= 1 and len(new) == 1 and np.hypot(new[0].uv[0] - 20.25, new[0].uv[1] - 20.25) < 0.1
+
+
+def test_completeness_is_what_injection_finds() -> None:
+    """The recovered part told for a loss agrees with a real trial in which the loss is put into the image."""
+    loss, hits, trials, told = 0.2, 0, 0, []
+    for seed in range(3):
+        tiles = noise_map(200 + seed)
+        _, judged = find(tiles)
+        table = completeness(judged)
+        rows = {row["loss"]: row for row in table["Sr"]}
+        assert rows[1.0]["recovered"] == 1.0 and 0 < rows[loss]["n"]
+        told.append(rows[loss]["recovered"])
+        cells = [(i, j) for i in range(4, 36, 5) for j in range(4, 36, 5)]
+        for cell in cells[::6]:
+            tried = tiles.copy()
+            put(tried, SR, cell, changed(SR, -loss, (0.0, 0.0)))
+            defects, _ = find(tried)
+            hits += any(d.uv == (float(cell[0]), float(cell[1])) for d in defects)
+            trials += 1
+    low, high = wilson(hits, trials)
+    assert low - 0.05 < np.mean(told) < high + 0.05, (hits, trials, told)
+
+
+def test_smallest_loss_is_of_the_worst_kind() -> None:
+    tiles = noise_map(3)
+    judged = find(tiles)[1]
+    table = completeness(judged)
+    found = smallest_loss(table)
+    assert found is not None and recovered(judged.kinds[1], judged, 1, found)[0] / len(judged.kinds[1].cells) >= 0.9
+    table["none"] = [{"loss": 1.0, "n": 10, "recovered": 0.5, "ci_low": 0.2, "ci_high": 0.8}]
+    assert smallest_loss(table) is None
+
+
+def test_intervals_by_hand() -> None:
+    assert poisson_interval(0) == (0.0, pytest.approx(3.6889, abs=1e-3))
+    assert poisson_interval(10) == (pytest.approx(4.795, abs=1e-3), pytest.approx(18.390, abs=1e-3))
+    assert wilson(8, 10) == (pytest.approx(0.4902, abs=1e-3), pytest.approx(0.9433, abs=1e-3))

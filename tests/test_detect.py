@@ -1,0 +1,160 @@
+"""Detection kernels on made-up difference maps whose truth is known."""
+
+import numpy as np
+import pytest
+from oddlattice.columns import ColumnShape, cut_windows, peak_at, signatures, window_offsets, window_start_px
+from oddlattice.crystal import CELL_PX
+from oddlattice.detect import (
+    SIDE_PX,
+    Scored,
+    estimate_noise,
+    judge_columns,
+    published_map,
+    q_values,
+    raw_places,
+    robust_normal,
+    robust_plane,
+)
+from scipy.ndimage import gaussian_filter
+
+VECTORS_PM = np.array([[390.0, 0.0], [0.0, 390.0]])
+SR = ColumnShape("Sr", 0.0, 0.0, 3.0, (90.0, 0.0, 90.0))
+TI = ColumnShape("Ti", 0.5, 0.5, 1.5, (90.0, 0.0, 90.0))
+CELLS = 40
+
+
+def noise_map(seed: int, correlated: bool = False, slope: float = 0.0) -> np.ndarray:
+    """Difference of bulk: noise stronger at the corners of the cells, and at the bottom of the image where `slope`."""
+    rng = np.random.default_rng(seed)
+    plane = rng.standard_normal((CELLS * CELL_PX, CELLS * CELL_PX))
+    if correlated:
+        plane = gaussian_filter(plane, 0.7)
+        plane /= plane.std()
+    line = (np.arange(CELLS * CELL_PX) + 0.5) / CELL_PX
+    strength = 0.3 + 0.2 * np.cos(2 * np.pi * line[:, None]) * np.cos(2 * np.pi * line[None, :])
+    return (plane * strength * (1 + slope * (line[:, None] / CELLS - 0.5))).astype(np.float32)
+
+
+def put(tiles: np.ndarray, shape: ColumnShape, cell: tuple[int, int], added: np.ndarray) -> None:
+    """Add a window to tiles at a column."""
+    row, col = (CELL_PX * c + s for c, s in zip(cell, window_start_px(shape), strict=True))
+    tiles[row : row + SIDE_PX, col : col + SIDE_PX] += added.astype(tiles.dtype)
+
+
+def judged(difference: np.ndarray, shape: ColumnShape, response: tuple[float, float] = (1.0, 1.0)) -> Scored:
+    mask = np.ones((CELLS, CELLS), np.uint8)
+    noise = estimate_noise(difference, mask)
+    anm = published_map(difference, np.ones_like(difference), mask, 0.2)
+    found = judge_columns(difference, mask, noise, shape, VECTORS_PM, response, anm)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("correlated", [False, True])
+def test_p_values_of_bulk_are_what_they_say(correlated: bool) -> None:
+    p = np.concatenate(
+        [judged(noise_map(s, correlated, 0.6), shape).verdict.p_value for s in range(6) for shape in (SR, TI)]
+    )
+    n = len(p)
+    for level in (0.05, 0.01):
+        expected, spread = n * level, np.sqrt(n * level)
+        assert abs((p < level).sum() - expected) < 3.5 * spread, (level, (p < level).sum(), expected)
+
+
+def test_change_and_displacement_are_recovered_without_bias() -> None:
+    change, moved = [], []
+    for seed in range(4):
+        tiles = noise_map(seed)
+        shapes = signatures(SR, VECTORS_PM)
+        cells = [(i, j) for i in range(4, 36, 8) for j in range(4, 36, 8)]
+        for k, cell in enumerate(cells):
+            put(tiles, SR, cell, -0.4 * shapes[0] if k % 2 else 12.0 * shapes[2])
+        found = judged(tiles, SR)
+        index = {tuple(c): i for i, c in enumerate(found.cells)}
+        for k, cell in enumerate(cells):
+            i = index[cell]
+            if k % 2:
+                change.append((found.verdict.change[i], found.verdict.change_sigma[i]))
+            else:
+                moved.append((*found.verdict.shift_pm[i], np.sqrt(found.verdict.shift_covariance_pm2[i, 1, 1])))
+    values, sigmas = np.array(change).T
+    assert abs(values.mean() + 0.4) < 4 * sigmas.mean() / np.sqrt(len(values))
+    rows, cols, sigma = np.array(moved).T
+    assert abs(cols.mean() - 12.0) < 4 * sigma.mean() / np.sqrt(len(cols))
+    assert abs(rows.mean()) < 4 * sigma.mean() / np.sqrt(len(rows))
+    # the standard errors are the real scatter
+    assert 0.6 < values.std() / sigmas.mean() < 1.5
+    assert 0.6 < cols.std() / sigma.mean() < 1.5
+
+
+def test_response_of_the_prediction_is_given_back() -> None:
+    tiles = noise_map(1)
+    put(tiles, SR, (20, 20), -0.5 * 0.8 * signatures(SR, VECTORS_PM)[0])  # the prediction took a fifth of it
+    found = judged(tiles, SR, response=(0.8, 0.8))
+    i = int(np.flatnonzero((found.cells == (20, 20)).all(axis=1))[0])
+    assert found.verdict.change[i] == pytest.approx(-0.5, abs=4 * found.verdict.change_sigma[i])
+
+
+def test_kernels_are_better_than_a_plain_sum() -> None:
+    """The generalised least-squares kernel has the smallest scatter; a box over the column has a larger one."""
+    tiles = noise_map(3)
+    found = judged(tiles, SR)
+    du, dv = window_offsets(SR)
+    box = (np.hypot(du, dv) < 0.3).ravel()
+    peak = peak_at(SR, du, dv).ravel()
+    windows = cut_windows(tiles, SR, found.cells).reshape(len(found.cells), -1)
+    plain = windows[:, box].sum(axis=1) / peak[box].sum()
+    assert found.verdict.change.std() < 0.9 * plain.std()
+
+
+def test_too_few_columns_are_not_tested() -> None:
+    mask = np.zeros((CELLS, CELLS), np.uint8)
+    mask[:5, :5] = 1
+    tiles = noise_map(0)
+    noise = estimate_noise(tiles, mask)
+    assert judge_columns(tiles, mask, noise, TI, VECTORS_PM, (1.0, 1.0), np.zeros_like(tiles)) is None
+
+
+def test_noise_is_measured() -> None:
+    noise = estimate_noise(noise_map(5, slope=0.8), np.ones((CELLS, CELLS), np.uint8))
+    assert noise.sigma[0, 0] == pytest.approx(0.5, rel=0.06) and noise.sigma[10, 0] == pytest.approx(0.1, rel=0.1)
+    assert noise.level[2].mean() < 0.8 < 1.2 < noise.level[-3].mean()
+    assert abs(noise.correlation[SIDE_PX - 1, SIDE_PX]) < 0.02 and noise.correlation[SIDE_PX - 1, SIDE_PX - 1] == 1
+
+
+def test_robust_estimates_ignore_outliers() -> None:
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(1.0, 2.0, 2000), np.full(60, 50.0)])
+    centre, spread = robust_normal(values)
+    assert centre == pytest.approx(1.0, abs=0.15) and spread == pytest.approx(2.0, rel=0.06)
+    plane = rng.multivariate_normal([1, -1], [[4, 1], [1, 2]], 4000)
+    middle, covariance = robust_plane(np.concatenate([plane, np.full((100, 2), 60.0)]))
+    np.testing.assert_allclose(middle, [1, -1], atol=0.15)
+    np.testing.assert_allclose(covariance, [[4, 1], [1, 2]], atol=0.35)
+
+
+def test_benjamini_hochberg_by_hand() -> None:
+    np.testing.assert_allclose(q_values(np.array([0.01, 0.04, 0.03, 0.5])), [0.04, 0.16 / 3, 0.16 / 3, 0.5])
+    assert len(q_values(np.empty(0))) == 0
+
+
+def test_published_score_has_the_sign_of_the_difference() -> None:
+    tiles = np.zeros((CELLS * CELL_PX, CELLS * CELL_PX), np.float32)
+    peak = signatures(SR, VECTORS_PM)[0]
+    put(tiles, SR, (10, 10), -0.9 * peak)
+    put(tiles, SR, (20, 10), 0.9 * peak)
+    mask = np.ones((CELLS, CELLS), np.uint8)
+    prediction = np.full_like(tiles, 3.0)
+    anm = published_map(tiles, prediction, mask, 0.2)
+    rng_tiles = tiles + noise_map(0) * 1e-3
+    found = judge_columns(rng_tiles, mask, estimate_noise(rng_tiles, mask), SR, VECTORS_PM, (1.0, 1.0), anm)
+    assert found is not None
+    score = {tuple(c): a for c, a in zip(found.cells, found.anm, strict=True)}
+    assert score[10, 10] < -0.1 and score[20, 10] == pytest.approx(-score[10, 10], rel=1e-5)
+    assert sum(abs(s) > 0 for s in score.values()) == 2
+
+
+def test_raw_places_are_between_the_nodes() -> None:
+    u, v = np.meshgrid(np.arange(5), np.arange(6), indexing="ij")
+    nodes = np.stack([10 + 20.0 * u - 3.0 * v, 5 + 3.0 * u + 20.0 * v])
+    np.testing.assert_allclose(raw_places(nodes, np.array([[1.5, 2.25]])), [[10 + 30 - 6.75, 5 + 4.5 + 45]])
