@@ -61,10 +61,11 @@ def remarkable_densities(rows: list[Row], times: float) -> dict[str, float]:
     return {model: times * float(np.median(found)) for model, found in by_model.items() if len(found) >= ENOUGH_IMAGES}
 
 
-def urgency(row: Row, remarkable: dict[str, float]) -> tuple[str, str]:
+def urgency(row: Row, remarkable: dict[str, float], read: set[str]) -> tuple[str, str]:
     """Why a line needs a person (a name of URGENCY, empty when it does not) and the sentence that says so.
 
-    An image stands out when the interval of its density lies above `remarkable` of its model [nm^-2].
+    An image stands out when the interval of its density lies above `remarkable` of its model [nm^-2]. A refusal is
+    no news when another image of its file was read: `read` holds these files' ids.
     """
     state, reason = str(row["state"]), sentence(row["reason"])
     if state == "analysed":
@@ -73,6 +74,8 @@ def urgency(row: Row, remarkable: dict[str, float]) -> tuple[str, str]:
             says = f"Density stands out: its interval lies above {n.significant(limit, 2)} nm⁻²."
             return "density", f"{says} {reason}".strip()
         return ("warning", reason) if reason else ("", "")
+    if state == "rejected" and row.get("file_id") in read:
+        return "", reason
     return (state, reason) if state in URGENCY else ("", reason)
 
 
@@ -94,10 +97,10 @@ def _signal(row: Row) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def line(row: Row, pages: dict[str, Path], home: Path, remarkable: dict[str, float]) -> Row:
+def line(row: Row, pages: dict[str, Path], home: Path, remarkable: dict[str, float], read: set[str]) -> Row:
     """One line of the index: what it shows, and what it is sorted and found by."""
     folder, _, name = str(row["path"]).rpartition("/")
-    why, says = urgency(row, remarkable)
+    why, says = urgency(row, remarkable, read)
     page = pages.get(str(row["image_id"]))
     base = os.path.relpath(page, home).replace(os.sep, "/") if page is not None else ""
     analysed = row["state"] == "analysed"
@@ -187,10 +190,9 @@ def main(
     discovered = read_tsv(discovered_tsv, INVENTORY)
     pages = find_pages([Path(folder) for folder in page_dirs])
     remarkable = remarkable_densities(rows, settings["density_stands_out"])
-    lines = [line(row, pages, home, remarkable) for row in rows]
-    lines += [
-        line(row, pages, home, remarkable) for row in lines_of_files(discovered, {str(r["file_id"]) for r in rows})
-    ]
+    unread = lines_of_files(discovered, {str(row["file_id"]) for row in rows})
+    read = {str(row["file_id"]) for row in rows if row["state"] != "rejected"}
+    lines = [line(row, pages, home, remarkable, read) for row in [*rows, *unread]]
     lines.sort(key=lambda x: (x["urgent"], x["folder"], x["name"], x["id"]))
     states = Counter(str(x["state"]) for x in lines)
     kinds = Counter(pl.read_parquet(defects_parquet, columns=["kind"])["kind"].fill_null("unknown"))

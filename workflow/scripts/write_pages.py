@@ -360,6 +360,7 @@ def _texts(image: Image, histograms: Row) -> Row:
             "band_std": n.significant(anm["band_std"], 2),
             "mean": n.fixed(anm["mean"], n.decimals_for(anm["std"])),
             "std": n.fixed(anm["std"], n.decimals_for(anm["std"])),
+            "zeros": n.count(anm["zeros"]) if anm["zeros"] else "",
             "published_flagged": n.count(row["published_flagged"]),
             "published_share": n.percent(share, 1),
         }
