@@ -306,9 +306,9 @@ def main(
     else:
         batches = simulated_batches(crystal, size, seed)
         held_out = [next(simulated_batches(crystal, 4 * size, seed + 1 + k)) for k in range(HELD_OUT_BATCHES)]
-    recipe = {key: settings[key] for key in ("source", "bulk", "steps", "batch", "latent", "channels", "seed")}
+    recipe = {key: settings[key] for key in ("source", "bulk", "steps", "batch", "latent", "channels", "basis", "seed")}
     recipe["crystal"] = cell
-    config = VAEConfig(latent=int(settings["latent"]), channels=tuple(settings["channels"]))
+    config = VAEConfig(latent=int(settings["latent"]), channels=tuple(settings["channels"]), basis=int(settings["basis"]))
     vae, history = train_vae(
         config,
         ahead(batches),
