@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.codecs import BloscCodec
+
+from oddlattice.anchor import column_weights
 from oddlattice.crystal import CELL_PX, Crystal, load_crystal
 from oddlattice.frame import Frame
 from oddlattice.lattice import NoLatticeError, describe, stretch_of
@@ -22,7 +25,6 @@ from oddlattice.register import (
     rotation_deg,
 )
 from oddlattice.whole import whole_directory
-from zarr.codecs import BloscCodec
 
 TILE_CELLS = 32  # one chunk is one tile of 32 x 32 cells
 BAND_CELLS = 4 * TILE_CELLS  # cells along u and v cut at once, to bound memory
@@ -98,17 +100,24 @@ def warnings_of(found: Registration, pixel_nm: tuple[float, float] | None, ruler
         measured = found.frame.vectors_px * np.array(pixel_nm or (1.0, 1.0))
         stretch = stretch_of(found.crystal, measured)[1]
         if stretch > 1.04:
-            sentences.append(f"the cell is distorted by {100 * (stretch - 1):.0f} % against {found.crystal.name}: scan distortion or strain")
+            sentences.append(
+                f"the cell is distorted by {100 * (stretch - 1):.0f} % against {found.crystal.name}: "
+                "scan distortion or strain"
+            )
     if found.anchor is not None and (found.anchor.sigmas < 5 or found.anchor.explained - found.anchor.second < 0.05):
         sentences.append(
             f"which column is the cell's corner is uncertain: the crystal explains {found.anchor.explained:.1%} of the "
             f"mean cell there and {found.anchor.second:.1%} at the next best place"
         )
     if found.pedestal:
-        sentences.append(f"the image has values at or below zero: {found.pedestal:.4g} counts were added before dividing by the mean")
+        sentences.append(
+            f"the image has values at or below zero: {found.pedestal:.4g} counts were added before dividing by the mean"
+        )
     seen = int(found.inside.sum())
     if found.mask.sum() < 0.5 * seen:
-        sentences.append(f"only {int(found.mask.sum())} of {seen} cells in the image are crystal on this lattice; the rest is masked")
+        sentences.append(
+            f"only {int(found.mask.sum())} of {seen} cells in the image are crystal on this lattice; the rest is masked"
+        )
     return sentences
 
 
@@ -124,7 +133,7 @@ def tiled_attributes(found: Registration, pixel_nm: tuple[float, float] | None) 
     inside = int(found.inside.sum())
     analysed = int(found.mask.sum())
     quality: dict[str, Any] = {"cells_in_image": inside, "row_shift_sigma_px": found.row_sigma_px}
-    if found.anchor is not None:
+    if found.anchor is not None and crystal is not None:
         anchor = found.anchor
         quality |= {
             "content_explained": anchor.explained,
@@ -132,6 +141,7 @@ def tiled_attributes(found: Registration, pixel_nm: tuple[float, float] | None) 
             "anchor_sigmas": anchor.sigmas,
             "blur_nm": anchor.blur_nm,
             "contrast": anchor.scale,
+            "column_weights": column_weights(found.mean_cell, crystal, anchor.blur_nm),
         }
     return {
         "state": "tiled",

@@ -4,11 +4,12 @@ The mean cell is a short Fourier series over the lattice coordinates (u, v), fit
 the crystal's cell rendered from its columns (Z^1.7 weights, one fitted blur).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from scipy.optimize import nnls
 
 from oddlattice.crystal import CELL_PX, Crystal
 from oddlattice.simulate import column_nm2
@@ -110,7 +111,9 @@ def fit_mean_cell(value: Array, count: Array, place: Array, square: float, vecto
 def gather(deviation: Image, u: Image, v: Image) -> Array:
     """Gather pixels into bins of the cell: sums of (count, deviation, u, v); shape (4, BINS * BINS)."""
     fu, fv = u - np.floor(u), v - np.floor(v)
-    index = np.minimum((fu * BINS).astype(np.int32), BINS - 1) * BINS + np.minimum((fv * BINS).astype(np.int32), BINS - 1)
+    index = np.minimum((fu * BINS).astype(np.int32), BINS - 1) * BINS + np.minimum(
+        (fv * BINS).astype(np.int32), BINS - 1
+    )
     index = index.ravel()
     weights = (None, deviation.ravel(), fu.ravel(), fv.ravel())
     return np.stack([np.bincount(index, weights=w, minlength=BINS * BINS) for w in weights])
@@ -156,7 +159,7 @@ def expected_amplitudes(crystal: Crystal, orders: npt.NDArray[np.int64], blur_nm
         turn = np.exp(-2j * np.pi * (orders[:, 0] * column.u + orders[:, 1] * column.v))
         total += weight * np.exp(-2 * np.pi**2 * width * square) * turn
         weight_sum += weight
-    return 2 * total / weight_sum
+    return np.asarray(2 * total / weight_sum, dtype=np.complex128)
 
 
 def _overlap_map(product: Complex, orders: npt.NDArray[np.int64]) -> Array:
@@ -203,7 +206,7 @@ def find_anchor(mean: MeanCell, crystal: Crystal) -> Anchor:
     score, blur, expected, shift, scale = best
     overlap = _overlap_map(mean.amplitudes * np.conj(expected), mean.orders)
     norm = float((np.abs(expected) ** 2).sum())
-    elsewhere = _elsewhere(overlap, expected, mean.orders, shift, scale * norm)
+    elsewhere = _elsewhere(overlap, expected, mean.orders, shift)
     second = max(elsewhere, 0.0) ** 2 / norm
     return Anchor(
         origin=shift % 1.0,
@@ -215,7 +218,7 @@ def find_anchor(mean: MeanCell, crystal: Crystal) -> Anchor:
     )
 
 
-def _elsewhere(overlap: Array, expected: Complex, orders: npt.NDArray[np.int64], shift: Array, top: float) -> float:
+def _elsewhere(overlap: Array, expected: Complex, orders: npt.NDArray[np.int64], shift: Array) -> float:
     """Best overlap at an origin that is a different picture: another maximum, not a symmetry of the expected cell."""
     peaks = overlap == ndimage.maximum_filter(overlap, size=5, mode="wrap")
     values = []
@@ -226,6 +229,23 @@ def _elsewhere(overlap: Array, expected: Complex, orders: npt.NDArray[np.int64],
         if same < 0.98:
             values.append(float(overlap[i, j]))
     return max(values, default=0.0)
+
+
+def column_weights(mean: MeanCell, crystal: Crystal, blur_nm: float) -> dict[str, float]:
+    """Intensities of the tested columns that explain a mean cell best, relative to the brightest, by site.
+
+    The cell's origin must be the crystal's. A site that stands for several columns gets their mean.
+    """
+    columns = crystal.tested
+    parts = np.stack([expected_amplitudes(replace(crystal, columns=(c,)), mean.orders, blur_nm) for c in columns], 1)
+    design = np.concatenate([parts.real, parts.imag])
+    weights, _ = nnls(design, np.concatenate([mean.amplitudes.real, mean.amplitudes.imag]))
+    top = max(float(weights.max()), 1e-300)
+    sites = dict.fromkeys(c.site for c in columns)
+    return {
+        site: float(np.mean([w for w, c in zip(weights, columns, strict=True) if c.site == site])) / top
+        for site in sites
+    }
 
 
 def peaks_of_mean_cell(mean_cell: Array) -> list[tuple[float, float, float]]:

@@ -14,7 +14,7 @@ from scipy import ndimage
 from skimage.restoration import unwrap_phase
 
 from oddlattice.lattice import Lattice, NoLatticeError
-from oddlattice.smooth import block_mean, global_polynomial, lerp_at, local_plane
+from oddlattice.smooth import block_mean, finite, global_polynomial, lerp_at, local_plane
 
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float32]
@@ -23,6 +23,7 @@ Complex = npt.NDArray[np.complex128]
 GRID_CELLS = 0.8  # step of the coarse grid, in units of sqrt(cell area)
 WINDOW_CELLS = 1.5  # rms width of the demodulation window, same units
 FIELD_CELLS = 2.5  # rms width of the smoothing that follows, same units
+ROUGHEST = 0.08  # [cells]; measured fields of crystals depart from smooth ones by 0.02 at most, of speckle by 0.12
 STRIP_PX = 1 << 19  # pixels of one strip of rows
 REFLECTIONS = 4  # strongest reflections that measure the field
 CRYSTAL_LEVEL = 0.35  # lattice amplitude, as a part of that of the good regions, below which phases are not used
@@ -90,14 +91,6 @@ class Flattener:
         return Lifted(self.mean[None], self.grid, shape)
 
 
-def read_strip(image: Image, rows: slice) -> Image:
-    """Rows of an image as finite float32; a pixel without a number counts as 0."""
-    strip = np.asarray(image[rows], dtype=np.float32)
-    if not np.isfinite(strip.sum()):
-        strip = np.nan_to_num(strip, nan=0.0, posinf=0.0, neginf=0.0)
-    return strip
-
-
 def fit_flattener(image: Image, period_px: float) -> Flattener:
     """Slowly varying mean of an image over about two periods of its lattice.
 
@@ -107,14 +100,15 @@ def fit_flattener(image: Image, period_px: float) -> Flattener:
     n = max(int(period_px / 3), 1)
     height = n * max(512 // n, 1)
     parts = [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
-    small = np.concatenate([block_mean(read_strip(image, part), n) for part in parts]).astype(np.float64)
+    small = np.concatenate([block_mean(finite(image[part]), n) for part in parts]).astype(np.float64)
     lowest, middle = float(np.percentile(small, 0.1)), float(np.median(small))
     pedestal = 0.0 if lowest > 0 and middle > 0 else -lowest + max(middle - lowest, 1e-12) * 0.2
     smooth = ndimage.gaussian_filter(small + pedestal, 2.0 * period_px / n, mode="nearest", truncate=3.0)
     smooth = np.maximum(smooth, 0.05 * float(np.median(smooth)) + 1e-12)
-    grid = Grid(*(np.arange(count) * n + (n - 1) / 2 for count in small.shape))
+    at_rows, at_cols = (np.arange(count, dtype=np.float64) * n + (n - 1) / 2 for count in small.shape)
+    grid = Grid(at_rows, at_cols)
     part = slice(max(rows // 2 - 64, 0), min(rows // 2 + 64, rows))
-    flat = (read_strip(image, part) + pedestal) / Lifted(smooth[None], grid, (rows, cols)).strip(part)[0] - 1
+    flat = (finite(image[part]) + pedestal) / Lifted(smooth[None], grid, (rows, cols)).strip(part)[0] - 1
     low, high = np.percentile(flat, [0.2, 99.8])
     spread = max(float(high - low), 1e-6)
     return Flattener(smooth, grid, (float(low - spread), float(high + 1.5 * spread)), pedestal)
@@ -122,7 +116,7 @@ def fit_flattener(image: Image, period_px: float) -> Flattener:
 
 def flat_strip(image: Image, rows: slice, flattener: Flattener, mean: Lifted) -> Image:
     """Relative deviation of rows of an image from the slowly varying mean, clipped."""
-    strip = read_strip(image, rows)
+    strip = finite(image[rows])
     if flattener.pedestal:
         strip = strip + np.float32(flattener.pedestal)
     strip = strip / mean.strip(rows)[0]
@@ -303,11 +297,23 @@ def fit_frame(image: Image, lattice: Lattice, flattener: Flattener) -> Frame:
             break
         reciprocal = np.linalg.lstsq(orders * weight, (frequencies + steps) * weight, rcond=None)[0]
         vectors = np.linalg.inv(reciprocal).T
-    return _frame_of_phases(amplitudes, noise, orders, vectors, grid, sigma, shape)
+    frame = _frame_of_phases(amplitudes, noise, orders, vectors, grid, sigma, shape)
+    if frame.roughness > ROUGHEST:
+        raise NoLatticeError(
+            "no lattice: the fringes do not keep step over the image "
+            "(several grains, or the speckle of amorphous material)"
+        )
+    return frame
 
 
 def _frame_of_phases(
-    amplitudes: Complex, noise: float, orders: npt.NDArray[np.int64], vectors: Array, grid: Grid, sigma: float, shape: tuple[int, int]
+    amplitudes: Complex,
+    noise: float,
+    orders: npt.NDArray[np.int64],
+    vectors: Array,
+    grid: Grid,
+    sigma: float,
+    shape: tuple[int, int],
 ) -> Frame:
     strength = np.sqrt(np.maximum(np.abs(amplitudes) ** 2 - noise**2, 0))
     typical = np.array([np.percentile(s, 85) for s in strength])
@@ -316,7 +322,7 @@ def _frame_of_phases(
         raise NoLatticeError("no lattice: the fringes are too weak or too disordered to be followed over the image")
     quality = np.sqrt((strength[strong] ** 2).sum(0) / (typical[strong] ** 2).sum())
     good = (quality > CRYSTAL_LEVEL) & (np.abs(amplitudes[:2]).min(0) > 2.5 * noise)
-    good = ndimage.binary_opening(good, np.ones((2, 2))) & _largest_parts(good)
+    good = ndimage.binary_opening(good, np.ones((2, 2), dtype=bool)) & _largest_parts(good)
     if good.sum() < 9:
         raise NoLatticeError("no lattice: no part of the image larger than about three cells is crystalline")
     phases = np.stack([_unwrapped(a, good) for a in amplitudes])
@@ -325,13 +331,20 @@ def _frame_of_phases(
     field = _displacement(phases[:2], orders[:2], typical[:2], weights)
     if strong.sum() > 2:
         kept = np.flatnonzero(strong)
-        constant = np.array([_wrapped_middle(phases[k] - 2 * np.pi * np.tensordot(orders[k], field, 1), good) for k in kept])
-        rest = np.stack([
-            _near(phases[k] - c, 2 * np.pi * np.tensordot(orders[k], field, 1)) for k, c in zip(kept, constant, strict=True)
-        ])
+        constant = np.array(
+            [_wrapped_middle(phases[k] - 2 * np.pi * np.tensordot(orders[k], field, 1), good) for k in kept]
+        )
+        rest = np.stack(
+            [
+                _near(phases[k] - c, 2 * np.pi * np.tensordot(orders[k], field, 1))
+                for k, c in zip(kept, constant, strict=True)
+            ]
+        )
         field = _displacement(rest, orders[kept], typical[kept], weights)
-    slopes = np.stack(np.gradient(local_plane(field, weights, 1.5)[0], *grid.step_px, axis=(1, 2)), 1)
-    field = field - slopes[:, 0] * off_row[:, None] - slopes[:, 1] * off_col[None, :]
+    smooth = local_plane(field, weights, 1.5)[0]
+    down = np.gradient(smooth, grid.step_px[0], axis=1) * off_row[:, None]
+    right = np.gradient(smooth, grid.step_px[1], axis=2) * off_col[None, :]
+    field = field - down - right
     return _smoothed(Frame(vectors, np.zeros(2), field, grid, quality, shape), weights)
 
 
@@ -347,7 +360,8 @@ def _largest_parts(good: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 def _unwrapped(amplitude: Complex, good: npt.NDArray[np.bool_]) -> Array:
     """Phase without jumps inside `good`; parts not connected are brought nearest to the plane through the largest."""
     phase = np.angle(amplitude)
-    unwrapped = np.ma.filled(unwrap_phase(np.ma.array(phase, mask=~good), rng=0), 0.0)
+    masked = np.ma.array(phase, mask=~good)
+    unwrapped = np.ma.filled(unwrap_phase(masked, rng=0), 0.0)  # type: ignore[no-untyped-call]
     labels, count = ndimage.label(good)
     if count > 1:
         largest = int(np.bincount(labels.ravel())[1:].argmax()) + 1
@@ -378,7 +392,6 @@ def _displacement(phases: Array, orders: npt.NDArray[np.int64], typical: Array, 
 def _smoothed(frame: Frame, weights: Array) -> Frame:
     """The frame with its field smoothed over several cells and its plane taken into vectors and origin."""
     plane = global_polynomial(frame.field, weights, 1)
-    n, m = weights.shape
     span = np.array([frame.grid.rows_px[-1], frame.grid.cols_px[-1]])
     slope = np.stack([(plane[:, -1, 0] - plane[:, 0, 0]) / span[0], (plane[:, 0, -1] - plane[:, 0, 0]) / span[1]])
     inverse = np.linalg.inv(frame.vectors_px) + slope

@@ -13,7 +13,7 @@ import scipy.fft
 from scipy import ndimage
 
 from oddlattice.crystal import Crystal
-from oddlattice.smooth import slow_mean
+from oddlattice.smooth import finite, slow_mean
 
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float32]
@@ -121,7 +121,7 @@ class Spectrum:
 
     def frequency(self, index: Array) -> Array:
         """Frequencies (n, 2) [cycles/px] of places (n, 2) in `power`."""
-        return (np.asarray(index, dtype=float) - np.array([self.centre, 0.0])) * np.array(self.step)
+        return np.asarray((index - np.array([self.centre, 0.0])) * np.array(self.step))
 
 
 def whitened_spectrum(image: Image) -> Spectrum:
@@ -229,19 +229,19 @@ def lattice_of_peaks(peaks: Array, powers: Array, resolution: float) -> Lattice 
     index = np.rint(peaks[hit] @ np.linalg.inv(basis))
     if hit.sum() < 2 or np.linalg.matrix_rank(index) < 2:
         return None
-    vectors = reduced(np.linalg.inv(basis).T)
+    vectors = reduced(np.asarray(np.linalg.inv(basis).T, dtype=np.float64))
     return Lattice(vectors, peaks[hit], powers[hit], float(weight[hit].sum() / weight.sum()))
 
 
 def _mean_spectrum(image: Image, blocks: list[tuple[slice, slice]]) -> Spectrum:
-    spectra = [whitened_spectrum(np.asarray(image[block], dtype=np.float32)) for block in blocks]
-    power = np.mean([s.power for s in spectra], axis=0)
+    spectra = [whitened_spectrum(finite(image[block])) for block in blocks]
+    power = np.asarray(np.mean([s.power for s in spectra], axis=0), dtype=np.float32)
     return Spectrum(power, spectra[0].centre, spectra[0].step)
 
 
 def _threshold(blocks: int) -> float:
     """Power that noise exceeds about once in 1e6 spectra when `blocks` whitened spectra are averaged."""
-    return 1.0 + (PEAK_POWER - 1.0) / np.sqrt(blocks)
+    return float(1.0 + (PEAK_POWER - 1.0) / np.sqrt(blocks))
 
 
 def find_lattice(image: Image) -> Lattice:
@@ -275,7 +275,7 @@ def find_lattice(image: Image) -> Lattice:
         spectrum = _mean_spectrum(image, blocks)
         peaks, powers = spectrum_peaks(spectrum, _threshold(len(blocks)))
         lattice = lattice_of_peaks(peaks, powers, max(spectrum.step)) if len(peaks) >= 2 else None
-        reason = refusal(lattice, peaks, powers)
+        reason = refusal(lattice, peaks)
         if lattice is not None and not reason:
             found.append(lattice)
             if number == 0:
@@ -286,7 +286,7 @@ def find_lattice(image: Image) -> Lattice:
     return max(found, key=lambda lattice: float(np.log(lattice.powers).sum()))
 
 
-def refusal(lattice: Lattice | None, peaks: Array, powers: Array) -> str:
+def refusal(lattice: Lattice | None, peaks: Array) -> str:
     """Why the peaks of an image make no lattice that can be analysed; empty when they do."""
     if not len(peaks):
         return "no lattice: the Fourier transform shows no peaks (vacuum, amorphous, out of focus or too noisy)"

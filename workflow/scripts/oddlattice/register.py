@@ -5,23 +5,23 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from scipy.interpolate import CubicSpline
 
 from oddlattice.anchor import BINS, Anchor, MeanCell, find_anchor, fit_mean_cell, gather, peaks_of_mean_cell
-from oddlattice.crystal import CELL_PX, Crystal
-from oddlattice.frame import Flattener, Frame, Lifted, fit_flattener, fit_frame, flat_strip, read_strip, strips
+from oddlattice.crystal import Crystal
+from oddlattice.frame import Flattener, Frame, Lifted, fit_flattener, fit_frame, flat_strip, strips
 from oddlattice.lattice import Lattice, Match, NoLatticeError, describe, find_lattice, matches, not_atomic
+from oddlattice.resample import cut_cells, inside_cells, nodes_of
+from oddlattice.scanrows import CellStatistics, coarse_row_shifts, fine_pass, shrunk, slow_part, with_slow_rows
 from oddlattice.smooth import local_plane
 
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float32]
 
-TABLE = 256  # steps of the mean cell's look-up table along u and v
 LOCAL_MEAN_CELLS = 3.0  # rms width over which the local mean is taken
 LARGEST_PERIOD_NM = 1.5  # ASSUME: primitive cells in projection are smaller, unless a crystal in use says otherwise
 BINNED_PX = 1 << 20  # pixels that make the mean cell; more would not make it better than its systematic errors
@@ -55,21 +55,6 @@ class Settings:
     strain_tolerance: float = 0.12
     content_minimum: float = 0.6
     smallest_cells: int = 16
-
-
-@dataclass(frozen=True)
-class CellStatistics:
-    """Sums over the pixels of each cell; every array has shape (U, V). Cell (0, 0) starts at `first`."""
-
-    first: tuple[int, int]
-    pixels: Array
-    counts: Array
-    template: Array
-    overlap: Array
-    template_energy: Array
-    residual: Array
-    slope_u: Array
-    slope_v: Array
 
 
 @dataclass(frozen=True)
@@ -116,7 +101,6 @@ class Registration:
     inside: npt.NDArray[np.bool_]
     amplitude: Array
     shift_uv: Array
-    warnings: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -156,7 +140,11 @@ def measure_mean_cell(
     row_shift_px: Array | None = None,
 ) -> list[MeanCell]:
     """Mean cell of an image on its frame, for each of several cells of the lattice (rows in steps of the frame's)."""
-    mean, uv, quality = flattener.lifted(frame.shape), frame.lifted(), Lifted(frame.quality[None], frame.grid, frame.shape)
+    mean, uv, quality = (
+        flattener.lifted(frame.shape),
+        frame.lifted(),
+        Lifted(frame.quality[None], frame.grid, frame.shape),
+    )
     per_col = np.linalg.inv(frame.vectors_px)[1]
     sums = [np.zeros((4, BINS * BINS)) for _ in cells]
     square, pixels = 0.0, 0.0
@@ -236,188 +224,6 @@ def rotation_deg(vectors_px: Array, crystal: Crystal) -> float:
     return float(np.degrees(np.arctan2(turn[0, 1], turn[0, 0])))
 
 
-@dataclass(frozen=True)
-class _Tables:
-    """Look-up tables of the mean cell's deviation and its derivatives by u and v; shape (TABLE * TABLE,) each."""
-
-    value: Image
-    by_u: Image
-    by_v: Image
-
-
-def _tables(mean: MeanCell) -> _Tables:
-    value, by_u, by_v = (mean.table(TABLE, d).astype(np.float32).ravel() for d in ((0, 0), (1, 0), (0, 1)))
-    return _Tables(value, by_u, by_v)
-
-
-def _table_index(u: Image, v: Image, first: tuple[int, int]) -> npt.NDArray[np.int32]:
-    """Index into the tables; `first` is below all (u, v), so that cutting off the fraction is the floor."""
-    high = ((u - np.float32(first[0] - 4)) * np.float32(TABLE)).astype(np.int32)
-    low = ((v - np.float32(first[1] - 4)) * np.float32(TABLE)).astype(np.int32)
-    high &= TABLE - 1
-    low &= TABLE - 1
-    high *= TABLE
-    high += low
-    return np.asarray(high)
-
-
-REACH_PX = 4  # integer shifts tried when a row is laid on the template
-
-
-def coarse_row_shifts(image: Image, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> Array:
-    """Shift of each row that lays it best on the rendered mean cell, by correlation; shape (rows,) [px].
-
-    The correlation is computed at whole pixels and interpolated.
-    """
-    tables = _tables(mean_cell)
-    mean, uv, quality = flattener.lifted(frame.shape), frame.lifted(), Lifted(frame.quality[None], frame.grid, frame.shape)
-    per_col = np.hypot(*np.linalg.inv(frame.vectors_px)[1])
-    reach = int(np.clip(0.3 / per_col, 1, REACH_PX))
-    first, _ = first_and_count(frame)
-    shifts = np.zeros(frame.shape[0])
-    for rows in strips(frame.shape):
-        flat = flat_strip(image, rows, flattener, mean)
-        flat *= quality.strip(rows)[0] > 0.5
-        template = tables.value[_table_index(*uv.strip(rows), first)]
-        inner = flat[:, reach:-reach]
-        overlap = np.stack(
-            [
-                np.einsum("rc,rc->r", inner, template[:, reach + k : template.shape[1] - reach + k])
-                for k in range(-reach, reach + 1)
-            ],
-            axis=1,
-        )
-        shifts[rows] = _peak_of(overlap)
-    return shifts
-
-
-def _peak_of(overlap: Image) -> Array:
-    """Place of the maximum of each row of correlations at whole steps, by cubic splines, relative to the middle."""
-    steps = overlap.shape[1]
-    fine = np.linspace(0, steps - 1, 32 * (steps - 1) + 1)
-    curves = overlap @ CubicSpline(np.arange(steps), np.eye(steps))(fine).T
-    best = curves.argmax(1)
-    inner = (best > 0) & (best < len(fine) - 1) & (overlap.max(1) > 0)
-    return np.where(inner, fine[best] - (steps - 1) / 2, 0.0)
-
-
-def first_and_count(frame: Frame) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Lattice coordinates of the first cell that touches the image, and the numbers of cells along u and v."""
-    rows, cols = np.meshgrid(frame.grid.rows_px, frame.grid.cols_px, indexing="ij")
-    uv = frame.uv_at(np.stack([rows.ravel(), cols.ravel()], -1))
-    first, last = np.floor(uv.min(0) - 0.01).astype(int), np.ceil(uv.max(0) + 0.01).astype(int)
-    return (int(first[0]), int(first[1])), (int(last[0] - first[0]), int(last[1] - first[1]))
-
-
-def fine_pass(
-    image: Image, flattener: Flattener, frame: Frame, mean_cell: MeanCell, row_shift_px: Array
-) -> tuple[Array, Array, CellStatistics]:
-    """One Gauss-Newton step of every row's shift, and the sums over cells with the step taken.
-
-    A row is laid on the template: (image - template) is regressed on the template's slope along the row, over the
-    whole row, with clipped residuals.
-
-    Returns
-    -------
-    row_shift_px : ndarray of shape (rows,)
-    sigma_px : ndarray of shape (rows,)
-        Standard errors; infinite where the row shows no lattice.
-    statistics : CellStatistics
-    """
-    tables = _tables(mean_cell)
-    mean, uv, quality = flattener.lifted(frame.shape), frame.lifted(), Lifted(frame.quality[None], frame.grid, frame.shape)
-    along = np.linalg.inv(frame.vectors_px)[1].astype(np.float32)
-    first, (n_u, n_v) = first_and_count(frame)
-    sums = np.zeros((8, n_u * n_v))
-    shifts, sigmas = np.zeros(frame.shape[0]), np.full(frame.shape[0], np.inf)
-    for rows in strips(frame.shape):
-        flat = flat_strip(image, rows, flattener, mean)
-        u, v = uv.strip(rows)
-        before = row_shift_px[rows, None].astype(np.float32)
-        u += before * along[0]
-        v += before * along[1]
-        index = _table_index(u, v, first)
-        template, by_u, by_v = tables.value[index], tables.by_u[index], tables.by_v[index]
-        slope = by_u * along[0] + by_v * along[1]
-        residual = flat - template
-        good = (quality.strip(rows)[0] > 0.5).astype(np.float32)
-        good *= _inverse_variance(residual, template, good)
-        limit = 4 / np.sqrt(np.maximum(good, 1e-12))
-        weighted_slope = slope * good
-        clipped = np.clip(residual, -limit, limit)
-        information = np.einsum("rc,rc->r", weighted_slope, slope)
-        whole = float(np.median(information[information > 0])) if (information > 0).any() else 1.0
-        enough = information > 0.05 * whole
-        step = np.where(enough, np.einsum("rc,rc->r", weighted_slope, clipped) / np.maximum(information, 1e-12), 0.0)
-        step = np.clip(step, -1.0, 1.0)
-        shifts[rows] = np.where(enough, row_shift_px[rows] + step, 0.0)
-        sigmas[rows] = np.where(enough, 1 / np.sqrt(np.maximum(information, 1e-12)), np.inf)
-        moved = step[:, None].astype(np.float32)
-        residual -= slope * moved
-        u += moved * along[0]
-        v += moved * along[1]
-        cell_u = np.clip(np.floor(u).astype(np.int32) - first[0], 0, n_u - 1)
-        cell_v = np.clip(np.floor(v).astype(np.int32) - first[1], 0, n_v - 1)
-        cell = (cell_u * n_v + cell_v).ravel()
-        counts = read_strip(image, rows) + np.float32(flattener.pedestal)
-        weighted = (
-            None,
-            counts,
-            1 + template,
-            flat * template,
-            template * template,
-            residual * residual,
-            residual * by_u,
-            residual * by_v,
-        )
-        for total, weight in zip(sums, weighted, strict=True):
-            total += np.bincount(cell, weights=None if weight is None else weight.ravel(), minlength=n_u * n_v)
-    return shifts, sigmas, CellStatistics(first, *(total.reshape(n_u, n_v) for total in sums))
-
-
-def _inverse_variance(residual: Image, template: Image, good: Image) -> Image:
-    """Weights 1 / variance, the variance of a pixel being a straight line in its expected value."""
-    some = (slice(None, None, 4), slice(None, None, 3))
-    square, level, kept = residual[some] ** 2, 1 + template[some], good[some] > 0
-    if kept.sum() < 100:
-        return np.ones_like(residual)
-    square, level = square[kept].astype(np.float64), level[kept].astype(np.float64)
-    square = np.minimum(square, 12 * np.median(square) + 1e-12)
-    middle, mean = float(level.mean()), float(square.mean())
-    slope = float(((level - middle) * square).mean()) / max(float(level.var()), 1e-12)
-    slope = min(max(slope, 0.0), mean / max(middle - float(level.min()), 1e-9) * 0.9)
-    variance = np.maximum(mean + slope * (1 + template - middle), 0.05 * mean + 1e-12)
-    return np.asarray(1 / variance, dtype=np.float32)
-
-
-def shrunk(shift_px: Array, sigma_px: Array) -> Array:
-    """Row shifts pulled towards 0 by as much as their errors explain their scatter (empirical Bayes)."""
-    known = np.isfinite(sigma_px)
-    if not known.any():
-        return np.zeros_like(shift_px)
-    middle = float(np.median(shift_px[known]))
-    scatter = 1.4826 * float(np.median(np.abs(shift_px[known] - middle)))
-    true = max(scatter**2 - float(np.median(sigma_px[known] ** 2)), 0.0)
-    return np.where(known, shift_px * true / (true + np.where(known, sigma_px, 1.0) ** 2 + 1e-12), 0.0)
-
-
-def slow_part(shift_px: Array, sigma_px: Array, width_px: float) -> Array:
-    """The part of the row shifts that varies over more than `width_px` rows: it belongs to the frame."""
-    weight = np.where(np.isfinite(sigma_px), 1.0, 0.0)
-    if not weight.any():
-        return np.zeros_like(shift_px)
-    limit = 4 * 1.4826 * float(np.median(np.abs(shift_px[weight > 0]))) + 1e-9
-    smooth, support = local_plane(np.clip(shift_px, -limit, limit)[None, :, None], weight[:, None], width_px)
-    return np.asarray(smooth[0, :, 0] * (support[:, 0] > 1e-3))
-
-
-def with_slow_rows(frame: Frame, slow_px: Array) -> Frame:
-    """The frame with a slow row shift taken into its field."""
-    along = np.linalg.inv(frame.vectors_px)[1]
-    at_grid = np.interp(frame.grid.rows_px, np.arange(len(slow_px)), slow_px)
-    return replace(frame, field=frame.field + along[:, None, None] * at_grid[None, :, None])
-
-
 def cell_amplitude(statistics: CellStatistics, sigma_cells: float) -> Array:
     """Contrast of the cells, smoothed over `sigma_cells`: 1 where they look like the mean cell, 0 without lattice."""
     overlap, energy = statistics.overlap, statistics.template_energy
@@ -455,7 +261,7 @@ def crystalline(statistics: CellStatistics, inside: npt.NDArray[np.bool_]) -> np
     bad |= (ratio > 4 * typical) & (ratio > typical + 0.5)
     bad &= inside
     edge = np.pad(bad, 2, mode="edge")
-    core = ndimage.binary_opening(edge, np.ones((2, 2)))
+    core = ndimage.binary_opening(edge, np.ones((2, 2), dtype=bool))
     region = ndimage.binary_propagation(core, mask=ndimage.binary_dilation(core, iterations=2) & edge)
     region = ndimage.binary_dilation(region)[2:-2, 2:-2]
     good = inside & ~region
@@ -481,23 +287,6 @@ def local_mean_of(statistics: CellStatistics, good: npt.NDArray[np.bool_]) -> Ar
     near = ndimage.binary_dilation(good, iterations=2)
     smooth = np.where(near, smooth, smooth[filled[0], filled[1]])
     return np.asarray(np.maximum(smooth, max(floor, 1e-12)))
-
-
-def nodes_of(frame: Frame, first: tuple[int, int], count: tuple[int, int]) -> Array:
-    """Places of the cells' corners [px]; shape (2, U + 1, V + 1)."""
-    grid = np.stack(np.meshgrid(np.arange(count[0] + 1), np.arange(count[1] + 1), indexing="ij"), -1) + np.array(first)
-    places = frame.places_at(grid.reshape(-1, 2).astype(float))
-    return np.moveaxis(places.reshape(count[0] + 1, count[1] + 1, 2), -1, 0)
-
-
-def inside_cells(nodes_px: Array, shape: tuple[int, int], margin_px: float) -> npt.NDArray[np.bool_]:
-    """Cells that lie in the image with half a cell around them and `margin_px` along the fast axis; shape (U, V)."""
-    centre = (nodes_px[:, :-1, :-1] + nodes_px[:, 1:, :-1] + nodes_px[:, :-1, 1:] + nodes_px[:, 1:, 1:]) / 4
-    along_u, along_v = np.diff(nodes_px, axis=1)[:, :, :-1], np.diff(nodes_px, axis=2)[:, :-1]
-    reach = np.abs(along_u) + np.abs(along_v)
-    reach[1] += margin_px
-    limit = np.array(shape)[:, None, None] - 1
-    return np.asarray(((centre - reach >= 0) & (centre + reach <= limit)).all(0))
 
 
 def fit_registration(
@@ -630,90 +419,10 @@ def _measured(
     )
 
 
-def _upsampled(nodes: Array, cells: tuple[slice, slice]) -> Image:
-    """Nodes (k, U + 1, V + 1) interpolated to the pixel centres of the cells' tiles; (k, 20 u, 20 v)."""
-    part = ((np.arange(CELL_PX) + 0.5) / CELL_PX).astype(np.float32)
-    u, v = cells
-    corner = nodes[:, u.start : u.stop + 1, v.start : v.stop + 1].astype(np.float32)
-    k, n_u, n_v = corner.shape[0], u.stop - u.start, v.stop - v.start
-    tall = corner[:, :-1, None] + (corner[:, 1:, None] - corner[:, :-1, None]) * part[None, None, :, None]
-    tall = tall.reshape(k, n_u * CELL_PX, n_v + 1)[..., None]
-    wide = tall[:, :, :-1] + (tall[:, :, 1:] - tall[:, :, :-1]) * part
-    return np.asarray(wide.reshape(k, n_u * CELL_PX, n_v * CELL_PX))
-
-
-def straightened(strip: Image, row_shift_px: Array) -> Image:
-    """Rows shifted back: a feature seen at col c - shift comes to col c. Cubic spline along each row; borders mirror."""
-    coefficients = np.asarray(ndimage.spline_filter1d(strip, order=3, axis=1, mode="mirror", output=np.float32))
-    whole = np.floor(-row_shift_px)
-    t = (-row_shift_px - whole)[:, None]
-    weights = ((1 - t) ** 3 / 6, 2 / 3 - t * t + t**3 / 2, 2 / 3 - (1 - t) ** 2 + (1 - t) ** 3 / 2, t**3 / 6)
-    reach = int(np.abs(whole).max()) + 2
-    wide = np.pad(coefficients, ((0, 0), (reach, reach)), mode="reflect")
-    result = np.zeros_like(strip)
-    cols = strip.shape[1]
-    for shift in np.unique(whole).astype(int):
-        here = whole == shift
-        for k, weight in enumerate(weights):
-            start = reach + shift - 1 + k
-            result[here] += weight[here].astype(np.float32) * wide[here, start : start + cols]
-    return result
-
-
-def area_averaged(window: Image, width_px: float) -> Image:
-    """Mean of an image over a square of `width_px` around each pixel; unchanged when that is at most one pixel."""
-    if width_px <= 1:
-        return window
-    whole = int(np.ceil((width_px - 1) / 2 - 1e-9))
-    kernel = np.ones(2 * whole + 1)
-    kernel[[0, -1]] = (width_px - (2 * whole - 1)) / 2
-    kernel /= kernel.sum()
-    window = ndimage.correlate1d(window, kernel, axis=1, mode="mirror")
-    return np.asarray(ndimage.correlate1d(window, kernel, axis=0, mode="mirror"))
-
-
-HALO_PX = 12  # image kept around a window, so that the spline does not feel the cut
-
-
 def render(image: Image, registration: Registration, cells: tuple[slice, slice]) -> Image:
-    """Cut cells from an image: row shifts taken out, resampled, divided by the local mean.
-
-    Where the image is finer than a tile it is averaged over the size of a tile pixel, so that nothing aliases.
-
-    Parameters
-    ----------
-    cells : tuple of slice
-        Ranges of cells along u and v, indices into `registration.mask`.
-
-    Returns
-    -------
-    ndarray of shape (20 u, 20 v), float32
-        0 where there is no data.
-    """
-    places = _upsampled(registration.nodes_px, cells)
-    rows, cols = registration.frame.shape
-    limits = np.array([rows - 0.5, cols - 0.5], dtype=np.float32)[:, None, None]
-    known = ((places >= -0.5) & (places <= limits)).all(0)
-    tile = np.zeros(known.shape, dtype=np.float32)
-    if not known.any():
-        return tile
-    at = places[:, known]
-    low = np.maximum(np.floor(at.min(1)).astype(int) - HALO_PX, 0)
-    high = np.minimum(np.ceil(at.max(1)).astype(int) + HALO_PX + 1, [rows, cols])
-    window = read_strip(image, slice(int(low[0]), int(high[0])))
-    straight = straightened(window, registration.row_shift_px[low[0] : high[0]])[:, low[1] : high[1]]
-    straight = area_averaged(straight, registration.frame.period_px / CELL_PX)
-    at -= low[:, None].astype(np.float32)
-    values = ndimage.map_coordinates(straight, at, order=3, mode="mirror", output=np.float32)
-    tile[known] = (values + np.float32(registration.pedestal)) / _mean_at(registration.local_mean, cells)[known]
-    return tile
-
-
-def _mean_at(local_mean: Array, cells: tuple[slice, slice]) -> Image:
-    """Local mean (one value in the middle of each cell) at the pixels of a tile."""
-    wide = np.pad(local_mean, 1, mode="edge")
-    corners = (wide[:-1, :-1] + wide[1:, :-1] + wide[:-1, 1:] + wide[1:, 1:]) / 4
-    return np.asarray(_upsampled(corners[None], cells)[0])
+    """Cut a window of cells, indices into `registration.mask`, from an image; see `resample.cut_cells`."""
+    r = registration
+    return cut_cells(image, r.nodes_px, r.row_shift_px, r.local_mean, cells, r.pedestal)
 
 
 def register(

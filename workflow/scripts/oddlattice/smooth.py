@@ -8,6 +8,14 @@ Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float32]
 
 
+def finite(pixels: npt.ArrayLike) -> Image:
+    """Pixels as finite float32; a pixel without a number counts as 0."""
+    values = np.asarray(pixels, dtype=np.float32)
+    if not np.isfinite(values.sum()):
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    return values
+
+
 def block_mean(strip: Image, n: int) -> Image:
     """Mean of n x n blocks; blocks cut by the border average what there is. Shape (ceil(rows/n), ceil(cols/n))."""
     rows, cols = strip.shape
@@ -81,7 +89,9 @@ def local_plane(values: Array, weights: Array, sigma: float) -> tuple[Array, Arr
         syv = blur(weights * y * kept) / safe - my * mean
         slope_x = (syy * sxv - sxy * syv) / determinant
         slope_y = (sxx * syv - sxy * sxv) / determinant
-        smooth[k] = np.where(w > 1e-9 * max(float(w.max()), 1e-300), mean + slope_x * (x - mx) + slope_y * (y - my), 0.0)
+        smooth[k] = np.where(
+            w > 1e-9 * max(float(w.max()), 1e-300), mean + slope_x * (x - mx) + slope_y * (y - my), 0.0
+        )
     return smooth, support
 
 
