@@ -22,7 +22,7 @@ from oddlattice.crystal import CELL_PX, Crystal, crystal_from_dict, load_crystal
 from oddlattice.inference import Careful, Engine, mean_cell, misfit, padded, patches_of
 from oddlattice.logs import log_to
 from oddlattice.model import read_yaml, recipe_sha256, save_model
-from oddlattice.patches import Batch, ImagePatches, image_batches, simulated_batches
+from oddlattice.patches import Batch, ImagePatches, image_batches, simulated_batches, standardised
 from oddlattice.paths import unescape
 from oddlattice.products import SHARD, table, write_tsv
 from oddlattice.register import peaks_of_mean_cell, register
@@ -164,13 +164,14 @@ def image_patches(crystal: Crystal, images: list[tuple[Float, Any]]) -> tuple[Im
         good = robust_cells(found.tiles, found.mask)
         cells = np.argwhere(good)
         border = int(np.quantile(cells[:, 1], 1 - HELD_OUT_PART))
-        rimmed = padded(found.tiles)
+        centre = mean_cell(found.tiles, found.mask)
+        contrast = float(centre.std())
+        rimmed = standardised(padded(found.tiles), contrast)
         train.append(patches_of(rimmed, cells[cells[:, 1] < border - 1]))
         held.append(patches_of(rimmed, cells[cells[:, 1] > border]))
         counts.append(float(len(cells)))
-        centre = mean_cell(found.tiles, found.mask)
-        shapes = shapes or [fit_shape(centre, column) for column in crystal.tested]
-        spread = 1.4826 * np.median(np.abs(as_cells(found.tiles)[good] - centre), axis=0)
+        shapes = shapes or [fit_shape(centre / contrast, column) for column in crystal.tested]
+        spread = 1.4826 * np.median(np.abs(as_cells(found.tiles)[good] - centre), axis=0) / contrast
         variance = spread**2 + 1e-4 if variance is None else np.minimum(variance, spread**2 + 1e-4)
     if sum(counts) < LEAST_CELLS or shapes is None or variance is None:
         raise ValueError(f"train.bulk: {sum(counts):.0f} cells of bulk; at least {LEAST_CELLS} are needed")
@@ -212,11 +213,11 @@ def draw_card(vae: VAE, batch: Batch, history: list[Progress], path: Path) -> No
     axis.set(xlabel="step", ylabel="negative evidence bound [nats per patch]")
     axis.legend(frameon=False)
     for k in range(len(order)):
-        top = float(predicted[k].max()) * 1.1
-        pictures = ((seen[k], 0, top), (predicted[k], 0, top), (seen[k] - predicted[k], -top / 2, top / 2))
-        for line, (picture, low, high) in enumerate(pictures):
+        low, top = float(predicted[k].min()) - 0.5, float(predicted[k].max()) + 0.5
+        pictures = ((seen[k], low, top), (predicted[k], low, top), (seen[k] - predicted[k], -top / 2, top / 2))
+        for line, (picture, dark, bright) in enumerate(pictures):
             cell = figure.add_subplot(grid[1 + line, k])
-            cell.imshow(picture, vmin=low, vmax=high, cmap="gray" if line < 2 else "RdBu_r")
+            cell.imshow(picture, vmin=dark, vmax=bright, cmap="gray" if line < 2 else "RdBu_r")
             cell.set(xticks=[], yticks=[])
             if k == 0:
                 cell.set_ylabel(("input", "prediction", "difference")[line])
@@ -230,7 +231,7 @@ def card_text(name: str, recipe: dict[str, Any], history: list[Progress], calibr
     return f"""# Model card: {name}
 
 A convolutional variational autoencoder of the bulk crystal in `crystal.yaml`, for images of atomic columns divided by
-their local mean in the lattice frame (20 px per cell, patches of 2x2 cells). It is meant to be used by the rule
+their local mean in the lattice frame (20 px per cell, patches of 2x2 cells), less 1 and over their contrast. It is meant to be used by the rule
 `infer_differences` and to know nothing of defects: changed columns were pasted into a part of its inputs and bulk was
 asked for.
 

@@ -12,6 +12,7 @@ import torch
 
 from oddlattice.columns import as_cells
 from oddlattice.crystal import CELL_PX
+from oddlattice.patches import standardised
 from oddlattice.smooth import local_plane
 from oddlattice.vae import VAE
 
@@ -178,7 +179,8 @@ def predict_bulk(
     -------
     ndarray of shape (U * 20, V * 20), float32
     """
-    rimmed = padded(tiles)
+    contrast = max(float(mean_cell(tiles, mask).std()), 1e-6)
+    rimmed = standardised(padded(tiles), contrast)
     prediction = np.zeros_like(tiles)
     cells_of = as_cells(prediction)
     latents = np.zeros((*mask.shape, careful.engine.vae.config.latent), dtype=np.float32)
@@ -187,7 +189,8 @@ def predict_bulk(
         latents[cells[:, 0], cells[:, 1]] = careful.run("encode", patches_of(rimmed, cells))
 
     def decode(cells: npt.NDArray[np.intp]) -> None:
-        cells_of[cells[:, 0], cells[:, 1]] = careful.run("decode", smooth[cells[:, 0], cells[:, 1]])
+        decoded = careful.run("decode", smooth[cells[:, 0], cells[:, 1]])
+        cells_of[cells[:, 0], cells[:, 1]] = 1 + contrast * decoded
 
     torch.set_num_threads(1)
     chunks = chunk_cells(mask)

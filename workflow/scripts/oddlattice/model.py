@@ -15,7 +15,7 @@ from oddlattice.vae import PATCH_PX, VAE, VAEConfig
 
 FORMAT = 1
 MAX_WEIGHTS_BYTES = 100_000_000
-PREPROCESSING = {"cell_px": CELL_PX, "patch_px": PATCH_PX, "scale": "divided by the local mean"}
+PREPROCESSING = {"cell_px": CELL_PX, "patch_px": PATCH_PX, "scale": "divided by the local mean, less 1, over the contrast"}
 
 
 @dataclass(frozen=True)

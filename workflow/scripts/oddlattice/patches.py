@@ -16,7 +16,7 @@ Float = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches for one step, each of shape (n, 40, 40), float32, in units of the local mean.
+    """Patches for one step, each of shape (n, 40, 40), float32, standardised: local mean 0, contrast about 1.
 
     Attributes
     ----------
@@ -28,6 +28,11 @@ class Batch:
     patch: Float
     target: Float
     variance: Float
+
+
+def standardised(tiles: Float, contrast: float) -> Float:
+    """What the network sees of an image divided by its local mean: mean 0 and the contrast of the image's cell as unit."""
+    return np.asarray((tiles - 1) / contrast, dtype=np.float32)
 
 
 def reciprocal_nm(crystal: Crystal) -> Array:
@@ -150,7 +155,7 @@ def draw_bulk(crystal: Crystal, n: int, rng: np.random.Generator) -> tuple[Float
     spread = np.exp(rng.normal(0.0, 0.12, (n, len(crystal.columns))))
     exponent = rng.uniform(0.8, 1.15, n)[:, None]
     per_column = scattering.max() * (scattering / scattering.max()) ** exponent * spread
-    blur = np.exp(rng.uniform(np.log(0.022), np.log(0.06), n))
+    blur = np.exp(rng.uniform(np.log(0.022), np.log(0.085), n))
     uneven = np.exp(rng.normal(0.0, 0.08, n))
     turn = rng.uniform(0, np.pi, n)
     axis = np.stack([np.cos(turn), np.sin(turn)], -1)
@@ -169,7 +174,8 @@ def draw_bulk(crystal: Crystal, n: int, rng: np.random.Generator) -> tuple[Float
     cells = np.roll(cells, (CELL_PX // 2, CELL_PX // 2), axis=(1, 2))  # the central cell in the middle
     u, v = _lines()
     tilt = 1 + slope[:, 0, None, None] * u + slope[:, 1, None, None] * v
-    ground = weights.sum(1) * np.exp(rng.uniform(np.log(0.02), np.log(3.0), n))
+    # real detectors add an offset: the columns may be a small part of the signal
+    ground = weights.sum(1) * np.exp(rng.uniform(np.log(0.02), np.log(20.0), n))
     cloud = rng.normal(0.0, 0.02, (n, 2))
     uneven_ground = 1 + cloud[:, 0, None, None] * u + cloud[:, 1, None, None] * v
     patch = cells * tilt + ground[:, None, None] * uneven_ground
@@ -187,14 +193,22 @@ def correlated_noise(variance: Float, rng: np.random.Generator) -> Float:
 
 
 def simulated_batches(crystal: Crystal, n: int, seed: int, defect_part: float = 0.5) -> Iterator[Batch]:
-    """Endless batches of `n` simulated patches at 0.5 to 500 electrons a pixel of the lattice frame."""
+    """Endless batches of `n` simulated patches.
+
+    Their noise is that of 0.5 to 500 electrons a pixel of the lattice frame at full contrast, and as much where an
+    offset dilutes the contrast: every contrast is met in every noise.
+    """
     rng = np.random.default_rng(seed)
     while True:
         bulk, weights, covariance = draw_bulk(crystal, n, rng)
-        electrons = np.exp(rng.uniform(np.log(0.5), np.log(500.0), (n, 1, 1))).astype(np.float32)
+        # one contrast is known per image: a patch's own is more or less, and the local mean is an estimate
+        contrast = bulk.std(axis=(1, 2), keepdims=True) * np.exp(rng.normal(0.0, 0.15, (n, 1, 1))).astype(np.float32)
+        middle = 1 + contrast * rng.normal(0.0, 0.03, (n, 1, 1)).astype(np.float32)
+        variance = bulk * np.exp(rng.uniform(np.log(1 / 500.0), np.log(1 / 0.5), (n, 1, 1))).astype(np.float32)
         seen = np.clip(add_defects(bulk, crystal, weights, covariance, defect_part, rng), 0.0, None)
-        gain = np.exp(rng.normal(0.0, 0.02, (n, 1, 1))).astype(np.float32)  # the local mean is an estimate
-        yield Batch(gain * (seen + correlated_noise(seen / electrons, rng)), gain * bulk, bulk / electrons + 1e-4)
+        target = (bulk - middle) / contrast
+        patch = (seen - middle) / contrast + correlated_noise(variance * seen / bulk, rng)
+        yield Batch(patch, target, variance + 1e-4)
 
 
 @dataclass(frozen=True)
@@ -204,10 +218,11 @@ class ImagePatches:
     Attributes
     ----------
     patches : ndarray of shape (n, 40, 40), float32
+        Standardised (see `standardised`).
     variance : ndarray of shape (40, 40), float32
         Noise variance, repeating with the cell.
     shapes : list of ColumnShape
-        The tested columns as the images show them.
+        The tested columns as the images show them, in the same unit.
     """
 
     patches: Float
@@ -221,7 +236,7 @@ def image_batches(source: ImagePatches, n: int, seed: int, defect_part: float = 
     u, v = _lines()
     while True:
         target = source.patches[rng.integers(0, len(source.patches), n)]
-        target = target * np.exp(rng.normal(0.0, 0.02, (n, 1, 1))).astype(np.float32)
+        target = target * np.exp(rng.normal(0.0, 0.1, (n, 1, 1))).astype(np.float32)
         patch = target.copy()
         for k in np.flatnonzero(rng.random(n) < defect_part):
             shape = source.shapes[rng.integers(len(source.shapes))]

@@ -68,7 +68,7 @@ def train_vae(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     vae = VAE(config)
-    vae.start_from(torch.from_numpy(next(batches).target)[:, None])
+    vae.start_from(torch.cat([torch.from_numpy(next(batches).target)[:, None] for _ in range(8)]))
     optimiser = torch.optim.Adam(vae.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=learning_rate, total_steps=steps)
     history: list[Progress] = []

@@ -25,7 +25,7 @@ class VAEConfig:
 
 
 class VAE(nn.Module):
-    """Patch (B, 1, 40, 40) of an image divided by its local mean -> posterior of the latents -> patch of bulk.
+    """Patch (B, 1, 40, 40), standardised (patches.standardised) -> posterior of the latents -> patch of bulk.
 
     The latents stand for conditions (thickness, blur, background, ...), not for pixels: bulk under all conditions is a
     smooth, low-dimensional family. So the decoder is a small network on the latents whose output weighs `basis` learned
@@ -55,7 +55,7 @@ class VAE(nn.Module):
             nn.Unflatten(1, (config.basis, 1, 1)),  # (B, basis, 1, 1)
         )
         self.patches = nn.ConvTranspose2d(config.basis, 1, kernel_size=PATCH_PX, bias=False)  # (B, 1, 40, 40)
-        self.bulk = nn.Parameter(torch.ones(1, 1, PATCH_PX, PATCH_PX))
+        self.bulk = nn.Parameter(torch.zeros(1, 1, PATCH_PX, PATCH_PX))
 
     @torch.no_grad()
     def start_from(self, bulk: Tensor) -> None:
