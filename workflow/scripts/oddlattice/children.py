@@ -6,6 +6,7 @@ takes nothing with it. This module holds the one place of the package where `Exc
 
 import ctypes
 import errno
+import gc
 import importlib
 import json
 import logging
@@ -158,6 +159,7 @@ def serve() -> None:
     module, _, name = order["call"].partition(":")
     function = getattr(importlib.import_module(module), name)
     limits = Limits(**order["limits"])
+    gc.freeze()  # what is loaded here is garbage for no child: its pages stay shared
     waiting = order["jobs"][::-1]
     running: dict[int, _Child] = {}
     while waiting or running:
