@@ -85,7 +85,9 @@ def say_counts():
 
 
 def begin():
-    """Write the config and the versions beside the results."""
+    """Write the config and the versions beside the results; the main process does, once."""
+    if not workflow.is_main_process:
+        return
     archive.write_if_changed(RESULTS / "config.yaml", settings.dumped(config))
     archive.write_if_changed(
         RESULTS / "versions.txt", "".join(f"{name} {number}\n" for name, number in settings.versions().items())
@@ -93,7 +95,9 @@ def begin():
 
 
 def finish():
-    """Say how many files are done, and where the report is."""
+    """Say how many files are done, and where the report is; the main process does, once."""
+    if not workflow.is_main_process:
+        return
     if (RESULTS / "0_archive/discovered.tsv").exists():
         say_counts()
     if (RESULTS / "5_report/index.html").exists():

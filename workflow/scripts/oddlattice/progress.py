@@ -47,8 +47,9 @@ class ProgressLines(logging.Filter):
         self._running[int(info["jobid"])] = (f"{info['rule_name']} {wildcards}".strip(), self._clock())
 
     def _finish(self, info: Mapping[str, Any]) -> None:
-        name, since_s = self._running.pop(int(info["job_id"]), ("job", self._clock()))
-        self._finished.append(f"{name}  {self._clock() - since_s:.0f} s")
+        now_s = self._clock()
+        name, since_s = self._running.pop(int(info["job_id"]), ("job", now_s))
+        self._finished.append(f"{name}  {now_s - since_s:.0f} s")
 
     def _line(self, info: Mapping[str, Any]) -> str:
         done, total = int(info["done"]), int(info["total"])

@@ -1,0 +1,56 @@
+"""Imports are found by reading, through other modules, and for functions that are called by name."""
+
+from pathlib import Path
+
+import pytest
+
+from oddlattice.modules import imported
+
+SCRIPTS = Path(__file__).parent.parent / "workflow/scripts"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    files = {
+        "script.py": "import os\nfrom oddlattice import one\nimport oddlattice.two\n",
+        "lazy.py": "def f():\n    from oddlattice.two import x\n",
+        "named.py": 'CALL = "oddlattice.three:run"\nTEXT = "oddlattice.one is a module"\n',
+        "page.py": "from oddlattice.pages.html import render\n",
+        "whole_package.py": "from oddlattice import pages\n",
+        "oddlattice/__init__.py": "",
+        "oddlattice/one.py": "from oddlattice.three import x\n",
+        "oddlattice/two.py": "",
+        "oddlattice/three.py": "from oddlattice.one import y\n",  # a circle ends
+        "oddlattice/unused.py": "",
+        "oddlattice/pages/__init__.py": "",
+        "oddlattice/pages/html.py": "",
+        "oddlattice/pages/page.css": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("script", ["one.py", "three.py", "two.py"]),
+        ("lazy", ["two.py"]),
+        ("named", ["one.py", "three.py"]),
+        ("page", ["pages/__init__.py", "pages/html.py"]),
+        ("whole_package", ["pages/__init__.py", "pages/html.py", "pages/page.css"]),
+    ],
+)
+def test_modules_of_a_script(root: Path, script: str, expected: list[str]) -> None:
+    assert imported(root / f"{script}.py", root) == [Path("oddlattice") / name for name in expected]
+
+
+def test_the_reader_in_the_child_process_is_found() -> None:
+    names = {path.name for path in imported(SCRIPTS / "read_images.py", SCRIPTS)}
+    assert {"children.py", "onefile.py", "reader.py"} <= names
+
+
+def test_the_reports_templates_are_found() -> None:
+    names = {path.suffix for path in imported(SCRIPTS / "write_pages.py", SCRIPTS)}
+    assert {".py", ".css", ".js", ".j2"} <= names
