@@ -43,7 +43,7 @@ def test_a_job_is_one_line_with_its_place_and_time() -> None:
     say(log, LogEvent.PROGRESS, done=4, total=120)
     assert printed.lines == [
         "[  3/120   2 %] cut_tiles day-12345678  6 s",
-        "[  4/120   3 %] gather_defects  9 s",
+        "[  4/120   3 %] gather_defects  6 s",
     ]
 
 
