@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from oddlattice.columns import ColumnShape
 from oddlattice.defects import (
     Found,
@@ -124,7 +125,9 @@ def test_an_atom_between_the_columns_is_extra() -> None:
     judged = find(tiles)[1]
     row, col = int(20.25 * 20), int(20.25 * 20)
     line = np.arange(-6, 7)
-    tiles[row - 6 : row + 7, col - 6 : col + 7] += 1.2 * np.exp(-(line[:, None] ** 2 + line[None, :] ** 2) / (2 * 2.1**2))
+    tiles[row - 6 : row + 7, col - 6 : col + 7] += 1.2 * np.exp(
+        -(line[:, None] ** 2 + line[None, :] ** 2) / (2 * 2.1**2)
+    )
     places = np.array([(0.0, 0.0), (0.5, 0.5)])
     bulk = extra_columns(judged, z_map(0.5 * noise_map(11), MASK, estimate_noise(tiles, MASK), SR), MASK, places, 0.05)
     found = extra_columns(judged, z_map(tiles, MASK, estimate_noise(tiles, MASK), SR), MASK, places, 0.05)
@@ -140,7 +143,7 @@ def test_completeness_is_what_injection_finds() -> None:
         _, judged = find(tiles)
         table = completeness(judged)
         rows = {row["loss"]: row for row in table["Sr"]}
-        assert rows[1.0]["recovered"] == 1.0 and 0 < rows[loss]["n"]
+        assert rows[1.0]["recovered"] == 1.0 and rows[loss]["n"] > 0
         told.append(rows[loss]["recovered"])
         cells = [(i, j) for i in range(4, 36, 5) for j in range(4, 36, 5)]
         for cell in cells[::6]:

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
+
 from oddlattice.columns import ColumnShape, cut_windows, peak_at, signatures, window_offsets, window_start_px
 from oddlattice.crystal import CELL_PX
 from oddlattice.detect import (
@@ -15,7 +17,6 @@ from oddlattice.detect import (
     robust_normal,
     robust_plane,
 )
-from scipy.ndimage import gaussian_filter
 
 VECTORS_PM = np.array([[390.0, 0.0], [0.0, 390.0]])
 SR = ColumnShape("Sr", 0.0, 0.0, 3.0, (90.0, 0.0, 90.0))

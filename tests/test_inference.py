@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from oddlattice.baselines import predict_pca, predict_template
 from oddlattice.columns import as_cells, fit_shape
 from oddlattice.crystal import CELL_PX, load_crystal
@@ -33,7 +34,7 @@ CELLS = 40
 def bulk_tiles(seed: int, electrons: float = 20.0) -> tuple[np.ndarray, np.ndarray]:
     """A noisy image of one bulk cell in the lattice frame, and its mask with an unanalysed corner."""
     rng = np.random.default_rng(seed)
-    patch, _, _ = draw_bulk(CRYSTAL, 60, rng)
+    patch = draw_bulk(CRYSTAL, 60, rng).patch
     contrast = patch.std(axis=(1, 2))
     half = CELL_PX // 2
     cell = patch[int(np.argsort(contrast)[30]), half : half + CELL_PX, half : half + CELL_PX]

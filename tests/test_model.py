@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+
 from oddlattice.model import load_model, recipe_sha256, save_model, sha256_of
-from oddlattice.vae import VAE, PATCH_PX, VAEConfig
+from oddlattice.vae import PATCH_PX, VAE, VAEConfig
 
 SHIPPED = Path(__file__).parents[1] / "models/srtio3_001"
 

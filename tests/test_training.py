@@ -5,16 +5,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as Picture
+
 from oddlattice.columns import fit_shape
 from oddlattice.crystal import CELL_PX, crystal_from_dict, load_crystal
 from oddlattice.inference import mean_cell
+from oddlattice.library import load_library
 from oddlattice.model import load_model
-from oddlattice.patches import ImagePatches, draw_bulk, image_batches, mean_cells, simulated_batches
+from oddlattice.patches import (
+    ImagePatches,
+    draw_bulk,
+    draw_library_bulk,
+    image_batches,
+    mean_cells,
+    simulated_batches,
+)
 from oddlattice.register import register
 from oddlattice.simulate import Conditions, simulate_scan
 from oddlattice.training import Progress, train_vae
 from oddlattice.vae import VAEConfig
-from PIL import Image as Picture
 from train_model import main, propose_crystal, robust_cells
 
 SRTIO3 = load_crystal(Path(__file__).parents[1] / "models/srtio3_001/crystal.yaml")
@@ -39,7 +48,9 @@ def test_mean_cells_agree_with_the_simulator() -> None:
     scan = simulate_scan(SRTIO3, conditions, (160, 160), origin_px=(79.5, 79.5))
     blur = np.array([conditions.blur_nm**2 + c.rms_nm**2 for c in SRTIO3.columns])
     weights = np.array([1.0, 0.7, 0.1, 0.1])
-    cell = mean_cells(SRTIO3, weights[None], (blur[:, None, None] * np.eye(2))[None], np.array([0.3]), np.zeros((1, 2)))[0]
+    cell = mean_cells(
+        SRTIO3, weights[None], (blur[:, None, None] * np.eye(2))[None], np.array([0.3]), np.zeros((1, 2))
+    )[0]
     seen = scan.expected[80:100, 80:100].astype(float)
     assert cell.mean() == pytest.approx(weights.sum())
     # same places and shapes; the weights of the simulator follow from its atoms
@@ -49,7 +60,8 @@ def test_mean_cells_agree_with_the_simulator() -> None:
 
 
 def test_bulk_patches_have_unit_mean_and_wide_conditions() -> None:
-    patch, weights, _ = draw_bulk(SRTIO3, 200, np.random.default_rng(0))
+    bulk = draw_bulk(SRTIO3, 200, np.random.default_rng(0))
+    patch, weights = bulk.patch, bulk.weights
     np.testing.assert_allclose(patch.mean(axis=(1, 2)), 1.0, rtol=1e-5)
     contrast = patch.std(axis=(1, 2))
     assert np.quantile(contrast, 0.05) < 0.1 < 1.0 < np.quantile(contrast, 0.95)
@@ -72,16 +84,20 @@ def test_training_learns_stops_and_repeats_itself() -> None:
 
     def run(steps: int) -> tuple[float, bytes]:
         config = VAEConfig(4, (8, 8, 8), 16)
-        vae, history = train_vae(config, simulated_batches(SRTIO3, 64, 1), held, steps=steps, look_every=20, say=looks.append)
+        vae, history = train_vae(
+            config, simulated_batches(SRTIO3, 64, 1), held, steps=steps, look_every=20, say=looks.append
+        )
         return min(p.held_out for p in history), b"".join(v.numpy().tobytes() for v in vae.state_dict().values())
 
-    first, weights = run(60)
-    assert looks[0].held_out > 1.2 * first and [p.step for p in looks] == [20, 40, 60]
-    assert run(60) == (first, weights)
+    first, weights = run(160)
+    assert looks[0].held_out > 1.2 * first and [p.step for p in looks] == list(range(20, 161, 20))
+    assert run(160) == (first, weights)
 
 
 def test_early_stop_keeps_the_best_weights() -> None:
-    patches = np.ones((50, 40, 40), np.float32) + 0.1 * np.random.default_rng(0).standard_normal((50, 40, 40), np.float32)
+    patches = np.ones((50, 40, 40), np.float32) + 0.1 * np.random.default_rng(0).standard_normal(
+        (50, 40, 40), np.float32
+    )
     shape = fit_shape(mean_cells_of_srtio3(), SRTIO3.tested[0])
     source = ImagePatches(patches, np.full((40, 40), 0.01, np.float32), [shape])
     held = [next(image_batches(source, 50, 7))]
@@ -133,13 +149,16 @@ def test_a_model_is_trained_from_a_file(tmp_path: Path) -> None:
     settings = TINY | {
         "name": "mine",
         "source": "images",
+        "library": "",
         "steps": 40,
         "crystal": "auto",
         "bulk": [{"path": "bulk, 1.dm4", "region_px": [0, 600, 0, 620]}],
     }
     folder = tmp_path / "models/mine"
     said: list[str] = []
-    main(None, str(folder / "crystal.yaml"), str(folder / "model.yaml"), str(archive), settings, READ, said.append)
+    main(
+        None, None, str(folder / "crystal.yaml"), str(folder / "model.yaml"), str(archive), settings, READ, said.append
+    )
     model = load_model(folder)
     assert model.crystal.name == "mine" and len(model.crystal.tested) >= 2
     assert model.meta["recipe"]["bulk"][0]["path"] == "bulk, 1.dm4"
@@ -149,4 +168,15 @@ def test_a_model_is_trained_from_a_file(tmp_path: Path) -> None:
     assert any(line.startswith("step 40") for line in said)
     missing = settings | {"bulk": [{"path": "none.dm4"}]}
     with pytest.raises(ValueError, match="none.dm4: No such file"):
-        main(None, None, str(folder / "model.yaml"), str(archive), missing, READ, said.append)
+        main(None, None, None, str(folder / "model.yaml"), str(archive), missing, READ, said.append)
+
+
+def test_library_patches_are_cells_of_the_library() -> None:
+    library = load_library(Path(__file__).parents[1] / "models/libraries/srtio3_001.yaml")
+    bulk = draw_library_bulk(SRTIO3, library, 40, np.random.default_rng(0))
+    np.testing.assert_allclose(bulk.patch.mean(axis=(1, 2)), 1.0, rtol=1e-5)
+    # Sr, the brighter, at the corners of the central cell (px 10 and 30), Ti in its middle
+    corners, middle = bulk.patch[:, 9:11, 9:11].mean((1, 2)), bulk.patch[:, 19:21, 19:21].mean((1, 2))
+    assert (corners > middle).all() and (middle > bulk.patch[:, 14:16, 19:21].mean((1, 2))).all()
+    mixed = next(simulated_batches(SRTIO3, 64, 1, library))
+    assert mixed.patch.shape == (64, 40, 40) and np.isfinite(mixed.patch).all()

@@ -2,6 +2,7 @@
 
 In:  models/<name>/crystal.yaml            the unit cell; <name> is train.name of the config. Where train.crystal is given
                                            (auto, or lengths and columns) it is made from the first bulk image instead
+     models/libraries/<train.library>.yaml a multislice library, where the source is a simulation and train.library is set
      train.bulk                            images of bulk below the archive, where train.source is images
 Out: models/<name>/model.yaml              architecture, preprocessing, calibration, sha256 of the weights and of the recipe
      models/<name>/weights.safetensors     float32
@@ -38,5 +39,7 @@ rule train_model:
         settings=config["train"] | {"seed": config["seed"]},
         read=config["read"],
         archive=config["archive"],
+        # no input: an ordinary training must not start the multislice
+        library=str(REPOSITORY / f"models/libraries/{config['train']['library']}.yaml") if config["train"]["library"] else None,
     script:
         "../scripts/train_model.py"

@@ -234,7 +234,9 @@ def warped_bands(maps: list[Float], to_lattice: ToLattice, shape: tuple[int, int
         yield [map_coordinates(m, at, order=1, mode="constant").astype(np.float32) for m in maps]
 
 
-def write_maps(group: zarr.Group, maps: dict[str, Float], image: Registered, shape: tuple[int, int], header: Any) -> None:
+def write_maps(
+    group: zarr.Group, maps: dict[str, Float], image: Registered, shape: tuple[int, int], header: Any
+) -> None:
     """Write lattice-frame maps as OME-Zarr images in the raw frame, with the raw image's scale."""
     to_lattice = ToLattice(image.nodes_px, image.row_shift_px)
     pixel = (float(header[0]), float(header[1])) if header else None
@@ -331,7 +333,11 @@ def analyse(row: Row, stores: Stores, settings: dict[str, Any]) -> tuple[Row, li
     cell_nm2 = float(abs(np.linalg.det(image.vectors_px * image.pixel_nm)))
     group = stores.maps.create_group(name)
     write_maps(
-        group, {"difference": image.difference, "z": z}, image, (found["rows"], found["cols"]), source.get("pixel_nm_header")
+        group,
+        {"difference": image.difference, "z": z},
+        image,
+        (found["rows"], found["cols"]),
+        source.get("pixel_nm_header"),
     )
     group.update_attributes({"oddlattice": {"image_id": name, "completeness": trials}})
     rows = [defect_row(row, defect, image, cell_nm2) for defect in judged.defects]
@@ -356,7 +362,9 @@ def main(
     column_tables = [table([], COLUMNS)]
     with whole_directory(out_maps) as part:
         maps = zarr.open_group(part, mode="w", zarr_format=3)
-        stores = Stores(images, zarr.open_group(tiles_zarr, mode="r"), zarr.open_group(differences_zarr, mode="r"), maps)
+        stores = Stores(
+            images, zarr.open_group(tiles_zarr, mode="r"), zarr.open_group(differences_zarr, mode="r"), maps
+        )
         for row in listed:
             if row["state"] == "rejected":
                 image_rows.append(row)

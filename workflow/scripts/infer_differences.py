@@ -10,7 +10,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from oddlattice.baselines import predict_pca, predict_template
-from oddlattice.columns import ColumnShape, as_cells, column_cells, cut_windows, fit_shape, signatures
+from oddlattice.columns import ColumnShape, column_cells, cut_windows, fit_shape, signatures
 from oddlattice.crystal import CELL_PX
 from oddlattice.inference import Careful, Engine, mean_cell, misfit, own_mean, predict_bulk
 from oddlattice.logs import log_to
@@ -116,7 +116,9 @@ def _add_windows(tiles: Float, shape: ColumnShape, cells: npt.NDArray[np.intp], 
     tiles.ravel()[where] += added.astype(np.float32)
 
 
-def infer_image(source: zarr.Group, target: zarr.Group, model: Model, predictor: Predictor, settings: dict[str, Any]) -> str:
+def infer_image(
+    source: zarr.Group, target: zarr.Group, model: Model, predictor: Predictor, settings: dict[str, Any]
+) -> str:
     """Predict one image, write prediction and difference; returns "" or why there is no model for it."""
     attributes: dict[str, Any] = dict(source.attrs["oddlattice"])  # type: ignore[arg-type]
     tiles, mask = _read(source, "tiles").astype(np.float32), _read(source, "mask").astype(np.uint8)
@@ -128,7 +130,9 @@ def infer_image(source: zarr.Group, target: zarr.Group, model: Model, predictor:
         "precision": "bfloat16" if predictor.careful.engine.bf16 else "float32",
     }
     if int(mask.sum()) < MIN_CELLS:
-        reason = f"only {int(mask.sum())} cells of crystal; at least {MIN_CELLS} are needed to know the image's own noise"
+        reason = (
+            f"only {int(mask.sum())} cells of crystal; at least {MIN_CELLS} are needed to know the image's own noise"
+        )
         target.update_attributes({"oddlattice": {**said, "state": "no_lattice", "reason": reason}})
         return reason
     raw, prediction = predictor.whole(tiles, mask)
@@ -138,7 +142,8 @@ def infer_image(source: zarr.Group, target: zarr.Group, model: Model, predictor:
     reason = (
         ""
         if off <= limit
-        else f"no model for this crystal: its mean cell is {100 * off:.0f} % off what {model.name} knows (limit {100 * limit:.0f} %)"
+        else f"no model for this crystal: its mean cell is {100 * off:.0f} % off what {model.name} knows "
+        f"(limit {100 * limit:.0f} %)"
     )
     shapes = column_shapes(model, mean_cell(prediction, mask)) if not reason else []
     vectors_pm = np.array([attributes["a_px"], attributes["b_px"]]) * float(attributes["pixel_nm"]) * 1000
@@ -154,7 +159,8 @@ def infer_image(source: zarr.Group, target: zarr.Group, model: Model, predictor:
         )
         array[:] = values
     columns = [
-        asdict(shape) | {"response_intensity": a, "response_shift": b} for shape, (a, b) in zip(shapes, left, strict=True)
+        asdict(shape) | {"response_intensity": a, "response_shift": b}
+        for shape, (a, b) in zip(shapes, left, strict=True)
     ]
     state = "no_model" if reason else "analysed"
     target.update_attributes(
@@ -192,7 +198,7 @@ def main(tiles_zarr: str, model_dirs: list[str], out_zarr: str, settings: dict[s
                 name = row["image_id"]
                 source, target = tiles[name], out.create_group(name)
                 assert isinstance(source, zarr.Group)
-                crystal = dict(source.attrs["oddlattice"])["crystal"]  # type: ignore[arg-type, call-overload]
+                crystal = str(dict(source.attrs["oddlattice"])["crystal"])  # type: ignore[arg-type]
                 infer_image(source, target, models[crystal], predictors[crystal], settings)
                 said: dict[str, Any] = dict(target.attrs["oddlattice"])  # type: ignore[arg-type]
                 state, reason = said["state"], said["reason"] or reason

@@ -17,15 +17,17 @@ import zarr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from oddlattice.anchor import peaks_of_mean_cell
 from oddlattice.columns import as_cells, fit_shape
 from oddlattice.crystal import CELL_PX, Crystal, crystal_from_dict, load_crystal
 from oddlattice.inference import Careful, Engine, mean_cell, misfit, padded, patches_of
+from oddlattice.library import load_library
 from oddlattice.logs import log_to
 from oddlattice.model import read_yaml, recipe_sha256, save_model
 from oddlattice.patches import Batch, ImagePatches, image_batches, simulated_batches, standardised
 from oddlattice.paths import unescape
 from oddlattice.products import SHARD, table, write_tsv
-from oddlattice.register import peaks_of_mean_cell, register
+from oddlattice.register import register
 from oddlattice.training import Progress, train_vae
 from oddlattice.vae import VAE, VAEConfig
 from oddlattice.whole import whole_file
@@ -97,7 +99,7 @@ def _pick(store: zarr.Group, entry: dict[str, Any]) -> tuple[Float, Any]:
     group = store[fits[0]["image_id"]]
     image = np.asarray(group["0"][:], dtype=np.float32)  # type: ignore[index]
     top, bottom, left, right = entry.get("region_px") or (0, image.shape[0], 0, image.shape[1])
-    header = dict(group.attrs["oddlattice"])["pixel_nm_header"]  # type: ignore[arg-type, call-overload]
+    header = dict(group.attrs["oddlattice"])["pixel_nm_header"]  # type: ignore[arg-type]
     return image[top:bottom, left:right], header
 
 
@@ -193,7 +195,9 @@ def calibration(vae: VAE, batches: list[Batch]) -> dict[str, float]:
     for batch in batches:
         predicted = engine.run("decode", engine.run("encode", batch.target))
         values += [misfit(t, p) for t, p in zip(batch.target[centre].astype(np.float64), predicted, strict=True)]
-    return {f"misfit_{q}_percentile": round(float(np.percentile(values, q)), 4) for q in (50, 95, 99)} | {"n": len(values)}
+    return {f"misfit_{q}_percentile": round(float(np.percentile(values, q)), 4) for q in (50, 95, 99)} | {
+        "n": len(values)
+    }
 
 
 def draw_card(vae: VAE, batch: Batch, history: list[Progress], path: Path) -> None:
@@ -221,7 +225,7 @@ def draw_card(vae: VAE, batch: Batch, history: list[Progress], path: Path) -> No
             cell.set(xticks=[], yticks=[])
             if k == 0:
                 cell.set_ylabel(("input", "prediction", "difference")[line])
-    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})  # type: ignore[no-untyped-call]
 
 
 def card_text(name: str, recipe: dict[str, Any], history: list[Progress], calibrated: dict[str, float]) -> str:
@@ -231,9 +235,9 @@ def card_text(name: str, recipe: dict[str, Any], history: list[Progress], calibr
     return f"""# Model card: {name}
 
 A convolutional variational autoencoder of the bulk crystal in `crystal.yaml`, for images of atomic columns divided by
-their local mean in the lattice frame (20 px per cell, patches of 2x2 cells), less 1 and over their contrast. It is meant to be used by the rule
-`infer_differences` and to know nothing of defects: changed columns were pasted into a part of its inputs and bulk was
-asked for.
+their local mean in the lattice frame (20 px per cell, patches of 2x2 cells), less 1 and over their contrast. It is
+meant to be used by the rule `infer_differences` and to know nothing of defects: changed columns were pasted into a
+part of its inputs and bulk was asked for.
 
 ## Training data
 
@@ -245,7 +249,8 @@ SHA-256 of this recipe: `{recipe_sha256(recipe)}`
 ## Training
 
 {history[-1].step} steps; held-out negative evidence bound {min(p.held_out for p in history):.1f} nats per patch
-(last look: misfit {history[-1].misfit:.1f}, divergence {history[-1].divergence:.1f}). Held-out data were never trained on.
+(last look: misfit {history[-1].misfit:.1f}, divergence {history[-1].divergence:.1f}). Held-out data were never
+trained on.
 
 ![Loss curves, and held-out patches with predictions and differences](card.png)
 
@@ -260,9 +265,10 @@ The misfit (rms difference over rms contrast of a cell) of held-out bulk. An ima
 
 ## Limits
 
-It predicts what the training data spanned. Another crystal, another zone axis, a bright-field detector or a strong tilt
-are outside of it; the misfit is the guard. What varies from image to image beyond it is taken up by the image's own mean
-residual, over the neighbourhood given by `infer.smooth_cells`: an extended defect wider than that is seen at its rim.
+It predicts what the training data spanned. Another crystal, another zone axis, a bright-field detector or a strong
+tilt are outside of it; the misfit is the guard. What varies from image to image beyond it is taken up by the image's
+own mean residual, over the neighbourhood given by `infer.smooth_cells`: an extended defect wider than that is seen at
+its rim.
 """
 
 
@@ -271,6 +277,7 @@ residual, over the neighbourhood given by `infer.smooth_cells`: an extended defe
 
 def main(
     crystal_yaml: str | None,
+    library_yaml: str | None,
     out_crystal: str | None,
     out_model: str,
     archive: str,
@@ -284,6 +291,8 @@ def main(
     ----------
     crystal_yaml : path or None
         The unit cell; None: it is proposed from the first bulk image and written to `out_crystal`.
+    library_yaml : path or None
+        A multislice library that half of the simulated patches come from.
     settings : dict
         Section `train` of the config, with the seed.
     """
@@ -294,22 +303,28 @@ def main(
         given = settings["crystal"] if isinstance(settings["crystal"], dict) else {}
         cell = propose_crystal(name, given, *images[0])
         crystal = crystal_from_dict(cell, Path("train.crystal"))
-        say(f"cell: {crystal.a_nm:.4f} x {crystal.b_nm:.4f} nm, {crystal.gamma_deg:.2f} deg, {len(crystal.columns)} columns")
+        size_nm = f"{crystal.a_nm:.4f} x {crystal.b_nm:.4f} nm"
+        say(f"cell: {size_nm}, {crystal.gamma_deg:.2f} deg, {len(crystal.columns)} columns")
     else:
         crystal = load_crystal(Path(crystal_yaml))
         cell = read_yaml(Path(crystal_yaml))
     size = int(settings["batch"])
+    library = None
     if images:
         train, held, counts = image_patches(crystal, images)
         say(f"bulk: {' + '.join(f'{n:.0f}' for n in counts)} cells, of them {len(held.patches)} patches held out")
         batches = image_batches(train, size, seed)
         held_out = [next(image_batches(held, 4 * size, seed + 1 + k)) for k in range(HELD_OUT_BATCHES)]
     else:
-        batches = simulated_batches(crystal, size, seed)
-        held_out = [next(simulated_batches(crystal, 4 * size, seed + 1 + k)) for k in range(HELD_OUT_BATCHES)]
+        library = load_library(Path(library_yaml)) if library_yaml else None
+        batches = simulated_batches(crystal, size, seed, library)
+        held_out = [next(simulated_batches(crystal, 4 * size, seed + 1 + k, library)) for k in range(HELD_OUT_BATCHES)]
     recipe = {key: settings[key] for key in ("source", "bulk", "steps", "batch", "latent", "channels", "basis", "seed")}
     recipe["crystal"] = cell
-    config = VAEConfig(latent=int(settings["latent"]), channels=tuple(settings["channels"]), basis=int(settings["basis"]))
+    recipe["library_sha256"] = library.sha256 if library else None
+    config = VAEConfig(
+        latent=int(settings["latent"]), channels=tuple(settings["channels"]), basis=int(settings["basis"])
+    )
     vae, history = train_vae(
         config,
         ahead(batches),
@@ -317,7 +332,7 @@ def main(
         steps=int(settings["steps"]),
         seed=seed,
         say=lambda p: say(
-            f"step {p.step}: misfit {p.misfit:.1f}, divergence {p.divergence:.1f}, held out {p.held_out:.1f} nats per patch"
+            f"step {p.step} [nats per patch]: misfit {p.misfit:.1f}, divergence {p.divergence:.1f}, held out {p.held_out:.1f}"
         ),
     )
     calibrated = calibration(vae, held_out)
@@ -344,6 +359,7 @@ if "snakemake" in globals():
     log_to(snakemake.log[0])
     main(
         snakemake.input.get("crystal"),
+        snakemake.params.library,
         snakemake.output.get("crystal"),
         snakemake.output.model,
         snakemake.params.archive,

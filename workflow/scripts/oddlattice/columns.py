@@ -42,7 +42,7 @@ def as_cells(tiles: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
 
 
 def window_start_px(column: Column | ColumnShape) -> tuple[int, int]:
-    """First (u, v) pixel of the column's window, relative to its cell's corner; the window has 2 REACH_PX + 2 px a side."""
+    """First (u, v) pixel of the column's window, from its cell's corner; the window has 2 REACH_PX + 2 px a side."""
     return int(np.floor(CELL_PX * column.u - 0.5)) - REACH_PX, int(np.floor(CELL_PX * column.v - 0.5)) - REACH_PX
 
 

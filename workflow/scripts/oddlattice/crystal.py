@@ -110,7 +110,9 @@ def crystal_from_dict(found: dict[str, Any], path: Path) -> Crystal:
             columns=columns,
         )
     except KeyError as error:
-        raise ValueError(f"{path}: key {error} is missing; a crystal needs name, a_nm, b_nm, gamma_deg, columns") from None
+        raise ValueError(
+            f"{path}: key {error} is missing; a crystal needs name, a_nm, b_nm, gamma_deg, columns"
+        ) from None
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}; a crystal needs numbers for a_nm, b_nm, gamma_deg, u, v") from None
     if not (0 < crystal.a_nm < 10 and 0 < crystal.b_nm < 10 and 20 <= crystal.gamma_deg <= 160):

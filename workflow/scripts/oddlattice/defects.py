@@ -147,7 +147,10 @@ def kind_probabilities(change: float, change_sigma: float, shift_pm: Array, cova
     """
     s2 = change_sigma**2
     wide = covariance_pm2 + PRIOR_SHIFT_PM**2 * np.eye(2)
-    log_change = (stats.norm.logpdf(change, 0, np.sqrt(s2)), stats.norm.logpdf(change, 0, np.hypot(change_sigma, PRIOR_CHANGE)))
+    log_change = (
+        stats.norm.logpdf(change, 0, np.sqrt(s2)),
+        stats.norm.logpdf(change, 0, np.hypot(change_sigma, PRIOR_CHANGE)),
+    )
     log_shift = tuple(float(stats.multivariate_normal.logpdf(shift_pm, np.zeros(2), c)) for c in (covariance_pm2, wide))
     log_models = np.log(PRIOR_MODELS) + np.array(
         [log_change[1] + log_shift[0], log_change[0] + log_shift[1], log_change[1] + log_shift[1]]
@@ -155,7 +158,7 @@ def kind_probabilities(change: float, change_sigma: float, shift_pm: Array, cova
     models = np.exp(log_models - log_models.max())
     models /= models.sum()
     shrink = PRIOR_CHANGE**2 / (PRIOR_CHANGE**2 + s2)
-    below = stats.norm.cdf([EMPTY_BELOW, 0.0], shrink * change, np.sqrt(shrink * s2))
+    below = np.asarray(stats.norm.cdf(np.array([EMPTY_BELOW, 0.0]), shrink * change, np.sqrt(shrink * s2)))
     by_intensity = float(models[0] + models[2])
     return {
         "vacancy-like": by_intensity * float(below[0]),
@@ -205,7 +208,9 @@ def single_defects(judged: Judged, difference: Float, noise: Noise, vectors_pm: 
         )
 
 
-def _take_out(left: Array, shape: ColumnShape, cell: npt.NDArray[np.intp], found: Array, vectors_pm: Array, part: float) -> None:
+def _take_out(
+    left: Array, shape: ColumnShape, cell: npt.NDArray[np.intp], found: Array, vectors_pm: Array, part: float
+) -> None:
     """Subtract a defect from the padded difference, out to a cell from its column."""
     reach = CELL_PX // 2 - 1
     start_u, start_v = (s - reach for s in window_start_px(shape))
@@ -350,4 +355,3 @@ def poisson_interval(number: int, level: float = 0.95) -> tuple[float, float]:
     tail = (1 - level) / 2
     low = float(stats.chi2.ppf(tail, 2 * number) / 2) if number else 0.0
     return low, float(stats.chi2.ppf(1 - tail, 2 * number + 2) / 2)
-

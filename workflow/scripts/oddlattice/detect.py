@@ -7,7 +7,16 @@ import numpy.typing as npt
 from scipy import stats
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from oddlattice.columns import REACH_PX, ColumnShape, as_cells, column_cells, cut_windows, signatures, window_of_cell, window_start_px
+from oddlattice.columns import (
+    REACH_PX,
+    ColumnShape,
+    as_cells,
+    column_cells,
+    cut_windows,
+    signatures,
+    window_of_cell,
+    window_start_px,
+)
 from oddlattice.crystal import CELL_PX
 from oddlattice.smooth import local_plane
 
@@ -188,7 +197,9 @@ def estimate_noise(difference: Float, mask: Mask) -> Noise:
     return Noise(np.asarray(sigma, dtype=np.float64), level, _autocorrelation(difference, sigma, level, good))
 
 
-def _autocorrelation(difference: Float, sigma: npt.NDArray[np.floating], level: Array, good: npt.NDArray[np.bool_]) -> Array:
+def _autocorrelation(
+    difference: Float, sigma: npt.NDArray[np.floating], level: Array, good: npt.NDArray[np.bool_]
+) -> Array:
     """Autocorrelation of the whitened difference over the best 64x64 cells, lags up to 15 px."""
     where = np.argwhere(good)
     low = np.clip(np.median(where, axis=0).astype(int) - 32, 0, None)

@@ -90,7 +90,9 @@ class Careful:
         Told of every fall-back.
     """
 
-    def __init__(self, engine: Engine, batch: int = CHUNK_CELLS**2, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, engine: Engine, batch: int = CHUNK_CELLS**2, say: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.engine, self.batch, self.say = engine, batch, say
 
     def run(self, verb: str, given: Float) -> Float:
@@ -134,7 +136,7 @@ def chunk_cells(mask: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.intp]]:
         for j in range(0, mask.shape[1], CHUNK_CELLS):
             inside = np.argwhere(mask[i : i + CHUNK_CELLS, j : j + CHUNK_CELLS])
             if len(inside):
-                found.append(inside + (i, j))
+                found.append(inside + np.array([i, j]))
     return found
 
 
@@ -160,9 +162,7 @@ def smooth_latents(latents: Float, mask: npt.NDArray[np.uint8], width: float) ->
     return local_plane(layers, good.astype(np.float64), width)[0].transpose(1, 2, 0).astype(np.float32)
 
 
-def predict_bulk(
-    careful: Careful, tiles: Float, mask: npt.NDArray[np.uint8], width: float, threads: int = 1
-) -> Float:
+def predict_bulk(careful: Careful, tiles: Float, mask: npt.NDArray[np.uint8], width: float, threads: int = 1) -> Float:
     """The network's prediction of every analysed cell, 0 elsewhere.
 
     Every patch is encoded; the latents are smoothed over the field; every cell is decoded. The work is cut into the
@@ -245,4 +245,3 @@ def mean_cell(tiles: Float, mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.float
 def misfit(seen: npt.NDArray[np.float64], predicted: npt.NDArray[np.float64]) -> float:
     """How badly the model's mean cell fits the image's: rms difference over rms contrast (0: perfect, 1: useless)."""
     return float(np.sqrt(np.mean((seen - predicted) ** 2)) / max(float(seen.std()), 1e-9))
-

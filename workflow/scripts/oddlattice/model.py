@@ -15,7 +15,11 @@ from oddlattice.vae import PATCH_PX, VAE, VAEConfig
 
 FORMAT = 1
 MAX_WEIGHTS_BYTES = 100_000_000
-PREPROCESSING = {"cell_px": CELL_PX, "patch_px": PATCH_PX, "scale": "divided by the local mean, less 1, over the contrast"}
+PREPROCESSING = {
+    "cell_px": CELL_PX,
+    "patch_px": PATCH_PX,
+    "scale": "divided by the local mean, less 1, over the contrast",
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path}: not found; a model folder holds crystal.yaml, model.yaml, weights.safetensors") from None
+        raise ValueError(
+            f"{path}: not found; a model folder holds crystal.yaml, model.yaml, weights.safetensors"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: is not YAML ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(found, dict):
@@ -89,7 +95,9 @@ def _build(architecture: Any, path: Path) -> VAE:
         first, second, third = (int(c) for c in architecture["channels"])
         config = VAEConfig(int(architecture["latent"]), (first, second, third), int(architecture["basis"]))
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path}: architecture: found {architecture!r}; needed latent, three channels, basis") from None
+        raise ValueError(
+            f"{path}: architecture: found {architecture!r}; needed latent, three channels, basis"
+        ) from None
     if not (1 <= config.latent <= 512 and all(1 <= c <= 1024 for c in (*config.channels, config.basis))):
         raise ValueError(f"{path}: architecture: found {config}; needed latent 1-512, channels and basis 1-1024")
     return VAE(config)

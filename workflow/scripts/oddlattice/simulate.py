@@ -160,7 +160,9 @@ def _smooth_field(shape: tuple[int, int], rng: np.random.Generator) -> Array:
     for kr in range(3):
         for kc in range(3):
             if kr or kc:
-                total += rng.normal() * np.cos(np.pi * (kr * row + rng.random())) * np.cos(np.pi * (kc * col + rng.random()))
+                total += (
+                    rng.normal() * np.cos(np.pi * (kr * row + rng.random())) * np.cos(np.pi * (kc * col + rng.random()))
+                )
     total -= total.mean()
     return np.asarray(total / max(float(total.std()), 1e-9))
 

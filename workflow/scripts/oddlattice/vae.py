@@ -29,7 +29,7 @@ class VAE(nn.Module):
 
     The latents stand for conditions (thickness, blur, background, ...), not for pixels: bulk under all conditions is a
     smooth, low-dimensional family. So the decoder is a small network on the latents whose output weighs `basis` learned
-    patches (one transposed convolution) on top of a learned mean patch `bulk`: zero latents already mean the mean crystal.
+    patches (one transposed convolution) on top of a learned mean patch `bulk`: zero latents mean the mean crystal.
     """
 
     def __init__(self, config: VAEConfig) -> None:
