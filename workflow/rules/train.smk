@@ -40,6 +40,10 @@ rule train_model:
         read=config["read"],
         archive=config["archive"],
         # no input: an ordinary training must not start the multislice
-        library=str(REPOSITORY / f"models/libraries/{config['train']['library']}.yaml") if config["train"]["library"] else None,
+        library=(
+            str(REPOSITORY / f"models/libraries/{config['train']['library']}.yaml")
+            if config["train"]["library"]
+            else None
+        ),
     script:
         "../scripts/train_model.py"

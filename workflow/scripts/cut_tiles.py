@@ -28,6 +28,7 @@ from oddlattice.whole import whole_directory
 
 TILE_CELLS = 32  # one chunk is one tile of 32 x 32 cells
 BAND_CELLS = 4 * TILE_CELLS  # cells along u and v cut at once, to bound memory
+DISTORTED = 1.04  # a cell stretched more one way than the other is said to be distorted
 DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
 CODEC = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
 
@@ -83,6 +84,11 @@ def vector_errors(found: Registration) -> tuple[float, float, float]:
     return float(np.sqrt(covariance[1, 1])), float(np.sqrt(covariance[2, 2])), rms
 
 
+def stretch_on(crystal: Crystal, frame: Frame, pixel_nm: tuple[float, float] | None) -> float:
+    """Ratio of the principal stretches between the crystal's cell and the image's."""
+    return stretch_of(crystal, frame.vectors_px * np.array(pixel_nm or (1.0, 1.0)))[1]
+
+
 def warnings_of(found: Registration, pixel_nm: tuple[float, float] | None, ruler_nm: float | None) -> list[str]:
     """Sentences a microscopist should read before trusting the numbers."""
     sentences = []
@@ -97,9 +103,8 @@ def warnings_of(found: Registration, pixel_nm: tuple[float, float] | None, ruler
                 f"({100 * abs(apart):.1f} %); the lattice is used"
             )
     if found.crystal is not None:
-        measured = found.frame.vectors_px * np.array(pixel_nm or (1.0, 1.0))
-        stretch = stretch_of(found.crystal, measured)[1]
-        if stretch > 1.04:
+        stretch = stretch_on(found.crystal, found.frame, pixel_nm)
+        if stretch > DISTORTED:
             sentences.append(
                 f"the cell is distorted by {100 * (stretch - 1):.0f} % against {found.crystal.name}: "
                 "scan distortion or strain"
@@ -147,6 +152,7 @@ def tiled_attributes(found: Registration, pixel_nm: tuple[float, float] | None) 
         "state": "tiled",
         "reason": "",
         "crystal": None if crystal is None else crystal.name,
+        "stretch": None if crystal is None else stretch_on(crystal, found.frame, pixel_nm),
         **vector_attributes(found.frame, pixel_nm),
         "origin_px": (np.array(found.first) @ found.frame.vectors_px + found.frame.origin_px).tolist(),
         "a_sigma_px": a_sigma,

@@ -23,6 +23,7 @@ CHUNK_PX = 32 * CELL_PX
 TRIAL_CELLS = 24  # side of the part of an image in which trials are made [cells]
 TRIAL_SPACING = 6  # cells between trial defects of a kind
 TRIAL_LOSS, TRIAL_SHIFT_PM = -0.5, 20.0
+DISTORTED = 1.04  # ratio of the stretches of a cell from which it counts as distorted
 MIN_CELLS = 36  # fewer analysed cells tell nothing about an image's own noise
 
 
@@ -116,6 +117,23 @@ def _add_windows(tiles: Float, shape: ColumnShape, cells: npt.NDArray[np.intp], 
     tiles.ravel()[where] += added.astype(np.float32)
 
 
+def objection(name: str, off: float, stretch: float, limit: float) -> str:
+    """Why an image is not of the model's crystal, or "".
+
+    A distorted cell may be the scan's doing, and a mean cell that the model does not quite know the microscope's; both
+    together are another crystal, so a distorted cell halves the limit.
+    """
+    distorted = stretch > DISTORTED
+    limit *= 0.5 if distorted else 1.0
+    if off <= limit:
+        return ""
+    also = f" and the cell is distorted by {100 * (stretch - 1):.0f} %" if distorted else ""
+    return (
+        f"no model for this crystal: its mean cell is {100 * off:.0f} % off what {name} knows (limit {100 * limit:.0f} %)"
+        f"{also}; train one from this image's own bulk"
+    )
+
+
 def infer_image(
     source: zarr.Group, target: zarr.Group, model: Model, predictor: Predictor, settings: dict[str, Any]
 ) -> str:
@@ -138,13 +156,7 @@ def infer_image(
     raw, prediction = predictor.whole(tiles, mask)
     seen = mean_cell(tiles, mask)
     off = misfit(seen, mean_cell(predict_with_vae(predictor, raw, tiles, mask), mask))
-    limit = float(settings["misfit_limit"])
-    reason = (
-        ""
-        if off <= limit
-        else f"no model for this crystal: its mean cell is {100 * off:.0f} % off what {model.name} knows "
-        f"(limit {100 * limit:.0f} %)"
-    )
+    reason = objection(model.name, off, float(attributes["stretch"]), float(settings["misfit_limit"]))
     shapes = column_shapes(model, mean_cell(prediction, mask)) if not reason else []
     vectors_pm = np.array([attributes["a_px"], attributes["b_px"]]) * float(attributes["pixel_nm"]) * 1000
     left = responses(predictor, tiles, mask, shapes, vectors_pm) if shapes else []

@@ -331,9 +331,7 @@ def main(
         held_out,
         steps=int(settings["steps"]),
         seed=seed,
-        say=lambda p: say(
-            f"step {p.step} [nats per patch]: misfit {p.misfit:.1f}, divergence {p.divergence:.1f}, held out {p.held_out:.1f}"
-        ),
+        say=lambda p: say(f"step {p.step}: {p.misfit:.1f} + {p.divergence:.1f}, held out {p.held_out:.1f} nats"),
     )
     calibrated = calibration(vae, held_out)
     with tempfile.TemporaryDirectory() as made:
