@@ -128,10 +128,8 @@ def objection(name: str, off: float, stretch: float, limit: float) -> str:
     if off <= limit:
         return ""
     also = f" and the cell is distorted by {100 * (stretch - 1):.0f} %" if distorted else ""
-    return (
-        f"no model for this crystal: its mean cell is {100 * off:.0f} % off what {name} knows (limit {100 * limit:.0f} %)"
-        f"{also}; train one from this image's own bulk"
-    )
+    found = f"its mean cell is {100 * off:.0f} % off what {name} knows (limit {100 * limit:.0f} %){also}"
+    return f"no model for this crystal: {found}; train one from this image's own bulk"
 
 
 def infer_image(
