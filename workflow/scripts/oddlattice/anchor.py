@@ -260,7 +260,7 @@ def peaks_of_mean_cell(mean_cell: Array) -> list[tuple[float, float, float]]:
     -------
     list of (u, v, relative intensity)
         Brightest first, relative to the brightest; heights above the lowest value of the cell. Maxima lower than
-        8 % of the brightest are left out.
+        12 % of the brightest are left out.
     """
     n, m = mean_cell.shape
     wide = np.pad(np.asarray(mean_cell, dtype=float), 2, mode="wrap")
@@ -269,7 +269,7 @@ def peaks_of_mean_cell(mean_cell: Array) -> list[tuple[float, float, float]]:
     found = []
     peaks = wide == ndimage.maximum_filter(wide, size=3)
     for i, j in np.argwhere(peaks):
-        if not (2 <= i < n + 2 and 2 <= j < m + 2) or wide[i, j] - floor < 0.08 * top:
+        if not (2 <= i < n + 2 and 2 <= j < m + 2) or wide[i, j] - floor < 0.12 * top:
             continue
         di = _vertex(wide[i - 1, j], wide[i, j], wide[i + 1, j])
         dj = _vertex(wide[i, j - 1], wide[i, j], wide[i, j + 1])

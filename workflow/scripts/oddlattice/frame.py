@@ -260,20 +260,22 @@ def _phase_steps(amplitudes: Complex) -> Array:
     return np.stack([np.angle(down), np.angle(right)], -1)
 
 
-def strongest_reflections(lattice: Lattice) -> npt.NDArray[np.int64]:
-    """Indices of the strongest reflections, the first two independent; shape (k, 2), k <= REFLECTIONS."""
-    index = np.rint(lattice.peaks @ lattice.vectors_px.T).astype(np.int64)
-    index = np.where((index[:, :1] < 0) | ((index[:, :1] == 0) & (index[:, 1:] < 0)), -index, index)
-    kept: list[npt.NDArray[np.int64]] = []
-    for h in index:
-        if any((h == k).all() for k in kept) or len(kept) == REFLECTIONS:
-            continue
-        if len(kept) == 1 and kept[0][0] * h[1] == kept[0][1] * h[0]:
-            continue
-        kept.append(h)
-    if len(kept) < 2:
-        raise NoLatticeError("no lattice: only one family of fringes is strong enough to be followed over the image")
-    return np.array(kept)
+def candidate_reflections(lattice: Lattice) -> npt.NDArray[np.int64]:
+    """Reflections that may carry the lattice: those of the strongest peaks, and the lowest orders; shape (k, 2)."""
+    seen = np.rint(lattice.peaks[:8] @ lattice.vectors_px.T).astype(np.int64)
+    low = np.array([(1, 0), (0, 1), (1, 1), (1, -1), (2, 0), (0, 2)])
+    both = np.concatenate([seen, low])
+    both = np.where((both[:, :1] < 0) | ((both[:, :1] == 0) & (both[:, 1:] < 0)), -both, both)
+    return np.unique(both[np.abs(both).sum(1) > 0], axis=0)
+
+
+def strongest_reflections(orders: npt.NDArray[np.int64], strength: Array) -> npt.NDArray[np.int64]:
+    """Indices of the REFLECTIONS strongest, the first two independent; shape (k,)."""
+    ranked = [int(i) for i in np.argsort(strength)[::-1]]
+    first = ranked[0]
+    second = next(i for i in ranked if orders[first, 0] * orders[i, 1] != orders[first, 1] * orders[i, 0])
+    rest = [i for i in ranked if i not in (first, second)]
+    return np.array([first, second, *rest[: REFLECTIONS - 2]])
 
 
 def fit_frame(image: Image, lattice: Lattice, flattener: Flattener) -> Frame:
@@ -286,14 +288,17 @@ def fit_frame(image: Image, lattice: Lattice, flattener: Flattener) -> Frame:
     period = float(np.sqrt(abs(np.linalg.det(lattice.vectors_px))))
     grid = grid_over(shape, GRID_CELLS * period)
     sigma = WINDOW_CELLS * period
-    orders = strongest_reflections(lattice)
+    orders = candidate_reflections(lattice)
     vectors = lattice.vectors_px
-    for _ in range(2):
+    for number in range(3):
         frequencies = orders @ np.linalg.inv(vectors).T
         amplitudes, noise = demodulate(image, flattener, frequencies, grid, sigma)
+        if number == 0:
+            chosen = strongest_reflections(orders, np.percentile(np.abs(amplitudes), 85, axis=(1, 2)))
+            orders, frequencies, amplitudes = orders[chosen], frequencies[chosen], amplitudes[chosen]
         steps = _phase_steps(amplitudes) / (2 * np.pi * np.array(grid.step_px))
         weight = np.abs(amplitudes).mean((1, 2))[:, None]
-        if np.abs(steps).max() < 0.02 / period:
+        if np.abs(steps).max() < 0.02 / period or number == 2:
             break
         reciprocal = np.linalg.lstsq(orders * weight, (frequencies + steps) * weight, rcond=None)[0]
         vectors = np.linalg.inv(reciprocal).T

@@ -24,6 +24,8 @@ LARGEST_FREQUENCY = 0.30  # [cycles/px]; peaks beyond it do not help to find a c
 LARGEST_PERIOD_PX = 150.0
 SMALLEST_PERIOD_PX = 5.0  # of the primitive lattice: 8 px a cell with two columns on its diagonal makes 5.7 px
 PEAK_POWER = 22.0  # ASSUME: a maximum this far above the local background is a peak; in noise exp(-22) a pixel
+WEAKEST_PEAK = 1e-3  # of the strongest peak's power; weaker ones may be side lobes, aliases or defects
+LARGEST_INDEX = 16  # the two strongest peaks span at most this many reciprocal cells; more are aliases or noise
 LONGEST_ASPECT = 4.0  # of the primitive cell
 SHARPEST_SHEAR_DEG = 25.0  # vectors closer in direction than this make a row of fringes, not a lattice
 
@@ -113,9 +115,10 @@ def blocks_of(shape: tuple[int, int], block_px: int) -> list[tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Power over background in the half plane col >= 0, rows from -`centre` on; steps in cycles/px."""
+    """Power over background, and plain, in the half plane col >= 0, rows from -`centre` on; steps in cycles/px."""
 
     power: Image
+    plain: Image
     centre: int
     step: tuple[float, float]
 
@@ -144,9 +147,9 @@ def whitened_spectrum(image: Image) -> Spectrum:
     streak = ndimage.uniform_filter1d(streak, 3, axis=1)
     background = np.repeat(np.repeat(around, 2, 0), 2, 1)[: power.shape[0], : power.shape[1]]
     background = np.maximum(background, np.repeat(streak, 4, 0)[: power.shape[0]]) / np.float32(np.log(2))
-    background += np.float32(1e-12) * power.max() + np.float32(1e-30)
+    background += np.float32(1e-6) * power.max() + np.float32(1e-30)  # side lobes of the window are no peaks
     step = (1 / size[0], 1 / size[1])
-    return Spectrum(power / background, centre, step)
+    return Spectrum(power / background, power, centre, step)
 
 
 def spectrum_peaks(spectrum: Spectrum, threshold: float) -> tuple[Array, Array]:
@@ -155,7 +158,7 @@ def spectrum_peaks(spectrum: Spectrum, threshold: float) -> tuple[Array, Array]:
     top = ndimage.maximum_filter(power, size=7, mode="nearest")
     index = np.argwhere((power == top) & (power > threshold))
     index = index[(index[:, 0] > 1) & (index[:, 0] < power.shape[0] - 2) & (index[:, 1] < power.shape[1] - 2)]
-    frequencies, powers = [], []
+    frequencies, powers, plain = [], [], []
     for r, c in index:
         low = max(c - 2, 0)
         near = power[r - 2 : r + 3, low : c + 3].astype(float)
@@ -166,9 +169,11 @@ def spectrum_peaks(spectrum: Spectrum, threshold: float) -> tuple[Array, Array]:
         if 1 / LARGEST_PERIOD_PX < np.hypot(*frequency) < LARGEST_FREQUENCY:
             frequencies.append(frequency)
             powers.append(float(near.max()))
-    order = np.argsort(powers)[::-1]
-    found = np.array(frequencies).reshape(-1, 2)[order]
-    return found, np.array(powers)[order]
+            plain.append(float(spectrum.plain[r, c]))
+    kept = np.array(plain) > WEAKEST_PEAK * max(plain, default=0.0)
+    found, strength = np.array(frequencies).reshape(-1, 2)[kept], np.array(powers)[kept]
+    order = np.argsort(strength)[::-1]
+    return found[order], strength[order]
 
 
 def _indexed(peaks: Array, basis: Array, tolerance: float) -> npt.NDArray[np.bool_]:
@@ -186,6 +191,15 @@ def _fit_basis(peaks: Array, powers: Array, basis: Array, tolerance: float) -> A
             return basis
         basis = np.linalg.lstsq(index * weight, peaks[hit] * weight, rcond=None)[0]
     return basis
+
+
+def _strongest_area(peaks: Array) -> float:
+    """Area spanned by the strongest peak and the next one in another direction [1/px^2]; 0 when there is none."""
+    for other in peaks[1:]:
+        area = abs(float(peaks[0, 0] * other[1] - peaks[0, 1] * other[0]))
+        if area > np.sin(np.deg2rad(SHARPEST_SHEAR_DEG)) * np.hypot(*peaks[0]) * np.hypot(*other):
+            return area
+    return 0.0
 
 
 def lattice_of_peaks(peaks: Array, powers: Array, resolution: float) -> Lattice | None:
@@ -221,6 +235,9 @@ def lattice_of_peaks(peaks: Array, powers: Array, resolution: float) -> Lattice 
         found.append((float((weight * (hit - chance)).sum()), abs(float(np.linalg.det(basis))), basis))
     if not found:
         return None
+    strongest = _strongest_area(peaks)
+    kept = [entry for entry in found if entry[1] > 0.9 * strongest / LARGEST_INDEX]
+    found = kept or found
     best = max(score for score, _, _ in found)
     _, _, basis = max((entry for entry in found if entry[0] >= 0.93 * best), key=lambda entry: entry[1])
     tolerance = max(1.6 * resolution, 0.05 * float(np.hypot(*basis[0])))
@@ -236,7 +253,8 @@ def lattice_of_peaks(peaks: Array, powers: Array, resolution: float) -> Lattice 
 def _mean_spectrum(image: Image, blocks: list[tuple[slice, slice]]) -> Spectrum:
     spectra = [whitened_spectrum(finite(image[block])) for block in blocks]
     power = np.asarray(np.mean([s.power for s in spectra], axis=0), dtype=np.float32)
-    return Spectrum(power, spectra[0].centre, spectra[0].step)
+    plain = np.asarray(np.mean([s.plain for s in spectra], axis=0), dtype=np.float32)
+    return Spectrum(power, plain, spectra[0].centre, spectra[0].step)
 
 
 def _threshold(blocks: int) -> float:
@@ -372,17 +390,18 @@ def matches(
     measured = primitive_px * np.array(pixel_nm) if pixel_nm is not None else primitive_px
     reach = 4
     steps = np.array([(i, j) for i in range(-reach, reach + 1) for j in range(-reach, reach + 1) if i or j])
-    found = []
-    for first in steps:
-        for second in steps:
-            area = int(first[0] * second[1] - first[1] * second[0])
-            if not 1 <= area <= largest_index:
-                continue
-            cell = np.array([first, second])
-            scale, stretch = stretch_of(crystal, cell @ measured)
-            if stretch > (1 + strain_tolerance) ** 2:
-                continue
-            if pixel_nm is not None and not 1 / (1 + length_tolerance) <= scale <= 1 + length_tolerance:
-                continue
-            found.append(Match(crystal, cell, stretch_of(crystal, cell @ primitive_px)[0], stretch))
-    return found
+    first, second = (part.reshape(-1, 2) for part in np.broadcast_arrays(steps[:, None], steps[None]))
+    cells = np.stack([first, second], axis=1)
+    area = cells[:, 0, 0] * cells[:, 1, 1] - cells[:, 0, 1] * cells[:, 1, 0]
+    cells = cells[(area >= 1) & (area <= largest_index)]
+    deformations = np.linalg.inv(crystal.vectors_nm) @ (cells @ measured)
+    large, small = np.linalg.svd(deformations, compute_uv=False).T
+    fits = large / small <= (1 + strain_tolerance) ** 2
+    if pixel_nm is not None:
+        fits &= np.abs(np.log(large * small)) <= 2 * np.log1p(length_tolerance)
+    scales = np.sqrt(crystal.area_nm2 / np.abs(np.linalg.det(cells[fits] @ primitive_px)))
+    stretches = (large / small)[fits]
+    return [
+        Match(crystal, cell, float(scale), float(stretch))
+        for cell, scale, stretch in zip(cells[fits], scales, stretches, strict=True)
+    ]
