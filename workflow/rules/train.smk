@@ -20,18 +20,22 @@ rule train_model:
     input:
         **({} if "crystal" in config["train"] else {"crystal": f"models/{config['train']['name']}/crystal.yaml"}),
         modules=modules_of("train_model"),
-    output:
-        **({"crystal": f"models/{config['train']['name']}/crystal.yaml"} if "crystal" in config["train"] else {}),
-        model=f"models/{config['train']['name']}/model.yaml",
-        weights=f"models/{config['train']['name']}/weights.safetensors",
-        card=f"models/{config['train']['name']}/card.md",
-        picture=f"models/{config['train']['name']}/card.png",
-        history=f"models/{config['train']['name']}/history.csv",
+    output:  # update: the old model stays until the new one is there
+        **(
+            {"crystal": update(f"models/{config['train']['name']}/crystal.yaml")}
+            if "crystal" in config["train"]
+            else {}
+        ),
+        model=update(f"models/{config['train']['name']}/model.yaml"),
+        weights=update(f"models/{config['train']['name']}/weights.safetensors"),
+        card=update(f"models/{config['train']['name']}/card.md"),
+        picture=update(f"models/{config['train']['name']}/card.png"),
+        history=update(f"models/{config['train']['name']}/history.csv"),
     log:
         f"results/logs/train_model/{config['train']['name']}.log",
     benchmark:
         f"results/benchmarks/train_model/{config['train']['name']}.tsv"
-    threads: 8
+    threads: 2
     resources:
         mem_mb=4000,
         runtime=240,

@@ -18,11 +18,12 @@ Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
 
-EMPTY_BELOW = -0.7  # a column that lost more than this is vacancy-like
+EMPTY_BELOW = -0.8  # a column that lost more than this is vacancy-like: Ti in place of Sr takes away about 0.65
 CERTAIN = 0.6  # a kind less probable than this is unknown
 PRIOR_CHANGE, PRIOR_SHIFT_PM = 0.5, 40.0  # ASSUME: spread of the changes that defects make
 PRIOR_MODELS = (0.5, 0.4, 0.1)  # ASSUME: intensity only, displacement only, both
 LOSSES = tuple(round(0.05 * k, 2) for k in range(1, 21))  # trial losses for completeness
+DECOY_MARGIN = 1.15  # an extra column stands out by so much more than the deepest dip between the columns
 NEAR_CELLS = 1.05  # odd columns closer than this belong together
 
 
@@ -225,7 +226,7 @@ def extra_columns(judged: Judged, z: Float, mask: Mask, all_uv: Array, fdr: floa
     """Bright places far from every tested column: something where the crystal has nothing, or only light atoms.
 
     A place counts when its z would occur by chance in this image with probability below `fdr` (Bonferroni over the
-    resolution elements looked at), and no other defect is within half a cell.
+    resolution elements looked at), when it stands out further than any dip, and no other defect is within 0.6 cell.
 
     Parameters
     ----------
@@ -246,18 +247,29 @@ def extra_columns(judged: Judged, z: Float, mask: Mask, all_uv: Array, fdr: floa
     typical = z[places & (np.abs(z) < 6)]
     lean = float(np.clip(stats.skew(typical), 0.0, 1.0)) if len(typical) > 100 else 0.0
     bar = float(stats.pearson3.isf(min(fdr / number, 0.5), lean))
-    peaks = np.argwhere(places & (z > bar) & (z == maximum_filter(z, 7)))
-    taken = np.array([d.uv for d in judged.defects]).reshape(-1, 2)
+    free = _away_from(places, np.array([d.uv for d in judged.defects]).reshape(-1, 2), 0.6)
+    # the deepest dips of the same map are decoys: no atom can be missing there, so noise alone goes that deep
+    bar = max(bar, DECOY_MARGIN * -float(z[free].min(initial=0.0)))
     found = []
-    for row, col in peaks:
+    for row, col in np.argwhere(free & (z > bar) & (z == maximum_filter(z, 7))):
         uv = ((row + 0.5) / CELL_PX, (col + 0.5) / CELL_PX)
-        if len(taken) and np.hypot(*(taken - uv).T).min() < 0.6:
-            continue
         p = float(stats.pearson3.sf(z[row, col], lean))
         found.append(
             Found(uv, "", "extra", 1.0 - min(1.0, p * number), z=float(z[row, col]), p=p, q=min(1.0, p * number))
         )
     return found
+
+
+def _away_from(places: npt.NDArray[np.bool_], uv: Array, cells: float) -> npt.NDArray[np.bool_]:
+    """`places` (U * 20, V * 20) without what lies within a distance [cells] of any of `uv` (n, 2)."""
+    out = places.copy()
+    reach = int(np.ceil(cells * CELL_PX))
+    for u, v in uv * CELL_PX - 0.5:
+        row, col = np.ogrid[max(int(u) - reach, 0) : int(u) + reach + 1, max(int(v) - reach, 0) : int(v) + reach + 1]
+        part = out[row.min() : row.max() + 1, col.min() : col.max() + 1]
+        near = np.hypot(row - u, col - v) < cells * CELL_PX
+        part &= ~near[: part.shape[0], : part.shape[1]]
+    return out
 
 
 def group_extended(defects: list[Found], least: int) -> list[Found]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter, map_coordinates, uniform_filter
 
 from oddlattice.columns import (
     REACH_PX,
@@ -370,7 +370,8 @@ def z_map(difference: Float, mask: Mask, noise: Noise, shape: ColumnShape) -> Fl
     p_uu, _, p_vv = shape.precision
     smooth = gaussian_filter(plane, (CELL_PX / np.sqrt(p_uu), CELL_PX / np.sqrt(p_vv)), mode="constant")
     cells = as_cells(smooth)
-    spread = 1.4826 * np.median(np.abs(cells[good]), axis=0) + 1e-9
+    # pooled over neighbouring pixels of the cell: the largest z must not be the one with the luckiest spread
+    spread = np.sqrt(uniform_filter((1.4826 * np.median(np.abs(cells[good]), axis=0)) ** 2, 7, mode="wrap")) + 1e-9
     return np.asarray(smooth / np.tile(spread, mask.shape), dtype=np.float32)
 
 

@@ -33,6 +33,32 @@ class CellStatistics:
 
 
 @dataclass(frozen=True)
+class Pushes:
+    """Evidence of every column's own displacement along the fast axis, in bins of half a cell.
+
+    A bin is centred on a multiple of half a lattice vector, where the columns of most cells are.
+
+    Attributes
+    ----------
+    push, information : ndarray of shape (2 U + 2, 2 V + 2)
+        Sums of slope times residual and of slope squared, weighted by the inverse variance.
+    """
+
+    push: Array
+    information: Array
+
+    def odd(self, sigmas: float = 4.0) -> npt.NDArray[np.bool_]:
+        """Bins pushed further than their neighbours: they must not move the rows they lie in."""
+        some = self.information > 0
+        if not some.any():
+            return some
+        seen = self.information > 0.2 * float(np.median(self.information[some]))
+        score = np.where(seen, self.push / np.sqrt(np.maximum(self.information, 1e-12)), 0.0)
+        spread = 1.4826 * float(np.median(np.abs(score[seen])))
+        return np.asarray(np.abs(score) > sigmas * max(spread, 1e-9))
+
+
+@dataclass(frozen=True)
 class _Tables:
     """Look-up tables of the mean cell's deviation and its derivatives by u and v; shape (TABLE * TABLE,) each."""
 
@@ -108,12 +134,22 @@ def first_and_count(frame: Frame) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def fine_pass(
-    image: Image, flattener: Flattener, frame: Frame, mean_cell: MeanCell, row_shift_px: Array
-) -> tuple[Array, Array, CellStatistics]:
+    image: Image,
+    flattener: Flattener,
+    frame: Frame,
+    mean_cell: MeanCell,
+    row_shift_px: Array,
+    odd: npt.NDArray[np.bool_] | None = None,
+) -> tuple[Array, Array, CellStatistics, Pushes]:
     """One Gauss-Newton step of every row's shift, and the sums over cells with the step taken.
 
     A row is laid on the template: (image - template) is regressed on the template's slope along the row, over the
     whole row, with clipped residuals.
+
+    Parameters
+    ----------
+    odd : ndarray of shape (2 U + 2, 2 V + 2), bool, optional
+        Bins (see `Pushes`) whose pixels are left out: a displaced column would drag its rows along.
 
     Returns
     -------
@@ -121,6 +157,7 @@ def fine_pass(
     sigma_px : ndarray of shape (rows,)
         Standard errors; infinite where the row shows no lattice.
     statistics : CellStatistics
+    pushes : Pushes
     """
     tables = _tables(mean_cell)
     mean, uv, quality = (
@@ -131,6 +168,7 @@ def fine_pass(
     along = np.linalg.inv(frame.vectors_px)[1].astype(np.float32)
     first, (n_u, n_v) = first_and_count(frame)
     sums = np.zeros((8, n_u * n_v))
+    bins = np.zeros((2, (2 * n_u + 2) * (2 * n_v + 2)))
     shifts, sigmas = np.zeros(frame.shape[0]), np.full(frame.shape[0], np.inf)
     for rows in strips(frame.shape):
         flat = flat_strip(image, rows, flattener, mean)
@@ -145,6 +183,11 @@ def fine_pass(
         good = (quality.strip(rows)[0] > 0.5).astype(np.float32)
         good *= _inverse_variance(residual, template, good)
         limit = 4 / np.sqrt(np.maximum(good, 1e-12))
+        half_u = np.clip(np.floor(2 * u + 0.5).astype(np.int32) - 2 * first[0], 0, 2 * n_u + 1)
+        half_v = np.clip(np.floor(2 * v + 0.5).astype(np.int32) - 2 * first[1], 0, 2 * n_v + 1)
+        if odd is not None:
+            good *= ~odd[half_u, half_v]
+        half = (half_u * (2 * n_v + 2) + half_v).ravel()
         weighted_slope = slope * good
         clipped = np.clip(residual, -limit, limit)
         information = np.einsum("rc,rc->r", weighted_slope, slope)
@@ -156,6 +199,8 @@ def fine_pass(
         sigmas[rows] = np.where(enough, 1 / np.sqrt(np.maximum(information, 1e-12)), np.inf)
         moved = step[:, None].astype(np.float32)
         residual -= slope * moved
+        for total, weight in zip(bins, (weighted_slope * residual, weighted_slope * slope), strict=True):
+            total += np.bincount(half, weights=weight.ravel(), minlength=len(total))
         u += moved * along[0]
         v += moved * along[1]
         cell_u = np.clip(np.floor(u).astype(np.int32) - first[0], 0, n_u - 1)
@@ -174,7 +219,8 @@ def fine_pass(
         )
         for total, weight in zip(sums, weighted, strict=True):
             total += np.bincount(cell, weights=None if weight is None else weight.ravel(), minlength=n_u * n_v)
-    return shifts, sigmas, CellStatistics(first, *(total.reshape(n_u, n_v) for total in sums))
+    pushes = Pushes(*(total.reshape(2 * n_u + 2, 2 * n_v + 2) for total in bins))
+    return shifts, sigmas, CellStatistics(first, *(total.reshape(n_u, n_v) for total in sums)), pushes
 
 
 def _inverse_variance(residual: Image, template: Image, good: Image) -> Image:

@@ -65,6 +65,7 @@ def train_vae(
         In evaluation mode.
     history : list of Progress
     """
+    torch.set_num_threads(1)  # the same sums in the same order whatever the cores; the batches are made beside it
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     vae = VAE(config)
