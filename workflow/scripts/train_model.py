@@ -214,7 +214,7 @@ def draw_card(vae: VAE, batch: Batch, history: list[Progress], path: Path) -> No
     axis.semilogy(steps, [p.misfit + p.divergence for p in history], label="training")
     axis.semilogy(steps, [p.held_out for p in history], label="held out")
     axis.semilogy(steps, [p.divergence for p in history], label="of it divergence", ls=":")
-    axis.set(xlabel="step", ylabel="negative evidence bound [nats per patch]")
+    axis.set(xlabel="step", ylabel="loss [nats per patch]")
     axis.legend(frameon=False)
     for k in range(len(order)):
         low, top = float(predicted[k].min()) - 0.5, float(predicted[k].max()) + 0.5
