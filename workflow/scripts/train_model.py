@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from oddlattice.anchor import peaks_of_mean_cell
 from oddlattice.columns import as_cells, fit_shape
+from oddlattice.compose import check_cell
 from oddlattice.crystal import CELL_PX, Crystal, crystal_from_dict, load_crystal
 from oddlattice.inference import Careful, Engine, mean_cell, misfit, padded, patches_of
 from oddlattice.library import load_library
@@ -317,6 +318,8 @@ def main(
         held_out = [next(image_batches(held, 4 * size, seed + 1 + k)) for k in range(HELD_OUT_BATCHES)]
     else:
         library = load_library(Path(library_yaml)) if library_yaml else None
+        if library is not None:
+            check_cell(library, crystal)
         batches = simulated_batches(crystal, size, seed, library)
         held_out = [next(simulated_batches(crystal, 4 * size, seed + 1 + k, library)) for k in range(HELD_OUT_BATCHES)]
     recipe = {key: settings[key] for key in ("source", "bulk", "steps", "batch", "latent", "channels", "basis", "seed")}

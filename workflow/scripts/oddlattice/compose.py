@@ -183,7 +183,8 @@ def thickness_field(shape: tuple[int, int], conditions: Conditions, cell_nm: flo
     return np.asarray(conditions.thickness_nm / cell_nm * relative)
 
 
-def _check_cell(library: Library, crystal: Crystal) -> None:
+def check_cell(library: Library, crystal: Crystal) -> None:
+    """Raise ValueError where the crystal is not the library's: another cell or other columns."""
     a_nm, b_nm, _ = library.cell_nm
     differs = max(abs(crystal.a_nm / a_nm - 1), abs(crystal.b_nm / b_nm - 1)) > 0.02 or crystal.gamma_deg != 90
     places = {str(site["site"]): (site["u"], site["v"]) for site in library.recipe["sites"]}
@@ -270,7 +271,7 @@ def compose_scan(
     ValueError
         If the library is of another crystal, too thin, lacks a defect, or its probe is wider than `blur_nm`.
     """
-    _check_cell(library, crystal)
+    check_cell(library, crystal)
     rng = np.random.default_rng(seed)
     vectors = lattice_vectors_px(crystal, conditions)
     drawn = np.array(shape) / 2 + rng.random(2) @ vectors

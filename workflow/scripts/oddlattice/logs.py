@@ -1,8 +1,12 @@
 """Where a job's words go: everything a script and its children print ends up in the log file of its rule."""
 
+import errno
 import os
 import sys
 from pathlib import Path
+from types import TracebackType
+
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def log_to(path: str | Path) -> None:
@@ -14,3 +18,12 @@ def log_to(path: str | Path) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
+    sys.excepthook = say_plainly
+
+
+def say_plainly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print what a person can act on as one sentence; anything else, being a fault of ours, with its traceback."""
+    if isinstance(error, OSError) and error.errno in NO_PLACE:
+        print(f"The results cannot be written: {os.strerror(error.errno)}. Nothing half-written is kept; run again later.")
+    else:
+        sys.__excepthook__(kind, error, trace)
