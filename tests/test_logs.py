@@ -8,7 +8,8 @@ SCRIPTS = Path(__file__).parent.parent / "workflow/scripts"
 
 
 def run(log: Path, body: str) -> tuple[int, str]:
-    code = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r})\nfrom oddlattice.logs import log_to\nlog_to({str(log)!r})\n"
+    code = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r})\nfrom oddlattice.logs import log_to\n"
+    code += f"log_to({str(log)!r})\n"
     done = subprocess.run([sys.executable, "-c", code + body], capture_output=True, text=True, check=False)
     assert done.stdout == done.stderr == ""
     return done.returncode, log.read_text()

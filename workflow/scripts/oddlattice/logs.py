@@ -24,6 +24,7 @@ def log_to(path: str | Path) -> None:
 def say_plainly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print what a person can act on as one sentence; anything else, being a fault of ours, with its traceback."""
     if isinstance(error, OSError) and error.errno in NO_PLACE:
-        print(f"The results cannot be written: {os.strerror(error.errno)}. Nothing half-written is kept; run again later.")
+        reason = os.strerror(error.errno)
+        print(f"The results cannot be written: {reason}. Nothing half-written is kept; run again later.")
     else:
         sys.__excepthook__(kind, error, trace)
