@@ -109,3 +109,11 @@ def test_weights_that_are_not_numbers(folder: Path) -> None:
     save_model(folder, vae, {"name": "tiny"})
     with pytest.raises(ValueError, match="not finite"):
         load_model(folder)
+
+
+def test_decoding_is_the_transposed_convolution() -> None:
+    vae = VAE(VAEConfig(latent=3, channels=(4, 4, 4), basis=8))
+    latent = torch.randn(5, 3)
+    whole = vae.patches(vae.decoder(latent)) + vae.bulk
+    torch.testing.assert_close(vae.decode(latent), whole)
+    torch.testing.assert_close(vae.decode_centre(latent), whole[..., 10:30, 10:30])

@@ -66,8 +66,9 @@ def local_plane(values: Array, weights: Array, sigma: float) -> tuple[Array, Arr
         Gaussian mean of the weights.
     """
 
-    def blur(layer: Array) -> Array:
-        return np.asarray(ndimage.gaussian_filter(layer, sigma, mode="constant", truncate=4.0))
+    def blur(layers: Array) -> Array:
+        along = (0.0,) * (layers.ndim - 2) + (sigma, sigma)
+        return np.asarray(ndimage.gaussian_filter(layers, along, mode="constant", truncate=4.0))
 
     n, m = weights.shape
     x = np.broadcast_to(((np.arange(n) - n / 2) / sigma)[:, None], (n, m))
@@ -81,17 +82,14 @@ def local_plane(values: Array, weights: Array, sigma: float) -> tuple[Array, Arr
     syy = blur(weights * y * y) / safe - my * my + ridge
     sxy = blur(weights * x * y) / safe - mx * my
     determinant = np.maximum(sxx * syy - sxy * sxy, ridge * ridge)
-    smooth = np.zeros_like(values)
-    for k, layer in enumerate(values):
-        kept = np.where(weights > 0, layer, 0.0)
-        mean = blur(weights * kept) / safe
-        sxv = blur(weights * x * kept) / safe - mx * mean
-        syv = blur(weights * y * kept) / safe - my * mean
-        slope_x = (syy * sxv - sxy * syv) / determinant
-        slope_y = (sxx * syv - sxy * sxv) / determinant
-        smooth[k] = np.where(
-            w > 1e-9 * max(float(w.max()), 1e-300), mean + slope_x * (x - mx) + slope_y * (y - my), 0.0
-        )
+    kept = weights * np.where(weights > 0, values, 0.0)
+    mean = blur(kept) / safe
+    sxv = blur(kept * x) / safe - mx * mean
+    syv = blur(kept * y) / safe - my * mean
+    slope_x = (syy * sxv - sxy * syv) / determinant
+    slope_y = (sxx * syv - sxy * sxv) / determinant
+    plane = mean + slope_x * (x - mx) + slope_y * (y - my)
+    smooth = np.where(w > 1e-9 * max(float(w.max()), 1e-300), plane, 0.0)
     return smooth, support
 
 
