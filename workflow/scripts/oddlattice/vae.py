@@ -84,7 +84,7 @@ class VAE(nn.Module):
 
     def _weighed(self, latent: Tensor, patches: Tensor, bulk: Tensor) -> Tensor:
         # the transposed convolution of a single pixel is a product of matrices, and thirty times faster as one
-        flat = self.decoder(latent).flatten(1) @ patches.reshape(len(patches), -1)
+        flat: Tensor = self.decoder(latent).flatten(1) @ patches.reshape(len(patches), -1)
         return flat.view(-1, *patches.shape[1:]) + bulk
 
     def forward(self, patch: Tensor) -> Tensor:
