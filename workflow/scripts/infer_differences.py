@@ -24,6 +24,7 @@ TRIAL_CELLS = 24  # side of the part of an image in which trials are made [cells
 TRIAL_SPACING = 6  # cells between trial defects of a kind
 TRIAL_LOSS, TRIAL_SHIFT_PM = -0.5, 20.0
 DISTORTED = 1.04  # ratio of the stretches of a cell from which it counts as distorted
+DISTORTED_PART = 0.4  # of the misfit limit is left to a distorted cell
 MIN_CELLS = 36  # fewer analysed cells tell nothing about an image's own noise
 
 
@@ -121,10 +122,10 @@ def objection(name: str, off: float, stretch: float, limit: float) -> str:
     """Why an image is not of the model's crystal, or "".
 
     A distorted cell may be the scan's doing, and a mean cell that the model does not quite know the microscope's; both
-    together are another crystal, so a distorted cell halves the limit.
+    together are another crystal, so a distorted cell leaves only a part of the limit.
     """
     distorted = stretch > DISTORTED
-    limit *= 0.5 if distorted else 1.0
+    limit *= DISTORTED_PART if distorted else 1.0
     if off <= limit:
         return ""
     also = f" and the cell is distorted by {100 * (stretch - 1):.0f} %" if distorted else ""
