@@ -16,6 +16,7 @@ from oddlattice.crystal import CELL_PX, Crystal, load_crystal
 from oddlattice.frame import Frame
 from oddlattice.lattice import NoLatticeError, describe, stretch_of
 from oddlattice.logs import log_to
+from oddlattice.onethread import one_thread
 from oddlattice.register import (
     NoModelError,
     Registration,
@@ -261,6 +262,7 @@ def main(
 if "snakemake" in globals():
     snakemake: Any = globals()["snakemake"]
     log_to(snakemake.log[0])
+    one_thread()
     main(
         snakemake.input.images_zarr,
         list(snakemake.input.crystals),

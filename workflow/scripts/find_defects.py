@@ -29,6 +29,7 @@ from oddlattice.defects import (
 from oddlattice.detect import estimate_noise, judge_columns, published_map, raw_places, z_map
 from oddlattice.logs import log_to
 from oddlattice.omezarr import write_bands
+from oddlattice.onethread import one_thread
 from oddlattice.products import COLUMNS, DEFECTS, IMAGES, table, write_parquet
 from oddlattice.whole import whole_directory
 
@@ -382,6 +383,7 @@ def main(
 if "snakemake" in globals():
     snakemake: Any = globals()["snakemake"]
     log_to(snakemake.log[0])
+    one_thread()
     main(
         snakemake.input.images_zarr,
         snakemake.input.tiles_zarr,

@@ -15,6 +15,7 @@ from oddlattice.crystal import CELL_PX
 from oddlattice.inference import Careful, Engine, mean_cell, misfit, own_mean, predict_bulk
 from oddlattice.logs import log_to
 from oddlattice.model import Model, load_model
+from oddlattice.onethread import one_thread
 from oddlattice.whole import whole_directory
 
 Float = npt.NDArray[np.float32]
@@ -221,6 +222,7 @@ def main(tiles_zarr: str, model_dirs: list[str], out_zarr: str, settings: dict[s
 if "snakemake" in globals():
     snakemake: Any = globals()["snakemake"]
     log_to(snakemake.log[0])
+    one_thread()
     main(
         snakemake.input.tiles_zarr,
         [str(Path(path).parent) for path in snakemake.input.models],

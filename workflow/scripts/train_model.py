@@ -25,6 +25,7 @@ from oddlattice.inference import Careful, Engine, mean_cell, misfit, padded, pat
 from oddlattice.library import load_library
 from oddlattice.logs import log_to
 from oddlattice.model import read_yaml, recipe_sha256, save_model
+from oddlattice.onethread import one_thread
 from oddlattice.patches import Batch, ImagePatches, image_batches, simulated_batches, standardised
 from oddlattice.paths import unescape
 from oddlattice.products import SHARD, table, write_tsv
@@ -358,6 +359,7 @@ def main(
 if "snakemake" in globals():
     snakemake: Any = globals()["snakemake"]
     log_to(snakemake.log[0])
+    one_thread()
     main(
         snakemake.input.get("crystal"),
         snakemake.params.library,

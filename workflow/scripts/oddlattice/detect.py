@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from scipy.ndimage import gaussian_filter, map_coordinates, uniform_filter
+from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates, uniform_filter
 
 from oddlattice.columns import (
     REACH_PX,
@@ -26,6 +26,7 @@ Mask = npt.NDArray[np.uint8]
 SIDE_PX = 2 * REACH_PX + 2
 MIN_COLUMNS = 30  # fewer columns of a kind give no null to judge by
 NOISE_CELLS = 6.0  # width over which the noise level may change [cells]
+QUIET_SMOOTH_PX, QUIET_SIGMA = 2.3, 4.8  # what stands out is no noise: width of a column, and how far it stands out
 
 
 @dataclass(frozen=True)
@@ -197,16 +198,29 @@ def estimate_noise(difference: Float, mask: Mask) -> Noise:
     return Noise(np.asarray(sigma, dtype=np.float64), level, _autocorrelation(difference, sigma, level, good))
 
 
+def _quiet(white: Array, good: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Cells in and around which nothing stands out of the whitened difference (U * 20, V * 20); shape (U, V).
+
+    Strong defects would pass for noise that is correlated over a whole column.
+    """
+    cells = np.abs(as_cells(gaussian_filter(white, QUIET_SMOOTH_PX)))
+    spread = 1.4826 * float(np.median(cells[good]))
+    odd = good & (cells.max(axis=(2, 3)) > QUIET_SIGMA * spread)
+    quiet = good & ~binary_dilation(odd, np.ones((3, 3), dtype=bool))
+    return np.asarray(quiet if quiet.sum() > 0.3 * good.sum() else good)
+
+
 def _autocorrelation(
     difference: Float, sigma: npt.NDArray[np.floating], level: Array, good: npt.NDArray[np.bool_]
 ) -> Array:
-    """Autocorrelation of the whitened difference over the best 64x64 cells, lags up to 15 px."""
+    """Autocorrelation of the whitened difference over the best 64x64 cells without odd ones, lags up to 15 px."""
     where = np.argwhere(good)
     low = np.clip(np.median(where, axis=0).astype(int) - 32, 0, None)
     part = np.s_[low[0] : low[0] + 64, low[1] : low[1] + 64]
     cells = as_cells(difference)[part] / sigma * (good / level)[part][:, :, None, None]
     plane = np.clip(cells, -4, 4).transpose(0, 2, 1, 3).reshape(cells.shape[0] * CELL_PX, -1)
-    seen = np.repeat(np.repeat(good[part], CELL_PX, 0), CELL_PX, 1).astype(float)
+    seen = np.repeat(np.repeat(_quiet(plane, good[part]), CELL_PX, 0), CELL_PX, 1).astype(float)
+    plane = plane * seen
     size = (plane.shape[0] + SIDE_PX, plane.shape[1] + SIDE_PX)
     power = np.fft.irfft2(np.abs(np.fft.rfft2(plane, size)) ** 2, size)
     count = np.fft.irfft2(np.abs(np.fft.rfft2(seen, size)) ** 2, size)
