@@ -3,6 +3,7 @@
 archive -> results/0_archive -> 1_images -> 2_tiles -> 3_differences -> 4_defects -> 5_report/index.html
 Run it:   snakemake --cores 8 --config archive=/data/microscope
 Train:    snakemake --cores 8 train --configfile my_crystal.yaml
+Measure:  snakemake --cores 8 benchmark
 """
 
 from snakemake.utils import min_version
@@ -28,6 +29,8 @@ include: "workflow/rules/4_defects.smk"
 include: "workflow/rules/5_report.smk"
 include: "workflow/rules/simulate.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/benchmark.smk"
+include: "workflow/rules/benchmark_crops.smk"
 
 
 onstart:

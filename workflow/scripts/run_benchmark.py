@@ -1,0 +1,624 @@
+"""Rule run_benchmark: every method on composed fields with known defects, through the pipeline's own stages."""
+
+import importlib.util
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+import zarr
+from scipy.spatial import cKDTree
+from zarr.storage import MemoryStore
+
+from cut_tiles import main as cut_tiles
+from cut_tiles import settings_from, tiled_attributes, write_registration
+from find_defects import Registered, find_in_image, load_registered
+from find_defects import main as find_defects
+from infer_differences import Predictor, infer_image
+from infer_differences import main as infer_differences
+from oddlattice.benchmark import (
+    NEAR_CELLS,
+    PLANS,
+    Field,
+    Kind,
+    Plan,
+    compose_field,
+    detection_conditions,
+    detection_kinds,
+    ideal_per_root_dose,
+    partial_kinds,
+    published_kinds,
+    varied_conditions,
+)
+from oddlattice.crystal import CELL_PX, Crystal
+from oddlattice.defects import Judged
+from oddlattice.detect import raw_places
+from oddlattice.library import Library, load_library
+from oddlattice.logs import log_to
+from oddlattice.model import Model, load_model
+from oddlattice.onethread import one_thread
+from oddlattice.products import SHARD, table, write_tsv
+from oddlattice.published import (
+    REACH_CELLS,
+    PublishedVAE,
+    average_near_maximum,
+    load_published,
+    patches_at,
+    predict,
+    prepared,
+    save_published,
+    train_published,
+)
+from oddlattice.register import NoLatticeError, NoModelError, Registration, fit_registration, render
+from oddlattice.report.benchmark_page import write_page
+from oddlattice.scores import BULK, NEAR, Findings, summarise
+from oddlattice.simulate import Conditions
+from oddlattice.whole import whole_file
+from read_images import main as read_images
+
+Array = npt.NDArray[np.float64]
+Float = npt.NDArray[np.float32]
+PUBLISHED_BULK = 150  # bulk columns of a field that the published network is asked about: it is slow
+CROP_CELLS = 3
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all fields share."""
+
+    library: str
+    model: str
+    infer: dict[str, Any]
+    tile: dict[str, Any]
+    defects: dict[str, Any]
+    published: str  # file of the published network's weights; "" without it
+    every: int  # of the kinds of the detection experiment, every so many
+
+
+@dataclass(frozen=True)
+class Job:
+    """One field to compose and to analyse.
+
+    Attributes
+    ----------
+    experiment : str
+        ``detection``, ``classes`` (the published ones) or ``calibration``.
+    kinds : str
+        Name of the set of kinds placed; "" for bulk.
+    first : int
+        The kinds are dealt from this one on.
+    keep : bool
+        Whether crops for the picture of figure 1 are wanted.
+    """
+
+    experiment: str
+    number: int
+    conditions: Conditions
+    shape: tuple[int, int]
+    kinds: str
+    first: int
+    seed: int
+    methods: tuple[str, ...]
+    keep: bool = False
+
+
+KIND_SETS = {"detection": detection_kinds, "classes": published_kinds, "calibration": partial_kinds}
+
+
+@cache
+def _library(card: str) -> Library:
+    return load_library(Path(card))
+
+
+@cache
+def _model(folder: str) -> Model:
+    return load_model(Path(folder))
+
+
+@cache
+def _published(path: str) -> PublishedVAE:
+    return load_published(Path(path))
+
+
+@cache
+def _kinds(library: str, model: str, name: str, every: int) -> tuple[Kind, ...]:
+    found = KIND_SETS[name](_library(library), _model(model).crystal) if name else ()
+    return found[::every] if name == "detection" else found
+
+
+# ---------------------------------------------------------------- one field
+
+
+def analysed(
+    counts: Float, found: Registration, model: Model, predictor: Predictor, pixel_nm: float, setup: Setup
+) -> tuple[Registered, Judged] | str:
+    """An image through the stages infer and defects, in memory; or why it is refused."""
+    root = zarr.open_group(MemoryStore(), mode="w", zarr_format=3)
+    source, target = root.create_group("tiles"), root.create_group("differences")
+    write_registration(counts, found, source)
+    source.attrs["oddlattice"] = tiled_attributes(found, (pixel_nm, pixel_nm))
+    if reason := infer_image(source, target, model, predictor, setup.infer | {"method": predictor.method}):
+        return reason
+    image = load_registered(source, target, [pixel_nm, pixel_nm])
+    return image, find_in_image(image, setup.defects)[0]
+
+
+def truth_of(field: Field, nodes_px: Float, uv: Array) -> npt.NDArray[np.int64]:
+    """Number of the defect at each place (n, 2) [cells]; BULK far from all of them, NEAR otherwise."""
+    places = raw_places(nodes_px, uv)
+    if not len(field.places_px):
+        return np.full(len(uv), BULK)
+    period = float(np.sqrt(abs(np.linalg.det(field.scan.vectors_px))))
+    distance, which = cKDTree(field.places_px).query(places)
+    return np.where(distance < 0.2 * period, which, np.where(distance > NEAR_CELLS * period, BULK, NEAR))
+
+
+def column_table(field: Field, image: Registered, judged: Judged) -> pl.DataFrame:
+    """Every tested column with its truth."""
+    frames, start = [], 0
+    for tested in judged.kinds:
+        v, n = tested.verdict, len(tested.cells)
+        truth = truth_of(field, image.nodes_px, tested.cells + np.array([tested.shape.u, tested.shape.v]))
+        of_site = np.array([truth[k] < 0 or field.kinds[truth[k]].site == tested.shape.site for k in range(n)])
+        truth = np.where(of_site, truth, NEAR)
+        put = [field.scan.defects[k] if k >= 0 else None for k in truth]
+        frames.append(
+            pl.DataFrame(
+                {
+                    "site": [tested.shape.site] * n,
+                    "truth": truth,
+                    "kind": [field.kinds[k].name if k >= 0 else "" for k in truth],
+                    "cell_u": tested.cells[:, 0],
+                    "cell_v": tested.cells[:, 1],
+                    "z": v.z,
+                    "p_value": v.p_value,
+                    "z_intensity": v.z_intensity,
+                    "change": v.change,
+                    "change_sigma": v.change_sigma,
+                    "shift_row_pm": v.shift_pm[:, 0],
+                    "shift_col_pm": v.shift_pm[:, 1],
+                    "cov_row_pm2": v.shift_covariance_pm2[:, 0, 0],
+                    "cov_both_pm2": v.shift_covariance_pm2[:, 0, 1],
+                    "cov_col_pm2": v.shift_covariance_pm2[:, 1, 1],
+                    "true_row_pm": [d.shift_pm[0] if d else 0.0 for d in put],
+                    "true_col_pm": [d.shift_pm[1] if d else 0.0 for d in put],
+                    "true_change": [field.kinds[k].change if k >= 0 else 0.0 for k in truth],
+                    "anm": tested.anm,
+                    "flagged": judged.flagged[start : start + n],
+                }
+            )
+        )
+        start += n
+    return pl.concat(frames) if frames else pl.DataFrame()
+
+
+def defect_table(field: Field, image: Registered, judged: Judged) -> pl.DataFrame:
+    """Every defect placed with what was listed at its column, and every listed one that is none ("" as its kind)."""
+    period = float(np.sqrt(abs(np.linalg.det(field.scan.vectors_px))))
+    uv = np.array([d.uv for d in judged.defects]).reshape(-1, 2)
+    listed = raw_places(image.nodes_px, uv) if len(uv) else np.empty((0, 2))
+    # placed where columns are tested: the rest of the image is not analysed
+    inside = _tested_places(field, image, judged)
+    at = np.full(len(uv), -1)
+    if len(uv) and len(field.places_px):
+        distance, which = cKDTree(field.places_px).query(listed)
+        at = np.where(distance < 0.45 * period, which, -1)
+    rows: list[dict[str, Any]] = []
+    for k, kind in enumerate(field.kinds):
+        if not inside[k]:
+            continue
+        hits = np.flatnonzero(at == k)
+        row: dict[str, Any] = {"kind": kind.name, "called": kind.called, "found": ""}
+        if len(hits):
+            best = judged.defects[int(hits[0])]
+            defect = field.scan.defects[k]
+            row |= {
+                "found": best.kind,
+                "probability": best.probability,
+                "change": best.change,
+                "change_sigma": best.change_sigma,
+                "shift_row_pm": best.shift_pm[0],
+                "shift_col_pm": best.shift_pm[1],
+                "shift_sigma_pm": best.shift_sigma_pm,
+                "true_change": kind.change,
+                "true_row_pm": defect.shift_pm[0],
+                "true_col_pm": defect.shift_pm[1],
+            }
+        rows.append(row)
+    seen: set[int] = set()
+    for number, defect_number in enumerate(at):
+        if defect_number < 0 or int(defect_number) in seen:
+            rows.append({"kind": "", "called": "", "found": judged.defects[number].kind})
+        seen.add(int(defect_number))
+    return pl.DataFrame(rows, schema=DEFECT_COLUMNS)
+
+
+DEFECT_COLUMNS = {
+    "kind": pl.String,
+    "called": pl.String,
+    "found": pl.String,
+    "probability": pl.Float64,
+    "change": pl.Float64,
+    "change_sigma": pl.Float64,
+    "shift_row_pm": pl.Float64,
+    "shift_col_pm": pl.Float64,
+    "shift_sigma_pm": pl.Float64,
+    "true_change": pl.Float64,
+    "true_row_pm": pl.Float64,
+    "true_col_pm": pl.Float64,
+}
+
+
+def _tested_places(field: Field, image: Registered, judged: Judged) -> npt.NDArray[np.bool_]:
+    if not judged.kinds or not len(field.places_px):
+        return np.zeros(len(field.places_px), dtype=bool)
+    uv = np.concatenate([t.cells + np.array([t.shape.u, t.shape.v]) for t in judged.kinds])
+    distance, _ = cKDTree(raw_places(image.nodes_px, uv)).query(field.places_px)
+    period = float(np.sqrt(abs(np.linalg.det(field.scan.vectors_px))))
+    return np.asarray(distance < 0.3 * period)
+
+
+def crops_of(
+    columns: pl.DataFrame, image: Registered, tiles: Float, shapes: dict[str, tuple[float, float]]
+) -> dict[str, Any]:
+    """Input, prediction and difference (60, 60) about one column of every kind, and about one of bulk ("")."""
+    found: dict[str, Any] = {}
+    half = CROP_CELLS * CELL_PX // 2
+    for row in columns.filter(pl.col("truth") != NEAR).unique("kind", keep="first", maintain_order=True).to_dicts():
+        u, v = shapes[row["site"]]
+        top, left = (round(CELL_PX * (row[c] + x)) - half for c, x in (("cell_u", u), ("cell_v", v)))
+        if min(top, left) < 0 or max(top, left) + 2 * half > min(tiles.shape):
+            continue
+        part = np.s_[top : top + 2 * half, left : left + 2 * half]
+        found[row["kind"]] = np.stack([tiles[part], image.prediction[part], image.difference[part]])
+    return found
+
+
+def published_table(
+    crystal: Crystal, tiles: Float, columns: pl.DataFrame, model: PublishedVAE, seed: int
+) -> pl.DataFrame:
+    """The published score of a patch about every defect and about some bulk columns; `columns` as of `column_table`."""
+    rng = np.random.default_rng(seed)
+    image = prepared(tiles)
+    offset = {column.site: (column.u, column.v) for column in crystal.tested}
+    uv = np.array([np.add((u, v), offset[s]) for s, u, v in columns.select("site", "cell_u", "cell_v").iter_rows()])
+    size = np.array(tiles.shape) / CELL_PX
+    fits = ((uv > REACH_CELLS + 0.1) & (uv < size - REACH_CELLS - 0.1)).all(axis=1)
+    truth = columns["truth"].to_numpy()
+    odd = np.flatnonzero(fits & (truth >= 0))
+    bulk = np.flatnonzero(fits & (truth == BULK))
+    chosen = np.concatenate([odd, rng.permutation(bulk)[:PUBLISHED_BULK]])
+    patches = patches_at(image, uv[chosen])
+    difference = patches - predict(model, patches)
+    return columns[chosen].select("site", "truth", "kind").with_columns(anm=pl.Series(average_near_maximum(difference)))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one field gave.
+
+    Attributes
+    ----------
+    columns, defects : dict of str to DataFrame
+        By method; see `column_table` and `defect_table`.
+    refused : dict of str to str
+        Methods that could not analyse it, and why; "" stands for all of them.
+    crops : dict of str to dict
+        By method; see `crops_of`.
+    """
+
+    job: Job
+    columns: dict[str, pl.DataFrame]
+    defects: dict[str, pl.DataFrame]
+    refused: dict[str, str]
+    crops: dict[str, dict[str, Any]]
+
+
+def run_field(job: Job, setup: Setup) -> Outcome:
+    """Compose a field, register it once, and let every method analyse it."""
+    torch.set_num_threads(1)
+    library, model = _library(setup.library), _model(setup.model)
+    kinds = _kinds(setup.library, setup.model, job.kinds, setup.every)
+    field = compose_field(library, model.crystal, job.conditions, job.shape, kinds, job.seed, job.first)
+    pixel_nm = job.conditions.pixel_nm
+    outcome = Outcome(job, {}, {}, {}, {})
+    try:
+        found = fit_registration(field.scan.counts, [model.crystal], (pixel_nm, pixel_nm), settings_from(setup.tile))
+    except (NoLatticeError, NoModelError) as error:
+        outcome.refused[""] = str(error)
+        return outcome
+    tiles = render(field.scan.counts, found, (slice(0, found.mask.shape[0]), slice(0, found.mask.shape[1])))
+    offset = {column.site: (column.u, column.v) for column in model.crystal.tested}
+    for method in job.methods:
+        if method == "published":
+            continue
+        predictor = Predictor(model, setup.infer | {"method": method}, 1)
+        result = analysed(field.scan.counts, found, model, predictor, pixel_nm, setup)
+        if isinstance(result, str):
+            outcome.refused[method] = result
+            continue
+        image, judged = result
+        outcome.columns[method] = column_table(field, image, judged)
+        outcome.defects[method] = defect_table(field, image, judged)
+        if job.keep:
+            outcome.crops[method] = crops_of(outcome.columns[method], image, tiles, offset)
+    if "published" in job.methods and outcome.columns:
+        some = next(iter(outcome.columns.values()))
+        outcome.columns["published"] = published_table(
+            model.crystal, tiles, some, _published(setup.published), job.seed
+        )
+    return outcome
+
+
+def run_all(jobs: list[Job], setup: Setup, threads: int) -> Iterator[Outcome]:
+    """The outcomes of all jobs, in their order."""
+    if threads < 2 or len(jobs) < 4:
+        for job in jobs:
+            yield run_field(job, setup)
+        return
+    with ProcessPoolExecutor(min(threads, len(jobs)), mp_context=get_context("spawn")) as pool:
+        yield from pool.map(run_field, jobs, [setup] * len(jobs))
+
+
+# ---------------------------------------------------------------- which fields
+
+
+def jobs_of(plan: Plan, library: Library, model: Model, methods: tuple[str, ...], seed: int) -> list[Job]:
+    """All fields of a plan; every one has a seed of its own, taken from `seed`."""
+    jobs: list[Job] = []
+    shape = (plan.side_px, plan.side_px)
+    seeds = np.random.SeedSequence(seed).generate_state(100_000)  # 32 bits each
+    number_of = {name: len(kinds(library, model.crystal)) for name, kinds in KIND_SETS.items()}
+
+    def add(experiment: str, conditions: Conditions, kinds: str, first: int, chosen: tuple[str, ...]) -> None:
+        number = len(jobs)
+        keep = experiment == "classes" and first == 0
+        jobs.append(Job(experiment, number, conditions, shape, kinds, first, int(seeds[number]), chosen, keep))
+
+    def drawn() -> np.random.Generator:
+        return np.random.default_rng(int(seeds[-1 - len(jobs)]))
+
+    room = max(1, int((plan.side_px / 31.24 - 5.2) / 5) + 1) ** 2  # about as many defects a field
+    for conditions, fields in ((plan.main, plan.main_fields), (plan.other, plan.other_fields)):
+        for dose, jitter in conditions:
+            for k in range(fields):
+                first = (k * room) % number_of["detection"]
+                add("detection", detection_conditions(library, dose, jitter, drawn()), "detection", first, methods)
+    for k in range(plan.classes_fields):
+        at = (k * room) % number_of["classes"]
+        add("classes", detection_conditions(library, 400.0, 5.0, drawn()), "classes", at, methods)
+    judged = tuple(m for m in methods if m != "published")
+    for k in range(plan.calibration_fields):
+        kinds = "calibration" if k % 2 else ""
+        first = (k * room) % number_of["calibration"]
+        add("calibration", varied_conditions(library, drawn()), kinds, first, judged)
+    return jobs
+
+
+def published_weights(plan: Plan, library: Library, crystal: Crystal, seed: int, path: Path) -> None:
+    """Train the published network on crops, at random places, of bulk fields of their own seeds."""
+    crops: list[Float] = []
+    field_number = 0
+    while sum(len(part) for part in crops) < plan.published_patches:
+        rng = np.random.default_rng([seed, field_number])
+        conditions = detection_conditions(library, 400.0, 5.0, rng)
+        shape = (plan.side_px, plan.side_px)
+        scan = compose_field(library, crystal, conditions, shape, (), int(rng.integers(2**31))).scan
+        found = fit_registration(scan.counts, [crystal], (conditions.pixel_nm,) * 2)
+        tiles = render(scan.counts, found, (slice(0, found.mask.shape[0]), slice(0, found.mask.shape[1])))
+        size = np.array(tiles.shape) / CELL_PX
+        uv = rng.uniform(REACH_CELLS + 0.1, size - REACH_CELLS - 0.1, (4 * plan.published_patches, 2))
+        whole = [found.mask[int(u) - 1 : int(u) + 2, int(v) - 1 : int(v) + 2].all() for u, v in uv]
+        most = -(-plan.published_patches // 4)  # from at least four fields, as far as they last
+        crops.append(patches_at(prepared(tiles), uv[whole][:most]))
+        field_number += 1
+    patches = np.concatenate(crops)[: plan.published_patches]
+    save_published(train_published(patches, plan.published_epochs, seed, print), path)
+
+
+# ---------------------------------------------------------------- whole files
+
+
+def write_dm4(path: Path, counts: Float, pixel_nm: float) -> None:
+    """Write a scan as DM4 [counts, nm]; needs nionswift-io."""
+    from nion.data import Calibration, DataAndMetadata
+    from nionswift_plugin.DM_IO import dm3_image_utils
+
+    image = DataAndMetadata.new_data_and_metadata(
+        counts.astype(np.uint16),
+        data_descriptor=DataAndMetadata.DataDescriptor(False, 0, 2),
+        dimensional_calibrations=[Calibration.Calibration(0.0, pixel_nm, "nm")] * 2,
+        intensity_calibration=Calibration.Calibration(0.0, 1.0, "counts"),
+        metadata={"DigiScan": {"Signal Name": "HAADF"}},
+        timestamp=datetime(2026, 1, 1, tzinfo=UTC).replace(tzinfo=None),
+    )
+    with open(path, "wb") as file:
+        dm3_image_utils.save_image(image, file, 4)
+
+
+def whole_files(plan: Plan, setup: Setup, read: dict[str, Any], seed: int) -> pl.DataFrame:
+    """Fields written as .dm4 and run through read, tile, infer and defects; one row a file.
+
+    The defects are all kinds of the detection experiment; one is right when a defect is listed within 0.45 cell.
+    """
+    library, model = _library(setup.library), _model(setup.model)
+    kinds = _kinds(setup.library, setup.model, "detection", setup.every)
+    fields: list[Field] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "archive").mkdir()
+        rows = []
+        for k in range(plan.files):
+            rng = np.random.default_rng([seed, 77, k])
+            dose = float(np.exp(rng.uniform(np.log(200.0), np.log(2000.0))))
+            jitter, pixel_nm = float(rng.uniform(2, 6)), float(rng.uniform(0.010, 0.016))
+            conditions = replace(
+                detection_conditions(library, dose, jitter, rng, pixel_nm), drift_nm=(0.1, -0.1), contamination=0.1
+            )
+            shape = (plan.side_px, plan.side_px + 64)
+            field = compose_field(library, model.crystal, conditions, shape, kinds, int(rng.integers(2**31)), 5 * k)
+            path = folder / "archive" / f"field {k:03d}.dm4"
+            write_dm4(path, field.scan.counts, conditions.pixel_nm)
+            status = path.stat()
+            about = {"path": path.name, "size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+            rows.append({"file_id": f"field-{k:03d}", **about})
+            fields.append(field)
+        write_tsv(table(rows, SHARD), folder / "shard.tsv")
+        read_images(folder / "shard.tsv", folder / "archive", folder / "1.zarr", read, folder / "read.log")
+        cut_tiles(folder / "1.zarr", [Path(setup.model) / "crystal.yaml"], folder / "2.zarr", setup.tile)
+        infer_differences(str(folder / "2.zarr"), [setup.model], str(folder / "3.zarr"), setup.infer, 1)
+        out = [str(folder / f"{part}.parquet") for part in ("defects", "images", "columns")]
+        stores = [str(folder / f"{n}.zarr") for n in (1, 2, 3)]
+        find_defects(*stores, *out, str(folder / "4.zarr"), setup.defects)
+        defects, images, columns = (pl.read_parquet(path) for path in out)
+    return pl.DataFrame(
+        [
+            file_row(
+                field,
+                rows[k],
+                *(t.filter(pl.col("image_id") == rows[k]["file_id"]) for t in (defects, images, columns)),
+            )
+            for k, field in enumerate(fields)
+        ],
+        infer_schema_length=None,
+    )
+
+
+def file_row(
+    field: Field, about: dict[str, Any], defects: pl.DataFrame, images: pl.DataFrame, columns: pl.DataFrame
+) -> dict[str, Any]:
+    """Truth against what was listed, for one file."""
+    period = float(np.sqrt(abs(np.linalg.det(field.scan.vectors_px))))
+    tested = columns.select("row_px", "col_px").to_numpy().reshape(-1, 2)
+    listed = defects.filter(pl.col("kind") != "extended").select("row_px", "col_px").to_numpy().reshape(-1, 2)
+    inside = (
+        cKDTree(tested).query(field.places_px)[0] < 0.3 * period if len(tested) else np.zeros(len(field.kinds), bool)
+    )
+    hit, seen = np.zeros(len(field.kinds), dtype=bool), 0
+    if len(listed):
+        distance, which = cKDTree(field.places_px).query(listed)
+        seen = int((distance < 0.45 * period).sum())
+        hit[which[distance < 0.45 * period]] = True
+    hit &= inside
+    conditions = field.conditions
+    found, false = int(hit.sum()), len(listed) - seen
+    clear = inside & np.array([k.whole or k.atoms >= 8 or k.shift_pm >= 20 for k in field.kinds])
+    precision = found / max(found + false, 1)
+    recall = found / max(int(inside.sum()), 1)
+    return {
+        "file": about["path"],
+        "state": images["state"][0],
+        "reason": images["reason"][0],
+        "dose_e_px": conditions.dose_e_px,
+        "jitter_pm": conditions.jitter_pm,
+        "pixel_pm": 1000 * conditions.pixel_nm,
+        "columns_tested": len(columns),
+        "defects_placed": int(inside.sum()),
+        "found": found,
+        "false_alarms": false,
+        "regions": int((defects["kind"] == "extended").sum()),
+        "clear_placed": int(clear.sum()),
+        "clear_found": int((hit & clear).sum()),
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / max(precision + recall, 1e-9),
+        "false_alarms_per_1000_columns": 1000 * false / max(len(columns), 1),
+    }
+
+
+# ---------------------------------------------------------------- the rule
+
+
+def ideals(library: Library, crystal: Crystal, kinds: tuple[Kind, ...], pixel_nm: float = 0.0125) -> dict[str, float]:
+    """Ideal d' at 1 e/px of every kind under the conditions of detection."""
+    conditions = detection_conditions(library, 1.0, 0.0, np.random.default_rng(0), pixel_nm)
+    return {
+        kind.name: ideal_per_root_dose(library, crystal, replace(conditions, rotation_deg=11.0), kind) for kind in kinds
+    }
+
+
+def main(
+    library_card: str,
+    model_dir: str,
+    out_dir: str,
+    settings: dict[str, Any],
+    stages: dict[str, dict[str, Any]],
+    provenance: dict[str, Any],
+    threads: int,
+) -> None:
+    """Run the benchmark and write its page and its tables.
+
+    Parameters
+    ----------
+    settings : dict
+        Section `benchmark` of the config: ``size``, ``methods``; and ``seed``.
+    stages : dict
+        Sections ``read``, ``tile``, ``infer``, ``defects`` of the config.
+    provenance : dict
+        ``versions`` and ``config``, shown as they are.
+
+    Raises
+    ------
+    ValueError
+        If files are asked for and nionswift-io, which writes .dm4, is not installed.
+    """
+    plan, methods, seed = PLANS[settings["size"]], tuple(settings["methods"]), int(settings["seed"])
+    if plan.files and importlib.util.find_spec("nionswift_plugin") is None:
+        raise ValueError(
+            "benchmark: found no package nionswift-io; needed to write .dm4 files: pip install nionswift-io"
+        )
+    library, model = load_library(Path(library_card)), load_model(Path(model_dir))
+    kinds = {name: _kinds(library_card, model_dir, name, plan.every) for name in KIND_SETS}
+    with tempfile.TemporaryDirectory() as name:
+        weights = Path(name) / "published.safetensors"
+        setup = Setup(
+            library_card, model_dir, stages["infer"], stages["tile"], stages["defects"], str(weights), plan.every
+        )
+        if "published" in methods:
+            published_weights(plan, library, model.crystal, seed, weights)
+        jobs = jobs_of(plan, library, model, methods, seed)
+        findings = Findings(methods)
+        for done, outcome in enumerate(run_all(jobs, setup, threads), 1):
+            findings.add(outcome)
+            if done % 10 == 0 or done == len(jobs):
+                print(f"{done} of {len(jobs)} fields", flush=True)
+        files = whole_files(plan, setup, stages["read"], seed)
+    ideal = ideals(library, model.crystal, (*kinds["detection"],))
+    tables = summarise(findings, kinds, ideal, files, float(stages["defects"]["published_band_std"]))
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, found in tables.items():
+        with whole_file(out / f"{name}.csv") as part:
+            found.write_csv(part)
+    about = {
+        "seed": seed,
+        "size": settings["size"],
+        "published_band_std": stages["defects"]["published_band_std"],
+        "library_sha256": library.sha256,
+        "model_sha256": model.sha256,
+    }
+    write_page(out, tables, findings.crops, plan, about | provenance)
+
+
+if "snakemake" in globals():
+    snakemake: Any = globals()["snakemake"]
+    log_to(snakemake.log[0])
+    one_thread()
+    main(
+        snakemake.input.library,
+        str(Path(snakemake.input.model).parent),
+        str(Path(snakemake.output.page).parent),
+        dict(snakemake.params.settings),
+        {name: dict(stage) for name, stage in snakemake.params.stages.items()},
+        dict(snakemake.params.provenance),
+        snakemake.threads,
+    )
