@@ -13,13 +13,12 @@ from oddlattice.defects import (
     judge_all,
     kind_probabilities,
     moved_peak,
-    poisson_interval,
     recovered,
     single_defects,
     smallest_loss,
-    wilson,
 )
 from oddlattice.detect import estimate_noise, judge_columns, z_map
+from oddlattice.intervals import poisson_interval, wilson
 from test_detect import CELLS, SR, TI, VECTORS_PM, noise_map, put
 
 MASK = np.ones((CELLS, CELLS), np.uint8)

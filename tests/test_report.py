@@ -19,8 +19,9 @@ import report_products as made_up
 import write_index
 import write_pages
 from oddlattice import settings
+from oddlattice.intervals import poisson_interval
 from oddlattice.products import INVENTORY, table, write_tsv
-from oddlattice.report import facts, geometry, numbers, pictures, plots
+from oddlattice.report import geometry, numbers, pictures, plots
 from oddlattice.report.html import embedded_json, json_text, policy
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\"'&"
@@ -70,9 +71,9 @@ def test_rounded_text_is_within_half_a_percent(value: float) -> None:
 
 
 def test_poisson_interval_is_the_exact_one() -> None:
-    low, high = facts.poisson_interval(10)
+    low, high = poisson_interval(10)
     assert (round(low, 3), round(high, 3)) == (4.795, 18.390)  # Garwood 1936
-    assert facts.poisson_interval(0)[0] == 0.0
+    assert poisson_interval(0)[0] == 0.0
 
 
 # ---------------------------------------------------------------- geometry and pictures

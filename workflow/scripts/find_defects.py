@@ -21,12 +21,11 @@ from oddlattice.defects import (
     extra_columns,
     group_extended,
     judge_all,
-    poisson_interval,
     single_defects,
     smallest_loss,
-    wilson,
 )
 from oddlattice.detect import estimate_noise, judge_columns, published_map, raw_places, z_map
+from oddlattice.intervals import poisson_interval, wilson
 from oddlattice.logs import log_to
 from oddlattice.omezarr import write_bands
 from oddlattice.onethread import one_thread

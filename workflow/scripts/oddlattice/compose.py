@@ -15,7 +15,7 @@ from scipy.ndimage import map_coordinates, spline_filter
 
 from oddlattice.crystal import Crystal
 from oddlattice.library import Change, Library
-from oddlattice.simulate import Conditions, Defect, Scan, _cells_over, _smooth_field, lattice_vectors_px
+from oddlattice.simulate import Conditions, Defect, Scan, cells_over, lattice_vectors_px, smooth_field
 
 Array = npt.NDArray[np.float64]
 
@@ -244,7 +244,7 @@ def column_places(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Array]:
     """Cells (n, 2), column indices (n,) and drifted places (n, 2) [px] of all columns in and around the image."""
     vectors = lattice_vectors_px(crystal, conditions)
-    cells = _cells_over(shape, origin_px, vectors, margin=1.0 / conditions.pixel_nm)
+    cells = cells_over(shape, origin_px, vectors, margin=1.0 / conditions.pixel_nm)
     at = np.repeat(cells, len(crystal.columns), axis=0)
     kind = np.tile(np.arange(len(crystal.columns)), len(cells))
     uv = np.array([(c.u, c.v) for c in crystal.columns])
@@ -296,7 +296,7 @@ def compose_scan(
         column = crystal.columns[defect.column]
         centre = np.add(defect.cell, (column.u, column.v))
         _add_difference(image, fine, u, v, centre, place, reach_px, int(library.recipe["cell_px"]))
-    ground = conditions.background * (1 + conditions.contamination * _smooth_field(shape, rng))
+    ground = conditions.background * (1 + conditions.contamination * smooth_field(shape, rng))
     expected = np.clip(image + np.clip(ground, 0, None), 0, None) * (conditions.dose_e_px or 1.0)
     counts = rng.poisson(expected) if conditions.dose_e_px else expected
     return Scan(

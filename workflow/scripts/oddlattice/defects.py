@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from oddlattice.columns import ColumnShape, cut_windows, peak_at, window_of_cell, window_offsets, window_start_px
 from oddlattice.crystal import CELL_PX
 from oddlattice.detect import Noise, Scored, q_values
+from oddlattice.intervals import wilson
 
 Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
@@ -319,12 +320,6 @@ def enclosed_regions(mask: Mask, least: int = 4) -> list[Found]:
     return found
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion. Source: Wilson 1927, doi:10.1080/01621459.1927.10502953."""
-    interval = stats.binomtest(hits, n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
-
-
 def recovered(tested: Scored, judged: Judged, kind: int, loss: float) -> tuple[int, int]:
     """Bulk columns of a kind that would be flagged had they lost the part `loss` of their intensity: hits and trials.
 
@@ -360,10 +355,3 @@ def smallest_loss(table: dict[str, list[dict[str, float]]], part: float = 0.9) -
             return None
         needed.append(min(good))
     return max(needed, default=None)
-
-
-def poisson_interval(number: int, level: float = 0.95) -> tuple[float, float]:
-    """Exact interval of a Poisson mean. Source: Garwood 1936, doi:10.1093/biomet/28.3-4.437."""
-    tail = (1 - level) / 2
-    low = float(stats.chi2.ppf(tail, 2 * number) / 2) if number else 0.0
-    return low, float(stats.chi2.ppf(1 - tail, 2 * number + 2) / 2)

@@ -145,7 +145,8 @@ def lattice_vectors_px(crystal: Crystal, conditions: Conditions) -> Array:
     return np.asarray(crystal.vectors_nm @ turn @ np.array([[1 + err, erc], [ecr, 1 + ecc]]) / conditions.pixel_nm)
 
 
-def _cells_over(shape: tuple[int, int], origin: Array, vectors: Array, margin: float) -> npt.NDArray[np.int64]:
+def cells_over(shape: tuple[int, int], origin: Array, vectors: Array, margin: float) -> npt.NDArray[np.int64]:
+    """Cells (n, 2) whose corner may lie within `margin` [px] of an image of `shape`."""
     corners = np.array([(r, c) for r in (-margin, shape[0] + margin) for c in (-margin, shape[1] + margin)])
     uv = (corners - origin) @ np.linalg.inv(vectors)
     low, high = np.floor(uv.min(0)).astype(int), np.ceil(uv.max(0)).astype(int)
@@ -153,7 +154,7 @@ def _cells_over(shape: tuple[int, int], origin: Array, vectors: Array, margin: f
     return grid.reshape(-1, 2)
 
 
-def _smooth_field(shape: tuple[int, int], rng: np.random.Generator) -> Array:
+def smooth_field(shape: tuple[int, int], rng: np.random.Generator) -> Array:
     """Field of low waves with zero mean and unit rms, shape `shape`."""
     row, col = np.linspace(0, 1, shape[0])[:, None], np.linspace(0, 1, shape[1])[None, :]
     total = np.zeros(shape)
@@ -219,7 +220,7 @@ def simulate_scan(
     drawn = np.array(shape) / 2 + rng.random(2) @ vectors
     origin = np.asarray(origin_px, dtype=np.float64) if origin_px is not None else drawn
     row_shift = rng.normal(0.0, conditions.jitter_pm / 1000 / conditions.pixel_nm, shape[0])
-    cells = _cells_over(shape, origin, vectors, margin=1.0 / conditions.pixel_nm)
+    cells = cells_over(shape, origin, vectors, margin=1.0 / conditions.pixel_nm)
     n = len(crystal.columns)
     at = np.repeat(cells, n, axis=0)
     kind = np.tile(np.arange(n), len(cells))
@@ -246,7 +247,7 @@ def simulate_scan(
     _stamp(image, moved, sigma, weight_px * (1 - conditions.tail_fraction), row_shift)
     if conditions.tail_fraction > 0:
         _stamp(image, moved, 4 * sigma, weight_px * conditions.tail_fraction, row_shift)
-    ground = conditions.background * (1 + conditions.contamination * _smooth_field(shape, rng))
+    ground = conditions.background * (1 + conditions.contamination * smooth_field(shape, rng))
     expected = (image + np.clip(ground, 0, None)) * (conditions.dose_e_px or 1.0)
     counts = rng.poisson(expected) if conditions.dose_e_px else expected
     return Scan(

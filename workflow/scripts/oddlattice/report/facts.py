@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import yaml
-from scipy import stats
 
+from oddlattice.intervals import poisson_interval
 from oddlattice.report import numbers as n
 from oddlattice.report.kinds import kind_of
 
@@ -64,16 +64,6 @@ class Image:
     trials: dict[str, list[Row]]
     defects: pl.DataFrame
     columns: pl.DataFrame
-
-
-def poisson_interval(number: int, level: float = 0.95) -> tuple[float, float]:
-    """Exact interval of a Poisson mean.
-
-    Source: Garwood, Biometrika 28 (1936) 437, doi:10.1093/biomet/28.3-4.437.
-    """
-    tail = (1 - level) / 2
-    low = float(stats.chi2.ppf(tail, 2 * number) / 2) if number else 0.0
-    return low, float(stats.chi2.ppf(1 - tail, 2 * number + 2) / 2)
 
 
 def densities(names: list[str], area_nm2: float | None) -> list[Row]:
