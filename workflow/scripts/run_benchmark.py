@@ -16,7 +16,6 @@ import numpy.typing as npt
 import polars as pl
 import torch
 import zarr
-from scipy.spatial import cKDTree
 from zarr.storage import MemoryStore
 
 from cut_tiles import main as cut_tiles
@@ -26,7 +25,6 @@ from find_defects import main as find_defects
 from infer_differences import Predictor, infer_image
 from infer_differences import main as infer_differences
 from oddlattice.benchmark import (
-    NEAR_CELLS,
     PLANS,
     Field,
     Kind,
@@ -41,7 +39,7 @@ from oddlattice.benchmark import (
 )
 from oddlattice.crystal import CELL_PX, Crystal
 from oddlattice.defects import Judged
-from oddlattice.detect import raw_places
+from oddlattice.lattice import NoLatticeError
 from oddlattice.library import Library, load_library
 from oddlattice.logs import log_to
 from oddlattice.model import Model, load_model
@@ -58,10 +56,11 @@ from oddlattice.published import (
     save_published,
     train_published,
 )
-from oddlattice.register import NoLatticeError, NoModelError, Registration, fit_registration, render
+from oddlattice.register import NoModelError, Registration, fit_registration, render
 from oddlattice.report.benchmark_page import write_page
 from oddlattice.scores import BULK, NEAR, Findings, summarise
 from oddlattice.simulate import Conditions
+from oddlattice.truth import column_table, defect_table, file_row
 from oddlattice.whole import whole_file
 from read_images import main as read_images
 
@@ -152,135 +151,26 @@ def analysed(
     return image, find_in_image(image, setup.defects)[0]
 
 
-def truth_of(field: Field, nodes_px: Float, uv: Array) -> npt.NDArray[np.int64]:
-    """Number of the defect at each place (n, 2) [cells]; BULK far from all of them, NEAR otherwise."""
-    places = raw_places(nodes_px, uv)
-    if not len(field.places_px):
-        return np.full(len(uv), BULK)
-    period = float(np.sqrt(abs(np.linalg.det(field.scan.vectors_px))))
-    distance, which = cKDTree(field.places_px).query(places)
-    return np.where(distance < 0.2 * period, which, np.where(distance > NEAR_CELLS * period, BULK, NEAR))
+def crops_of(columns: pl.DataFrame, image: Registered, tiles: Float, crystal: Crystal) -> dict[str, Any]:
+    """Input, prediction and difference (3, 60, 60) about one column of every kind, and about one of bulk ("").
 
-
-def column_table(field: Field, image: Registered, judged: Judged) -> pl.DataFrame:
-    """Every tested column with its truth."""
-    frames, start = [], 0
-    for tested in judged.kinds:
-        v, n = tested.verdict, len(tested.cells)
-        truth = truth_of(field, image.nodes_px, tested.cells + np.array([tested.shape.u, tested.shape.v]))
-        of_site = np.array([truth[k] < 0 or field.kinds[truth[k]].site == tested.shape.site for k in range(n)])
-        truth = np.where(of_site, truth, NEAR)
-        put = [field.scan.defects[k] if k >= 0 else None for k in truth]
-        frames.append(
-            pl.DataFrame(
-                {
-                    "site": [tested.shape.site] * n,
-                    "truth": truth,
-                    "kind": [field.kinds[k].name if k >= 0 else "" for k in truth],
-                    "cell_u": tested.cells[:, 0],
-                    "cell_v": tested.cells[:, 1],
-                    "z": v.z,
-                    "p_value": v.p_value,
-                    "z_intensity": v.z_intensity,
-                    "change": v.change,
-                    "change_sigma": v.change_sigma,
-                    "shift_row_pm": v.shift_pm[:, 0],
-                    "shift_col_pm": v.shift_pm[:, 1],
-                    "cov_row_pm2": v.shift_covariance_pm2[:, 0, 0],
-                    "cov_both_pm2": v.shift_covariance_pm2[:, 0, 1],
-                    "cov_col_pm2": v.shift_covariance_pm2[:, 1, 1],
-                    "true_row_pm": [d.shift_pm[0] if d else 0.0 for d in put],
-                    "true_col_pm": [d.shift_pm[1] if d else 0.0 for d in put],
-                    "true_change": [field.kinds[k].change if k >= 0 else 0.0 for k in truth],
-                    "anm": tested.anm,
-                    "flagged": judged.flagged[start : start + n],
-                }
-            )
-        )
-        start += n
-    return pl.concat(frames) if frames else pl.DataFrame()
-
-
-def defect_table(field: Field, image: Registered, judged: Judged) -> pl.DataFrame:
-    """Every defect placed with what was listed at its column, and every listed one that is none ("" as its kind)."""
-    period = float(np.sqrt(abs(np.linalg.det(field.scan.vectors_px))))
-    uv = np.array([d.uv for d in judged.defects]).reshape(-1, 2)
-    listed = raw_places(image.nodes_px, uv) if len(uv) else np.empty((0, 2))
-    # placed where columns are tested: the rest of the image is not analysed
-    inside = _tested_places(field, image, judged)
-    at = np.full(len(uv), -1)
-    if len(uv) and len(field.places_px):
-        distance, which = cKDTree(field.places_px).query(listed)
-        at = np.where(distance < 0.45 * period, which, -1)
-    rows: list[dict[str, Any]] = []
-    for k, kind in enumerate(field.kinds):
-        if not inside[k]:
-            continue
-        hits = np.flatnonzero(at == k)
-        row: dict[str, Any] = {"kind": kind.name, "called": kind.called, "found": ""}
-        if len(hits):
-            best = judged.defects[int(hits[0])]
-            defect = field.scan.defects[k]
-            row |= {
-                "found": best.kind,
-                "probability": best.probability,
-                "change": best.change,
-                "change_sigma": best.change_sigma,
-                "shift_row_pm": best.shift_pm[0],
-                "shift_col_pm": best.shift_pm[1],
-                "shift_sigma_pm": best.shift_sigma_pm,
-                "true_change": kind.change,
-                "true_row_pm": defect.shift_pm[0],
-                "true_col_pm": defect.shift_pm[1],
-            }
-        rows.append(row)
-    seen: set[int] = set()
-    for number, defect_number in enumerate(at):
-        if defect_number < 0 or int(defect_number) in seen:
-            rows.append({"kind": "", "called": "", "found": judged.defects[number].kind})
-        seen.add(int(defect_number))
-    return pl.DataFrame(rows, schema=DEFECT_COLUMNS)
-
-
-DEFECT_COLUMNS = {
-    "kind": pl.String,
-    "called": pl.String,
-    "found": pl.String,
-    "probability": pl.Float64,
-    "change": pl.Float64,
-    "change_sigma": pl.Float64,
-    "shift_row_pm": pl.Float64,
-    "shift_col_pm": pl.Float64,
-    "shift_sigma_pm": pl.Float64,
-    "true_change": pl.Float64,
-    "true_row_pm": pl.Float64,
-    "true_col_pm": pl.Float64,
-}
-
-
-def _tested_places(field: Field, image: Registered, judged: Judged) -> npt.NDArray[np.bool_]:
-    if not judged.kinds or not len(field.places_px):
-        return np.zeros(len(field.places_px), dtype=bool)
-    uv = np.concatenate([t.cells + np.array([t.shape.u, t.shape.v]) for t in judged.kinds])
-    distance, _ = cKDTree(raw_places(image.nodes_px, uv)).query(field.places_px)
-    period = float(np.sqrt(abs(np.linalg.det(field.scan.vectors_px))))
-    return np.asarray(distance < 0.3 * period)
-
-
-def crops_of(
-    columns: pl.DataFrame, image: Registered, tiles: Float, shapes: dict[str, tuple[float, float]]
-) -> dict[str, Any]:
-    """Input, prediction and difference (60, 60) about one column of every kind, and about one of bulk ("")."""
+    Columns whose surroundings are analysed throughout are taken, the first of each kind.
+    """
     found: dict[str, Any] = {}
     half = CROP_CELLS * CELL_PX // 2
-    for row in columns.filter(pl.col("truth") != NEAR).unique("kind", keep="first", maintain_order=True).to_dicts():
-        u, v = shapes[row["site"]]
-        top, left = (round(CELL_PX * (row[c] + x)) - half for c, x in (("cell_u", u), ("cell_v", v)))
-        if min(top, left) < 0 or max(top, left) + 2 * half > min(tiles.shape):
-            continue
+    offset = {column.site: (column.u, column.v) for column in crystal.tested}
+    seen = np.repeat(np.repeat(image.mask, CELL_PX, 0), CELL_PX, 1)
+    for row in columns.filter(pl.col("truth") != NEAR).to_dicts():
+        top, left = (round(CELL_PX * (row[axis] + at)) - half for axis, at in _axes(offset[row["site"]]))
         part = np.s_[top : top + 2 * half, left : left + 2 * half]
+        if row["kind"] in found or min(top, left) < 0 or seen[part].sum() < 4 * half * half:
+            continue
         found[row["kind"]] = np.stack([tiles[part], image.prediction[part], image.difference[part]])
     return found
+
+
+def _axes(place: tuple[float, float]) -> tuple[tuple[str, float], tuple[str, float]]:
+    return ("cell_u", place[0]), ("cell_v", place[1])
 
 
 def published_table(
@@ -337,7 +227,6 @@ def run_field(job: Job, setup: Setup) -> Outcome:
         outcome.refused[""] = str(error)
         return outcome
     tiles = render(field.scan.counts, found, (slice(0, found.mask.shape[0]), slice(0, found.mask.shape[1])))
-    offset = {column.site: (column.u, column.v) for column in model.crystal.tested}
     for method in job.methods:
         if method == "published":
             continue
@@ -347,10 +236,10 @@ def run_field(job: Job, setup: Setup) -> Outcome:
             outcome.refused[method] = result
             continue
         image, judged = result
-        outcome.columns[method] = column_table(field, image, judged)
-        outcome.defects[method] = defect_table(field, image, judged)
+        outcome.columns[method] = column_table(field, image.nodes_px, judged)
+        outcome.defects[method] = defect_table(field, image.nodes_px, judged)
         if job.keep:
-            outcome.crops[method] = crops_of(outcome.columns[method], image, tiles, offset)
+            outcome.crops[method] = crops_of(outcome.columns[method], image, tiles, model.crystal)
     if "published" in job.methods and outcome.columns:
         some = next(iter(outcome.columns.values()))
         outcome.columns["published"] = published_table(
@@ -477,8 +366,8 @@ def whole_files(plan: Plan, setup: Setup, read: dict[str, Any], seed: int) -> pl
         cut_tiles(folder / "1.zarr", [Path(setup.model) / "crystal.yaml"], folder / "2.zarr", setup.tile)
         infer_differences(str(folder / "2.zarr"), [setup.model], str(folder / "3.zarr"), setup.infer, 1)
         out = [str(folder / f"{part}.parquet") for part in ("defects", "images", "columns")]
-        stores = [str(folder / f"{n}.zarr") for n in (1, 2, 3)]
-        find_defects(*stores, *out, str(folder / "4.zarr"), setup.defects)
+        first, second, third, maps = (str(folder / f"{k}.zarr") for k in (1, 2, 3, 4))
+        find_defects(first, second, third, out[0], out[1], out[2], maps, setup.defects)
         defects, images, columns = (pl.read_parquet(path) for path in out)
     return pl.DataFrame(
         [
@@ -491,48 +380,6 @@ def whole_files(plan: Plan, setup: Setup, read: dict[str, Any], seed: int) -> pl
         ],
         infer_schema_length=None,
     )
-
-
-def file_row(
-    field: Field, about: dict[str, Any], defects: pl.DataFrame, images: pl.DataFrame, columns: pl.DataFrame
-) -> dict[str, Any]:
-    """Truth against what was listed, for one file."""
-    period = float(np.sqrt(abs(np.linalg.det(field.scan.vectors_px))))
-    tested = columns.select("row_px", "col_px").to_numpy().reshape(-1, 2)
-    listed = defects.filter(pl.col("kind") != "extended").select("row_px", "col_px").to_numpy().reshape(-1, 2)
-    inside = (
-        cKDTree(tested).query(field.places_px)[0] < 0.3 * period if len(tested) else np.zeros(len(field.kinds), bool)
-    )
-    hit, seen = np.zeros(len(field.kinds), dtype=bool), 0
-    if len(listed):
-        distance, which = cKDTree(field.places_px).query(listed)
-        seen = int((distance < 0.45 * period).sum())
-        hit[which[distance < 0.45 * period]] = True
-    hit &= inside
-    conditions = field.conditions
-    found, false = int(hit.sum()), len(listed) - seen
-    clear = inside & np.array([k.whole or k.atoms >= 8 or k.shift_pm >= 20 for k in field.kinds])
-    precision = found / max(found + false, 1)
-    recall = found / max(int(inside.sum()), 1)
-    return {
-        "file": about["path"],
-        "state": images["state"][0],
-        "reason": images["reason"][0],
-        "dose_e_px": conditions.dose_e_px,
-        "jitter_pm": conditions.jitter_pm,
-        "pixel_pm": 1000 * conditions.pixel_nm,
-        "columns_tested": len(columns),
-        "defects_placed": int(inside.sum()),
-        "found": found,
-        "false_alarms": false,
-        "regions": int((defects["kind"] == "extended").sum()),
-        "clear_placed": int(clear.sum()),
-        "clear_found": int((hit & clear).sum()),
-        "precision": precision,
-        "recall": recall,
-        "f1": 2 * precision * recall / max(precision + recall, 1e-9),
-        "false_alarms_per_1000_columns": 1000 * false / max(len(columns), 1),
-    }
 
 
 # ---------------------------------------------------------------- the rule

@@ -81,14 +81,14 @@ class PublishedVAE(nn.Module):
 
 
 def prepared(tiles: Float) -> Float:
-    """A registered image (20 px a cell, local mean 1) as the method sees it: 23.8 px a cell, blurred, 1 at the brightest.
+    """A registered image (20 px a cell) as the method sees it: 23.8 px a cell, blurred, 1 at the brightest.
 
     Brightest is the 99.9th percentile of the whole image, so that noise and defects do not set the scale.
     """
     wide = ndimage.zoom(tiles, PX_PER_CELL / CELL_PX, order=3, grid_mode=True, mode="mirror")
     smooth = ndimage.gaussian_filter(wide, BLUR_PX)
     top = float(np.percentile(smooth[smooth > 0], 99.9)) if (smooth > 0).any() else 1.0
-    return np.clip(smooth / top, 0.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(smooth / top, 0.0, 1.0), dtype=np.float32)
 
 
 def patches_at(image: Float, uv: npt.NDArray[np.floating]) -> Float:
@@ -112,7 +112,7 @@ def train_published(
     """Train on bulk patches (n, 64, 64) as published: Adam, batches of 16, `epochs` passes (200 as published)."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
-    model = PublishedVAE().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = PublishedVAE()
     optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     data = torch.from_numpy(patches)[:, None]
     for epoch in range(epochs):
@@ -131,10 +131,11 @@ def train_published(
 
 def predict(model: PublishedVAE, patches: Float) -> Float:
     """Predictions (n, 64, 64) of patches (n, 64, 64), each from its own latents."""
-    found = []
     with torch.inference_mode():
-        for start in range(0, len(patches), 256):
-            found.append(model(torch.from_numpy(patches[start : start + 256])[:, None])[:, 0].numpy())
+        found = [
+            model(torch.from_numpy(patches[start : start + 256])[:, None])[:, 0].numpy()
+            for start in range(0, len(patches), 256)
+        ]
     return np.concatenate(found) if found else np.empty((0, PATCH_PX, PATCH_PX), np.float32)
 
 

@@ -1,13 +1,15 @@
-"""Tables of the benchmark, made from every tested column of every field: what is found, how truly, and what it is called."""
+"""Tables of the benchmark, made from every tested column of every field: what is found, how surely, under what name."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from oddlattice.aims import aims_table
 from oddlattice.benchmark import (
     Kind,
     known_signal_scores,
@@ -28,7 +30,6 @@ BULK, NEAR = -1, -2  # instead of the number of a defect
 GOLDEN_ANGLE = 2.399963  # bulk columns are given directions, evenly spread
 RATES = ((0.01, "1pct"), (0.001, "0p1pct"))
 BINS = 60  # of figure 2
-TARGET_MEAN, TARGET_LOWEST, TARGET_JITTER = 0.93, 0.85, 0.90
 
 
 class Analysed(Protocol):
@@ -136,19 +137,22 @@ def _directions(columns: pl.DataFrame) -> Array:
 
 def _known(columns: pl.DataFrame, kind: Kind) -> Array:
     """Scores of the observer who knows the signal (benchmark.known_signal_scores)."""
-    get = lambda name: columns[name].to_numpy().astype(np.float64)
-    covariance = np.stack([get("cov_row_pm2"), get("cov_both_pm2"), get("cov_both_pm2"), get("cov_col_pm2")], -1)
-    shift = np.stack([get("shift_row_pm"), get("shift_col_pm")], -1)
-    return known_signal_scores(
-        kind.family, kind.change, get("z_intensity"), shift, covariance.reshape(-1, 2, 2), _directions(columns)
-    )
+    covariance = _numbers(columns, "cov_row_pm2", "cov_both_pm2", "cov_both_pm2", "cov_col_pm2").reshape(-1, 2, 2)
+    shift = _numbers(columns, "shift_row_pm", "shift_col_pm")
+    intensity = _numbers(columns, "z_intensity")[:, 0]
+    return known_signal_scores(kind.family, kind.change, intensity, shift, covariance, _directions(columns))
+
+
+def _numbers(columns: pl.DataFrame, *names: str) -> Array:
+    """Columns of a table side by side, (n, len(names)), float64."""
+    return np.stack([columns[name].to_numpy().astype(np.float64) for name in names], axis=-1)
 
 
 def _surprise(columns: pl.DataFrame, centre: float) -> Array:
     """Scores of the test as it is used: minus log10 p, or, of a method without one, the published score's distance."""
     if "p_value" in columns.columns:
-        return -np.log10(columns["p_value"].to_numpy().astype(np.float64))
-    return np.abs(columns["anm"].to_numpy().astype(np.float64) - centre)
+        return np.asarray(-np.log10(_numbers(columns, "p_value")[:, 0]))
+    return np.asarray(np.abs(_numbers(columns, "anm")[:, 0] - centre))
 
 
 def detection_row(columns: pl.DataFrame, kind: Kind, ideal: float) -> Row | None:
@@ -162,7 +166,7 @@ def detection_row(columns: pl.DataFrame, kind: Kind, ideal: float) -> Row | None
     if len(odd) < 2 or len(bulk) < 50:
         return None
     tested = "p_value" in columns.columns
-    centre = float(bulk["anm"].mean())  # type: ignore[arg-type]
+    centre = float(_numbers(bulk, "anm").mean())
     of_bulk, of_odd = _surprise(bulk, centre), _surprise(odd, centre)
     blind = separation(of_bulk, of_odd, parametric=False)
     known = separation(_known(bulk, kind), _known(odd, kind)) if tested else blind
@@ -199,9 +203,11 @@ def detection_table(findings: Findings, kinds: tuple[Kind, ...], ideal: dict[str
         columns = findings.of("detection", method)
         if not len(columns):
             continue
-        for (dose, jitter), here in sorted(columns.group_by("dose_e_px", "jitter_pm"), key=lambda entry: entry[0]):
+        conditions = columns.select("dose_e_px", "jitter_pm").unique().sort("dose_e_px", "jitter_pm")
+        for dose, jitter in conditions.iter_rows():
+            here = columns.filter((pl.col("dose_e_px") == dose) & (pl.col("jitter_pm") == jitter))
             for kind in kinds:
-                row = detection_row(here, kind, ideal[kind.name] * float(np.sqrt(float(dose))))  # type: ignore[arg-type]
+                row = detection_row(here, kind, ideal[kind.name] * float(np.sqrt(dose)))
                 if row is not None:
                     rows.append({"method": method, "dose_e_px": dose, "jitter_pm": jitter} | row)
     return pl.DataFrame(rows, infer_schema_length=None)
@@ -219,7 +225,7 @@ def efficiency_table(detection: pl.DataFrame) -> pl.DataFrame:
                 "jitter_pm": jitter,
                 "kinds": len(here),
                 "n_defects": int(here["n_defects"].sum()),
-                "efficiency_mean": float(here["efficiency"].mean()),  # type: ignore[arg-type]
+                "efficiency_mean": float(_numbers(here, "efficiency").mean()),
                 "efficiency_mean_se": float(np.sqrt((here["efficiency_se"].to_numpy() ** 2).sum()) / len(here)),
                 "efficiency_lowest": lowest["efficiency"],
                 "efficiency_lowest_se": lowest["efficiency_se"],
@@ -298,7 +304,7 @@ def _groups(fields: pl.DataFrame) -> Iterator[tuple[str, list[int]]]:
         "thickness_slope": (0, 0.1, 0.3),
     }
     for name, edges in cuts.items():
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in pairwise(edges):
             part = fields.filter((pl.col(name) >= low) & (pl.col(name) < high))["field"].to_list()
             if part:
                 yield f"{name} {low:g} to {high:g}", part
@@ -391,6 +397,17 @@ def _covered(error: Array, sigma: Array) -> Row:
     }
 
 
+def _shift_errors(columns: pl.DataFrame, shift_pm: float) -> Row:
+    """Errors of both components; the bias is along the true displacement: negative where it comes out too small."""
+    error = _numbers(columns, "shift_row_pm", "shift_col_pm") - _numbers(columns, "true_row_pm", "true_col_pm")
+    if "cov_row_pm2" in columns.columns:
+        sigma = np.sqrt(_numbers(columns, "cov_row_pm2", "cov_col_pm2"))
+    else:
+        sigma = _numbers(columns, "shift_sigma_pm", "shift_sigma_pm")
+    towards = (error * _numbers(columns, "true_row_pm", "true_col_pm")).sum(axis=1) / shift_pm
+    return _covered(error.ravel(), sigma.ravel()) | {"bias": float(towards.mean())}
+
+
 def interval_table(findings: Findings, kinds: tuple[Kind, ...]) -> pl.DataFrame:
     """Errors and coverage of intensity change and displacement: of all placed columns, and of the listed defects."""
     rows: list[Row] = []
@@ -404,28 +421,12 @@ def interval_table(findings: Findings, kinds: tuple[Kind, ...]) -> pl.DataFrame:
                 if not len(here):
                     continue
                 about: Row = {"method": method, "kind": kind.name, "family": kind.family, "of": which}
-                get = {
-                    name: here[name].to_numpy().astype(np.float64)
-                    for name in here.columns
-                    if "true" in name or "ch" in name or "sh" in name or "cov" in name
-                }
                 if kind.family == "displaced":
-                    sigma = (
-                        [np.sqrt(get["cov_row_pm2"]), np.sqrt(get["cov_col_pm2"])]
-                        if "cov_row_pm2" in get
-                        else [get["shift_sigma_pm"]] * 2
-                    )
-                    error = [get[f"shift_{axis}_pm"] - get[f"true_{axis}_pm"] for axis in ("row", "col")]
-                    both = _covered(np.concatenate(error), np.concatenate(sigma))
-                    # towards the true displacement: shrinking shows as a negative bias
-                    towards = sum(e * get[f"true_{axis}_pm"] for e, axis in zip(error, ("row", "col"), strict=True))
-                    both["bias"] = float((towards / kind.shift_pm).mean())
-                    rows.append(about | {"quantity": "displacement", "unit": "pm"} | both)
+                    rows.append(about | {"quantity": "displacement", "unit": "pm"} | _shift_errors(here, kind.shift_pm))
                 else:
-                    error_of = get["change"] - get["true_change"]
-                    rows.append(
-                        about | {"quantity": "change", "unit": "of a column"} | _covered(error_of, get["change_sigma"])
-                    )
+                    found_change, truth, sigma = _numbers(here, "change", "true_change", "change_sigma").T
+                    errors = _covered(found_change - truth, sigma)
+                    rows.append(about | {"quantity": "change", "unit": "of a column"} | errors)
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
@@ -449,230 +450,6 @@ def confusion_table(findings: Findings) -> pl.DataFrame:
         return pl.DataFrame()
     found_all = pl.concat(parts).select("method", "experiment", "kind", "called", "found", "n")
     return found_all.sort("method", "experiment", "called", "kind", "found")
-
-
-# ---------------------------------------------------------------- aims
-
-
-def _aim(
-    aim: str, target: str, method: str, value: float | None, se: float | None, n: int, ok: bool | None, note: str = ""
-) -> Row:
-    return {
-        "aim": aim,
-        "target": target,
-        "method": method,
-        "value": value,
-        "se": se,
-        "n": n,
-        "reached": ok,
-        "note": note,
-    }
-
-
-def aims_table(tables: Tables, kinds: tuple[Kind, ...]) -> pl.DataFrame:
-    """The table of aims, measured for every method; empty rows where the plan did not measure."""
-    rows: list[Row] = []
-    detection, efficiency = tables["detection"], tables["efficiency"]
-    whole = [kind.name for kind in kinds if kind.whole]
-    for (method, dose, jitter), here in detection.group_by("method", "dose_e_px", "jitter_pm", maintain_order=True):
-        where, name = f"{dose:g} e/px, {jitter:g} pm jitter", str(method)
-        if dose == 400:
-            some = here.filter(pl.col("kind").is_in(whole))
-            if len(some):
-                worst = some.sort("recall_at_1pct").row(0, named=True)
-                value, n = float(worst["recall_at_1pct"]), int(some["n_defects"].sum())
-                rows.append(
-                    _aim(
-                        f"whole columns found at 1 %, {where}",
-                        "100 % of each",
-                        name,
-                        value,
-                        None,
-                        n,
-                        value == 1.0,
-                        f"lowest: {worst['kind']}",
-                    )
-                )
-            for row in here.filter((pl.col("atoms_changed") == 4) & (pl.col("dprime_ideal") >= 4.5)).to_dicts():
-                target = 0.9 if row["dprime_ideal"] >= 7 else 0.6
-                value, n = float(row["recall_at_1pct"]), int(row["n_defects"])
-                rows.append(
-                    _aim(
-                        f"{row['kind']} found at 1 %, {where}",
-                        f"{100 * target:.0f} %",
-                        name,
-                        value,
-                        float(np.sqrt(value * (1 - value) / n)),
-                        n,
-                        value >= target,
-                        f"d' ideal {row['dprime_ideal']:.1f}",
-                    )
-                )
-        if dose == 1250:
-            for row in here.filter((pl.col("shift_pm") == 10) & (pl.col("site") == kinds[0].site)).to_dicts():
-                value, n = float(row["recall_at_1pct"]), int(row["n_defects"])
-                rows.append(
-                    _aim(
-                        f"{row['kind']} found at 1 %, {where}",
-                        "80 %",
-                        name,
-                        value,
-                        float(np.sqrt(value * (1 - value) / n)),
-                        n,
-                        value >= 0.8,
-                        f"d' ideal {row['dprime_ideal']:.1f}",
-                    )
-                )
-    for row in efficiency.filter(pl.col("dose_e_px").is_in([400.0, 1250.0])).to_dicts():
-        if row["jitter_pm"] not in (0.0, 5.0):
-            continue
-        where, mean, n = (
-            f"{row['dose_e_px']:g} e/px, {row['jitter_pm']:g} pm jitter",
-            row["efficiency_mean"],
-            row["n_defects"],
-        )
-        target = TARGET_JITTER if row["jitter_pm"] else TARGET_MEAN
-        rows.append(
-            _aim(
-                f"efficiency, mean over kinds, {where}",
-                f"{target}",
-                row["method"],
-                mean,
-                row["efficiency_mean_se"],
-                n,
-                mean >= target,
-            )
-        )
-        if not row["jitter_pm"]:
-            low = row["efficiency_lowest"]
-            rows.append(
-                _aim(
-                    f"efficiency, lowest kind, {where}",
-                    f"{TARGET_LOWEST}",
-                    row["method"],
-                    low,
-                    row["efficiency_lowest_se"],
-                    n,
-                    low >= TARGET_LOWEST,
-                    f"lowest: {row['lowest_kind']}",
-                )
-            )
-    rows += _against_baselines(detection) + _calibration_aims(tables) + _naming_aims(tables["kinds"], whole)
-    return pl.DataFrame(rows, infer_schema_length=None)
-
-
-def _against_baselines(detection: pl.DataFrame) -> list[Row]:
-    rows: list[Row] = []
-    vae = detection.filter(pl.col("method") == "vae")
-    for other in ("template", "pca"):
-        both = vae.join(
-            detection.filter(pl.col("method") == other), on=["kind", "dose_e_px", "jitter_pm"], suffix="_other"
-        )
-        if not len(both):
-            continue
-        difference = (both["efficiency"] - both["efficiency_other"]).to_numpy()
-        # the same fields: their noise is shared, so half of a single method's error is a cautious allowance
-        below = both.filter(pl.Series(difference < -0.5 * both["efficiency_se"].to_numpy()))
-        note = ", ".join(f"{r['kind']} at {r['dose_e_px']:g} e/px" for r in below.to_dicts()[:4])
-        rows.append(
-            _aim(
-                f"kinds and conditions in which the VAE is below {other}",
-                "0",
-                "vae",
-                float(len(below)),
-                None,
-                len(both),
-                not len(below),
-                note,
-            )
-        )
-        rows.append(
-            _aim(
-                f"efficiency of the VAE less that of {other}",
-                "≥ 0",
-                "vae",
-                float(difference.mean()),
-                float(difference.std() / np.sqrt(len(difference))),
-                len(both),
-                bool(difference.mean() >= 0),
-            )
-        )
-    return rows
-
-
-def _calibration_aims(tables: Tables) -> list[Row]:
-    rows: list[Row] = []
-    calibration, discovery, intervals = tables["calibration"], tables["discovery"], tables["intervals"]
-    for row in calibration.to_dicts() if len(calibration) else []:
-        if row["group"] != "all":
-            continue
-        for _, name in RATES:
-            ratio = row[f"ratio_{name}"]
-            rows.append(
-                _aim(
-                    f"bulk with p below {name.replace('pct', ' %').replace('0p1', '0.1')}, over nominal",
-                    "0.67 to 1.5",
-                    row["method"],
-                    ratio,
-                    row[f"below_{name}_se"] / (0.01 if name == "1pct" else 0.001),
-                    row["n_bulk"],
-                    1 / 1.5 <= ratio <= 1.5,
-                )
-            )
-    for row in discovery.to_dicts() if len(discovery) else []:
-        rate = row["false_discovery_rate"]
-        if rate is not None:
-            rows.append(
-                _aim(
-                    f"false-discovery rate at q = 0.05, {row['experiment']}",
-                    "at most 0.06",
-                    row["method"],
-                    rate,
-                    row["false_discovery_rate_se"],
-                    row["fields_with_defects"],
-                    rate <= 0.06,
-                )
-            )
-    if len(intervals):
-        for (method, quantity), here in intervals.filter(pl.col("of") == "every column placed").group_by(
-            "method", "quantity", maintain_order=True
-        ):
-            n = int(here["n"].sum())
-            covered = float((here["covered_by_68pct"] * here["n"]).sum()) / n
-            rows.append(
-                _aim(
-                    f"coverage of 68 % intervals: {quantity}",
-                    "60 to 76 %",
-                    str(method),
-                    covered,
-                    float(np.sqrt(covered * (1 - covered) / n)),
-                    n,
-                    0.60 <= covered <= 0.76,
-                )
-            )
-    return rows
-
-
-def _naming_aims(confusion: pl.DataFrame, whole: list[str]) -> list[Row]:
-    rows: list[Row] = []
-    if not len(confusion):
-        return rows
-    here = confusion.filter(pl.col("kind").is_in(whole) & (pl.col("found") != "missed"))
-    for (method,), part in here.group_by("method", maintain_order=True):
-        n = int(part["n"].sum())
-        right = int(part.filter(pl.col("called") == pl.col("found"))["n"].sum()) / n
-        rows.append(
-            _aim(
-                "kind right, whole columns",
-                "97 %",
-                str(method),
-                right,
-                float(np.sqrt(right * (1 - right) / n)),
-                n,
-                right >= 0.97,
-            )
-        )
-    return rows
 
 
 def summarise(

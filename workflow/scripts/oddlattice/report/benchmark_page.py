@@ -119,7 +119,7 @@ def efficiency_plots(tables: Tables) -> list[Row]:
 
 
 def recall_plots(tables: Tables) -> list[Row]:
-    """Recall at 1 % and 0.1 % false positives against the ideal d': every kind under every condition, and the limits."""
+    """Recall at 1 % and 0.1 % false positives against the ideal d': all kinds and conditions, and the limits."""
     plots = []
     curve = tables["ideal"].to_dicts()
     for rate, title in (("1pct", "1 %"), ("0p1pct", "0.1 %")):
@@ -153,7 +153,7 @@ def recall_plots(tables: Tables) -> list[Row]:
     return plots
 
 
-def _recall_against(tables: Tables, x: str, kinds: pl.DataFrame, axis: Axis, title: str) -> Row:
+def _recall_against(x: str, kinds: pl.DataFrame, axis: Axis, title: str) -> Row:
     series = []
     for (method,), part in kinds.group_by("method", maintain_order=True):
         points = [
@@ -184,7 +184,6 @@ def series_plots(tables: Tables) -> list[Row]:
             axis = Axis(1, 20, True, (1, 2, 4, 8, 20))
             plots.append(
                 _recall_against(
-                    tables,
                     "atoms_changed",
                     here,
                     axis,
@@ -197,7 +196,7 @@ def series_plots(tables: Tables) -> list[Row]:
         doses = sorted(here["dose_e_px"].unique().to_list())
         if len(doses) > 2:
             axis = Axis(doses[0] / 1.2, doses[-1] * 1.2, True, tuple(doses))
-            plots.append(_recall_against(tables, "dose_e_px", here, axis, f"{kind}, {jitter:g} pm jitter"))
+            plots.append(_recall_against("dose_e_px", here, axis, f"{kind}, {jitter:g} pm jitter"))
     return plots
 
 
@@ -247,27 +246,68 @@ def text_rows(found: pl.DataFrame, columns: dict[str, str]) -> tuple[list[str], 
 
 TEXT_TABLES = {
     "efficiency": {
-        "method": "Method", "dose_e_px": "Dose, e/px", "jitter_pm": "Jitter, pm", "n_defects": "Defects",
-        "efficiency_mean": "Mean over kinds", "efficiency_mean_se": "± s.e.", "efficiency_lowest": "Lowest kind", "lowest_kind": "which",
+        "method": "Method",
+        "dose_e_px": "Dose, e/px",
+        "jitter_pm": "Jitter, pm",
+        "n_defects": "Defects",
+        "efficiency_mean": "Mean over kinds",
+        "efficiency_mean_se": "± s.e.",
+        "efficiency_lowest": "Lowest kind",
+        "lowest_kind": "which",
     },
     "calibration": {
-        "method": "Method", "group": "Fields", "fields": "n", "n_bulk": "Bulk columns", "below_1pct": "p < 0.01", "below_1pct_se": "± s.e.",
-        "below_0p1pct": "p < 0.001", "below_0p1pct_se": "± s.e.",
+        "method": "Method",
+        "group": "Fields",
+        "fields": "n",
+        "n_bulk": "Bulk columns",
+        "below_1pct": "p < 0.01",
+        "below_1pct_se": "± s.e.",
+        "below_0p1pct": "p < 0.001",
+        "below_0p1pct_se": "± s.e.",
     },
     "discovery": {
-        "method": "Method", "experiment": "Fields", "fields_with_defects": "n", "flagged": "Flagged", "false": "of it false",
-        "false_discovery_rate": "False-discovery rate", "false_discovery_rate_se": "± s.e.", "bulk_fields": "Bulk fields", "bulk_fields_with_alarm": "with an alarm",
+        "method": "Method",
+        "experiment": "Fields",
+        "fields_with_defects": "n",
+        "flagged": "Flagged",
+        "false": "of it false",
+        "false_discovery_rate": "False-discovery rate",
+        "false_discovery_rate_se": "± s.e.",
+        "bulk_fields": "Bulk fields",
+        "bulk_fields_with_alarm": "with an alarm",
     },
     "intervals": {
-        "method": "Method", "kind": "Kind", "of": "Of", "quantity": "Quantity", "unit": "Unit", "n": "n", "bias": "Bias", "rms_error": "rms error",
-        "sigma_median": "Stated s.e.", "covered_by_68pct": "Covered", "covered_low": "from", "covered_high": "to",
+        "method": "Method",
+        "kind": "Kind",
+        "of": "Of",
+        "quantity": "Quantity",
+        "unit": "Unit",
+        "n": "n",
+        "bias": "Bias",
+        "rms_error": "rms error",
+        "sigma_median": "Stated s.e.",
+        "covered_by_68pct": "Covered",
+        "covered_low": "from",
+        "covered_high": "to",
     },
     "files": {
-        "file": "File", "state": "State", "dose_e_px": "Dose, e/px", "jitter_pm": "Jitter, pm", "pixel_pm": "Pixel, pm", "columns_tested": "Columns",
-        "defects_placed": "Defects", "found": "Found", "false_alarms": "False", "clear_placed": "Clear ones", "clear_found": "found",
-        "precision": "Precision", "recall": "Recall", "f1": "F1", "false_alarms_per_1000_columns": "False per 1,000",
+        "file": "File",
+        "state": "State",
+        "dose_e_px": "Dose, e/px",
+        "jitter_pm": "Jitter, pm",
+        "pixel_pm": "Pixel, pm",
+        "columns_tested": "Columns",
+        "defects_placed": "Defects",
+        "found": "Found",
+        "false_alarms": "False",
+        "clear_placed": "Clear ones",
+        "clear_found": "found",
+        "precision": "Precision",
+        "recall": "Recall",
+        "f1": "F1",
+        "false_alarms_per_1000_columns": "False per 1,000",
     },
-}  # fmt: skip
+}
 
 
 def confusion(tables: Tables) -> list[Row]:

@@ -1,11 +1,11 @@
-"""Charts as geometry: lines, points with intervals and bands in the coordinates of an SVG; the template only draws them."""
+"""Charts as geometry: lines, points with intervals and bands in the coordinates of an SVG; the template draws them."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from oddlattice.report.numbers import significant
+from oddlattice.report.numbers import MINUS
 from oddlattice.report.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, ticks
 
 COLOURS = {"vae": "#1f78c8", "pca": "#d07a1c", "template": "#5d8a2a", "published": "#b0498f"}
@@ -60,6 +60,11 @@ class Axis:
         return [10.0**k for k in range(first, last + 1)]
 
 
+def label(value: float) -> str:
+    """A tick's text: no more digits than it has."""
+    return f"{value:g}".replace("-", MINUS)
+
+
 def chart(series: Sequence[Series], x: Axis, y: Axis, band: tuple[float, float] | None = None) -> dict[str, Any]:
     """Drawing of series in one frame; `band` is a range of y that is shaded."""
 
@@ -90,8 +95,8 @@ def chart(series: Sequence[Series], x: Axis, y: Axis, band: tuple[float, float] 
         "right": WIDTH - RIGHT,
         "top": TOP,
         "bottom": HEIGHT - BOTTOM,
-        "x_ticks": [{"at": at_x(t), "label": significant(t)} for t in x.ticks()],
-        "y_ticks": [{"at": at_y(t), "label": significant(t)} for t in y.ticks()],
+        "x_ticks": [{"at": at_x(t), "label": label(t)} for t in x.ticks()],
+        "y_ticks": [{"at": at_y(t), "label": label(t)} for t in y.ticks()],
         "series": drawn,
         "shaded": shaded,
     }
