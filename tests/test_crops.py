@@ -1,0 +1,244 @@
+"""Crops of any phase: reading them, their lattice, odd columns in them, and the table."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pytest
+
+from benchmark_crops import main
+from oddlattice import crops
+from oddlattice.crop_columns import SIDE_PX as WINDOW_PX
+from oddlattice.crop_columns import autocorrelation, cell_sigma, find_columns, find_sites, lay_out, windows
+from oddlattice.crop_lattice import Cell, Fit, find_vectors, fit_crops, learn_cell, predict
+from oddlattice.crop_vae import paste_changes
+from oddlattice.crops import CropsError, find_scale, learn_off_lattice, limit_at, read_set, read_sets
+from oddlattice.lattice import NoLatticeError, describe
+
+Float = npt.NDArray[np.float32]
+SIDE = 64
+DOSE = 300.0
+GROUND = 0.15
+
+
+def vectors(period_px: float, turn_deg: float = 7.0, second: float = 1.0) -> npt.NDArray[np.float64]:
+    angle = np.deg2rad(turn_deg)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return period_px * np.diag([1.0, second]) @ turn
+
+
+def crystal_crops(
+    n: int,
+    lattice: npt.NDArray[np.float64],
+    rng: np.random.Generator,
+    change: float = 0.0,
+    shift_px: float = 0.0,
+    dose: float = DOSE,
+) -> Float:
+    """Crops of two columns a cell (1 and 0.6 high) at any phase; the brighter one nearest the middle is changed."""
+    row, col = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    width = np.sqrt(abs(np.linalg.det(lattice))) / 8
+    out = np.empty((n, SIDE, SIDE))
+    index = np.stack(np.meshgrid(np.arange(-9, 10), np.arange(-9, 10), indexing="ij"), -1).reshape(-1, 2)
+    for k in range(n):
+        image = np.full((SIDE, SIDE), GROUND)
+        phase = rng.random(2)
+        for place, height in ((np.zeros(2), 1.0), (np.full(2, 0.5), 0.6)):
+            at = (index + place + phase) @ lattice
+            odd = np.hypot(*at.T).argmin() if height == 1.0 else -1
+            for number, (r, c) in enumerate(at):
+                if max(abs(r), abs(c)) < SIDE / 2 + 4 * width:
+                    factor = 1 + change if number == odd else 1.0
+                    aside = shift_px if number == odd else 0.0
+                    image += factor * height * np.exp(-((row - r) ** 2 + (col - c - aside) ** 2) / (2 * width**2))
+        out[k] = image
+    return rng.poisson(out * dose).astype(np.float32)
+
+
+def write_sets(folder: Path, **sets: Float) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, images in sets.items():
+        np.save(folder / f"{name}.npy", images)
+    return folder
+
+
+# ---- sets
+
+
+def crops_of_noise(n: int = 25, side: int = SIDE) -> Float:
+    return np.random.default_rng(1).random((n, side, side), dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("array", "found"),
+    [
+        (crops_of_noise(25, 32), r"found shape \(25, 32, 32\); needed .*\(N, 64, 64\)"),
+        (crops_of_noise(25)[0], r"found shape \(64, 64\)"),
+        (crops_of_noise(3), r"found shape \(3, 64, 64\)"),
+        (crops_of_noise() + 1j, r"found dtype complex"),
+        (crops_of_noise() > 0.5, r"found dtype bool"),
+        (
+            np.where(np.arange(25)[:, None, None] == 7, np.nan, crops_of_noise()),
+            r"not finite in 1 crops, first in crop 7",
+        ),
+        (np.where(np.arange(25)[:, None, None] == 3, 5.0, crops_of_noise()), r"1 crops of one value, first crop 3"),
+        (np.array([{"a": 1}], dtype=object), r"Python objects"),
+    ],
+)
+def test_a_bad_set_is_refused_in_one_sentence(tmp_path: Path, array: npt.NDArray[np.generic], found: str) -> None:
+    path = tmp_path / "bulk_train.npy"
+    np.save(path, array)
+    with pytest.raises(CropsError, match=rf"^{path}: .*{found}") as caught:
+        read_set(path)
+    assert "\n" not in str(caught.value) and "needed" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", b"PK\x03\x04 cut off", b"\x93NUMPY\x01\x00"])
+def test_a_file_that_is_no_array_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.npy").write_bytes(content)
+    with pytest.raises(CropsError, match=r"x\.npy: found .*; needed"):
+        read_set(tmp_path / "x.npy")
+
+
+def test_whole_numbers_of_any_kind_are_read(tmp_path: Path) -> None:
+    counts = (100 * crops_of_noise()).astype(">u2")
+    np.save(tmp_path / "x.npy", counts)
+    assert np.array_equal(read_set(tmp_path / "x.npy"), counts)
+
+
+def test_a_folder_needs_both_bulk_sets_and_a_defect(tmp_path: Path) -> None:
+    with pytest.raises(CropsError, match="found no folder"):
+        read_sets(tmp_path / "none")
+    write_sets(tmp_path, bulk_train=crops_of_noise(), odd=crops_of_noise())
+    with pytest.raises(CropsError, match=r"found bulk_train.npy, odd.npy; needed .*bulk_test.npy"):
+        read_sets(tmp_path)
+    write_sets(tmp_path, bulk_test=crops_of_noise(), another=crops_of_noise())
+    assert list(read_sets(tmp_path)) == ["bulk_train", "bulk_test", "another", "odd"]
+
+
+# ---- lattice
+
+
+@pytest.mark.parametrize(("period", "turn", "second"), [(23.8, 7, 1.0), (13.0, 31, 1.0), (34.0, 3, 1.2)])
+def test_the_lattice_of_crops_is_found(period: float, turn: float, second: float) -> None:
+    lattice = vectors(period, turn, second)
+    found = describe(find_vectors(crystal_crops(60, lattice, np.random.default_rng(2))))
+    expected = sorted((period, period * second))
+    assert found[:2] == pytest.approx(expected, rel=0.01)
+    assert found[2] == pytest.approx(90, abs=1)
+
+
+def test_no_lattice_is_said() -> None:
+    with pytest.raises(NoLatticeError):
+        find_vectors(crops_of_noise(60))
+
+
+LATTICE = vectors(23.8)
+
+
+@pytest.fixture(scope="module")
+def learned() -> tuple[Float, Cell, Fit]:
+    train = crystal_crops(60, LATTICE, np.random.default_rng(3))
+    return train, *learn_cell(train, rounds=3)
+
+
+def test_the_cell_explains_bulk_down_to_the_noise(learned: tuple[Float, Cell, Fit]) -> None:
+    _, cell, _ = learned
+    places = find_columns(cell)
+    assert len(places) == 2
+    assert (places[1] - places[0]) % 1.0 == pytest.approx([0.5, 0.5], abs=0.03)
+    fresh = crystal_crops(30, LATTICE, np.random.default_rng(4))
+    fit, _, _ = fit_crops(cell, fresh)
+    rest = fresh - predict(cell, fit)
+    assert (rest**2).mean() == pytest.approx(fresh.mean(), rel=0.06)  # Poisson: variance is the mean
+
+
+def test_columns_stand_at_the_same_place_in_every_canvas(learned: tuple[Float, Cell, Fit]) -> None:
+    train, cell, bulk_fit = learned
+    site = find_sites(cell)[0]
+    centre = WINDOW_PX**2 // 2
+
+    def lowest(images: Float, fit: Fit) -> npt.NDArray[np.float64]:
+        canvas = lay_out(cell, fit, images - predict(cell, fit))
+        values, masks, of = windows(canvas, site)
+        assert masks.shape[1] == WINDOW_PX**2
+        found = np.full(len(images), np.inf)
+        np.minimum.at(found, of, values[:, centre - 1 : centre + 2].mean(1))
+        return found
+
+    odd = crystal_crops(30, LATTICE, np.random.default_rng(5), change=-1.0)
+    assert (lowest(odd, fit_crops(cell, odd)[0]) < lowest(train, bulk_fit).min()).mean() > 0.9
+
+
+def test_noise_of_single_pixels_is_hardly_correlated(learned: tuple[Float, Cell, Fit]) -> None:
+    train, cell, fit = learned
+    canvas = lay_out(cell, fit, train - predict(cell, fit))
+    correlation = autocorrelation(canvas, cell_sigma(canvas))
+    assert correlation[WINDOW_PX - 1, WINDOW_PX - 1] == correlation.max() == pytest.approx(1.0)
+    assert np.abs(correlation[:8]).max() < 0.1
+
+
+def test_changes_are_pasted_inside_the_crop_only(learned: tuple[Float, Cell, Fit]) -> None:
+    train, cell, fit = learned
+    canvas = lay_out(cell, fit, train - predict(cell, fit))
+    pasted = paste_changes(canvas.rest, canvas.seen, find_sites(cell), np.random.default_rng(6))
+    changed = (pasted != canvas.rest).any(axis=(1, 2))
+    assert 0.3 < changed.mean() < 1.0
+    assert not pasted[~canvas.seen].any()
+
+
+# ---- the whole
+
+
+def test_limit_lets_the_stated_part_of_bulk_through() -> None:
+    scores = np.random.default_rng(6).permutation(1000).astype(float)
+    assert (scores > limit_at(scores, 0.01)).sum() == 10
+    assert (scores > limit_at(scores, 0.001)).sum() == 1
+    assert (scores[:50] > limit_at(scores[:50], 0.01)).sum() == 0
+
+
+def test_whole_columns_are_found_and_ours_beats_the_components(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crops, "STEPS", 150)
+    rng = np.random.default_rng(7)
+    lattice = vectors(23.8)
+    folder = write_sets(
+        tmp_path / "sets",
+        bulk_train=crystal_crops(100, lattice, rng),
+        bulk_test=crystal_crops(100, lattice, rng),
+        empty=crystal_crops(20, lattice, rng, change=-1.0),
+        weak=crystal_crops(50, lattice, rng, change=-0.12),
+        moved=crystal_crops(20, lattice, rng, shift_px=6.0),
+    )
+    said: list[str] = []
+    main(folder, tmp_path / "crops.csv", band_width=1.5, seed=1, threads=1, say=said.append, epochs=1)
+    table = pl.read_csv(tmp_path / "crops.csv")
+    assert table.columns[:7] == [
+        "method", "set", "n", "auroc", "tpr_at_1pct_fpr", "tpr_at_0p1pct_fpr", "detected_published_rule",
+    ]  # fmt: skip
+    assert set(table["method"]) == {"template", "pca", "published", "vae"}
+    assert set(table["set"]) == {"bulk_test", "empty", "weak", "moved"}
+    rows = {(row["method"], row["set"]): row for row in table.iter_rows(named=True)}
+    assert rows["vae", "bulk_test"]["auroc"] is None
+    assert rows["vae", "bulk_test"]["tpr_at_1pct_fpr"] == 0.01
+    for kind in ("empty", "moved"):
+        assert rows["vae", kind]["tpr_at_1pct_fpr"] == 1.0
+    assert rows["vae", "weak"]["auroc"] > max(rows["pca", "weak"]["auroc"] + 0.05, 0.8)
+    assert any(line.startswith("lattice: 23.8") for line in said)
+
+
+def test_without_a_lattice_a_large_change_is_still_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crops, "STEPS", 100)
+    rng = np.random.default_rng(8)
+    row, col = np.mgrid[:SIDE, :SIDE] - SIDE / 2
+
+    def blobs(n: int, extra: float = 0.0) -> Float:
+        image = 1 + rng.normal(0, 0.2, (n, 1, 1)) * np.exp(-(row**2 + col**2) / 800)
+        image = image + extra * np.exp(-((row - 10) ** 2 + (col + 6) ** 2) / 18)
+        return rng.poisson(100 * image).astype(np.float32)
+
+    train = blobs(80)
+    method = learn_off_lattice(train, find_scale(train), seed=1, say=lambda _: None)
+    bulk, odd = method.evaluate(blobs(60)).score, method.evaluate(blobs(30, 0.8)).score
+    assert odd.min() > np.median(bulk)
+    assert (odd > limit_at(bulk, 0.02)).mean() > 0.95
