@@ -30,6 +30,7 @@ include: "workflow/rules/5_report.smk"
 include: "workflow/rules/simulate.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/benchmark.smk"
+include: "workflow/rules/benchmark_crops.smk"
 
 
 onstart:
