@@ -25,7 +25,7 @@ DIRECTIONS = 8
 STRENGTHS = (0.15, 0.3, 0.6, 1.0)  # of a whole change; which one a defect has is not known
 RIDGE = 0.05  # least eigenvalue of a window's covariance, of the mean variance
 FEWEST_WINDOWS = 150  # fewer whole windows say nothing about columns' own scatter
-OWN_PART = 0.5
+OWN_PART = 0.25
 BLOCK = 256  # columns at a time
 
 
@@ -257,8 +257,8 @@ def _stationary(correlation: Array) -> Array:
 def learn_judge(site: Site, canvas: Canvas, sigma: Array, stationary: Array) -> Judge:
     """Learn how bulk windows of a column scatter.
 
-    Half of the covariance is that of whitened canvases anywhere, scaled to each pixel of the cell, with the columns'
-    own scatter in intensity and place on top; half is the windows' own. The first is few numbers and cannot be all; the
+    Most of the covariance is that of whitened canvases anywhere, scaled to each pixel of the cell, with the columns'
+    own scatter in intensity and place on top; a part is the windows' own. The first is few numbers and cannot be all; the
     second is all, but of crops of one image, which overlap: of too few columns to be trusted alone.
     """
     first, _ = _window_grid(site.u, site.v)
