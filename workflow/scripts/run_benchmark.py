@@ -46,7 +46,6 @@ from oddlattice.model import Model, load_model
 from oddlattice.onethread import one_thread
 from oddlattice.products import SHARD, table, write_tsv
 from oddlattice.published import (
-    REACH_CELLS,
     PublishedVAE,
     average_near_maximum,
     load_published,
@@ -55,6 +54,7 @@ from oddlattice.published import (
     prepared,
     save_published,
     train_published,
+    whole_patches,
 )
 from oddlattice.register import NoModelError, Registration, fit_registration, render
 from oddlattice.report.benchmark_page import write_page
@@ -181,8 +181,7 @@ def published_table(
     image = prepared(tiles)
     offset = {column.site: (column.u, column.v) for column in crystal.tested}
     uv = np.array([np.add((u, v), offset[s]) for s, u, v in columns.select("site", "cell_u", "cell_v").iter_rows()])
-    size = np.array(tiles.shape) / CELL_PX
-    fits = ((uv > REACH_CELLS + 0.1) & (uv < size - REACH_CELLS - 0.1)).all(axis=1)
+    fits = whole_patches(tiles, uv)
     truth = columns["truth"].to_numpy()
     odd = np.flatnonzero(fits & (truth >= 0))
     bulk = np.flatnonzero(fits & (truth == BULK))
@@ -294,7 +293,7 @@ def jobs_of(plan: Plan, library: Library, model: Model, methods: tuple[str, ...]
 
 
 def published_weights(plan: Plan, library: Library, crystal: Crystal, seed: int, path: Path) -> None:
-    """Train the published network on crops, at random places, of bulk fields of their own seeds."""
+    """Train the published network on crops, centred on columns, of bulk fields of their own seeds."""
     crops: list[Float] = []
     field_number = 0
     while sum(len(part) for part in crops) < plan.published_patches:
@@ -304,14 +303,14 @@ def published_weights(plan: Plan, library: Library, crystal: Crystal, seed: int,
         scan = compose_field(library, crystal, conditions, shape, (), int(rng.integers(2**31))).scan
         found = fit_registration(scan.counts, [crystal], (conditions.pixel_nm,) * 2)
         tiles = render(scan.counts, found, (slice(0, found.mask.shape[0]), slice(0, found.mask.shape[1])))
-        size = np.array(tiles.shape) / CELL_PX
-        uv = rng.uniform(REACH_CELLS + 0.1, size - REACH_CELLS - 0.1, (4 * plan.published_patches, 2))
-        whole = [found.mask[int(u) - 1 : int(u) + 2, int(v) - 1 : int(v) + 2].all() for u, v in uv]
-        most = -(-plan.published_patches // 4)  # from at least four fields, as far as they last
-        crops.append(patches_at(prepared(tiles), uv[whole][:most]))
+        cells = np.argwhere(found.mask)
+        uv = np.concatenate([cells + np.array([column.u, column.v]) for column in crystal.tested])
+        uv = rng.permutation(uv[whole_patches(tiles, uv)])
+        most = -(-plan.published_patches // 4)  # from four fields at least
+        crops.append(patches_at(prepared(tiles), uv[:most]))
         field_number += 1
     patches = np.concatenate(crops)[: plan.published_patches]
-    save_published(train_published(patches, plan.published_epochs, seed, print), path)
+    save_published(train_published(patches, plan.published_epochs, seed, print, plan.published_rate), path)
 
 
 # ---------------------------------------------------------------- whole files

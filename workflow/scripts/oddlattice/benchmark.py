@@ -253,8 +253,8 @@ class Plan:
         Half of them bulk; all under conditions of their own.
     files : int
         Files through the whole pipeline.
-    published_patches, published_epochs : int
-        Training of the published network (as published: 1,000 and 200).
+    published_patches, published_epochs, published_rate : int, int, float
+        Training of the published network (as published: 1,000, 200 and 1e-4).
     every : int
         Of the kinds of the detection experiment, every so many.
     """
@@ -269,16 +269,17 @@ class Plan:
     files: int
     published_patches: int
     published_epochs: int
+    published_rate: float
     every: int = 1
 
 
 MAIN = ((400.0, 0.0), (400.0, 5.0), (1250.0, 5.0))
 _DOSES, _JITTERS = (50.0, 150.0, 400.0, 1250.0, 5000.0), (0.0, 5.0, 8.0)
 PLANS = {
-    "tiny": Plan(512, ((400.0, 5.0),), 2, (), 0, 1, 2, 1, 64, 1, every=4),
-    "quick": Plan(1024, MAIN, 12, ((100.0, 5.0), (5000.0, 5.0)), 4, 12, 24, 3, 400, 10),
+    "tiny": Plan(512, ((400.0, 5.0),), 2, (), 0, 1, 2, 1, 64, 1, 1e-3, every=4),
+    "quick": Plan(1024, MAIN, 12, ((100.0, 5.0), (5000.0, 5.0)), 4, 12, 24, 3, 400, 20, 1e-3),
     "full": Plan(
-        1024, MAIN, 300, tuple(c for c in product(_DOSES, _JITTERS) if c not in MAIN), 60, 215, 400, 24, 1000, 200
+        1024, MAIN, 300, tuple(c for c in product(_DOSES, _JITTERS) if c not in MAIN), 60, 215, 400, 24, 1000, 200, 1e-4
     ),
 }
 

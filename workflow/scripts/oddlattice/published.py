@@ -4,6 +4,8 @@ What is as published: patches of 64 x 64 px at 23.8 px a cell, blurred by 2 px; 
 the score (average near maximum) and the band of 1.5 standard deviations of bulk.
 What is mended: every patch is compared with its own prediction, from the posterior mean of its own latents; the scale
 is the image's brightness, not the patch's own maximum, which a defect changes.
+What is given to it: the registration of the others. Its patches are centred on columns, in training and in use, so that
+it need not learn every phase of the lattice.
 """
 
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from oddlattice.crystal import CELL_PX
+from oddlattice.inference import cpu_has_bf16
 
 Float = npt.NDArray[np.float32]
 
@@ -91,6 +94,14 @@ def prepared(tiles: Float) -> Float:
     return np.asarray(np.clip(smooth / top, 0.0, 1.0), dtype=np.float32)
 
 
+def whole_patches(tiles: Float, uv: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+    """Whether a patch centred on lattice coordinates `uv` (n, 2) [cells] has data (tiles > 0) everywhere."""
+    half = int(np.ceil(REACH_CELLS * CELL_PX)) + 3
+    known = ndimage.minimum_filter((tiles > 0).astype(np.uint8), size=2 * half + 1, mode="constant", cval=0)
+    row, col = np.clip(np.rint(uv * CELL_PX).astype(int), 0, np.array(tiles.shape) - 1).T
+    return np.asarray(known[row, col] > 0)
+
+
 def patches_at(image: Float, uv: npt.NDArray[np.floating]) -> Float:
     """Patches (n, 64, 64) centred on lattice coordinates `uv` (n, 2) [cells] to the nearest pixel.
 
@@ -107,19 +118,21 @@ def patches_at(image: Float, uv: npt.NDArray[np.floating]) -> Float:
 
 
 def train_published(
-    patches: Float, epochs: int, seed: int, say: Callable[[str], None] = lambda _: None
+    patches: Float, epochs: int, seed: int, say: Callable[[str], None] = lambda _: None, rate: float = LEARNING_RATE
 ) -> PublishedVAE:
-    """Train on bulk patches (n, 64, 64) as published: Adam, batches of 16, `epochs` passes (200 as published)."""
+    """Train on bulk patches (n, 64, 64): Adam, batches of 16, `epochs` passes; 200 at a rate of 1e-4 as published."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     model = PublishedVAE()
-    optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    optimiser = torch.optim.Adam(model.parameters(), lr=rate)
     data = torch.from_numpy(patches)[:, None]
+    fast = cpu_has_bf16()
     for epoch in range(epochs):
         order = torch.randperm(len(data), generator=generator)
         total = 0.0
         for start in range(0, len(data) - BATCH + 1, BATCH):
-            loss = model.loss(data[order[start : start + BATCH]], generator)
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+                loss = model.loss(data[order[start : start + BATCH]], generator)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

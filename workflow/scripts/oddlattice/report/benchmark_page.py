@@ -271,6 +271,7 @@ TEXT_TABLES = {
         "fields_with_defects": "n",
         "flagged": "Flagged",
         "false": "of it false",
+        "false_beside_a_defect": "beside a defect",
         "false_discovery_rate": "False-discovery rate",
         "false_discovery_rate_se": "± s.e.",
         "bulk_fields": "Bulk fields",
