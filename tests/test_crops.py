@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from benchmark_crops import main
 from oddlattice import crops
@@ -152,6 +153,17 @@ def test_the_cell_explains_bulk_down_to_the_noise(learned: tuple[Float, Cell, Fi
     fit, _, _ = fit_crops(cell, fresh)
     rest = fresh - predict(cell, fit)
     assert (rest**2).mean() == pytest.approx(fresh.mean(), rel=0.06)  # Poisson: variance is the mean
+
+
+def test_the_border_of_crops_blurred_one_by_one_is_left_out(learned: tuple[Float, Cell, Fit]) -> None:
+    train, cell, _ = learned
+    assert cell.rim_px == 0
+    blurred = gaussian_filter(train, (0, 2, 2))
+    own, fit = learn_cell(blurred / blurred.max(axis=(1, 2), keepdims=True), rounds=2)
+    assert 2 <= own.rim_px <= 6
+    assert describe(own.vectors_px)[:2] == pytest.approx((23.8, 23.8), rel=0.003)
+    seen = lay_out(own, fit, blurred).seen.mean() / lay_out(cell, fit, blurred).seen.mean()
+    assert seen == pytest.approx((1 - 2 * own.rim_px / SIDE) ** 2, abs=0.02)
 
 
 def test_columns_stand_at_the_same_place_in_every_canvas(learned: tuple[Float, Cell, Fit]) -> None:

@@ -72,7 +72,7 @@ def lay_out(cell: Cell, fit: Fit, rest: Float) -> Canvas:
         at = place + fit.geometry[k, :2] + middle
         near = np.clip(np.rint(at).astype(int), 0, side - 1)
         at = place + moved[k][:, near[:, 0], near[:, 1]].T + middle  # slopes and row shifts, where the pixel is
-        seen[k] = (at > -0.5).all(1) & (at < side - 0.5).all(1)
+        seen[k] = (at > cell.rim_px - 0.5).all(1) & (at < side - cell.rim_px - 0.5).all(1)
         out[k, seen[k]] = map_coordinates(smooth[k], at[seen[k]].T, order=1, mode="nearest")
     shape = (len(rest), cells * CANVAS_PX, cells * CANVAS_PX)
     return Canvas(out.reshape(shape), seen.reshape(shape), corner)
@@ -258,8 +258,8 @@ def learn_judge(site: Site, canvas: Canvas, sigma: Array, stationary: Array) -> 
     """Learn how bulk windows of a column scatter.
 
     Most of the covariance is that of whitened canvases anywhere, scaled to each pixel of the cell, with the columns'
-    own scatter in intensity and place on top; a part is the windows' own. The first is few numbers and cannot be all; the
-    second is all, but of crops of one image, which overlap: of too few columns to be trusted alone.
+    own scatter in intensity and place on top; a part is the windows' own. The first is few numbers and cannot be all;
+    the second is all, but of crops of one image, which overlap: of too few columns to be trusted alone.
     """
     first, _ = _window_grid(site.u, site.v)
     rows, cols = ((first[axis] + np.arange(SIDE_PX)) % CANVAS_PX for axis in range(2))

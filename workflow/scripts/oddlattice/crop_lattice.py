@@ -28,6 +28,8 @@ SUPERCELL_EXCESS = (
     3.0  # power at the frequencies of a larger cell over that between them, for the larger cell to be real
 )
 CHUNK = 100  # crops at a time
+WIDEST_RIM_PX = 7
+RIM_EXCESS = 1.15  # misfit over that further in, from which on a border is left out
 PLANE = 3  # 1, row, col
 GEOMETRY = 6  # shift, and its slopes along row and col
 
@@ -186,6 +188,8 @@ class Cell:
         Pixels over which the noise is one and the same.
     energy_limit : float
         Local misfit over the expected one that 99 % of bulk stays below.
+    rim_px : int
+        Pixels at the border of every crop that are not what the image showed there (crops blurred one by one).
     """
 
     vectors_px: Array
@@ -194,6 +198,7 @@ class Cell:
     prior: Array
     correlation_px: float
     energy_limit: float
+    rim_px: int = 0
 
     @property
     def slopes(self) -> Array:
@@ -351,6 +356,20 @@ def _local_energy(rest: Array, variance: Array, sigma_px: float) -> Array:
     )
 
 
+def border_px(side: int) -> npt.NDArray[np.int64]:
+    """Distance of every pixel from the border of a crop, 0 at it; shape (side, side)."""
+    line = np.minimum(np.arange(side), np.arange(side)[::-1])
+    return np.minimum(line[:, None], line[None, :])
+
+
+def _rim(ratio: Array) -> int:
+    """Pixels at the border whose mean misfit over the expected one (side, side) stands out."""
+    border = border_px(len(ratio))
+    by_distance = np.array([ratio[border == distance].mean() for distance in range(len(ratio) // 4)])
+    odd = np.flatnonzero(by_distance[:WIDEST_RIM_PX] > RIM_EXCESS * np.median(by_distance[WIDEST_RIM_PX:]))
+    return int(odd[-1]) + 1 if len(odd) else 0
+
+
 def column_px(vectors_px: Array) -> float:
     """Standard deviation of a typical column [px]: an eighth of the cell."""
     return float(np.sqrt(abs(np.linalg.det(vectors_px))) / 8)
@@ -366,7 +385,7 @@ def _step(cell: Cell, slopes: Array, crops: Array, fit: Fit, robust: bool) -> tu
     bright = fit.brightness @ plane.T / scale
     rest = crops.reshape(n, -1) / scale - fit.ground @ plane.T / scale - bright * value
     variance = sample_cell(cell.variance, uv)
-    weight = 1 / (variance * cell.correlation_px)
+    weight = (border_px(side) >= cell.rim_px).ravel() / (variance * cell.correlation_px)
     if robust:
         shape = (n, side, side)
         energy = _local_energy(rest.reshape(shape), variance.reshape(shape), column_px(cell.vectors_px))
@@ -443,6 +462,8 @@ def _averaged(cell: Cell, crops: Float, fit: Fit) -> Cell:
     plane = _plane(side)
     sums = np.zeros((3, BINS * BINS))
     energies, correlations = [], []
+    ratio = np.zeros((side, side))
+    inner = (border_px(side) >= cell.rim_px).ravel()
     for start in range(0, len(crops), CHUNK):
         which = slice(start, start + CHUNK)
         part, part_fit = crops[which].reshape(-1, side * side).astype(np.float64), fit.part(which)
@@ -456,10 +477,11 @@ def _averaged(cell: Cell, crops: Float, fit: Fit) -> Cell:
         variance = sample_cell(cell.variance, uv)
         square = [a.reshape(-1, side, side) for a in (rest, variance)]
         energy = _local_energy(square[0], square[1], column_px(cell.vectors_px))
-        weight = np.minimum(1, (cell.energy_limit / np.maximum(energy, 1e-9)) ** 2).reshape(len(part), -1)
+        weight = np.minimum(1, (cell.energy_limit / np.maximum(energy, 1e-9)) ** 2).reshape(len(part), -1) * inner
+        ratio += (square[0] ** 2 / square[1]).sum(0)
         for k, value in enumerate((bright * weight * level, bright**2 * weight, weight * rest**2)):
             sums[k] += np.bincount(bins, value.ravel(), BINS * BINS)
-        energies.append(energy[:, ::4, ::4].ravel())
+        energies.append(energy[:, WIDEST_RIM_PX:-WIDEST_RIM_PX:4, WIDEST_RIM_PX:-WIDEST_RIM_PX:4].ravel())
         white = square[0] / np.sqrt(square[1])
         power = np.abs(np.fft.fft2(white - white.mean(axis=(1, 2), keepdims=True), s=(2 * side, 2 * side))) ** 2
         ring = np.fft.fftfreq(2 * side)
@@ -475,6 +497,7 @@ def _averaged(cell: Cell, crops: Float, fit: Fit) -> Cell:
         variance=variance / fine.std() ** 2,
         correlation_px=float(max(1.0, np.mean(correlations))),
         energy_limit=float(max(1.5, np.quantile(np.concatenate(energies), 0.99))),
+        rim_px=_rim(ratio),
     )
 
 
@@ -502,7 +525,8 @@ def learn_cell(crops: Float, rounds: int = 4) -> tuple[Cell, Fit]:
         usual = np.array([_clipped_mean(found[:, k] ** 2 + variance[:, k]) for k in range(12)])
         free = np.isinf(loose[:12])
         prior = np.append(np.where(free, np.inf, usual), _clipped_mean(fit.row_shift_px**2 + row_variance))
-        cell = replace(_averaged(cell, crops, fit), prior=np.maximum(prior, 1e-8))
+        vectors = cell.vectors_px @ np.linalg.inv(np.eye(2) - fit.geometry[:, 2:].mean(0).reshape(2, 2) / (side / 2))
+        cell = replace(_averaged(cell, crops, fit), prior=np.maximum(prior, 1e-8), vectors_px=vectors)
     fit, _, _ = fit_crops(cell, crops)
     return cell, fit
 
