@@ -13,8 +13,9 @@ from oddlattice import crops
 from oddlattice.crop_columns import SIDE_PX as WINDOW_PX
 from oddlattice.crop_columns import autocorrelation, cell_sigma, find_columns, find_sites, lay_out, windows
 from oddlattice.crop_lattice import Cell, Fit, find_vectors, fit_crops, learn_cell, predict
+from oddlattice.crop_sets import CropsError, read_set, read_sets
 from oddlattice.crop_vae import paste_changes
-from oddlattice.crops import CropsError, find_scale, learn_off_lattice, limit_at, read_set, read_sets
+from oddlattice.crops import find_scale, learn_off_lattice, limit_at
 from oddlattice.lattice import NoLatticeError, describe
 
 Float = npt.NDArray[np.float32]

@@ -5,19 +5,10 @@ Out: results/benchmark/crops.csv   method, set, n, auroc, tpr_at_1pct_fpr, tpr_a
                                    [fractions], then auroc_se and 95 % intervals
 """
 
-CROPS = os.path.abspath(os.path.expanduser(config["crops"])) if config["crops"] else ""
-
-
-def crop_sets(wildcards):
-    """Input function: the .npy files of the folder of crops."""
-    if not CROPS:
-        sys.exit(f"{settings.source(['crops'], config_sources())}: crops: found nothing; needed a folder of .npy sets")
-    return sorted(str(path) for path in Path(CROPS).glob("*.npy"))
-
 
 rule benchmark_crops:
     input:
-        sets=crop_sets,
+        sets=of_crops,
         modules=modules_of("benchmark_crops"),
     output:
         table="results/benchmark/crops.csv",
@@ -30,7 +21,7 @@ rule benchmark_crops:
         mem_mb=4000,
         runtime=120,
     params:
-        folder=CROPS,
+        folder=config["crops"],
         band_width=config["defects"]["published_band_std"],
         seed=config["seed"],
     script:

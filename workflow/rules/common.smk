@@ -35,7 +35,8 @@ def checked_config():
         found = settings.checked(config, schema, config_sources())
     except settings.SettingsError as error:
         sys.exit(str(error))
-    return found | {"archive": os.path.abspath(os.path.expanduser(found["archive"]))}
+    crops = os.path.abspath(os.path.expanduser(found["crops"])) if found["crops"] else ""
+    return found | {"archive": os.path.abspath(os.path.expanduser(found["archive"])), "crops": crops}
 
 
 def stop(key, error):
@@ -122,6 +123,18 @@ def of_models(name):
 def of_shards(path):
     """Input function: `path` for every shard."""
     return lambda wildcards: [path.format(shard=shard) for shard in shards()]
+
+
+def of_crops(wildcards):
+    """Input function: the sets below `crops`, each of them looked at; a bad one ends the run with one sentence."""
+    from oddlattice import crop_sets  # here, not above: it brings numpy, which no other part of a Snakefile needs
+
+    if not config["crops"]:
+        stop("crops", "found nothing; needed the path of a folder of .npy sets")
+    try:
+        return [f"{config['crops']}/{name}.npy" for name in crop_sets.read_sets(Path(config["crops"]))]
+    except crop_sets.CropsError as error:
+        stop("crops", error)
 
 
 def modules_of(script):

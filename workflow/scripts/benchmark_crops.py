@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 import torch
 
-from oddlattice.crops import PUBLISHED_EPOCHS, TRAIN, CropsError, learn_methods, read_sets, score_sets, table_lines
+from oddlattice.crop_sets import TRAIN, CropsError, read_sets
+from oddlattice.crops import PUBLISHED_EPOCHS, learn_methods, score_sets, table_lines
 from oddlattice.logs import log_to
 from oddlattice.whole import whole_file
 

@@ -1,4 +1,4 @@
-"""Crops of one size and any phase: sets from files, every method behind one interface, one table.
+"""Crops of one size and any phase: every method behind one interface, one table.
 
 Everything is decided by bulk crops for training; the other sets are only scored. The score of a crop is that of its
 oddest column (ours), or of its largest difference (the baselines).
@@ -7,13 +7,11 @@ oddest column (ours), or of its largest difference (the baselines).
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import torch
 from scipy.ndimage import gaussian_filter
 
 from oddlattice import published
@@ -31,79 +29,21 @@ from oddlattice.crop_columns import (
     seen_from_crops,
 )
 from oddlattice.crop_lattice import Cell, Fit, fit_crops, joined, learn_cell, predict, starting_fit
+from oddlattice.crop_sets import SIDE_PX, TEST, TRAIN
 from oddlattice.crop_vae import STEPS, Predictor, TrainingSet, train_predictor
-from oddlattice.inference import cpu_has_bf16
 from oddlattice.lattice import NoLatticeError
 
 Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
 Say = Callable[[str], None]
 
-SIDE_PX = 64
-TRAIN, TEST = "bulk_train", "bulk_test"
-FEWEST = 20  # crops of a set
 COMPONENTS = 20
-PUBLISHED_EPOCHS = 20  # 200 as published, which take hours on two cores
+PUBLISHED_EPOCHS, PUBLISHED_RATE = 20, 1e-3  # 200 and 1e-4 as published, which take hours on two cores
 CELL_CROPS = 400  # crops from which the cell is learned, evenly taken
 ROUNDS = 3
 SMOOTH_PX = 2.0  # differences of the baselines are smoothed over about a column before the largest is taken
 CHUNK = 64
 RATES = (0.01, 0.001)
-
-
-class CropsError(ValueError):
-    """A folder of crops cannot be used; the message names file, what was found and what is needed."""
-
-
-# ---- sets
-
-
-def read_set(path: Path) -> Float:
-    """Read one set of crops (n, 64, 64).
-
-    Raises
-    ------
-    CropsError
-        If the file is no such array of finite numbers.
-    """
-    needed = f"needed a .npy array of finite numbers of shape (N, {SIDE_PX}, {SIDE_PX}), N at least {FEWEST}"
-    try:
-        found = np.lib.format.open_memmap(path, mode="r")  # of .npy files only, and never of pickled objects
-    except (OSError, ValueError) as error:
-        raise CropsError(f"{path}: found {' '.join(str(error).split())}; {needed}") from None
-    if found.ndim != 3 or found.shape[1:] != (SIDE_PX, SIDE_PX) or len(found) < FEWEST:
-        raise CropsError(f"{path}: found shape {found.shape}; {needed}")
-    if found.dtype.kind not in "iuf":
-        raise CropsError(f"{path}: found dtype {found.dtype}; {needed}")
-    crops = np.asarray(found, dtype=np.float32)
-    bad = np.flatnonzero(~np.isfinite(crops).all(axis=(1, 2)))
-    if len(bad):
-        raise CropsError(
-            f"{path}: found values that are not finite in {len(bad)} crops, first in crop {bad[0]}; {needed}"
-        )
-    flat = np.flatnonzero(np.ptp(crops, axis=(1, 2)) == 0)
-    if len(flat):
-        raise CropsError(f"{path}: found {len(flat)} crops of one value, first crop {flat[0]}; needed images")
-    return crops
-
-
-def read_sets(folder: Path) -> dict[str, Float]:
-    """Read all sets of a folder: bulk_train and bulk_test first, then every other by name.
-
-    Raises
-    ------
-    CropsError
-        If the folder, one of the two bulk sets or every defect is missing, or a file cannot be used.
-    """
-    if not folder.is_dir():
-        raise CropsError(f"{folder}: found no folder; needed one with {TRAIN}.npy, {TEST}.npy and one .npy per defect")
-    names = sorted(path.stem for path in folder.glob("*.npy"))
-    missing = [f"{name}.npy" for name in (TRAIN, TEST) if name not in names]
-    if missing or len(names) < 3:
-        found = ", ".join(f"{name}.npy" for name in names) or "no .npy file"
-        raise CropsError(f"{folder}: found {found}; needed {TRAIN}.npy, {TEST}.npy and at least one defect's .npy")
-    ordered = [TRAIN, TEST, *(name for name in names if name not in (TRAIN, TEST))]
-    return {name: read_set(folder / f"{name}.npy") for name in ordered}
 
 
 # ---- the scale the published rule is told in
@@ -236,9 +176,8 @@ class Published:
 
 
 def learn_published(train: Float, scale: Scale, epochs: int, seed: int, say: Say) -> Published:
-    """Train the published network on bulk crops, as they are; in bfloat16 where the processor has it."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bf16()):
-        network = published.train_published(scale.prepared(train), epochs, seed, say)
+    """Train the published network on bulk crops, as they are."""
+    network = published.train_published(scale.prepared(train), epochs, seed, say, PUBLISHED_RATE)
     middle = float(Published(scale, network, 0.0).evaluate(train).anm.mean())
     return Published(scale, network, middle)
 
