@@ -1,14 +1,15 @@
-# make run    set up, build a small demo archive and work through it
-# make test   set up, and everything that is checked: format, lint, types, tests
-# make lock   renew envs/requirements.txt from pyproject.toml
-# make format put code into the house's format
+# make run        set up, build a small demo archive and work through it
+# make test       set up, and everything that is checked: format, lint, types, tests
+# make test-all   the same with the tests that take long: kills at many moments, thousands of broken files
+# make lock       renew envs/requirements.txt from pyproject.toml
+# make format     put code into the house's format
 
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 READY := .venv/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lock format setup
+.PHONY: run test test-all lock format setup
 .DELETE_ON_ERROR:
 
 run: $(READY) demo_archive
@@ -35,6 +36,9 @@ test: $(READY)
 	snakefmt --check Snakefile workflow/rules
 	mypy
 	pytest
+
+test-all: test
+	pytest -m slow --timeout 7200
 
 format: $(READY)
 	ruff format workflow tests
