@@ -10,6 +10,7 @@ from oddlattice.columns import (
     column_cells,
     cut_windows,
     fit_shape,
+    fit_shapes,
     peak_at,
     signatures,
     window_offsets,
@@ -46,6 +47,42 @@ def test_shape_is_found_again(shape: ColumnShape) -> None:
     found = fit_shape(periodic_cell(shape), column)
     assert found.amplitude == pytest.approx(shape.amplitude, rel=0.02)
     np.testing.assert_allclose(found.precision, shape.precision, rtol=0.05, atol=2.0)
+
+
+def test_tails_are_told_from_the_level() -> None:
+    """A column's wide tail runs under its neighbours; an oxygen column between them must not be taken for it."""
+    line = (np.arange(CELL_PX) + 0.5) / CELL_PX
+    tailed = [
+        ColumnShape("Sr", 0.0, 0.0, 2.0, (90.0, 10.0, 70.0), 0.2, 2.1),
+        ColumnShape("Ti", 0.5, 0.5, 1.0, (80.0, 0.0, 80.0), 0.1, 2.1),
+    ]
+    oxygen = ColumnShape("O", 0.5, 0.0, 0.15, (85.0, 0.0, 85.0))
+    cell = np.full((CELL_PX, CELL_PX), 0.1)
+    for shape in (*tailed, oxygen):
+        for i in (-2, -1, 0, 1, 2):
+            for j in (-2, -1, 0, 1, 2):
+                cell += peak_at(shape, line[:, None] - shape.u - i, line[None, :] - shape.v - j)
+    columns = tuple(Column(s.site, s.u, s.v, {s.site: 1}, 0.009, s.site != "O") for s in (*tailed, oxygen))
+    found = fit_shapes(cell, columns)
+    du, dv = window_offsets(CORNER)
+    for shape, other in zip(tailed, found, strict=True):
+        own, seen = peak_at(shape, du, dv), peak_at(other, du, dv)
+        assert shape.site == other.site
+        assert (own * seen).sum() / (seen * seen).sum() == pytest.approx(1.0, abs=0.07)
+
+
+def test_columns_without_tails_get_none() -> None:
+    columns = (Column("Ti", 0.5, 0.5, {"Ti": 1}, 0.009, True),)
+    (found,) = fit_shapes(periodic_cell(MIDDLE), columns)
+    du, dv = window_offsets(MIDDLE)
+    own, seen = peak_at(MIDDLE, du, dv), peak_at(found, du, dv)
+    assert (own * seen).sum() / (seen * seen).sum() == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_column_without_a_peak_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    columns = (Column("Ti", 0.5, 0.5, {"Ti": 1}, 0.008, True),)
+    assert fit_shapes(1.0 - periodic_cell(MIDDLE), columns) == []
+    assert "not tested: no peak at the Ti column" in capsys.readouterr().out
 
 
 def test_no_peak_is_said() -> None:

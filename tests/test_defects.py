@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter, maximum_filter
 
 from oddlattice.columns import ColumnShape
 from oddlattice.defects import (
@@ -10,6 +11,7 @@ from oddlattice.defects import (
     enclosed_regions,
     extra_columns,
     group_extended,
+    highest_of,
     judge_all,
     kind_probabilities,
     moved_peak,
@@ -32,7 +34,7 @@ def find(tiles: np.ndarray, fdr: float = 0.05) -> tuple[list[Found], object]:
         assert found is not None
         kinds.append(found)
     judged = judge_all(kinds, fdr)
-    single_defects(judged, tiles, noise, VECTORS_PM, [np.ones(2), np.ones(2)])
+    single_defects(judged, tiles, noise, VECTORS_PM, [np.ones(2), np.ones(2)], fdr)
     return judged.defects, judged
 
 
@@ -128,10 +130,37 @@ def test_an_atom_between_the_columns_is_extra() -> None:
         -(line[:, None] ** 2 + line[None, :] ** 2) / (2 * 2.1**2)
     )
     places = np.array([(0.0, 0.0), (0.5, 0.5)])
-    bulk = extra_columns(judged, z_map(0.5 * noise_map(11), MASK, estimate_noise(tiles, MASK), SR), MASK, places, 0.05)
-    found = extra_columns(judged, z_map(tiles, MASK, estimate_noise(tiles, MASK), SR), MASK, places, 0.05)
+    bulk = extra_columns(
+        judged, z_map(0.5 * noise_map(11), MASK, estimate_noise(tiles, MASK), SR), MASK, places, 2.1, 0.05
+    )
+    found = extra_columns(judged, z_map(tiles, MASK, estimate_noise(tiles, MASK), SR), MASK, places, 2.1, 0.05)
     new = [d for d in found if d.uv not in {b.uv for b in bulk}]
     assert len(bulk) <= 1 and len(new) == 1 and np.hypot(new[0].uv[0] - 20.25, new[0].uv[1] - 20.25) < 0.1
+
+
+@pytest.mark.parametrize("level", [3.6, 4.2])
+def test_the_highest_of_smoothed_noise_is_foreseen(level: float) -> None:
+    """The number of maxima above a level in smoothed white noise is the one that is told."""
+    rng, seen, trials = np.random.default_rng(6), 0, 60
+    for _ in range(trials):
+        smooth = gaussian_filter(rng.normal(size=(256, 256)), 2.1, mode="wrap")
+        smooth /= smooth.std()
+        seen += int(((smooth == maximum_filter(smooth, 7)) & (smooth > level)).sum())
+    told = trials * highest_of(level, 16 * 16, 2.1, 0.0) * 256  # small places: the probability is not cut at 1
+    assert abs(seen - told) < 0.25 * told + 3 * np.sqrt(told)
+
+
+def test_neighbours_of_strong_defects_do_not_loosen_the_threshold() -> None:
+    tiles = noise_map(31)
+    for i in range(4, 36, 5):
+        for j in range(4, 36, 5):
+            put(tiles, SR, (i, j), changed(SR, 0.0, (60.0, 40.0)))
+    defects, judged = find(tiles)
+    strong = [d for d in defects if d.uv[0] % 5 == 4 and d.uv[1] % 5 == 4]
+    assert len(strong) == 49
+    assert len(defects) - 49 <= 0.05 * 49 + 3 * np.sqrt(0.05 * 49) + 1
+    assert max(d.q for d in defects) <= 0.05
+    assert judged.cut <= 0.05 * (len(defects) + 1) / len(judged.p)
 
 
 def test_completeness_is_what_injection_finds() -> None:

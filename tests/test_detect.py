@@ -1,16 +1,21 @@
 """Detection kernels on made-up difference maps whose truth is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.ndimage import gaussian_filter
 
 from oddlattice.columns import ColumnShape, cut_windows, peak_at, signatures, window_offsets, window_start_px
 from oddlattice.crystal import CELL_PX
 from oddlattice.detect import (
     SIDE_PX,
+    Null,
     Scored,
     estimate_noise,
     judge_columns,
+    lean_of,
     published_map,
     q_values,
     raw_places,
@@ -159,3 +164,15 @@ def test_raw_places_are_between_the_nodes() -> None:
     u, v = np.meshgrid(np.arange(5), np.arange(6), indexing="ij")
     nodes = np.stack([10 + 20.0 * u - 3.0 * v, 5 + 3.0 * u + 20.0 * v])
     np.testing.assert_allclose(raw_places(nodes, np.array([[1.5, 2.25]])), [[10 + 30 - 6.75, 5 + 4.5 + 45]])
+
+
+def test_a_leaning_null_is_not_taken_for_heavier_columns() -> None:
+    """Counting few electrons leans upwards: without it, far too many bulk columns would be called heavier."""
+    rng = np.random.default_rng(12)
+    z = stats.pearson3.rvs(0.15, size=200_000, random_state=rng)
+    null = Null(0.0, 1.0, np.zeros(2), np.eye(2), 4000, lean_of(z[:4000]))
+    plain = replace(null, lean=0.0)
+    quiet = np.stack([z, np.zeros_like(z), np.zeros_like(z)], axis=1)
+    p, p_plain = (n.judge(quiet, np.ones(len(z))).p_value / 2 for n in (null, plain))  # Sidak: half of it each
+    up = z > 0
+    assert 0.6 < (p[up] < 2e-4).sum() / (len(z) * 1e-4) < 1.5 < (p_plain[up] < 2e-4).sum() / (len(z) * 1e-4)

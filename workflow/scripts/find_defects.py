@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from oddlattice.defects import (
     single_defects,
     smallest_loss,
 )
-from oddlattice.detect import estimate_noise, judge_columns, published_map, raw_places, z_map
+from oddlattice.detect import estimate_noise, judge_columns, kernel_width_px, published_map, raw_places, z_map
 from oddlattice.intervals import poisson_interval, wilson
 from oddlattice.logs import log_to
 from oddlattice.omezarr import write_bands
@@ -36,6 +36,7 @@ Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
 Row = dict[str, Any]
 BAND_ROWS = 512
+SHAPE_KEYS = tuple(entry.name for entry in fields(ColumnShape))
 NOISE_MODEL = "the image's own residuals: per pixel of the cell, slowly varying level, correlated"
 
 
@@ -79,12 +80,15 @@ def find_in_image(image: Registered, settings: dict[str, Any]) -> tuple[Judged, 
         if (found := judge_columns(image.difference, image.mask, noise, shape, vectors_pm, response, anm)) is not None
     ]
     judged = judge_all([found for found, _ in tested], settings["fdr"])
-    single_defects(judged, image.difference, noise, vectors_pm, [np.array(response) for _, response in tested])
+    single_defects(
+        judged, image.difference, noise, vectors_pm, [np.array(response) for _, response in tested], settings["fdr"]
+    )
     if not image.shapes:
         return judged, np.zeros_like(image.difference)
-    z = z_map(image.difference, image.mask, noise, max(image.shapes, key=lambda shape: sum(shape.precision[::2])))
+    narrowest = max(image.shapes, key=lambda shape: sum(shape.precision[::2]))
+    z = z_map(image.difference, image.mask, noise, narrowest)
     places = np.array([(shape.u, shape.v) for shape in image.shapes])
-    judged.defects += extra_columns(judged, z, image.mask, places, settings["fdr"])
+    judged.defects += extra_columns(judged, z, image.mask, places, kernel_width_px(narrowest), settings["fdr"])
     judged.defects[:] = group_extended(judged.defects, settings["extended_columns"]) + enclosed_regions(image.mask)
     return judged, z
 
@@ -271,7 +275,7 @@ def load_registered(tiles: zarr.Group, differences: zarr.Group, header: list[flo
         mask=_array(tiles, "mask"),
         nodes_px=_array(tiles, "nodes_px"),
         row_shift_px=_array(tiles, "row_shift_px"),
-        shapes=[ColumnShape(c["site"], c["u"], c["v"], c["amplitude"], tuple(c["precision"])) for c in columns],
+        shapes=[ColumnShape(**{k: c[k] for k in SHAPE_KEYS} | {"precision": tuple(c["precision"])}) for c in columns],
         responses=[(c["response_intensity"], c["response_shift"]) for c in columns],
         vectors_px=np.array([lattice["a_px"], lattice["b_px"]]),
         pixel_nm=pixel_by_lattice_nm(lattice["pixel_nm"], header),

@@ -10,7 +10,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from oddlattice.baselines import predict_pca, predict_template
-from oddlattice.columns import ColumnShape, column_cells, cut_windows, fit_shape, signatures
+from oddlattice.columns import ColumnShape, column_cells, cut_windows, fit_shapes, signatures
 from oddlattice.crystal import CELL_PX
 from oddlattice.inference import Careful, Engine, mean_cell, misfit, own_mean, predict_bulk
 from oddlattice.logs import log_to
@@ -55,17 +55,6 @@ class Predictor:
 def predictor_masked(values: Float, mask: Mask) -> Float:
     """`values` (U * 20, V * 20) with masked cells set to 0."""
     return np.where(np.repeat(np.repeat(mask, CELL_PX, 0), CELL_PX, 1) > 0, values, np.float32(0))
-
-
-def column_shapes(model: Model, cell: npt.NDArray[np.float64]) -> list[ColumnShape]:
-    """Shapes of the tested columns in the mean cell; a column that shows no peak is left out."""
-    found = []
-    for column in model.crystal.tested:
-        try:
-            found.append(fit_shape(cell, column))
-        except ValueError as error:
-            print(f"not tested: {error}")
-    return found
 
 
 def densest_part(mask: Mask) -> tuple[slice, slice]:
@@ -157,7 +146,7 @@ def infer_image(
     seen = mean_cell(tiles, mask)
     off = misfit(seen, mean_cell(predict_with_vae(predictor, raw, tiles, mask), mask))
     reason = objection(model.name, off, float(attributes["stretch"]), float(settings["misfit_limit"]))
-    shapes = column_shapes(model, mean_cell(prediction, mask)) if not reason else []
+    shapes = fit_shapes(mean_cell(prediction, mask), model.crystal.columns) if not reason else []
     vectors_pm = np.array([attributes["a_px"], attributes["b_px"]]) * float(attributes["pixel_nm"]) * 1000
     left = responses(predictor, tiles, mask, shapes, vectors_pm) if shapes else []
     for name, values in (("prediction", prediction), ("difference", predictor_masked(tiles - prediction, mask))):

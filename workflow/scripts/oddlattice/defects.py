@@ -1,18 +1,27 @@
 """From tested columns to defects: one row per defect, its kind, extended regions, and what could have been found."""
 
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from scipy.ndimage import label, maximum_filter
+from scipy.ndimage import label, maximum_filter, uniform_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from oddlattice.columns import ColumnShape, cut_windows, peak_at, window_of_cell, window_offsets, window_start_px
+from oddlattice.columns import (
+    ColumnShape,
+    as_cells,
+    cut_windows,
+    peak_at,
+    window_of_cell,
+    window_offsets,
+    window_start_px,
+)
 from oddlattice.crystal import CELL_PX
-from oddlattice.detect import Noise, Scored, q_values
+from oddlattice.detect import MIN_COLUMNS, Noise, Scored, q_values
 from oddlattice.intervals import wilson
 
 Array = npt.NDArray[np.float64]
@@ -23,6 +32,7 @@ EMPTY_BELOW = -0.8  # a column that lost more than this is vacancy-like: Ti in p
 CERTAIN = 0.6  # a kind less probable than this is unknown
 PRIOR_CHANGE, PRIOR_SHIFT_PM = 0.5, 40.0  # ASSUME: spread of the changes that defects make
 PRIOR_MODELS = (0.5, 0.4, 0.1)  # ASSUME: intensity only, displacement only, both
+SHAPE_ERROR = 0.05  # ASSUME: so well is a column's own image known, as part of a change
 LOSSES = tuple(round(0.05 * k, 2) for k in range(1, 21))  # trial losses for completeness
 DECOY_MARGIN = 1.15  # an extra column stands out by so much more than the deepest dip between the columns
 NEAR_CELLS = 1.05  # odd columns closer than this belong together
@@ -92,8 +102,13 @@ def judge_all(kinds: list[Scored], fdr: float) -> Judged:
     index = np.concatenate([np.arange(len(t.cells)) for t in kinds]) if kinds else np.empty(0, int)
     q = q_values(p)
     flagged = q <= fdr
-    cut = float(p[flagged].max()) if flagged.any() else 0.0
-    return Judged(kinds, kind, index, p, q, flagged, max(cut, fdr * (int(flagged.sum()) + 1) / max(len(p), 1)))
+    return Judged(kinds, kind, index, p, q, flagged, smallest_cut(p, flagged, fdr))
+
+
+def smallest_cut(p: Array, flagged: npt.NDArray[np.bool_], fdr: float) -> float:
+    """Largest p-value flagged, or the one that a further defect would need."""
+    most = float(p[flagged].max()) if flagged.any() else 0.0
+    return max(most, fdr * (int(flagged.sum()) + 1) / max(len(p), 1))
 
 
 def places_uv(judged: Judged) -> Array:
@@ -170,26 +185,32 @@ def kind_probabilities(change: float, change_sigma: float, shift_pm: Array, cova
     }
 
 
-def single_defects(judged: Judged, difference: Float, noise: Noise, vectors_pm: Array, responses: list[Array]) -> None:
+def single_defects(
+    judged: Judged, difference: Float, noise: Noise, vectors_pm: Array, responses: list[Array], fdr: float
+) -> None:
     """Turn flagged columns into defects, strongest first; each is taken out before its neighbours are judged again.
 
-    A neighbour that was flagged only because the kernel reached into a stronger defect is no defect of its own.
+    A neighbour that was flagged only because the kernel reached into a stronger defect is no defect of its own; the
+    false-discovery rate is kept among the p-values that are left.
     """
     left = np.pad(difference.astype(np.float64), CELL_PX, mode="constant")
     order = np.flatnonzero(judged.flagged)
+    listed = []
     for k in order[np.argsort(judged.p[order], kind="stable")]:
         tested, i = judged.kinds[judged.kind[k]], int(judged.index[k])
         shape, cell = tested.shape, tested.cells[i : i + 1]
         window = cut_windows(left, shape, cell + 1)[0]
         estimate = (tested.kernel.weights @ window.ravel())[None]
         verdict = tested.null.judge(estimate, tested.level[i : i + 1])
-        if verdict.p_value[0] > judged.cut:
+        judged.p[k] = verdict.p_value[0]
+        if judged.p[k] > judged.cut:
             judged.flagged[k] = False
             continue
         start = np.array([verdict.change[0], *verdict.shift_pm[0]])
         found = refine(window, shape, start, noise, vectors_pm, responses[judged.kind[k]])
         _take_out(left, shape, cell[0], found, vectors_pm, float(responses[judged.kind[k]].mean()))
-        sigma, covariance = float(verdict.change_sigma[0]), verdict.shift_covariance_pm2[0]
+        sigma = float(np.hypot(verdict.change_sigma[0], SHAPE_ERROR * found[0]))
+        covariance = verdict.shift_covariance_pm2[0]
         chances = kind_probabilities(float(found[0]), sigma, found[1:], covariance)
         best = max(chances, key=lambda kind: chances[kind])
         judged.defects.append(
@@ -199,8 +220,7 @@ def single_defects(judged: Judged, difference: Float, noise: Noise, vectors_pm: 
                 kind=best if chances[best] >= CERTAIN else "unknown",
                 probability=chances[best],
                 z=float(verdict.z[0]),
-                p=float(verdict.p_value[0]),
-                q=float(judged.q[k]),
+                p=float(judged.p[k]),
                 change=float(found[0]),
                 change_sigma=sigma,
                 shift_pm=(float(found[1]), float(found[2])),
@@ -208,6 +228,15 @@ def single_defects(judged: Judged, difference: Float, noise: Noise, vectors_pm: 
                 anm=float(tested.anm[i]),
             )
         )
+        listed.append(k)
+    judged.q = q_values(judged.p)
+    judged.flagged &= judged.q <= fdr
+    judged.cut = smallest_cut(judged.p, judged.flagged, fdr)
+    judged.defects[:] = [
+        replace(defect, q=float(judged.q[k]))
+        for defect, k in zip(judged.defects, listed, strict=True)
+        if judged.flagged[k]
+    ]
 
 
 def _take_out(
@@ -223,17 +252,19 @@ def _take_out(
     view -= added[low[0] : low[0] + view.shape[0], low[1] : low[1] + view.shape[1]]
 
 
-def extra_columns(judged: Judged, z: Float, mask: Mask, all_uv: Array, fdr: float) -> list[Found]:
+def extra_columns(judged: Judged, z: Float, mask: Mask, all_uv: Array, width_px: float, fdr: float) -> list[Found]:
     """Bright places far from every tested column: something where the crystal has nothing, or only light atoms.
 
-    A place counts when its z would occur by chance in this image with probability below `fdr` (Bonferroni over the
-    resolution elements looked at), when it stands out further than any dip, and no other defect is within 0.6 cell.
+    A place counts when its z would occur by chance anywhere in this image with probability below `fdr`, when it stands
+    out further than any dip, and no other defect is within 0.6 cell.
 
     Parameters
     ----------
     z : ndarray of shape (U * 20, V * 20)
     all_uv : ndarray of shape (m, 2)
         Places of the tested columns in the cell.
+    width_px : float
+        Of the Gaussian that smoothed the noise of `z`.
     """
     line = (np.arange(CELL_PX) + 0.5) / CELL_PX
     away = np.ones((CELL_PX, CELL_PX), dtype=bool)
@@ -242,23 +273,46 @@ def extra_columns(judged: Judged, z: Float, mask: Mask, all_uv: Array, fdr: floa
         du, dv = np.minimum(du, 1 - du), np.minimum(dv, 1 - dv)
         away &= np.hypot(du[:, None], dv[None, :]) > 0.25
     places = np.tile(away, mask.shape) & (np.repeat(np.repeat(mask, CELL_PX, 0), CELL_PX, 1) > 0)
-    element_px = 16.0  # ASSUME: a resolution element of the kernel
-    number = max(places.sum() / element_px, 1.0)
-    # between the columns few electrons are counted and z leans to the bright side: gamma-like (Pearson III) tails
-    typical = z[places & (np.abs(z) < 6)]
-    lean = float(np.clip(stats.skew(typical), 0.0, 1.0)) if len(typical) > 100 else 0.0
-    bar = float(stats.pearson3.isf(min(fdr / number, 0.5), lean))
+    # between the columns few electrons are counted and z leans to the bright side, most where it is darkest
+    typical = np.where(places & (np.abs(z) < 6), z, np.nan)
+    lean = _largest_lean(np.asarray(as_cells(typical), dtype=np.float64))
+    bar = next(level for level in np.arange(3.0, 60.0, 0.05) if highest_of(level, places.sum(), width_px, lean) < fdr)
     free = _away_from(places, np.array([d.uv for d in judged.defects]).reshape(-1, 2), 0.6)
     # the deepest dips of the same map are decoys: no atom can be missing there, so noise alone goes that deep
     bar = max(bar, DECOY_MARGIN * -float(z[free].min(initial=0.0)))
     found = []
     for row, col in np.argwhere(free & (z > bar) & (z == maximum_filter(z, 7))):
         uv = ((row + 0.5) / CELL_PX, (col + 0.5) / CELL_PX)
+        chance = highest_of(float(z[row, col]), places.sum(), width_px, lean)
         p = float(stats.pearson3.sf(z[row, col], lean))
-        found.append(
-            Found(uv, "", "extra", 1.0 - min(1.0, p * number), z=float(z[row, col]), p=p, q=min(1.0, p * number))
-        )
+        found.append(Found(uv, "", "extra", 1.0 - chance, z=float(z[row, col]), p=p, q=chance))
     return found
+
+
+def _largest_lean(cells: Array) -> float:
+    """Skewness where in the cell it is largest, not negative; of cells (U, V, 20, 20), nan where not looked at."""
+    count = np.isfinite(cells).sum(axis=(0, 1))
+    if count.max() < MIN_COLUMNS:
+        return 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # places that are not looked at
+        middle = np.nanmean(cells, axis=(0, 1))
+        third, second = (np.nanmean((cells - middle) ** power, axis=(0, 1)) for power in (3, 2))
+    seen = (count >= MIN_COLUMNS).astype(float)
+    lean = np.where(seen > 0, third / second**1.5, 0.0)
+    pooled = uniform_filter(lean, 5, mode="wrap") / np.maximum(uniform_filter(seen, 5, mode="wrap"), 1e-9)
+    return float(np.clip(pooled[seen > 0].max(), 0.0, 1.0))
+
+
+def highest_of(level: float, places_px: float, width_px: float, lean: float) -> float:
+    """Probability that smoothed noise reaches a level somewhere, at most 1.
+
+    Expected number of maxima above the level in white noise smoothed by a Gaussian of `width_px`; source: Worsley et
+    al. 1992, doi:10.1038/jcbfm.1992.127. Tails that lean upwards (Pearson III) make it larger.
+    """
+    gaussian = level * np.exp(-(level**2) / 2) / (2 * np.pi) ** 1.5 / (2 * width_px**2)
+    heavier = float(stats.pearson3.sf(level, lean) / stats.norm.sf(level)) if level < 37 else 1.0
+    return float(min(1.0, places_px * gaussian * max(heavier, 1.0)))
 
 
 def _away_from(places: npt.NDArray[np.bool_], uv: Array, cells: float) -> npt.NDArray[np.bool_]:

@@ -26,6 +26,7 @@ Mask = npt.NDArray[np.uint8]
 SIDE_PX = 2 * REACH_PX + 2
 MIN_COLUMNS = 30  # fewer columns of a kind give no null to judge by
 NOISE_CELLS = 6.0  # width over which the noise level may change [cells]
+LEAN = 0.08, 0.1  # typical skewness of a column's intensity, and how far from it
 QUIET_SMOOTH_PX, QUIET_SIGMA = 2.3, 4.8  # what stands out is no noise: width of a column, and how far it stands out
 
 
@@ -76,6 +77,8 @@ class Null:
         Of the displacement (row, col) [pm, pm^2].
     columns : int
         Columns it was estimated from.
+    lean : float
+        Skewness of the relative intensity, not negative: few electrons scatter further up than down.
     """
 
     middle: float
@@ -83,6 +86,7 @@ class Null:
     centre: Array
     covariance: Array
     columns: int
+    lean: float = 0.0
 
     def judge(self, found: Array, level: Array) -> "Verdict":
         """Judge estimates (n, 3) at places with noise `level` (n,); see `Verdict`."""
@@ -91,7 +95,12 @@ class Null:
         distance = np.einsum("ni,ij,nj->n", shift, np.linalg.inv(self.covariance), shift) / level**2
         # the scale itself comes from `columns` columns: Student's and Hotelling's tails instead of the normal's
         freedom = self.columns - 1
-        log_p_change = np.log(2) + stats.t.logsf(np.abs(change / change_sigma), freedom)
+        tail = stats.t.logsf(np.abs(change / change_sigma), freedom)
+        if self.lean > 0:  # upwards as far as a distribution with this skewness reaches (Pearson III)
+            with np.errstate(divide="ignore"):
+                leaning = stats.pearson3.logsf(change / change_sigma, self.lean)
+            tail = np.where(change > 0, np.maximum(tail, leaning), tail)
+        log_p_change = np.log(2) + tail
         log_p_shift = stats.f.logsf(distance / 2 * (freedom - 1) / freedom, 2, freedom - 1)
         smaller = np.exp(np.minimum(log_p_change, log_p_shift))
         p_value = np.maximum(np.where(smaller > 1e-8, 1 - (1 - smaller) ** 2, 2 * smaller), 1e-300)
@@ -279,6 +288,13 @@ def robust_normal(values: Array) -> tuple[float, float]:
     return centre, spread
 
 
+def lean_of(values: Array) -> float:
+    """Skewness of the bulk of standardised `values`, not negative, drawn towards LEAN where they are few."""
+    kept = values[np.abs(values) < 3.5]
+    known = len(kept) / 6  # inverse variance of a sample's skewness
+    return float(np.clip((stats.skew(kept) * known + LEAN[0] / LEAN[1] ** 2) / (known + LEAN[1] ** -2), 0.0, 0.8))
+
+
 def robust_plane(values: Array) -> tuple[Array, Array]:
     """Centre (2,) and covariance (2, 2) of the bulk of two-dimensional `values` (n, 2)."""
     centre = np.median(values, axis=0)
@@ -330,7 +346,8 @@ def judge_columns(
     level = noise.level[cells[:, 0], cells[:, 1]]
     middle, spread = robust_normal(found[:, 0] / level)
     centre, covariance = robust_plane(found[:, 1:] / level[:, None])
-    null = Null(middle, spread, centre, covariance, len(cells))
+    lean = lean_of((found[:, 0] / level - middle) / spread)
+    null = Null(middle, spread, centre, covariance, len(cells), lean)
     return Scored(
         shape, cells, found, level, kernel, null, null.judge(found, level), published_score(anm_map, shape, cells)
     )
@@ -370,6 +387,12 @@ def published_score(anm_map: Float, shape: ColumnShape, cells: npt.NDArray[np.in
     return score
 
 
+def kernel_width_px(shape: ColumnShape) -> float:
+    """Width of the kernel of `z_map` [px]: the column's own, averaged over the directions."""
+    p_uu, p_uv, p_vv = shape.precision
+    return float(CELL_PX / (p_uu * p_vv - p_uv**2) ** 0.25)
+
+
 def z_map(difference: Float, mask: Mask, noise: Noise, shape: ColumnShape) -> Float:
     """The whitened difference under a column-sized kernel, in its own standard deviations; 0 where masked.
 
@@ -381,8 +404,7 @@ def z_map(difference: Float, mask: Mask, noise: Noise, shape: ColumnShape) -> Fl
     good = mask.astype(bool)
     white = as_cells(difference) / noise.sigma / noise.level[:, :, None, None]
     plane = np.where(good[:, :, None, None], white, 0).transpose(0, 2, 1, 3).reshape(difference.shape)
-    p_uu, _, p_vv = shape.precision
-    smooth = gaussian_filter(plane, (CELL_PX / np.sqrt(p_uu), CELL_PX / np.sqrt(p_vv)), mode="constant")
+    smooth = gaussian_filter(plane, kernel_width_px(shape), mode="constant")
     cells = as_cells(smooth)
     # pooled over neighbouring pixels of the cell: the largest z must not be the one with the luckiest spread
     spread = np.sqrt(uniform_filter((1.4826 * np.median(np.abs(cells[good]), axis=0)) ** 2, 7, mode="wrap")) + 1e-9
