@@ -11,6 +11,7 @@ rule read_images:
         shard_tsv="results/0_archive/{shard}.tsv",
         # where the archive is: a moved archive is no new content, so its age does not count
         archive=ancient("results/0_archive/archive.txt"),
+        again=again,
         modules=modules_of("read_images"),
     output:
         images_zarr=directory("results/1_images/{shard}.zarr"),

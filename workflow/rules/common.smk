@@ -18,7 +18,7 @@ RESULTS = Path("results")
 SCRIPTS = Path("workflow/scripts") if REPOSITORY == Path.cwd() else REPOSITORY / "workflow/scripts"
 sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
 
-from oddlattice import archive, modules, progress, settings
+from oddlattice import alone, archive, modules, progress, settings
 
 
 def config_sources():
@@ -44,10 +44,23 @@ def stop(key, error):
     sys.exit(f"{settings.source([key], config_sources())}: {key}: {error}")
 
 
+def no_place(error):
+    """One sentence for results that cannot be written."""
+    return f"{error.filename}: found {error.strerror}; needed a place for results that can be written to"
+
+
 @cache
 def shards():
     """The shards there are; the main process looks at the archive first, unless a run is going on already."""
-    if workflow.is_main_process and not any(Path(".snakemake/locks").glob("*")):
+    state = Path(".snakemake")
+    try:
+        if workflow.is_main_process and workflow.execution_settings is not None and not workflow.dryrun:
+            alone.be_alone(RESULTS, state)
+    except alone.NotAloneError as error:
+        sys.exit(str(error))
+    except OSError as error:
+        sys.exit(no_place(error))
+    if workflow.is_main_process and not any(state.glob("locks/*")):
         try:
             for model in models():
                 settings.check_model(model)
@@ -57,7 +70,7 @@ def shards():
         except settings.SettingsError as error:
             stop("models", error)
         except OSError as error:
-            sys.exit(f"{error.filename}: found {error.strerror}; needed a place for results that can be written to")
+            sys.exit(no_place(error))
     return archive.shard_names(RESULTS)
 
 
@@ -72,6 +85,8 @@ def scan_archive():
     )
     for warning in scan.warnings:
         logger.warning(warning)
+    for note in scan.notes:
+        logger.info(note)
     say_counts()
 
 
@@ -123,6 +138,11 @@ def of_models(name):
 def of_shards(path):
     """Input function: `path` for every shard."""
     return lambda wildcards: [path.format(shard=shard) for shard in shards()]
+
+
+def again(wildcards):
+    """Input function: what has a shard read again, where files that were out of reach have come back."""
+    return archive.again(RESULTS, wildcards.shard)
 
 
 def of_crops(wildcards):

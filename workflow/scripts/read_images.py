@@ -15,7 +15,7 @@ from typing import Any
 
 import zarr
 
-from oddlattice import reader
+from oddlattice import reader, reasons
 from oddlattice.children import Ending, Limits, run_limited
 from oddlattice.logs import log_to
 from oddlattice.onefile import Row, row
@@ -52,7 +52,7 @@ def sentence(ending: Ending, file: Mapping[str, Any], path: str, settings: Mappi
         timeout_s and memory_mb of the configuration's section "read".
     """
     if ending.how not in ("returned", "refused") and has_changed(file, path):
-        return f"The file {reader.CHANGED}."
+        return f"The file {reasons.CHANGED}."
     memory_mb, timeout_s = settings["memory_mb"], settings["timeout_s"]
     match ending.how:
         case "returned":

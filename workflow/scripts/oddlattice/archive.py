@@ -5,7 +5,9 @@ The archive is only ever listed and read. What is known of it lives in ``results
 - ``{shard}.tsv`` (products.SHARD): the files of a shard. Frozen: never rewritten, and the truth about what is taken.
 - ``discovered.tsv`` (products.INVENTORY; state ready or waiting): every file, rewritten only when it changes.
 - ``waiting.tsv``: since when each waiting file has looked as it does (first_seen_ns); no product depends on it.
+- ``{shard}.again``: how often the shard is read again, because files that were out of reach have come back.
 - ``inventory.tsv`` (products.INVENTORY): a view with the states after analysis, refreshed before and after a run.
+- ``judged.tsv``: which version of each shard's results (mtime_ns) that view shows.
 - ``archive.txt``: the folder the relative paths belong to.
 
 Plain Python on purpose: this runs while the workflow is parsed, where importing a table library would cost more than
@@ -16,7 +18,6 @@ import fcntl
 import hashlib
 import os
 import re
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,14 +28,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from oddlattice.paths import escape, slug, unescape
+from oddlattice.reasons import may_pass
 from oddlattice.whole import write_text
 
 SHARD_NAME = r"[a-z0-9-]+-[0-9a-f]{8}"
 _SHARD_FILE = re.compile(SHARD_NAME + r"\.tsv")
 _SHARD_HEADER = "file_id\tpath\tsize_bytes\tmtime_ns\n"
 _INVENTORY_HEADER = "file_id\tpath\tsize_bytes\tmtime_ns\tstate\treason\tshard\n"
+_JUDGED_HEADER = "shard\tmtime_ns\n"
 _LOOKS_HEADER = "file_id\tpath\tfirst_seen_ns\n"
 _NS = 1_000_000_000
+#: So often a shard is read again: a bad disk must not keep every run busy for ever.
+_MOST_TRIES = 3
 
 
 class ArchiveError(ValueError):
@@ -106,12 +111,15 @@ class Scan:
         How many of them this scan made.
     warnings : list of str
         Sentences for the terminal.
+    notes : list of str
+        The same, of what is no fault.
     """
 
     entries: list[Entry]
     shards: list[str]
     new_shards: int
     warnings: list[str]
+    notes: list[str]
 
 
 @lru_cache(maxsize=64)
@@ -279,7 +287,10 @@ def scan_archive(
     its age, and then becomes a new version: a new row in a new shard. Rows of shards stay, even when the file is gone.
 
     A folder that cannot be listed, and a file that cannot be opened, is a waiting row with the reason; a later scan
-    tries again.
+    tries again. A file that was out of reach when it was to be read, and is there again, has its shard read again.
+
+    What `include` and `exclude` no longer ask for: results stay, with their rows; a shard of nothing else that has not
+    been analysed is forgotten.
 
     Parameters
     ----------
@@ -309,20 +320,25 @@ def scan_archive(
     with _one_at_a_time(home):
         known = known_entries(results)
         _same_archive(archive, home, known)
-        if known and not listing.files:
+        unasked = _unasked(known, include, exclude)
+        if not listing.files and len(known) > len(unasked):
             raise ArchiveError(
                 f"found no file in {escape(archive)}, though {len(known)} were found earlier; "
                 "needed the archive as it was (is it mounted?); nothing was touched"
             )
+        known = _forget(results, known, unasked)
         waiting, settled, looks = sort_out(archive, listing, known, _read_looks(home), settle_s, now_ns)
         shards = dict(pack(settled, shard_files, shard_mb))
         _write_shards(home, shards)
+        _try_again(archive, results, listing)
         taken = [*known, *(Entry(file, "ready", "", shard) for shard, files in shards.items() for file in files)]
         entries = sorted(taken + waiting, key=lambda entry: (entry.file.path, entry.file.mtime_ns, entry.file.file_id))
         _write_looks(home, looks)
         write_if_changed(home / "archive.txt", escape(archive) + "\n")
         write_if_changed(home / "discovered.tsv", _inventory_text(entries))
-    return Scan(entries, shard_names(results), len(shards), _warnings(archive, listing))
+    return Scan(
+        entries, shard_names(results), len(shards), _warnings(archive, listing), _notes(archive, listing, known)
+    )
 
 
 def known_entries(results: Path) -> list[Entry]:
@@ -368,7 +384,8 @@ def sort_out(
         file = File(file_id(path, size_bytes, mtime_ns), path, size_bytes, mtime_ns)
         look = looks.get(path)
         unchanged = look is not None and look.file_id == file.file_id
-        since_ns = look.first_seen_ns if look is not None and unchanged else now_ns
+        # never in the future: a clock that was ahead would have the file wait for ever
+        since_ns = min(look.first_seen_ns, now_ns) if look is not None and unchanged else now_ns
         if path in seen and not unchanged:
             reason = "changed since the previous look; taken when it has stopped changing"
         elif now_ns - mtime_ns < settle_ns and (not unchanged or now_ns - since_ns < settle_ns):
@@ -389,41 +406,103 @@ def sort_out(
     return waiting, settled, new_looks
 
 
+def _unasked(known: list[Entry], include: Sequence[str], exclude: Sequence[str]) -> set[str]:
+    """Ids of the files that `include` and `exclude` do not ask for."""
+    wanted, unwanted = any_of(include), any_of(exclude)
+
+    def asked(path: bytes) -> bool:
+        return wanted is not None and bool(wanted.fullmatch(path)) and not (unwanted and unwanted.fullmatch(path))
+
+    return {entry.file.file_id for entry in known if not asked(unescape(entry.file.path))}
+
+
+def _forget(results: Path, known: list[Entry], unasked: set[str]) -> list[Entry]:
+    """Forget the shards that nobody asks for any more and nobody has analysed; give the rows of the others."""
+    keep = {entry.shard for entry in known if entry.file.file_id not in unasked} | _analysed(results).keys()
+    for shard in {entry.shard for entry in known} - keep:
+        (results / "0_archive" / f"{shard}.tsv").unlink()
+    return [entry for entry in known if entry.shard in keep]
+
+
+def _try_again(archive: Path, results: Path, listing: Listing) -> None:
+    """Have the shards read again whose files were out of reach and are as they were."""
+    home = results / "0_archive"
+    lost = {
+        e.file[1:]: e.shard
+        for e in read_entries(home / "inventory.tsv")
+        if e.state == "rejected" and may_pass(e.reason)
+    }
+    if not lost:
+        return
+    back = {
+        lost[found]
+        for name, *version in listing.files
+        if (found := (escape(name), *version)) in lost and os.access(os.path.join(os.fsencode(archive), name), os.R_OK)
+    }
+    for shard in back:
+        path = home / f"{shard}.again"
+        tries = len(path.read_text().splitlines()) if path.exists() else 0
+        if (home / f"{shard}.tsv").exists() and tries < _MOST_TRIES and not _is_due(results, shard):
+            write_text(path, "".join(f"{n + 1}\n" for n in range(tries + 1)))
+
+
+def _is_due(results: Path, shard: str) -> bool:
+    """Whether a shard is to be read again already, and has not been."""
+    again, read = results / "0_archive" / f"{shard}.again", results / "1_images" / f"{shard}.zarr" / "zarr.json"
+    return again.exists() and (not read.exists() or read.stat().st_mtime_ns < again.stat().st_mtime_ns)
+
+
+def again(results: Path, shard: str) -> list[str]:
+    """The file that has a shard read again, where there is one."""
+    path = results / "0_archive" / f"{shard}.again"
+    return [str(path)] if path.exists() else []
+
+
 def refresh_inventory(results: Path) -> Counter[str]:
     """Bring ``inventory.tsv`` up to date with what the analysis left, and count its states.
 
     A file is rejected when none of its images got beyond state ``rejected``, else done; before its shard has been
-    analysed it is ready. Only tables newer than the inventory are read.
+    analysed it is ready. Only tables that have changed are read.
 
     Returns
     -------
     Counter of str
         Rows by state; their sum is the number of files discovered.
     """
-    now_ns = time.time_ns()
-    discovered = read_entries(results / "0_archive" / "discovered.tsv")
-    path = results / "0_archive" / "inventory.tsv"
-    written_ns = path.stat().st_mtime_ns if path.exists() else 0
-    before = {entry.file.file_id: entry for entry in read_entries(path)}
-    analysed_ns = _analysed(results)
-    judged_before = {e.shard for e in before.values() if e.state in ("done", "rejected")}
-    stale = {s for s, when_ns in analysed_ns.items() if when_ns >= written_ns or s not in judged_before}
-    verdicts = _verdicts(results, sorted(stale & {entry.shard for entry in discovered}))
+    home = results / "0_archive"
+    with _one_at_a_time(home):
+        discovered = read_entries(home / "discovered.tsv")
+        before = {entry.file.file_id: entry for entry in read_entries(home / "inventory.tsv")}
+        judged_before = {entry.shard for entry in before.values() if entry.state in ("done", "rejected")}
+        shown_ns = _read_judged(home)
+        analysed_ns = _analysed(results)
+        # Compared for being the same, not for being older: clocks jump.
+        stale = {s for s, when_ns in analysed_ns.items() if shown_ns.get(s) != when_ns or s not in judged_before}
+        verdicts = _verdicts(results, sorted(stale & {entry.shard for entry in discovered}))
 
-    def judged(entry: Entry) -> Entry:
-        if entry.shard not in analysed_ns:
-            return entry
-        if entry.shard in stale:
-            state, reason = verdicts.get(entry.file.file_id, ("rejected", "its shard has no result for it"))
-            return entry._replace(state=state, reason=reason)
-        return before[entry.file.file_id]
+        def judged(entry: Entry) -> Entry:
+            if entry.shard not in analysed_ns:
+                return entry
+            if entry.shard in stale:
+                state, reason = verdicts.get(entry.file.file_id, ("rejected", "its shard has no result for it"))
+                return entry._replace(state=state, reason=reason)
+            return before[entry.file.file_id]
 
-    entries = [judged(entry) for entry in discovered]
-    write_if_changed(path, _inventory_text(entries))
-    os.utime(path, ns=(now_ns, now_ns))
+        entries = [judged(entry) for entry in discovered]
+        write_if_changed(home / "inventory.tsv", _inventory_text(entries))
+        lines = (f"{shard}\t{when_ns}\n" for shard, when_ns in sorted(analysed_ns.items()))
+        write_if_changed(home / "judged.tsv", _JUDGED_HEADER + "".join(lines))
     counts = Counter(entry.state for entry in entries)
     assert sum(counts[state] for state in ("waiting", "ready", "done", "rejected")) == len(discovered)
     return counts
+
+
+def _read_judged(home: Path) -> dict[str, int]:
+    try:
+        lines = (home / "judged.tsv").read_text(encoding="utf-8").split("\n")[1:-1]
+    except FileNotFoundError:
+        return {}
+    return {shard: int(when_ns) for shard, when_ns in (line.split("\t") for line in lines)}
 
 
 def _analysed(results: Path) -> dict[str, int]:
@@ -513,6 +592,16 @@ def _warnings(archive: Path, listing: Listing) -> list[str]:
     if listing.outside:
         warnings.append(f"{escape(archive)}: {listing.outside} links lead out of the archive or nowhere; not followed")
     return warnings
+
+
+def _notes(archive: Path, listing: Listing, known: list[Entry]) -> list[str]:
+    """Sentences about files that have rows and are not listed any more."""
+    listed = {file.path for file in listing.files}
+    paths = {unescape(entry.file.path) for entry in known} - listed
+    there = sum(os.path.lexists(os.path.join(os.fsencode(archive), path)) for path in paths)
+    says = {"are no longer asked for by include and exclude": there, "are gone from the archive": len(paths) - there}
+    place = escape(archive)
+    return [f"{place}: of the files found earlier {n} {why}; their results stay" for why, n in says.items() if n]
 
 
 @contextmanager

@@ -4,7 +4,6 @@ A fork server, a fresh and single-threaded Python, loads the modules once and fo
 takes nothing with it. This module holds the one place of the package where `Exception` is caught.
 """
 
-import ctypes
 import errno
 import gc
 import importlib
@@ -22,9 +21,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from oddlattice.lifetime import die_with_parent
+
 #: Errors of the file system that is written to: no fault of the job, so they stop the caller.
 _DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class _Child:
 def serve() -> None:
     """Body of the fork server: read the order from standard input, answer one JSON line per ended child."""
     order = json.loads(sys.stdin.buffer.read())
-    _die_with_parent(order["parent"])
+    die_with_parent(order["parent"])
     _hush()
     for name in order["preload"]:
         importlib.import_module(name)
@@ -189,7 +189,7 @@ def _start(function: Callable[..., object], key: str, job: dict[str, Any], *, li
 
 def _live(function: Callable[..., object], job: dict[str, Any], limits: Limits, pipe: int, server: int) -> None:
     """Live the child's life: limits, the call, its answer into the pipe."""
-    _die_with_parent(server)
+    die_with_parent(server)
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
@@ -242,15 +242,6 @@ def _ending(child: _Child, late: bool) -> Ending:
         return Ending(child.key, "silent", None, f"status {os.WEXITSTATUS(status)}", seconds)
     how, value, detail = json.loads(child.said)
     return Ending(child.key, how, value, detail, seconds)
-
-
-def _die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when `parent` dies, so that no orphan goes on writing (Linux)."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _hush() -> None:

@@ -6,11 +6,17 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+from oddlattice.lifetime import die_with_parent
+
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def log_to(path: str | Path) -> None:
-    """Send what this process prints from now on, tracebacks and child processes included, to a fresh file."""
+    """Send what this process prints from now on, tracebacks and child processes included, to a fresh file.
+
+    A job also ends with the run that started it: were the run killed and started again, both would write.
+    """
+    die_with_parent(os.getppid())
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from oddlattice import reasons
 from oddlattice.children import Refused
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -32,7 +33,6 @@ _STRANGERS = {
     b"\x97\x01": "a TIA series (.ser)",
     b"BM": "a bitmap picture",
 }
-CHANGED = "changed while being read; it will be taken as a new version"
 _NEEDED = "need a DigitalMicrograph file (.dm3, .dm4) or an HDF5-based .emd"
 _LARGEST_TREE = 100_000
 _DEEPEST_TREE = 64
@@ -106,11 +106,11 @@ def open_checked(path: str, size_bytes: int, mtime_ns: int) -> int:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # NONBLOCK: a named pipe would wait for ever
     except FileNotFoundError:
-        raise Refused("vanished: the file was there when the archive was scanned, now it is gone") from None
+        raise Refused(reasons.VANISHED) from None
     except PermissionError:
-        raise Refused("permission denied: the account that runs this may not read the file") from None
+        raise Refused(reasons.FORBIDDEN) from None
     except OSError as error:
-        raise Refused(f"could not be opened: {error.strerror}") from None
+        raise Refused(f"{reasons.UNOPENED}: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise Refused("is no plain file")
@@ -124,7 +124,7 @@ def check_unchanged(handle: int, size_bytes: int, mtime_ns: int) -> None:
     """Raise `Refused` if the open file is no longer the one that was scanned."""
     now = os.fstat(handle)
     if (now.st_size, now.st_mtime_ns) != (size_bytes, mtime_ns):
-        raise Refused(CHANGED)
+        raise Refused(reasons.CHANGED)
 
 
 def sha256(handle: int) -> str:
@@ -142,7 +142,7 @@ def sha256(handle: int) -> str:
             digest.update(block)
             place += len(block)
     except OSError as error:
-        raise Refused(f"could not be read from its disk: {error.strerror}") from None
+        raise Refused(f"{reasons.UNREADABLE}: {error.strerror}") from None
     return digest.hexdigest()
 
 
