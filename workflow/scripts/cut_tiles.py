@@ -1,8 +1,7 @@
 """Tile stage: lay every image of a shard on its own lattice and cut it into the lattice frame."""
 
+import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from oddlattice.anchor import column_weights
+from oddlattice.children import Ending, Fault, Limits, run_limited, spared
 from oddlattice.crystal import CELL_PX, Crystal, load_crystal
 from oddlattice.frame import Frame
 from oddlattice.lattice import NoLatticeError, describe, stretch_of
@@ -31,6 +31,9 @@ TILE_CELLS = 32  # one chunk is one tile of 32 x 32 cells
 BAND_CELLS = 4 * TILE_CELLS  # cells along u and v cut at once, to bound memory
 DISTORTED = 1.04  # a cell stretched more one way than the other is said to be distorted
 DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
+CALL = "cut_tiles:tile_or_tell"
+LONGEST_S = 3600.0  # an image that takes longer is given up
+LIMITS = Limits(1 << 20, LONGEST_S, LONGEST_S)  # memory is limited by the job's own
 CODEC = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
 
 Row = dict[str, str]
@@ -200,20 +203,23 @@ def write_registration(image: Any, found: Registration, group: zarr.Group) -> No
         array[:] = values
 
 
-def tile_image(images_zarr: str, image_id: str, crystals: Sequence[Crystal], out: str, settings: Settings) -> Row:
+def tile_image(
+    images_zarr: str, image_id: str, crystal_files: Sequence[str], out: str, settings: Mapping[str, Any]
+) -> Row:
     """Register one image and write its group; returns its row of the root attributes."""
     source = zarr.open_group(images_zarr, mode="r")[image_id]
+    crystals = [load_crystal(Path(path)) for path in crystal_files]
     image: Any = source["0"]  # type: ignore[index]
     pixel_nm = header_nm(source.attrs["oddlattice"])  # type: ignore[arg-type]
     group = zarr.open_group(out, mode="r+").create_group(image_id)
     if image.shape[0] * image.shape[1] <= 1 << 26:
         image = np.asarray(image[:])
     try:
-        found = fit_registration(image, crystals, pixel_nm, settings)
+        found = fit_registration(image, crystals, pixel_nm, settings_from(settings))
     except NoLatticeError as error:
-        attributes: dict[str, Any] = {"state": "no_lattice", "reason": str(error), "crystal": None, "warnings": []}
+        attributes = not_tiled("no_lattice", str(error))
     except NoModelError as error:
-        attributes = {"state": "no_model", "reason": str(error), "crystal": None, "warnings": []}
+        attributes = not_tiled("no_model", str(error))
         if error.frame is not None:
             attributes |= vector_attributes(error.frame, pixel_nm)
     else:
@@ -221,6 +227,56 @@ def tile_image(images_zarr: str, image_id: str, crystals: Sequence[Crystal], out
         attributes = tiled_attributes(found, pixel_nm)
     group.attrs["oddlattice"] = attributes
     return {"image_id": image_id, "state": attributes["state"], "reason": attributes["reason"]}
+
+
+def not_tiled(state: str, reason: str) -> dict[str, Any]:
+    """Attributes of an image without tiles."""
+    return {"state": state, "reason": reason, "crystal": None, "warnings": []}
+
+
+def tile_or_tell(**job: Any) -> tuple[Row, None] | tuple[None, Fault]:
+    """Body of the child process of one image: its row, or what went wrong."""
+    return spared(tile_image, **job)
+
+
+def trouble(ending: Ending) -> str:
+    """Why a child gave no row, in words.
+
+    Raises
+    ------
+    RuntimeError
+        If it could not read or write a product: no fault of the image.
+    """
+    match ending.how:
+        case "returned":
+            print(ending.value[1][1])
+            return str(ending.value[1][0])
+        case "time":
+            return f"not done within {LONGEST_S / 60:.0f} minutes"
+        case "signal" | "silent" | "memory":
+            return f"its process died ({ending.detail or 'no memory'})"
+    raise RuntimeError(f"{ending.key}: {ending.detail}")
+
+
+def tile_all(jobs: dict[str, dict[str, Any]], part: Path, threads: int) -> dict[str, Row]:
+    """Tile images in children, at most `threads` at a time; one that takes its process with it costs itself alone."""
+    rows: dict[str, Row] = {}
+    killed: dict[str, dict[str, Any]] = {}
+    for is_last, some in ((False, jobs), (True, killed)):
+        at_once = 1 if is_last else max(1, threads)
+        for ending in run_limited(CALL, some, LIMITS, at_once=at_once) if some else ():
+            if ending.how == "returned" and ending.value[0] is not None:
+                rows[ending.key] = ending.value[0]
+                continue
+            shutil.rmtree(part / ending.key, ignore_errors=True)
+            if ending.detail == "SIGKILL" and not is_last:
+                killed[ending.key] = jobs[ending.key]  # not by us: perhaps the machine was short of memory, once more
+                continue
+            reason = f"the lattice could not be fitted, by a fault of the program: {trouble(ending)}"
+            group = zarr.open_group(part, mode="r+").create_group(ending.key)
+            group.attrs["oddlattice"] = not_tiled("rejected", reason)
+            rows[ending.key] = {"image_id": ending.key, "state": "rejected", "reason": reason}
+    return rows
 
 
 def main(
@@ -245,18 +301,21 @@ def main(
     threads : int
         Images tiled at once, each in its own process.
     """
-    crystals = [load_crystal(Path(path)) for path in crystal_files]
-    chosen = settings_from(settings)
-    read = [row for row in zarr.open_group(str(images_zarr), mode="r").attrs["images"] if row["state"] == "read"]  # type: ignore[union-attr,index,call-overload]
+    settings_from(settings)
+    for path in crystal_files:
+        load_crystal(Path(path))
+    images: Any = zarr.open_group(str(images_zarr), mode="r").attrs["images"]
+    names = [str(row["image_id"]) for row in images if row["state"] == "read"]
     with whole_directory(out_zarr) as part:
         root = zarr.open_group(str(part), mode="w", zarr_format=3)
-        jobs = [(str(images_zarr), str(row["image_id"]), crystals, str(part), chosen) for row in read]  # type: ignore[index,call-overload]
-        if threads > 1 and len(jobs) > 1:
-            with ProcessPoolExecutor(min(threads, len(jobs)), mp_context=get_context("spawn")) as pool:
-                rows = list(pool.map(tile_image, *zip(*jobs, strict=True)))
-        else:
-            rows = [tile_image(*job) for job in jobs]
-        root.attrs["images"] = rows
+        shared = {
+            "images_zarr": str(images_zarr),
+            "crystal_files": [str(path) for path in crystal_files],
+            "out": str(part),
+            "settings": dict(settings),
+        }
+        rows = tile_all({name: shared | {"image_id": name} for name in names}, part, threads)
+        root.attrs["images"] = [rows[name] for name in names]
 
 
 if "snakemake" in globals():

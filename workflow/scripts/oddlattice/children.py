@@ -16,12 +16,16 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from oddlattice.lifetime import die_with_parent
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 #: Errors of the file system that is written to: no fault of the job, so they stop the caller.
 _DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -67,6 +71,13 @@ class Ending:
     value: Any
     detail: str
     seconds: float
+
+
+class Fault(NamedTuple):
+    """What went wrong with one image: in words, and the traceback for the log."""
+
+    words: str
+    trace: str
 
 
 class Refused(Exception):
@@ -138,6 +149,28 @@ def run_limited(
         raise RuntimeError(
             f"the process that reads files ended early (status {server.returncode}); unread: {len(left)}"
         )
+
+
+def spared(
+    call: Callable[Given, Result], *arguments: Given.args, **keywords: Given.kwargs
+) -> tuple[Result, None] | tuple[None, Fault]:
+    """Call a function for one image in this process; what goes wrong in it is told and costs that image alone.
+
+    Raises
+    ------
+    OSError
+        If a product could not be read or written: no fault of the image.
+    """
+    try:
+        return call(*arguments, **keywords), None
+    except OSError:
+        raise
+    except MemoryError:
+        return None, Fault("it needs more memory than there is", traceback.format_exc())
+    except Exception as error:
+        if _disk_errno(error):
+            raise
+        return None, Fault(_words(error), traceback.format_exc())
 
 
 @dataclass

@@ -71,6 +71,7 @@ def _owned(part: Path, is_folder: bool) -> Iterator[None]:
         if _is(part, handle):
             break
         os.close(handle)
+    succeeded = False
     try:
         if is_folder:
             for left in part.iterdir():
@@ -78,10 +79,10 @@ def _owned(part: Path, is_folder: bool) -> Iterator[None]:
         else:
             os.truncate(handle, 0)
         yield
-    except BaseException:
-        _remove(part)
-        raise
+        succeeded = True
     finally:
+        if not succeeded:
+            _remove(part)
         os.close(handle)
 
 
