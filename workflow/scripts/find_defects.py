@@ -1,8 +1,11 @@
 """Rule find_defects: every column tested, the odd ones listed, and maps laid back onto the raw image."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ import polars as pl
 import zarr
 from scipy.ndimage import map_coordinates
 
+from oddlattice.chunks import Windows
 from oddlattice.columns import ColumnShape
 from oddlattice.crystal import CELL_PX
 from oddlattice.defects import (
@@ -27,15 +31,21 @@ from oddlattice.defects import (
 from oddlattice.detect import estimate_noise, judge_columns, kernel_width_px, published_map, raw_places, z_map
 from oddlattice.intervals import poisson_interval, wilson
 from oddlattice.logs import log_to
-from oddlattice.omezarr import write_bands
+from oddlattice.omezarr import Bands
 from oddlattice.onethread import one_thread
+from oddlattice.parts import Part, in_px, is_inside, parts_of
 from oddlattice.products import COLUMNS, DEFECTS, IMAGES, table, write_parquet
 from oddlattice.whole import whole_directory
 
 Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
 Row = dict[str, Any]
-BAND_ROWS = 512
+BAND_ROWS, BLOCK_COLS = 512, 2048
+STEP_PX = 8  # grid on which raw pixels are laid on the lattice
+CHUNK_CELLS = 32
+AROUND_CELLS = 2  # neighbourhood of a part of a huge image: a column's window and its neighbours
+MIN_CELLS = 36  # a part of a huge image with fewer is not tested
+NOWHERE = Part((slice(0, 0), slice(0, 0)), (slice(0, 0), slice(0, 0)))
 SHAPE_KEYS = tuple(entry.name for entry in fields(ColumnShape))
 NOISE_MODEL = "the image's own residuals: per pixel of the cell, slowly varying level, correlated"
 
@@ -71,6 +81,18 @@ def find_in_image(image: Registered, settings: dict[str, Any]) -> tuple[Judged, 
     z : ndarray of shape (U * 20, V * 20), float32
         z map in the lattice frame.
     """
+    judged, z = find_in_part(image, settings)
+    judged.defects[:] = with_regions(judged.defects, image.mask, settings)
+    return judged, z
+
+
+def with_regions(defects: list[Found], mask: npt.NDArray[np.uint8], settings: dict[str, Any]) -> list[Found]:
+    """The defects of an image with what makes up extended regions put together, and holes in the crystal added."""
+    return group_extended(defects, settings["extended_columns"]) + enclosed_regions(mask)
+
+
+def find_in_part(image: Registered, settings: dict[str, Any]) -> tuple[Judged, Float]:
+    """Test all columns of an image, or of a part of one, and list what is odd; as `find_in_image`, without regions."""
     noise = estimate_noise(image.difference, image.mask)
     vectors_pm = image.vectors_px * image.pixel_nm * 1000
     anm = published_map(image.difference, image.prediction, image.mask, settings["published_threshold"])
@@ -89,7 +111,6 @@ def find_in_image(image: Registered, settings: dict[str, Any]) -> tuple[Judged, 
     z = z_map(image.difference, image.mask, noise, narrowest)
     places = np.array([(shape.u, shape.v) for shape in image.shapes])
     judged.defects += extra_columns(judged, z, image.mask, places, kernel_width_px(narrowest), settings["fdr"])
-    judged.defects[:] = group_extended(judged.defects, settings["extended_columns"]) + enclosed_regions(image.mask)
     return judged, z
 
 
@@ -160,10 +181,65 @@ def defect_row(about: Row, defect: Found, image: Registered, cell_nm2: float) ->
     }
 
 
-def published_figures(judged: Judged, band_std: float) -> Row:
+@dataclass
+class Tally:
+    """What was found in an image, put together from its parts.
+
+    Attributes
+    ----------
+    defects : list of Found
+        Places in cells of the whole image.
+    columns : list of DataFrame
+        Rows of products.COLUMNS.
+    anm : list of ndarray
+        Published score of every column.
+    flagged : list of ndarray
+        Which columns were flagged.
+    trials : dict
+        Completeness by site, see `completeness`.
+    """
+
+    defects: list[Found]
+    columns: list[pl.DataFrame]
+    anm: list[Array]
+    flagged: list[npt.NDArray[np.bool_]]
+    trials: dict[str, list[dict[str, float]]]
+
+    def add(self, image_id: str, part: Part, image: Registered, judged: Judged) -> None:
+        """Take in the columns and defects that are a part's own; those around it are another's."""
+        low = [s.start for s in part.wide]
+        cells = np.concatenate([t.cells for t in judged.kinds]) + low if judged.kinds else np.empty((0, 2), int)
+        own = is_inside(cells, part)
+        rows = column_rows(image_id, judged, image.nodes_px).filter(pl.Series(own))
+        self.columns.append(rows.with_columns(pl.col("cell_u") + low[0], pl.col("cell_v") + low[1]))
+        self.anm.append(np.concatenate([np.empty(0), *(t.anm for t in judged.kinds)])[own])
+        self.flagged.append(judged.flagged[own])
+        moved = [replace(d, uv=(d.uv[0] + low[0], d.uv[1] + low[1])) for d in judged.defects]
+        self.defects += [d for d in moved if is_inside(np.floor([d.uv]), part)[0]]
+        self.trials = pooled(self.trials, completeness(judged))
+
+
+def pooled(
+    first: dict[str, list[dict[str, float]]], second: dict[str, list[dict[str, float]]]
+) -> dict[str, list[dict[str, float]]]:
+    """Completeness of two parts of an image taken together."""
+    found = dict(first)
+    for site, rows in second.items():
+        found[site] = [_both(*pair) for pair in zip(found[site], rows, strict=True)] if site in found else rows
+    return found
+
+
+def _both(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    n = one["n"] + other["n"]
+    hits = round(one["n"] * one["recovered"]) + round(other["n"] * other["recovered"])
+    low, high = wilson(hits, int(n)) if n else (0.0, 1.0)
+    return one | {"n": n, "recovered": hits / n if n else 0.0, "ci_low": low, "ci_high": high}
+
+
+def published_figures(tally: Tally, band_std: float) -> Row:
     """Mean and standard deviation of the published score over bulk columns, and how many columns its rule flags."""
-    score = np.concatenate([t.anm for t in judged.kinds]) if judged.kinds else np.empty(0)
-    bulk = score[~judged.flagged]
+    score = np.concatenate([np.empty(0), *tally.anm])
+    bulk = score[~np.concatenate([np.empty(0, bool), *tally.flagged])]
     if not len(bulk):
         return {}
     mean, std = float(bulk.mean()), float(bulk.std())
@@ -174,18 +250,15 @@ def published_figures(judged: Judged, band_std: float) -> Row:
     }
 
 
-def image_figures(judged: Judged, image: Registered, local_mean: Float, settings: dict[str, Any]) -> tuple[Row, Row]:
-    """Figures of an analysed image for products.IMAGES, and its whole completeness table."""
-    cell_nm2 = float(abs(np.linalg.det(image.vectors_px * image.pixel_nm)))
-    area = float(image.mask.sum()) * cell_nm2
-    points = [d for d in judged.defects if d.kind != "extended"]
-    regions = [d for d in judged.defects if d.kind == "extended"]
+def image_figures(tally: Tally, area: float, cell_nm2: float, settings: dict[str, Any]) -> Row:
+    """Figures of an analysed image of `area` [nm^2] for products.IMAGES."""
+    points = [d for d in tally.defects if d.kind != "extended"]
+    regions = [d for d in tally.defects if d.kind == "extended"]
     low, high = poisson_interval(len(points))
-    trials = completeness(judged)
-    emptied = [rows[-1] for rows in trials.values()]
+    emptied = [rows[-1] for rows in tally.trials.values()]
     n, hits = sum(int(r["n"]) for r in emptied), sum(round(r["n"] * r["recovered"]) for r in emptied)
     figures: Row = {
-        "columns_tested": len(judged.p),
+        "columns_tested": sum(map(len, tally.anm)),
         "defects": len(points),
         "extended_regions": len(regions),
         "extended_area_nm2": sum(d.cells for d in regions) * cell_nm2,
@@ -195,20 +268,22 @@ def image_figures(judged: Judged, image: Registered, local_mean: Float, settings
         "area_nm2": area,
         "fdr": settings["fdr"],
         "noise_model": NOISE_MODEL,
-        "dose_counts_per_nm2": float(local_mean[image.mask > 0].mean() / np.prod(image.pixel_nm)),
-        "smallest_loss_90": smallest_loss(trials),
-        **published_figures(judged, settings["published_band_std"]),
+        "smallest_loss_90": smallest_loss(tally.trials),
+        **published_figures(tally, settings["published_band_std"]),
     }
     if n:
         figures |= dict(
             zip(("completeness_vacancy_ci_low", "completeness_vacancy_ci_high"), wilson(hits, n), strict=True)
         )
         figures["completeness_vacancy"] = hits / n
-    return figures, trials
+    return figures
 
 
 class ToLattice:
-    """From raw pixels to lattice coordinates: the inverse of the nodes' places, by fixed-point iteration."""
+    """From raw pixels to pixels of the lattice frame: the inverse of the nodes' places.
+
+    It is solved on a grid, by fixed-point iteration, and linear between: over `STEP_PX` the lattice hardly bends.
+    """
 
     def __init__(self, nodes_px: Float, row_shift_px: Float) -> None:
         n_u, n_v = nodes_px.shape[1:]
@@ -218,35 +293,66 @@ class ToLattice:
         self.affine = np.linalg.lstsq(design, places, rcond=None)[0]  # origin, a, b
         self.bend = (places - design @ self.affine).T.reshape(2, n_u, n_v)
         self.inverse = np.linalg.inv(self.affine[1:])
-        self.row_shift_px = row_shift_px
+        self.row_shift_px = row_shift_px.astype(np.float64)
 
-    def __call__(self, rows: npt.NDArray[np.intp], n_cols: int) -> Array:
-        """Lattice coordinates (2, rows, cols) [cells] of whole raw rows."""
-        seen_col = np.arange(n_cols)[None, :] + self.row_shift_px[rows][:, None]
-        place = np.stack([np.broadcast_to(rows[:, None], seen_col.shape), seen_col], -1) - self.affine[0]
+    def _on_grid(self, rows: Array, cols: Array) -> Array:
+        """Places in the lattice frame [px] of a grid of places (row, col) without row shifts; (2, rows, cols)."""
+        place = np.stack(np.meshgrid(rows, cols, indexing="ij"), -1) - self.affine[0]
         uv = place @ self.inverse
         for _ in range(3):
             bend = [map_coordinates(b, [uv[..., 0], uv[..., 1]], order=1, mode="nearest") for b in self.bend]
             uv = (place - np.stack(bend, -1)) @ self.inverse
-        return np.moveaxis(uv, -1, 0)
+        return np.asarray(np.moveaxis(uv, -1, 0) * CELL_PX - 0.5)
+
+    def __call__(self, rows: slice, cols: slice) -> Array:
+        """Places in the lattice frame [px] of the raw pixels of a window; shape (2, rows, cols)."""
+        n_rows, n_cols = rows.stop - rows.start, cols.stop - cols.start
+        grid = [np.arange(-1, -(-n // STEP_PX) + 2) * float(STEP_PX) for n in (n_rows, n_cols)]
+        nodes = self._on_grid(rows.start + grid[0], cols.start + grid[1])
+        part = np.arange(STEP_PX) / STEP_PX
+        tall = _between(nodes[:, 1:], part, axis=1)[:, :n_rows]
+        shift = self.row_shift_px[rows][:, None] / STEP_PX
+        lines = tall[:, :, 1:-1] + shift * (tall[:, :, 2:] - tall[:, :, :-2]) / 2
+        return _between(lines, part, axis=2)[:, :, :n_cols]
 
 
-def warped_bands(maps: list[Float], to_lattice: ToLattice, shape: tuple[int, int]) -> Iterator[list[Float]]:
-    """Bands of rows of lattice-frame maps in the raw image's frame; 0 outside the lattice frame."""
-    for start in range(0, shape[0], BAND_ROWS):
-        at = to_lattice(np.arange(start, min(start + BAND_ROWS, shape[0])), shape[1]) * CELL_PX - 0.5
-        yield [map_coordinates(m, at, order=1, mode="constant").astype(np.float32) for m in maps]
+def _between(nodes: Array, part: Array, axis: int) -> Array:
+    """Linear interpolation along an axis at `part` of every step; the last node ends the last step."""
+    nodes = np.moveaxis(nodes, axis, -1)
+    first, second = nodes[..., :-1, None], nodes[..., 1:, None]
+    found = (first + (second - first) * part).reshape(*nodes.shape[:-1], -1)
+    return np.moveaxis(found, -1, axis)
+
+
+def warped(maps: Sequence[Float | Windows], at: Array) -> list[Float]:
+    """Lattice-frame maps at places `at` (2, rows, cols) [px], 0 outside of it; only what is needed is read."""
+    shape = maps[0].shape
+    low = np.clip(np.floor(at.min(axis=(1, 2))).astype(int) - 1, 0, shape)
+    high = np.clip(np.ceil(at.max(axis=(1, 2))).astype(int) + 2, 0, shape)
+    if (high <= low).any():
+        return [np.zeros(at.shape[1:], np.float32) for _ in maps]
+    at = at - low[:, None, None]
+    window = slice(low[0], high[0]), slice(low[1], high[1])
+    return [map_coordinates(m[window], at, order=1, mode="constant", output=np.float32) for m in maps]
 
 
 def write_maps(
-    group: zarr.Group, maps: dict[str, Float], image: Registered, shape: tuple[int, int], header: Any
+    group: zarr.Group, maps: dict[str, Float | Windows], to_lattice: ToLattice, shape: tuple[int, int], header: Any
 ) -> None:
     """Write lattice-frame maps as OME-Zarr images in the raw frame, with the raw image's scale."""
-    to_lattice = ToLattice(image.nodes_px, image.row_shift_px)
     pixel = (float(header[0]), float(header[1])) if header else None
-    for name, values in maps.items():
-        bands = (band[0] for band in warped_bands([values], to_lattice, shape))
-        write_bands(group.create_group(name), bands, shape, np.float32, pixel, name=name)
+    with ExitStack() as stack:
+        images = [
+            stack.enter_context(Bands(group.create_group(name), shape, np.float32, pixel, name=name)) for name in maps
+        ]
+        for start in range(0, shape[0], BAND_ROWS):
+            rows = slice(start, min(start + BAND_ROWS, shape[0]))
+            blocks = [
+                warped(list(maps.values()), to_lattice(rows, slice(col, min(col + BLOCK_COLS, shape[1]))))
+                for col in range(0, shape[1], BLOCK_COLS)
+            ]
+            for image, *band in zip(images, *blocks, strict=True):
+                image.push(np.concatenate(band, axis=1))
 
 
 def _attributes(group: zarr.Group) -> Row:
@@ -259,21 +365,30 @@ def _group(parent: zarr.Group, name: str) -> zarr.Group:
     return found
 
 
-def _array(group: zarr.Group, name: str) -> npt.NDArray[Any]:
+def _array(group: zarr.Group, name: str, window: tuple[slice, ...] = ()) -> npt.NDArray[Any]:
+    return np.asarray(_stored(group, name)[window or slice(None)])
+
+
+def _stored(group: zarr.Group, name: str) -> zarr.Array[Any]:
     found = group[name]
     assert isinstance(found, zarr.Array)
-    return np.asarray(found[:])
+    return found
 
 
-def load_registered(tiles: zarr.Group, differences: zarr.Group, header: list[float] | None) -> Registered:
-    """Collect what the tile and infer stages wrote of an analysed image."""
+def load_registered(
+    tiles: zarr.Group, differences: zarr.Group, header: list[float] | None, part: Part | None = None
+) -> Registered:
+    """Collect what the tile and infer stages wrote of an analysed image, or of a part of it."""
     lattice, model = _attributes(tiles), _attributes(differences)
     columns = model["columns"]
+    cells = part.wide if part is not None else (slice(None), slice(None))
+    corners = (slice(None), *(slice(s.start, s.stop + 1) for s in part.wide)) if part is not None else ()
+    pixels = in_px(part.wide) if part is not None else ()
     return Registered(
-        difference=_array(differences, "difference"),
-        prediction=_array(differences, "prediction"),
-        mask=_array(tiles, "mask"),
-        nodes_px=_array(tiles, "nodes_px"),
+        difference=_array(differences, "difference", pixels),
+        prediction=_array(differences, "prediction", pixels),
+        mask=_array(tiles, "mask", cells),
+        nodes_px=_array(tiles, "nodes_px", corners),
         row_shift_px=_array(tiles, "row_shift_px"),
         shapes=[ColumnShape(**{k: c[k] for k in SHAPE_KEYS} | {"precision": tuple(c["precision"])}) for c in columns],
         responses=[(c["response_intensity"], c["response_shift"]) for c in columns],
@@ -310,6 +425,7 @@ class Stores:
     tiles: zarr.Group
     differences: zarr.Group
     maps: zarr.Group
+    scratch: Path
 
 
 def analyse(row: Row, stores: Stores, settings: dict[str, Any]) -> tuple[Row, list[Row], pl.DataFrame]:
@@ -327,25 +443,65 @@ def analyse(row: Row, stores: Stores, settings: dict[str, Any]) -> tuple[Row, li
     if model["state"] != "analysed":
         return found, [], table([], COLUMNS)
     found["model"] = model["model"]
-    image = load_registered(_group(stores.tiles, name), differences, source.get("pixel_nm_header"))
-    judged, z = find_in_image(image, settings)
-    figures, trials = image_figures(judged, image, _array(_group(stores.tiles, name), "local_mean"), settings)
-    warnings = [*source.get("warnings", []), *lattice.get("warnings", [])]
-    if not judged.kinds:
-        warnings.append("no column was tested: too few cells of crystal to know the image's own noise")
-    found |= figures | {"reason": "; ".join(warnings)}
-    cell_nm2 = float(abs(np.linalg.det(image.vectors_px * image.pixel_nm)))
-    group = stores.maps.create_group(name)
-    write_maps(
-        group,
-        {"difference": image.difference, "z": z},
-        image,
-        (found["rows"], found["cols"]),
-        source.get("pixel_nm_header"),
-    )
-    group.update_attributes({"oddlattice": {"image_id": name, "completeness": trials}})
-    rows = [defect_row(row, defect, image, cell_nm2) for defect in judged.defects]
-    return found, rows, column_rows(name, judged, image.nodes_px)
+    tiles, header = _group(stores.tiles, name), source.get("pixel_nm_header")
+    with TemporaryDirectory(dir=stores.scratch, prefix=".z-") as scratch:
+        tally, z = find_by_parts(name, tiles, differences, header, settings, Path(scratch))
+        image = load_registered(tiles, differences, header, NOWHERE)
+        warnings = [*source.get("warnings", []), *lattice.get("warnings", [])]
+        if not tally.columns or not sum(map(len, tally.columns)):
+            warnings.append("no column was tested: too few cells of crystal to know the image's own noise")
+        cell_nm2 = float(abs(np.linalg.det(image.vectors_px * image.pixel_nm)))
+        mask, nodes_px, local_mean = (_array(tiles, key) for key in ("mask", "nodes_px", "local_mean"))
+        figures = image_figures(tally, float(mask.sum()) * cell_nm2, cell_nm2, settings)
+        figures["dose_counts_per_nm2"] = float(local_mean[mask > 0].mean() / np.prod(image.pixel_nm))
+        found |= figures | {"reason": "; ".join(warnings)}
+        group = stores.maps.create_group(name)
+        difference = _stored(differences, "difference")
+        maps = {"difference": Windows(difference) if isinstance(z, Windows) else np.asarray(difference[:]), "z": z}
+        write_maps(group, maps, ToLattice(nodes_px, image.row_shift_px), (found["rows"], found["cols"]), header)
+    group.update_attributes({"oddlattice": {"image_id": name, "completeness": tally.trials}})
+    whole = replace(image, nodes_px=nodes_px)
+    rows = [defect_row(row, defect, whole, cell_nm2) for defect in tally.defects]
+    return found, rows, pl.concat([table([], COLUMNS), *tally.columns])
+
+
+def find_by_parts(
+    name: str,
+    tiles: zarr.Group,
+    differences: zarr.Group,
+    header: list[float] | None,
+    settings: dict[str, Any],
+    scratch: Path,
+) -> tuple[Tally, Float | Windows]:
+    """Test the columns of an image part by part; nearly every image is one part.
+
+    A part of a huge image is judged by its own scatter, and keeps the false-discovery rate by itself.
+
+    Returns
+    -------
+    tally : Tally
+    z : ndarray or Windows of shape (U * 20, V * 20), float32
+        z map in the lattice frame; that of a huge image lies in `scratch`.
+    """
+    tally = Tally([], [], [], [], {})
+    mask = _array(tiles, "mask")
+    parts = parts_of(mask.shape, AROUND_CELLS)
+    stored = None
+    if len(parts) > 1:
+        shape = _stored(differences, "difference").shape
+        side = CHUNK_CELLS * CELL_PX
+        stored = zarr.create_array(scratch / "z", shape=shape, chunks=(side, side), dtype="float32", compressors=None)
+    z: Float = np.empty((0, 0), np.float32)
+    for part in parts:
+        if len(parts) > 1 and mask[part.wide].sum() < MIN_CELLS:
+            continue
+        image = load_registered(tiles, differences, header, part)
+        judged, z = find_in_part(image, settings)
+        tally.add(name, part, image, judged)
+        if stored is not None:
+            stored[in_px(part.core)] = z[in_px(part.inner)]
+    tally.defects = with_regions(tally.defects, mask, settings)
+    return tally, Windows(stored) if stored is not None else z
 
 
 def main(
@@ -367,7 +523,7 @@ def main(
     with whole_directory(out_maps) as part:
         maps = zarr.open_group(part, mode="w", zarr_format=3)
         stores = Stores(
-            images, zarr.open_group(tiles_zarr, mode="r"), zarr.open_group(differences_zarr, mode="r"), maps
+            images, zarr.open_group(tiles_zarr, mode="r"), zarr.open_group(differences_zarr, mode="r"), maps, part
         )
         for row in listed:
             if row["state"] == "rejected":

@@ -1,6 +1,7 @@
 """Rule infer_differences: what the model expects of bulk in every cell, and the difference from it."""
 
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,28 @@ from zarr.codecs import BloscCodec
 from oddlattice.baselines import predict_pca, predict_template
 from oddlattice.columns import ColumnShape, column_cells, cut_windows, fit_shapes, signatures
 from oddlattice.crystal import CELL_PX
-from oddlattice.inference import Careful, Engine, mean_cell, misfit, own_mean, predict_bulk
+from oddlattice.inference import (
+    Careful,
+    Engine,
+    cells_at,
+    contrast_of,
+    median_cell,
+    misfit,
+    own_mean,
+    predict_bulk,
+    sample_of,
+)
 from oddlattice.logs import log_to
 from oddlattice.model import Model, load_model
 from oddlattice.onethread import one_thread
+from oddlattice.overlap import Behind, ahead
+from oddlattice.parts import Part, in_px, is_inside, parts_of
 from oddlattice.whole import whole_directory
 
 Float = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
 CHUNK_PX = 32 * CELL_PX
+AROUND_CELLS = 24  # neighbourhood in which a part of a huge image is predicted: beyond it nothing weighs anything
 TRIAL_CELLS = 24  # side of the part of an image in which trials are made [cells]
 TRIAL_SPACING = 6  # cells between trial defects of a kind
 TRIAL_LOSS, TRIAL_SHIFT_PM = -0.5, 20.0
@@ -37,19 +51,23 @@ class Predictor:
         engine = Engine.start(model.vae, settings["device"], settings["precision"])
         self.careful = Careful(engine, int(settings["batch"]), print)
 
-    def __call__(self, tiles: Float, mask: Mask) -> Float:
+    def __call__(self, tiles: Float, mask: Mask, contrast: float | None = None) -> Float:
         """Prediction of the analysed cells, before the image's own mean residual is taken up."""
         if self.method == "template":
             return predict_template(tiles, mask)
         if self.method == "pca":
             return predict_pca(tiles, mask)
-        return predict_bulk(self.careful, tiles, mask, self.width, self.threads)
+        return self.by_network(tiles, mask, contrast)
 
-    def whole(self, tiles: Float, mask: Mask) -> tuple[Float, Float]:
+    def by_network(self, tiles: Float, mask: Mask, contrast: float | None = None) -> Float:
+        """The network's own prediction, whatever the method."""
+        return predict_bulk(self.careful, tiles, mask, self.width, self.threads, contrast)
+
+    def whole(self, tiles: Float, mask: Mask, contrast: float | None = None) -> tuple[Float, Float]:
         """Raw prediction, and the one that has taken up the image's own mean residual; 0 on masked cells."""
-        raw = predictor_masked(self(tiles, mask), mask)
+        raw = predictor_masked(self(tiles, mask, contrast), mask)
         residual = predictor_masked(tiles - raw, mask)
-        return raw, raw + own_mean(residual, mask, self.width)
+        return raw, raw + own_mean(residual, mask, self.width, self.threads)
 
 
 def predictor_masked(values: Float, mask: Mask) -> Float:
@@ -66,7 +84,11 @@ def densest_part(mask: Mask) -> tuple[slice, slice]:
 
 
 def responses(
-    predictor: Predictor, tiles: Float, mask: Mask, shapes: list[ColumnShape], vectors_pm: npt.NDArray[np.float64]
+    predictor: Predictor,
+    tiles: zarr.Array[Any],
+    mask: Mask,
+    shapes: list[ColumnShape],
+    vectors_pm: npt.NDArray[np.float64],
 ) -> list[tuple[float, float]]:
     """How much of a changed column the prediction leaves in the difference, measured by putting changes in.
 
@@ -79,7 +101,7 @@ def responses(
     """
     cells = densest_part(mask)
     part = mask[cells]
-    here = tiles[cells[0].start * CELL_PX : cells[0].stop * CELL_PX, cells[1].start * CELL_PX : cells[1].stop * CELL_PX]
+    here = np.asarray(tiles[in_px(cells)], dtype=np.float32)
     _, before = predictor.whole(here, part)
     placed = []
     for offset, shape in enumerate(shapes):  # every kind has cells of its own: no two trials touch
@@ -123,12 +145,75 @@ def objection(name: str, off: float, stretch: float, limit: float) -> str:
     return f"no model for this crystal: {found}; train one from this image's own bulk"
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A part of an image as it was read: its tiles and mask, neighbourhood included."""
+
+    image_id: str
+    part: Part
+    tiles: Float
+    mask: Mask
+
+
+def pieces_of(image_id: str, source: zarr.Group, mask: Mask) -> Iterator[Piece]:
+    """Read an image's tiles part by part; parts without analysed cells are left out."""
+    for part in parts_of(mask.shape, AROUND_CELLS):
+        here = mask[part.wide]
+        if mask[part.core].any():
+            yield Piece(image_id, part, np.asarray(_array(source, "tiles")[in_px(part.wide)], dtype=np.float32), here)
+
+
+def contrast_in(tiles: zarr.Array[Any], mask: Mask) -> float | None:
+    """Contrast of an image too large to be read at once; None of any other: its parts are the whole and tell it."""
+    if len(parts_of(mask.shape, 0)) == 1:
+        return None
+    sample = sample_of(mask)
+    cells = [
+        cells_at(np.asarray(tiles[in_px(part.core)]), sample[own] - [part.core[0].start, part.core[1].start])
+        for part in parts_of(mask.shape, 0)
+        if (own := is_inside(sample, part)).any()
+    ]
+    return contrast_of(median_cell(np.concatenate(cells)))
+
+
+class Samples:
+    """The cells of an image by which its model is judged: as seen, as the network has them, as they are predicted."""
+
+    def __init__(self, mask: Mask) -> None:
+        self.cells = sample_of(mask)
+        self.kept: dict[str, list[Float]] = {"seen": [], "network": [], "predicted": []}
+
+    def take(self, part: Part, **maps: Float) -> None:
+        """Keep the sample's cells of a part of the image."""
+        own = self.cells[is_inside(self.cells, part)] - [part.wide[0].start, part.wide[1].start]
+        for name, values in maps.items():
+            self.kept[name].append(cells_at(values, own))
+
+    def median(self, name: str) -> npt.NDArray[np.float64]:
+        """Median cell (20, 20)."""
+        return median_cell(np.concatenate(self.kept[name]))
+
+
 def infer_image(
-    source: zarr.Group, target: zarr.Group, model: Model, predictor: Predictor, settings: dict[str, Any]
+    source: zarr.Group,
+    target: zarr.Group,
+    model: Model,
+    predictor: Predictor,
+    settings: dict[str, Any],
+    pieces: Iterable[Piece] | None = None,
+    write: Callable[..., None] = lambda call, *arguments: call(*arguments),
 ) -> str:
-    """Predict one image, write prediction and difference; returns "" or why there is no model for it."""
+    """Predict one image, write prediction and difference; returns "" or why there is no model for it.
+
+    Parameters
+    ----------
+    pieces : iterable of Piece, optional
+        The image's tiles where they are read elsewhere.
+    write : callable
+        Does or defers a call that writes.
+    """
     attributes: dict[str, Any] = dict(source.attrs["oddlattice"])  # type: ignore[arg-type]
-    tiles, mask = _read(source, "tiles").astype(np.float32), _read(source, "mask").astype(np.uint8)
+    tiles, mask = _array(source, "tiles"), _mask(source)
     said: dict[str, Any] = {
         "model": model.name,
         "model_sha256": model.sha256,
@@ -142,23 +227,20 @@ def infer_image(
         )
         target.update_attributes({"oddlattice": {**said, "state": "no_lattice", "reason": reason}})
         return reason
-    raw, prediction = predictor.whole(tiles, mask)
-    seen = mean_cell(tiles, mask)
-    off = misfit(seen, mean_cell(predict_with_vae(predictor, raw, tiles, mask), mask))
+    arrays = {name: new_map(target, name, tiles.shape) for name in ("prediction", "difference")}
+    samples, contrast = Samples(mask), contrast_in(tiles, mask)
+    for piece in pieces if pieces is not None else pieces_of("", source, mask):
+        raw, prediction = predictor.whole(piece.tiles, piece.mask, contrast)
+        # the model is judged by the network, whatever the method: a template always fits itself
+        network = raw if predictor.method == "vae" else predictor.by_network(piece.tiles, piece.mask, contrast)
+        samples.take(piece.part, seen=piece.tiles, network=network, predicted=prediction)
+        difference = predictor_masked(piece.tiles - prediction, piece.mask)
+        write(write_core, piece.part, [(arrays["prediction"], prediction), (arrays["difference"], difference)])
+    off = misfit(samples.median("seen"), samples.median("network"))
     reason = objection(model.name, off, float(attributes["stretch"]), float(settings["misfit_limit"]))
-    shapes = fit_shapes(mean_cell(prediction, mask), model.crystal.columns) if not reason else []
+    shapes = fit_shapes(samples.median("predicted"), model.crystal.columns) if not reason else []
     vectors_pm = np.array([attributes["a_px"], attributes["b_px"]]) * float(attributes["pixel_nm"]) * 1000
     left = responses(predictor, tiles, mask, shapes, vectors_pm) if shapes else []
-    for name, values in (("prediction", prediction), ("difference", predictor_masked(tiles - prediction, mask))):
-        array = target.create_array(
-            name,
-            shape=values.shape,
-            dtype="float32",
-            chunks=(CHUNK_PX, CHUNK_PX),
-            compressors=[BloscCodec(cname="lz4", shuffle="bitshuffle", typesize=4)],
-            dimension_names=("u", "v"),
-        )
-        array[:] = values
     columns = [
         asdict(shape) | {"response_intensity": a, "response_shift": b}
         for shape, (a, b) in zip(shapes, left, strict=True)
@@ -170,28 +252,73 @@ def infer_image(
     return reason
 
 
-def predict_with_vae(predictor: Predictor, raw: Float, tiles: Float, mask: Mask) -> Float:
-    """The network's own prediction, by which the model is judged whatever the method: a template always fits itself."""
-    if predictor.method == "vae":
-        return raw
-    return predict_bulk(predictor.careful, tiles, mask, predictor.width, predictor.threads)
+def new_map(target: zarr.Group, name: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
+    """A map in the lattice frame, chunks as the tiles have them, 0 where nothing is written."""
+    return target.create_array(
+        name,
+        shape=shape,
+        dtype="float32",
+        chunks=(CHUNK_PX, CHUNK_PX),
+        compressors=[BloscCodec(cname="lz4", shuffle="bitshuffle", typesize=4)],
+        dimension_names=("u", "v"),
+    )
 
 
-def _read(group: zarr.Group, name: str) -> npt.NDArray[Any]:
+def write_core(part: Part, maps: list[tuple[zarr.Array[Any], Float]]) -> None:
+    """Write a part's own cells of maps that cover its neighbourhood too."""
+    for array, values in maps:
+        array[in_px(part.core)] = values[in_px(part.inner)]
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     array = group[name]
     if not isinstance(array, zarr.Array):
         raise TypeError(f"{group.name}/{name}: found a group; needed an array")
-    return np.asarray(array[:])
+    return array
+
+
+def _mask(source: zarr.Group) -> Mask:
+    return np.asarray(_array(source, "mask")[:], dtype=np.uint8)
+
+
+def _pieces(tiles: zarr.Group, listed: list[dict[str, Any]]) -> Iterator[Piece]:
+    for row in listed:
+        if row["state"] == "tiled":
+            source = tiles[row["image_id"]]
+            assert isinstance(source, zarr.Group)
+            mask = _mask(source)
+            if int(mask.sum()) >= MIN_CELLS:
+                yield from pieces_of(row["image_id"], source, mask)
+
+
+class Handed:
+    """The pieces of all images in one stream, handed out image by image."""
+
+    def __init__(self, pieces: Iterator[Piece]) -> None:
+        self._pieces = pieces
+        self._next = next(pieces, None)
+
+    def of(self, image_id: str) -> Iterator[Piece]:
+        """Pieces of an image, in the order in which the images come."""
+        while self._next is not None and self._next.image_id == image_id:
+            piece, self._next = self._next, None
+            yield piece
+            del piece
+            self._next = next(self._pieces, None)
 
 
 def main(tiles_zarr: str, model_dirs: list[str], out_zarr: str, settings: dict[str, Any], threads: int) -> None:
-    """Predict every tiled image of a shard; the rule file says what is written."""
+    """Predict every tiled image of a shard; the rule file says what is written.
+
+    The next piece is read, and the last one written, while one is predicted.
+    """
     tiles = zarr.open_group(tiles_zarr, mode="r")
     models = {model.crystal.name: model for model in map(load_model, map(Path, model_dirs))}
     predictors = {name: Predictor(model, settings, threads) for name, model in models.items()}
     listed: list[dict[str, Any]] = list(tiles.attrs["images"])  # type: ignore[arg-type]
-    with whole_directory(out_zarr) as part:
+    with whole_directory(out_zarr) as part, Behind() as write:
         out = zarr.open_group(part, mode="w", zarr_format=3)
+        pieces = Handed(ahead(_pieces(tiles, listed)))
         rows = []
         for row in listed:
             state, reason = row["state"], row["reason"]
@@ -200,7 +327,7 @@ def main(tiles_zarr: str, model_dirs: list[str], out_zarr: str, settings: dict[s
                 source, target = tiles[name], out.create_group(name)
                 assert isinstance(source, zarr.Group)
                 crystal = str(dict(source.attrs["oddlattice"])["crystal"])  # type: ignore[arg-type]
-                infer_image(source, target, models[crystal], predictors[crystal], settings)
+                infer_image(source, target, models[crystal], predictors[crystal], settings, pieces.of(name), write)
                 said: dict[str, Any] = dict(target.attrs["oddlattice"])  # type: ignore[arg-type]
                 state, reason = said["state"], said["reason"] or reason
                 print(f"{name}: {state} {reason}")

@@ -13,7 +13,7 @@ import torch
 from oddlattice.columns import as_cells
 from oddlattice.crystal import CELL_PX
 from oddlattice.patches import standardised
-from oddlattice.smooth import local_plane
+from oddlattice.smooth import Planes
 from oddlattice.vae import VAE
 
 Float = npt.NDArray[np.float32]
@@ -153,15 +153,23 @@ def smooth_latents(latents: Float, mask: npt.NDArray[np.uint8], width: float) ->
         Width of the neighbourhood [cells].
     """
     good = mask.astype(bool)
+    planes = Planes(good.astype(np.float64), width)
     layers = latents.transpose(2, 0, 1).astype(np.float64)
-    smooth = local_plane(layers, good.astype(np.float64), width)[0]
+    smooth = planes.smooth(layers)
     off = (layers - smooth)[:, good]
     spread = 3 * 1.4826 * np.median(np.abs(off - np.median(off, axis=1, keepdims=True)), axis=1, keepdims=True) + 1e-9
     layers[:, good] = smooth[:, good] + np.clip(off, -spread, spread)
-    return local_plane(layers, good.astype(np.float64), width)[0].transpose(1, 2, 0).astype(np.float32)
+    return planes.smooth(layers).transpose(1, 2, 0).astype(np.float32)
 
 
-def predict_bulk(careful: Careful, tiles: Float, mask: npt.NDArray[np.uint8], width: float, threads: int = 1) -> Float:
+def predict_bulk(
+    careful: Careful,
+    tiles: Float,
+    mask: npt.NDArray[np.uint8],
+    width: float,
+    threads: int = 1,
+    contrast: float | None = None,
+) -> Float:
     """The network's prediction of every analysed cell, 0 elsewhere.
 
     Every patch is encoded; the latents are smoothed over the field; every cell is decoded. The work is cut into the
@@ -173,12 +181,14 @@ def predict_bulk(careful: Careful, tiles: Float, mask: npt.NDArray[np.uint8], wi
     mask : ndarray of shape (U, V), uint8
     width : float
         Width of the neighbourhood over which conditions vary [cells].
+    contrast : float, optional
+        Of the image's mean cell, where `tiles` are a part of the image.
 
     Returns
     -------
     ndarray of shape (U * 20, V * 20), float32
     """
-    contrast = max(float(mean_cell(tiles, mask).std()), 1e-6)
+    contrast = contrast if contrast is not None else contrast_of(mean_cell(tiles, mask))
     rimmed = standardised(padded(tiles), contrast)
     prediction = np.zeros_like(tiles)
     cells_of = as_cells(prediction)
@@ -201,7 +211,7 @@ def predict_bulk(careful: Careful, tiles: Float, mask: npt.NDArray[np.uint8], wi
     return prediction
 
 
-def own_mean(residual: Float, mask: npt.NDArray[np.uint8], local_cells: float) -> Float:
+def own_mean(residual: Float, mask: npt.NDArray[np.uint8], local_cells: float, threads: int = 1) -> Float:
     """What the prediction misses everywhere in this image: the robust mean residual of a cell, slowly varying.
 
     The residual of each pixel of the cell is clipped at three robust standard deviations about its median over the
@@ -223,22 +233,46 @@ def own_mean(residual: Float, mask: npt.NDArray[np.uint8], local_cells: float) -
     good = mask.astype(bool)
     if not good.any():
         return out
-    for row in range(CELL_PX):  # a row of the cell at a time: memory stays small for large images
+    planes = Planes(good.astype(np.float64), local_cells)
+
+    def take_up(row: int) -> None:  # a row of the cell at a time: memory stays small
         here = cells[:, :, row][good].T  # (20, n)
         middle = np.median(here, axis=1, keepdims=True)
         spread = 1.4826 * np.median(np.abs(here - middle), axis=1, keepdims=True) + 1e-9
         field = np.zeros((CELL_PX, *mask.shape))
         field[:, good] = np.clip(here - middle, -3 * spread, 3 * spread)
-        smooth, _ = local_plane(field, good.astype(np.float64), local_cells)
-        mean_cells[:, :, row][good] = (middle + smooth[:, good]).T.astype(np.float32)
+        mean_cells[:, :, row][good] = (middle + planes.smooth(field)[:, good]).T.astype(np.float32)
+
+    with ThreadPoolExecutor(max(1, min(threads, os.cpu_count() or 1))) as pool:
+        list(pool.map(take_up, range(CELL_PX)))
     return out
 
 
-def mean_cell(tiles: Float, mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Median cell over the analysed cells; shape (20, 20). At most 4,096 cells, evenly taken, are used."""
+def sample_of(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
+    """Analysed cells (u, v) that stand for all of an image, evenly taken: 4,096 to 8,191 where there are more."""
     inside = np.argwhere(mask)
-    inside = inside[:: max(1, len(inside) // 4096)]
-    return np.asarray(np.median(as_cells(tiles)[inside[:, 0], inside[:, 1]], axis=0), dtype=np.float64)
+    return inside[:: max(1, len(inside) // 4096)]
+
+
+def cells_at(tiles: Float, cells: npt.NDArray[np.intp]) -> Float:
+    """Cells (n, 20, 20) of tiles (U * 20, V * 20)."""
+    return np.asarray(as_cells(tiles)[cells[:, 0], cells[:, 1]], dtype=np.float32)
+
+
+def median_cell(cells: Float) -> npt.NDArray[np.float64]:
+    """Median of cells (n, 20, 20); shape (20, 20)."""
+    by_pixel = np.ascontiguousarray(cells.reshape(len(cells), -1).T)  # three times faster than along the first axis
+    return np.asarray(np.median(by_pixel, axis=1).reshape(cells.shape[1:]), dtype=np.float64)
+
+
+def mean_cell(tiles: Float, mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Median cell over the analysed cells, or an even sample of them (`sample_of`); shape (20, 20)."""
+    return median_cell(cells_at(tiles, sample_of(mask)))
+
+
+def contrast_of(cell: npt.NDArray[np.float64]) -> float:
+    """Contrast of a mean cell, its standard deviation; never 0."""
+    return max(float(cell.std()), 1e-6)
 
 
 def misfit(seen: npt.NDArray[np.float64], predicted: npt.NDArray[np.float64]) -> float:

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -171,6 +171,42 @@ def _write_chunk(job: tuple[Array, int, int, Path]) -> None:
         file.write(code.encode(block))
 
 
+class Bands:
+    """An image that is written as its bands of rows come; for use in a `with` statement.
+
+    Memory holds one band of chunks per level. Parameters as `write_bands`.
+    """
+
+    def __init__(
+        self,
+        group: zarr.Group,
+        shape: tuple[int, int],
+        dtype: npt.DTypeLike,
+        pixel_nm: PixelNm | None,
+        *,
+        name: str = "",
+        threads: int = 1,
+    ) -> None:
+        self._group, self._shapes = group, level_shapes(shape)
+        self._metadata = metadata(name, len(self._shapes), pixel_nm)
+        self._top = _Level(group, 0, self._shapes, stored_dtype(dtype))
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def push(self, band: Array) -> None:
+        """Take the next rows, shape (n, cols), any number of them."""
+        self._top.push(band, self._pool)
+
+    def __enter__(self) -> "Bands":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+        if kind is None:
+            self._top.close()
+            self._group.attrs["ome"] = self._metadata
+
+
 def write_bands(
     group: zarr.Group,
     bands: Iterable[Array],
@@ -200,13 +236,9 @@ def write_bands(
     threads : int
         Chunks compressed at the same time; the bytes do not depend on it.
     """
-    shapes = level_shapes(shape)
-    top = _Level(group, 0, shapes, stored_dtype(dtype))
-    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
+    with Bands(group, shape, dtype, pixel_nm, name=name, threads=threads) as image:
         for band in bands:
-            top.push(band, pool)
-    top.close()
-    group.attrs["ome"] = metadata(name, len(shapes), pixel_nm)
+            image.push(band)
 
 
 def computed(block: Any) -> Array:

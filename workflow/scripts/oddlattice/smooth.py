@@ -102,3 +102,57 @@ def global_polynomial(values: Array, weights: Array, order: int) -> Array:
     flat = np.where(weights > 0, values, 0.0).reshape(len(values), -1).T
     coefficients = np.linalg.lstsq(terms * root, flat * root, rcond=1e-8)[0]
     return np.asarray((terms @ coefficients).T.reshape(values.shape))
+
+
+class Planes:
+    """`local_plane` for many layers over the same weights, by matrix products: for grids up to some hundred a side.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (n, m)
+        Non-negative weights.
+    sigma : float
+        rms width of the Gaussian [grid points].
+    """
+
+    def __init__(self, weights: Array, sigma: float) -> None:
+        n, m = weights.shape
+        self.weights = weights
+        self._down, self._across = _gaussian_matrix(n, sigma), _gaussian_matrix(m, sigma).T
+        x, y = (np.arange(n) - n / 2) / sigma, (np.arange(m) - m / 2) / sigma
+        self._x, self._y = x[:, None], y[None, :]
+        self._down_x, self._across_y = self._down * x, self._across * y[:, None]
+        w = self._blur(weights)
+        self._seen = w > 1e-9 * max(float(w.max()), 1e-300)
+        self._safe = np.maximum(w, 1e-12 * max(float(w.max()), 1e-300))
+        self._mx, self._my = self._blur(weights * self._x) / self._safe, self._blur(weights * self._y) / self._safe
+        ridge = 0.05  # slopes are believed only where the weights spread over a good part of the Gaussian
+        self._sxx = self._blur(weights * self._x**2) / self._safe - self._mx**2 + ridge
+        self._syy = self._blur(weights * self._y**2) / self._safe - self._my**2 + ridge
+        self._sxy = self._blur(weights * self._x * self._y) / self._safe - self._mx * self._my
+        self._determinant = np.maximum(self._sxx * self._syy - self._sxy**2, ridge * ridge)
+
+    def _blur(self, layer: Array) -> Array:
+        return np.asarray(self._down @ layer @ self._across)
+
+    def smooth(self, values: Array) -> Array:
+        """Value of the plane around each grid point; (k, n, m) to (k, n, m), 0 where no weight is within reach."""
+        found = np.empty(values.shape)
+        for layer, out in zip(values, found, strict=True):
+            kept = self.weights * np.where(self.weights > 0, layer, 0.0)
+            across = kept @ self._across
+            mean = self._down @ across / self._safe
+            sxv = self._down_x @ across / self._safe - self._mx * mean
+            syv = self._down @ (kept @ self._across_y) / self._safe - self._my * mean
+            slope_x = (self._syy * sxv - self._sxy * syv) / self._determinant
+            slope_y = (self._sxx * syv - self._sxy * sxv) / self._determinant
+            out[:] = np.where(self._seen, mean + slope_x * (self._x - self._mx) + slope_y * (self._y - self._my), 0.0)
+        return found
+
+
+def _gaussian_matrix(n: int, sigma: float) -> Array:
+    """Matrix (n, n) that blurs a line of n values with a Gaussian cut off at four `sigma`, zeros beyond the ends."""
+    away = np.abs(np.arange(n)[:, None] - np.arange(n))
+    reach = int(4.0 * sigma + 0.5)
+    line = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    return np.asarray(np.where(away <= reach, np.exp(-0.5 * (away / sigma) ** 2), 0.0) / line.sum())

@@ -1,0 +1,43 @@
+"""A zarr array read window by window: chunks unpacked once stay in memory for the windows that follow."""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+MOST_BYTES = 192 << 20
+
+
+class Windows:
+    """A 2-D zarr array that is sliced often in small windows; holds the chunks used last.
+
+    Parameters
+    ----------
+    array : zarr.Array[Any]
+        Must not change meanwhile.
+    most_bytes : int
+        Of unpacked chunks that are kept.
+    """
+
+    def __init__(self, array: zarr.Array[Any], most_bytes: int = MOST_BYTES) -> None:
+        self.shape, self.dtype = (array.shape[0], array.shape[1]), array.dtype
+        rows, cols = self._chunk = (array.chunks[0], array.chunks[1])
+
+        def chunk(i: int, j: int) -> npt.NDArray[Any]:
+            return np.asarray(array[i * rows : (i + 1) * rows, j * cols : (j + 1) * cols])
+
+        self._read = lru_cache(max(1, most_bytes // (rows * cols * array.dtype.itemsize)))(chunk)
+
+    def __getitem__(self, window: tuple[slice, slice]) -> npt.NDArray[Any]:
+        (top, bottom), (left, right) = (s.indices(n)[:2] for s, n in zip(window, self.shape, strict=True))
+        rows, cols = self._chunk
+        out = np.empty((max(bottom - top, 0), max(right - left, 0)), self.dtype)
+        for i in range(top // rows, -(-bottom // rows)):
+            for j in range(left // cols, -(-right // cols)):
+                r0, r1 = max(top, i * rows), min(bottom, (i + 1) * rows)
+                c0, c1 = max(left, j * cols), min(right, (j + 1) * cols)
+                part = self._read(i, j)[r0 - i * rows : r1 - i * rows, c0 - j * cols : c1 - j * cols]
+                out[r0 - top : r1 - top, c0 - left : c1 - left] = part
+        return out
