@@ -1,6 +1,7 @@
 """Rule find_defects: every column tested, the odd ones listed, and maps laid back onto the raw image."""
 
 import math
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
@@ -14,6 +15,7 @@ import polars as pl
 import zarr
 from scipy.ndimage import map_coordinates
 
+from oddlattice.children import Fault, spared
 from oddlattice.chunks import Windows
 from oddlattice.columns import ColumnShape
 from oddlattice.crystal import CELL_PX
@@ -504,6 +506,13 @@ def find_by_parts(
     return tally, Windows(stored) if stored is not None else z
 
 
+def refused(row: Row, fault: Fault | None) -> tuple[Row, list[Row], pl.DataFrame]:
+    """What `analyse` gives, of an image in which it failed."""
+    why = fault.words if fault is not None else "nothing was said"
+    reason = f"its defects could not be looked for, by a fault of the program: {why}"
+    return row | {"state": "rejected", "reason": reason}, [], table([], COLUMNS)
+
+
 def main(
     images_zarr: str,
     tiles_zarr: str,
@@ -529,7 +538,11 @@ def main(
             if row["state"] == "rejected":
                 image_rows.append(row)
                 continue
-            figures, defects, columns = analyse(row, stores, settings)
+            found, fault = spared(analyse, row, stores, settings)
+            if fault is not None:
+                shutil.rmtree(part / row["image_id"], ignore_errors=True)
+                print(fault.trace)
+            figures, defects, columns = found or refused(row, fault)
             print(f"{row['image_id']}: {figures['state']}, {len(defects)} defects among {len(columns)} columns")
             image_rows.append(figures)
             defect_rows += defects

@@ -4,6 +4,9 @@ The page only shows: what it shows is computed here, or read from the products o
 """
 
 import math
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import yaml
 import zarr
 from scipy import stats
 
+from oddlattice.children import spared
 from oddlattice.crystal import CELL_PX
 from oddlattice.logs import log_to
 from oddlattice.products import write_csv
@@ -371,6 +375,23 @@ def _texts(image: Image, histograms: Row) -> Row:
     return found
 
 
+def write_page_of(
+    image: Callable[[], Image], neighbours: tuple[str, str], shard: str, folder: Path, settings: dict[str, Any]
+) -> None:
+    """`write_page` of an image that has still to be loaded."""
+    write_page(image(), neighbours, shard, folder, settings)
+
+
+def write_failure(row: Row, words: str, folder: Path) -> None:
+    """Write a page that says why there is none; what was written of the page goes."""
+    name = str(row["image_id"])
+    shutil.rmtree(folder / name, ignore_errors=True)
+    for beside in folder.glob(f"{name}.*"):
+        beside.unlink()
+    page = render("failed.html.j2", (), {}, title=facts.title(row), name=name, words=words, versions=versions())
+    (folder / f"{name}.html").write_bytes(page)
+
+
 def main(
     images_zarr: str | Path,
     tiles_zarr: str | Path,
@@ -404,7 +425,11 @@ def main(
     with whole_directory(out_dir) as part:
         for i, row in enumerate(rows):
             neighbours = (names[i - 1] if i else "", names[i + 1] if i + 1 < len(names) else "")
-            write_page(load_image(row, stores, found, tested), neighbours, Path(out_dir).name, part, settings)
+            image = partial(load_image, row, stores, found, tested)
+            _, fault = spared(write_page_of, image, neighbours, Path(out_dir).name, part, settings)
+            if fault is not None:
+                print(fault.trace)
+                write_failure(row, fault.words, part)
 
 
 if "snakemake" in globals():
