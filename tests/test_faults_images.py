@@ -178,7 +178,9 @@ def test_products_that_cannot_be_read_are_no_fault_of_an_image(shard: Shard, mon
 def test_a_page_that_fails_says_so_and_leaves_the_results(
     whole: Shard, shard: Shard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bad = fails_on_bad(write_pages.write_raw, ValueError("no <i>picture</i>"), lambda image, *others: image.row["image_id"])
+    bad = fails_on_bad(
+        write_pages.write_raw, ValueError("no <i>picture</i>"), lambda image, *others: image.row["image_id"]
+    )
     monkeypatch.setattr(write_pages, "write_raw", bad)
     shard.report()
     page = (shard.folder / "pages" / f"{BAD}.html").read_text()

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import zarr
 from zarr.codecs import BloscCodec
 
 from oddlattice.baselines import predict_pca, predict_template
+from oddlattice.children import Fault, spared
 from oddlattice.columns import ColumnShape, column_cells, cut_windows, fit_shapes, signatures
 from oddlattice.crystal import CELL_PX
 from oddlattice.inference import (
@@ -298,6 +300,11 @@ class Handed:
         self._pieces = pieces
         self._next = next(pieces, None)
 
+    @classmethod
+    def of_all(cls, tiles: zarr.Group, listed: list[dict[str, Any]]) -> "Handed":
+        """The pieces of all tiled images of a shard, read ahead."""
+        return cls(ahead(_pieces(tiles, listed)))
+
     def of(self, image_id: str) -> Iterator[Piece]:
         """Pieces of an image, in the order in which the images come."""
         while self._next is not None and self._next.image_id == image_id:
@@ -318,21 +325,66 @@ def main(tiles_zarr: str, model_dirs: list[str], out_zarr: str, settings: dict[s
     listed: list[dict[str, Any]] = list(tiles.attrs["images"])  # type: ignore[arg-type]
     with whole_directory(out_zarr) as part, Behind() as write:
         out = zarr.open_group(part, mode="w", zarr_format=3)
-        pieces = Handed(ahead(_pieces(tiles, listed)))
+        pieces, _ = spared(Handed.of_all, tiles, listed)
         rows = []
         for row in listed:
-            state, reason = row["state"], row["reason"]
+            name, state, reason = row["image_id"], row["state"], row["reason"]
             if state == "tiled":
-                name = row["image_id"]
-                source, target = tiles[name], out.create_group(name)
-                assert isinstance(source, zarr.Group)
-                crystal = str(dict(source.attrs["oddlattice"])["crystal"])  # type: ignore[arg-type]
-                infer_image(source, target, models[crystal], predictors[crystal], settings, pieces.of(name), write)
-                said: dict[str, Any] = dict(target.attrs["oddlattice"])  # type: ignore[arg-type]
-                state, reason = said["state"], said["reason"] or reason
+                crystal = _crystal(tiles, name)
+                given = (tiles, out, name, models[crystal], predictors[crystal], settings)
+                said, fault = spared(infer_one, *given, pieces.of(name) if pieces is not None else None, write)
+                if fault is not None:  # perhaps it is that of the next image, whose pieces are read ahead
+                    write.wait()
+                    pieces = None
+                    said, fault = spared(infer_one, *given)
+                if fault is not None:
+                    print(fault.trace)
+                state, reason = said or refuse(out, name, fault)
+                reason = reason or row["reason"]
                 print(f"{name}: {state} {reason}")
-            rows.append({"image_id": row["image_id"], "state": state, "reason": reason})
+            rows.append({"image_id": name, "state": state, "reason": reason})
         out.update_attributes({"images": rows, "models": {name: model.sha256 for name, model in models.items()}})
+
+
+def _crystal(tiles: zarr.Group, name: str) -> str:
+    attributes: dict[str, Any] = dict(tiles[name].attrs["oddlattice"])  # type: ignore[arg-type]
+    return str(attributes["crystal"])
+
+
+def infer_one(
+    tiles: zarr.Group,
+    out: zarr.Group,
+    name: str,
+    model: Model,
+    predictor: Predictor,
+    settings: dict[str, Any],
+    pieces: Iterable[Piece] | None = None,
+    write: Callable[..., None] = lambda call, *arguments: call(*arguments),
+) -> tuple[str, str]:
+    """State and reason of one image; what an earlier attempt wrote of it goes.
+
+    Raises
+    ------
+    OSError
+        If the GPU has failed: that is no fault of the image.
+    """
+    source, target = tiles[name], out.create_group(name, overwrite=True)
+    assert isinstance(source, zarr.Group)
+    try:
+        infer_image(source, target, model, predictor, settings, pieces, write)
+    except torch.AcceleratorError as error:
+        raise OSError(f"the GPU has failed: {error}") from error
+    said: dict[str, Any] = dict(target.attrs["oddlattice"])  # type: ignore[arg-type]
+    return str(said["state"]), str(said["reason"])
+
+
+def refuse(out: zarr.Group, name: str, fault: Fault | None) -> tuple[str, str]:
+    """State and reason of an image in which inference failed."""
+    why = fault.words if fault is not None else "nothing was said"
+    reason = f"the model could not be applied, by a fault of the program: {why}"
+    target = out.create_group(name, overwrite=True)
+    target.attrs["oddlattice"] = {"state": "rejected", "reason": reason}
+    return "rejected", reason
 
 
 if "snakemake" in globals():

@@ -40,11 +40,15 @@ class Behind:
             self._waiting.popleft().result()
         self._waiting.append(self._writer.submit(call, *arguments))
 
+    def wait(self) -> None:
+        """Wait until all is done; an error of a call comes out."""
+        while self._waiting:
+            self._waiting.popleft().result()
+
     def __enter__(self) -> "Behind":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._writer.shutdown(cancel_futures=kind is not None)
         if kind is None:
-            for call in self._waiting:
-                call.result()
+            self.wait()
