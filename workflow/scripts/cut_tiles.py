@@ -12,6 +12,7 @@ from zarr.codecs import BloscCodec
 
 from oddlattice.anchor import column_weights
 from oddlattice.children import Ending, Fault, Limits, run_limited, spared
+from oddlattice.chunks import Windows
 from oddlattice.crystal import CELL_PX, Crystal, load_crystal
 from oddlattice.frame import Frame
 from oddlattice.lattice import NoLatticeError, describe, stretch_of
@@ -29,6 +30,7 @@ from oddlattice.whole import whole_directory
 
 TILE_CELLS = 32  # one chunk is one tile of 32 x 32 cells
 BAND_CELLS = 4 * TILE_CELLS  # cells along u and v cut at once, to bound memory
+AT_ONCE_PX = 1 << 25  # an image of more pixels is read strip by strip
 DISTORTED = 1.04  # a cell stretched more one way than the other is said to be distorted
 DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
 CALL = "cut_tiles:tile_or_tell"
@@ -212,8 +214,7 @@ def tile_image(
     image: Any = source["0"]  # type: ignore[index]
     pixel_nm = header_nm(source.attrs["oddlattice"])  # type: ignore[arg-type]
     group = zarr.open_group(out, mode="r+").create_group(image_id)
-    if image.shape[0] * image.shape[1] <= 1 << 26:
-        image = np.asarray(image[:])
+    image = np.asarray(image[:]) if image.shape[0] * image.shape[1] <= AT_ONCE_PX else Windows(image)
     try:
         found = fit_registration(image, crystals, pixel_nm, settings_from(settings))
     except NoLatticeError as error:

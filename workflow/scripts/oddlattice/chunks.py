@@ -30,7 +30,9 @@ class Windows:
 
         self._read = lru_cache(max(1, most_bytes // (rows * cols * array.dtype.itemsize)))(chunk)
 
-    def __getitem__(self, window: tuple[slice, slice]) -> npt.NDArray[Any]:
+    def __getitem__(self, window: slice | tuple[slice, slice]) -> npt.NDArray[Any]:
+        if isinstance(window, slice):
+            window = window, slice(None)
         (top, bottom), (left, right) = (s.indices(n)[:2] for s, n in zip(window, self.shape, strict=True))
         rows, cols = self._chunk
         out = np.empty((max(bottom - top, 0), max(right - left, 0)), self.dtype)

@@ -63,14 +63,17 @@ class Lifted:
     """Layers on a coarse grid, interpolated linearly to the pixels of strips of rows."""
 
     def __init__(self, layers: Array, grid: Grid, shape: tuple[int, int]) -> None:
-        low, part = lerp_at(shape[1], grid.cols_px[0], grid.step_px[1], len(grid.cols_px))
-        self._wide = (layers[:, :, low] * (1 - part) + layers[:, :, low + 1] * part).astype(np.float32)
-        self._low, self._part = lerp_at(shape[0], grid.rows_px[0], grid.step_px[0], len(grid.rows_px))
+        self._layers = layers
+        self._cols = lerp_at(shape[1], grid.cols_px[0], grid.step_px[1], len(grid.cols_px))
+        self._rows = lerp_at(shape[0], grid.rows_px[0], grid.step_px[0], len(grid.rows_px))
 
     def strip(self, rows: slice) -> Image:
         """Layers at the pixels of `rows`; shape (k, rows, cols)."""
-        low, part = self._low[rows], self._part[rows]
-        first, second = self._wide[:, low], self._wide[:, low + 1]
+        low, part = (line[rows] for line in self._rows)
+        here = self._layers[:, low[0] : low[-1] + 2]  # the grid's rows around these alone: memory stays small
+        left, right = self._cols
+        wide = (here[:, :, left] * (1 - right) + here[:, :, left + 1] * right).astype(np.float32)
+        first, second = wide[:, low - low[0]], wide[:, low - low[0] + 1]
         second -= first
         second *= part[None, :, None]
         first += second
@@ -124,19 +127,33 @@ def flat_strip(image: Image, rows: slice, flattener: Flattener, mean: Lifted) ->
     return np.asarray(np.clip(strip, *flattener.limits, out=strip))
 
 
-def _window(grid_px: Array, length: int, sigma_px: float) -> tuple[Array, Array, Array]:
-    """Gaussian windows (n, length) around grid places, their sums and how far their centroid is from the place [px]."""
-    at = np.arange(length)
+def _window(grid_px: Array, at: npt.NDArray[np.int64], sigma_px: float) -> Array:
+    """Gaussian windows (n, p) around grid places at the pixels `at`."""
     away = (at - grid_px[:, None]) / sigma_px
-    window = np.where(np.abs(away) < 4, np.exp(-0.5 * np.minimum(away**2, 16)), 0.0)
-    total = window.sum(1)
-    return window, total, window @ at / total - grid_px
+    return np.where(np.abs(away) < 4, np.exp(-0.5 * np.minimum(away**2, 16)), 0.0)
 
 
-def _band(window: Array, points: slice) -> tuple[slice, slice]:
-    """Grid points and the pixels that their windows cover."""
-    covered = np.flatnonzero(window[points].max(0) > 0)
-    return points, slice(int(covered[0]), int(covered[-1]) + 1)
+def _covered(grid_px: Array, length: int, sigma_px: float) -> npt.NDArray[np.int64]:
+    """Pixels of a line that the windows around neighbouring grid places cover."""
+    first, last = np.floor(grid_px[0] - 4 * sigma_px) + 1, np.ceil(grid_px[-1] + 4 * sigma_px)
+    return np.arange(max(int(first), 0), min(int(last), length))
+
+
+def _bands(grid_px: Array, length: int, sigma_px: float) -> Iterator[tuple[slice, slice, Array]]:
+    """Sixteen grid places at a time: their indices, the pixels that their windows cover, and the windows."""
+    for i in range(0, len(grid_px), 16):
+        points = slice(i, min(i + 16, len(grid_px)))
+        at = _covered(grid_px[points], length, sigma_px)
+        yield points, slice(int(at[0]), int(at[-1]) + 1), _window(grid_px[points], at, sigma_px)
+
+
+def _window_sums(grid_px: Array, length: int, sigma_px: float) -> tuple[Array, Array]:
+    """Sums of the windows around grid places, and how far their centroids are from the places [px]; (n,) each."""
+    total, centre = np.empty(len(grid_px)), np.empty(len(grid_px))
+    for points, pixels, window in _bands(grid_px, length, sigma_px):
+        total[points] = window.sum(1)
+        centre[points] = window @ np.arange(pixels.start, pixels.stop) / total[points]
+    return total, centre - grid_px
 
 
 def demodulate(
@@ -157,30 +174,34 @@ def demodulate(
         rms of an amplitude that white noise of the image's variance would give.
     """
     shape = image.shape
-    row_window, row_sum, _ = _window(grid.rows_px, shape[0], sigma_px)
-    col_window, col_sum, _ = _window(grid.cols_px, shape[1], sigma_px)
+    row_sum, _ = _window_sums(grid.rows_px, shape[0], sigma_px)
+    col_sum, _ = _window_sums(grid.cols_px, shape[1], sigma_px)
     mean = flattener.lifted(shape)
     n, m = len(grid.rows_px), len(grid.cols_px)
     total = np.zeros((len(frequencies), n, m), dtype=complex)
     square = 0.0
     turns = np.exp(-2j * np.pi * frequencies[:, 1:] * np.arange(shape[1]))
-    col_waves = (turns[:, None, :] * (col_window / col_sum[:, None])).astype(np.complex64)
-    bands = [_band(col_window, slice(i, min(i + 16, m))) for i in range(0, m, 16)]
+    bands = []
+    for points, cols, window in _bands(grid.cols_px, shape[1], sigma_px):
+        waves = (turns[:, None, cols] * (window / col_sum[points, None])).astype(np.complex64)
+        flat = waves.reshape(-1, waves.shape[2]).T
+        bands.append((points, cols, np.concatenate([flat.real, flat.imag], axis=1)))
     for rows in strips(shape):
         strip = flat_strip(image, rows, flattener, mean)
         square += float(np.einsum("rc,rc->", strip, strip))
         part = np.empty((len(frequencies), len(strip), m), dtype=np.complex64)
-        for points, cols in bands:
-            waves = col_waves[:, points, cols]
-            flat = waves.reshape(-1, waves.shape[2]).T
-            product = strip[:, cols] @ np.concatenate([flat.real, flat.imag], axis=1)
+        for points, cols, columns in bands:
+            product = strip[:, cols] @ columns
             middle = product.shape[1] // 2
             both = (product[:, :middle] + 1j * product[:, middle:]).reshape(len(strip), len(frequencies), -1)
             part[:, :, points] = np.moveaxis(both, 1, 0)
         at = np.arange(rows.start, rows.stop)
-        near = np.flatnonzero(row_window[:, rows].max(1) > 0)
+        near = np.flatnonzero(
+            (grid.rows_px > rows.start - 4 * sigma_px) & (grid.rows_px < rows.stop - 1 + 4 * sigma_px)
+        )
+        row_window = _window(grid.rows_px[near], at, sigma_px) / row_sum[near, None]
         for k, g in enumerate(frequencies):
-            wave = row_window[near, rows] / row_sum[near, None] * np.exp(-2j * np.pi * g[0] * at)
+            wave = row_window * np.exp(-2j * np.pi * g[0] * at)
             total[k, near] += wave.astype(np.complex64) @ part[k]
     noise = float(np.sqrt(square / (shape[0] * shape[1]) / (4 * np.pi * sigma_px**2)))
     return total, noise
@@ -250,7 +271,7 @@ class Frame:
 
 
 def _edge_phase(length: int, grid_px: Array, sigma_px: float) -> Array:
-    return _window(grid_px, length, sigma_px)[2]
+    return _window_sums(grid_px, length, sigma_px)[1]
 
 
 def _phase_steps(amplitudes: Complex) -> Array:

@@ -386,9 +386,11 @@ def _measured(
     slow = slow_part(coarse, known, 2.0 * frame.period_px)
     frame, coarse = with_slow_rows(frame, slow), coarse - slow
     (sharper,) = measure_mean_cell(image, flattener, frame, [np.eye(2, dtype=np.int64)], coarse)
-    shifts, sigmas, statistics, pushes = fine_pass(image, flattener, frame, sharper, coarse)
+    shifts, _, _, pushes = fine_pass(image, flattener, frame, sharper, coarse, by_cell=False)
     if (odd := pushes.odd()).any():
         shifts, sigmas, statistics, _ = fine_pass(image, flattener, frame, sharper, shifts, odd)
+    else:
+        shifts, sigmas, statistics, _ = fine_pass(image, flattener, frame, sharper, coarse)
     slow = slow_part(shifts, sigmas, 2.0 * frame.period_px)
     frame, shifts = with_slow_rows(frame, slow), np.where(np.isfinite(sigmas), shifts - slow, 0.0)
     shifts = shrunk(shifts, sigmas)

@@ -11,6 +11,7 @@ from oddlattice.smooth import finite
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float32]
 
+SPLINE_PX = 48  # image kept along rows: a cubic spline has forgotten its end there to the last digit
 HALO_PX = 12  # image kept around a window, so that the spline does not feel the cut
 
 
@@ -122,8 +123,11 @@ def cut_cells(
     at = places[:, known]
     low = np.maximum(np.floor(at.min(1)).astype(int) - HALO_PX, 0)
     high = np.minimum(np.ceil(at.max(1)).astype(int) + HALO_PX + 1, [rows, cols])
-    window = finite(image[int(low[0]) : int(high[0])])
-    straight = straightened(window, row_shift_px[low[0] : high[0]])[:, low[1] : high[1]]
+    shifts = row_shift_px[low[0] : high[0]]
+    reach = SPLINE_PX + int(np.ceil(np.abs(shifts).max()))
+    left, right = max(low[1] - reach, 0), min(high[1] + reach, cols)
+    window = finite(image[int(low[0]) : int(high[0]), int(left) : int(right)])
+    straight = straightened(window, shifts)[:, low[1] - left : high[1] - left]
     straight = area_averaged(straight, _period_px(nodes_px) / CELL_PX)
     at -= low[:, None].astype(np.float32)
     values = ndimage.map_coordinates(straight, at, order=3, mode="mirror", output=np.float32)

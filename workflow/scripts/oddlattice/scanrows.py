@@ -140,8 +140,9 @@ def fine_pass(
     mean_cell: MeanCell,
     row_shift_px: Array,
     odd: npt.NDArray[np.bool_] | None = None,
+    by_cell: bool = True,
 ) -> tuple[Array, Array, CellStatistics, Pushes]:
-    """One Gauss-Newton step of every row's shift, and the sums over cells with the step taken.
+    """One Gauss-Newton step of every row's shift, and sums with the step taken, over cells or over half cells.
 
     A row is laid on the template: (image - template) is regressed on the template's slope along the row, over the
     whole row, with clipped residuals.
@@ -150,6 +151,8 @@ def fine_pass(
     ----------
     odd : ndarray of shape (2 U + 2, 2 V + 2), bool, optional
         Bins (see `Pushes`) whose pixels are left out: a displaced column would drag its rows along.
+    by_cell : bool
+        Whether the statistics of cells are summed, or the pushes; the other stays 0.
 
     Returns
     -------
@@ -183,11 +186,11 @@ def fine_pass(
         good = (quality.strip(rows)[0] > 0.5).astype(np.float32)
         good *= _inverse_variance(residual, template, good)
         limit = 4 / np.sqrt(np.maximum(good, 1e-12))
-        half_u = np.clip(np.floor(2 * u + 0.5).astype(np.int32) - 2 * first[0], 0, 2 * n_u + 1)
-        half_v = np.clip(np.floor(2 * v + 0.5).astype(np.int32) - 2 * first[1], 0, 2 * n_v + 1)
+        if odd is not None or not by_cell:
+            half_u = np.clip(np.floor(2 * u + 0.5).astype(np.int32) - 2 * first[0], 0, 2 * n_u + 1)
+            half_v = np.clip(np.floor(2 * v + 0.5).astype(np.int32) - 2 * first[1], 0, 2 * n_v + 1)
         if odd is not None:
             good *= ~odd[half_u, half_v]
-        half = (half_u * (2 * n_v + 2) + half_v).ravel()
         weighted_slope = slope * good
         clipped = np.clip(residual, -limit, limit)
         information = np.einsum("rc,rc->r", weighted_slope, slope)
@@ -199,8 +202,10 @@ def fine_pass(
         sigmas[rows] = np.where(enough, 1 / np.sqrt(np.maximum(information, 1e-12)), np.inf)
         moved = step[:, None].astype(np.float32)
         residual -= slope * moved
-        for total, weight in zip(bins, (weighted_slope * residual, weighted_slope * slope), strict=True):
-            total += np.bincount(half, weights=weight.ravel(), minlength=len(total))
+        if not by_cell:
+            half = (half_u * (2 * n_v + 2) + half_v).ravel()
+            _add_up(bins, half, (weighted_slope * residual, weighted_slope * slope))
+            continue
         u += moved * along[0]
         v += moved * along[1]
         cell_u = np.clip(np.floor(u).astype(np.int32) - first[0], 0, n_u - 1)
@@ -217,10 +222,18 @@ def fine_pass(
             residual * by_u,
             residual * by_v,
         )
-        for total, weight in zip(sums, weighted, strict=True):
-            total += np.bincount(cell, weights=None if weight is None else weight.ravel(), minlength=n_u * n_v)
+        _add_up(sums, cell, weighted)
     pushes = Pushes(*(total.reshape(2 * n_u + 2, 2 * n_v + 2) for total in bins))
     return shifts, sigmas, CellStatistics(first, *(total.reshape(n_u, n_v) for total in sums)), pushes
+
+
+def _add_up(totals: Array, index: npt.NDArray[np.int32], weights: tuple[Image | None, ...]) -> None:
+    """Add pixels, by their index, to each of `totals` (k, n); None counts them."""
+    low = int(index.min())
+    index = index - low  # only the totals that are met are touched
+    number = int(index.max()) + 1
+    for total, weight in zip(totals, weights, strict=True):
+        total[low : low + number] += np.bincount(index, weights=None if weight is None else weight.ravel())
 
 
 def _inverse_variance(residual: Image, template: Image, good: Image) -> Image:

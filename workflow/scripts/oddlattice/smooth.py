@@ -7,6 +7,8 @@ from scipy import ndimage
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float32]
 
+POLYNOMIAL_POINTS = 300_000
+
 
 def finite(pixels: npt.ArrayLike) -> Image:
     """Pixels as finite float32; a pixel without a number counts as 0."""
@@ -94,14 +96,24 @@ def local_plane(values: Array, weights: Array, sigma: float) -> tuple[Array, Arr
 
 
 def global_polynomial(values: Array, weights: Array, order: int) -> Array:
-    """Weighted least-squares polynomial through each layer, evaluated on the whole grid; shapes as `local_plane`."""
+    """Weighted least-squares polynomial through each layer, evaluated on the whole grid; shapes as `local_plane`.
+
+    On a large grid every k-th point along both axes is used, about POLYNOMIAL_POINTS in all.
+    """
     n, m = weights.shape
-    x, y = np.meshgrid(np.linspace(-1, 1, n), np.linspace(-1, 1, m), indexing="ij")
-    terms = np.stack([x**i * y**j for i in range(order + 1) for j in range(order + 1 - i)], -1).reshape(n * m, -1)
-    root = np.sqrt(weights).reshape(-1, 1)
-    flat = np.where(weights > 0, values, 0.0).reshape(len(values), -1).T
+    x, y = np.linspace(-1, 1, n)[:, None], np.linspace(-1, 1, m)[None, :]
+    powers = [(i, j) for i in range(order + 1) for j in range(order + 1 - i)]
+    k = max(1, int(np.ceil(np.sqrt(n * m / POLYNOMIAL_POINTS))))
+    some, layers = weights[::k, ::k], values[:, ::k, ::k]
+    terms = np.stack([x[::k] ** i * y[:, ::k] ** j for i, j in powers], -1).reshape(some.size, -1)
+    root = np.sqrt(some).reshape(-1, 1)
+    flat = np.where(some > 0, layers, 0.0).reshape(len(layers), -1).T
     coefficients = np.linalg.lstsq(terms * root, flat * root, rcond=1e-8)[0]
-    return np.asarray((terms @ coefficients).T.reshape(values.shape))
+    found = np.zeros(values.shape)
+    for layer, along in zip(found, coefficients.T, strict=True):
+        for (i, j), c in zip(powers, along, strict=True):
+            layer += c * x**i * y**j
+    return found
 
 
 class Planes:
