@@ -202,7 +202,7 @@ def frames(data: Any) -> Iterator[tuple[int, Iterator[Array]]]:
     `AT_ONCE_BYTES` allows; a frame larger than that is read in bands of rows.
     """
     frame_bytes = data.nbytes // data.shape[0]
-    if frame_bytes > AT_ONCE_BYTES:
+    if frame_bytes > AT_ONCE_BYTES or _comes_in_bands(data):
         for number in range(data.shape[0]):
             yield number, _bands(data[number])
         return
@@ -213,6 +213,12 @@ def frames(data: Any) -> Iterator[tuple[int, Iterator[Array]]]:
         block = computed(data[start : start + group])
         for number, frame in enumerate(block, start):
             yield number, _bands(frame)
+
+
+def _comes_in_bands(data: Any) -> bool:
+    """Whether the pieces of a lazy array (frames, rows, cols) are the bands in which images are written."""
+    rows = data.chunks[1] if hasattr(data, "chunks") else ()
+    return len(rows) > 1 and set(rows[:-1]) == {CHUNK_PX}
 
 
 def _frames_per_chunk(data: Any) -> int:

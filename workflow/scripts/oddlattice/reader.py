@@ -40,6 +40,8 @@ _DEEPEST_TREE = 64
 _HARMLESS_BYTES = 256 << 20
 _LARGEST_RATIO = 200
 _METADATA_BYTES = 64_000
+#: Rows of an image that are read together: those of a chunk that is written.
+BAND_ROWS = 1024
 _LONGEST_TEXT = 2_000
 _LONGEST_LIST = 64
 
@@ -338,7 +340,7 @@ def _hyperspy(path: Path, **options: Any) -> list[Any]:
 def _load_dm(path: Path) -> list[Signal]:
     try:
         # Pieces along the first axis alone: rows and frames come straight from the mapped file, without a copy.
-        found = _hyperspy(path, file_format="DigitalMicrograph", chunks={0: "auto"})
+        found = _hyperspy(path, file_format="DigitalMicrograph", chunks={0: BAND_ROWS})
     except ValueError as error:
         if "RGBA" not in str(error):
             raise
