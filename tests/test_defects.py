@@ -7,7 +7,6 @@ from scipy.ndimage import gaussian_filter, maximum_filter
 from oddlattice.columns import ColumnShape
 from oddlattice.defects import (
     Found,
-    completeness,
     enclosed_regions,
     extra_columns,
     group_extended,
@@ -15,12 +14,10 @@ from oddlattice.defects import (
     judge_all,
     kind_probabilities,
     moved_peak,
-    recovered,
     single_defects,
-    smallest_loss,
 )
 from oddlattice.detect import estimate_noise, judge_columns, z_map
-from oddlattice.intervals import poisson_interval, wilson
+from oddlattice.intervals import poisson_interval, weighted_poisson_interval, wilson
 from test_detect import CELLS, SR, TI, VECTORS_PM, noise_map, put
 
 MASK = np.ones((CELLS, CELLS), np.uint8)
@@ -163,38 +160,11 @@ def test_neighbours_of_strong_defects_do_not_loosen_the_threshold() -> None:
     assert judged.cut <= 0.05 * (len(defects) + 1) / len(judged.p)
 
 
-def test_completeness_is_what_injection_finds() -> None:
-    """The recovered part told for a loss agrees with a real trial in which the loss is put into the image."""
-    loss, hits, trials, told = 0.2, 0, 0, []
-    for seed in range(3):
-        tiles = noise_map(200 + seed)
-        _, judged = find(tiles)
-        table = completeness(judged)
-        rows = {row["loss"]: row for row in table["Sr"]}
-        assert rows[1.0]["recovered"] == 1.0 and rows[loss]["n"] > 0
-        told.append(rows[loss]["recovered"])
-        cells = [(i, j) for i in range(4, 36, 5) for j in range(4, 36, 5)]
-        for cell in cells[::6]:
-            tried = tiles.copy()
-            put(tried, SR, cell, changed(SR, -loss, (0.0, 0.0)))
-            defects, _ = find(tried)
-            hits += any(d.uv == (float(cell[0]), float(cell[1])) for d in defects)
-            trials += 1
-    low, high = wilson(hits, trials)
-    assert low - 0.05 < np.mean(told) < high + 0.05, (hits, trials, told)
-
-
-def test_smallest_loss_is_of_the_worst_kind() -> None:
-    tiles = noise_map(3)
-    judged = find(tiles)[1]
-    table = completeness(judged)
-    found = smallest_loss(table)
-    assert found is not None and recovered(judged.kinds[1], judged, 1, found)[0] / len(judged.kinds[1].cells) >= 0.9
-    table["none"] = [{"loss": 1.0, "n": 10, "recovered": 0.5, "ci_low": 0.2, "ci_high": 0.8}]
-    assert smallest_loss(table) is None
-
-
 def test_intervals_by_hand() -> None:
     assert poisson_interval(0) == (0.0, pytest.approx(3.6889, abs=1e-3))
     assert poisson_interval(10) == (pytest.approx(4.795, abs=1e-3), pytest.approx(18.390, abs=1e-3))
+    same = weighted_poisson_interval(np.ones(10))
+    assert same == (pytest.approx(4.795, abs=0.01), pytest.approx(18.390, abs=0.01))
+    assert weighted_poisson_interval(np.full(10, 2.0)) == pytest.approx((2 * same[0], 2 * same[1]))
+    assert weighted_poisson_interval(np.empty(0)) == (0.0, pytest.approx(3.6889, abs=1e-3))
     assert wilson(8, 10) == (pytest.approx(0.4902, abs=1e-3), pytest.approx(0.9433, abs=1e-3))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from oddlattice.baselines import predict_pca, predict_template
-from oddlattice.columns import as_cells, fit_shape
+from oddlattice.columns import as_cells, fit_shape, mean_cell
 from oddlattice.crystal import CELL_PX, load_crystal
 from oddlattice.defects import judge_all
 from oddlattice.detect import estimate_noise, judge_columns
@@ -15,7 +15,6 @@ from oddlattice.inference import (
     Careful,
     Engine,
     chunk_cells,
-    mean_cell,
     misfit,
     own_mean,
     padded,

@@ -123,7 +123,7 @@ def analysed(folder: Path, name: str, method: str) -> dict[str, object]:
     out.mkdir()
     settings = CONFIG["infer"] | {"method": method, "device": "cpu"}
     infer_differences.main(str(folder / "tiles.zarr"), [str(MODEL)], str(out / "differences.zarr"), settings, 2)
-    tables = [str(out / f"{table}.parquet") for table in ("defects", "images", "columns")]
+    tables = [str(out / f"{table}.parquet") for table in ("defects", "images", "columns", "completeness")]
     stores = [str(folder / "images.zarr"), str(folder / "tiles.zarr"), str(out / "differences.zarr")]
     find_defects.main(*stores, *tables, str(out / "maps.zarr"), CONFIG["defects"])
     assert not list(out.rglob(".z-*"))

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from oddlattice.columns import fit_shape
+from oddlattice.columns import fit_shape, mean_cell
 from oddlattice.crystal import CELL_PX, crystal_from_dict, load_crystal
-from oddlattice.inference import mean_cell
 from oddlattice.library import load_library
 from oddlattice.model import load_model
 from oddlattice.patches import (

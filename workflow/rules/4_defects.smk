@@ -4,8 +4,9 @@ In:  results/1_images, 2_tiles, 3_differences/{shard}.zarr
 Out: results/4_defects/{shard}.parquet          flagged columns (products.DEFECTS)
      results/4_defects/{shard}.images.parquet   every image, refused ones too (products.IMAGES)
      results/4_defects/{shard}.columns.parquet  every column tested (products.COLUMNS)
+     results/4_defects/{shard}.completeness.parquet  known defects put in, and how many were found (COMPLETENESS)
      results/4_defects/{shard}.zarr             OME-Zarr 0.5 maps float32 (row, col) of the raw image: difference, z
-     results/4_defects/{defects,images}.{parquet,csv}  the same of all shards
+     results/4_defects/{defects,images,completeness}.{parquet,csv}  the same of all shards
 """
 
 
@@ -19,6 +20,7 @@ rule find_defects:
         defects="results/4_defects/{shard}.parquet",
         images="results/4_defects/{shard}.images.parquet",
         columns="results/4_defects/{shard}.columns.parquet",
+        completeness="results/4_defects/{shard}.completeness.parquet",
         maps_zarr=directory("results/4_defects/{shard}.zarr"),
     log:
         "results/logs/find_defects/{shard}.log",
@@ -38,12 +40,15 @@ rule gather_defects:
     input:
         defects=of_shards("results/4_defects/{shard}.parquet"),
         images=of_shards("results/4_defects/{shard}.images.parquet"),
+        completeness=of_shards("results/4_defects/{shard}.completeness.parquet"),
         modules=modules_of("gather_defects"),
     output:
         defects_parquet="results/4_defects/defects.parquet",
         defects_csv="results/4_defects/defects.csv",
         images_parquet="results/4_defects/images.parquet",
         images_csv="results/4_defects/images.csv",
+        completeness_parquet="results/4_defects/completeness.parquet",
+        completeness_csv="results/4_defects/completeness.csv",
     log:
         "results/logs/gather_defects.log",
     threads: 1

@@ -4,7 +4,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,26 +17,35 @@ from scipy.ndimage import map_coordinates
 
 from oddlattice.children import Fault, spared
 from oddlattice.chunks import Windows
-from oddlattice.columns import ColumnShape
+from oddlattice.columns import ColumnShape, mean_cell
+from oddlattice.completeness import (
+    Curves,
+    Trial,
+    corrected_count,
+    loss_curves,
+    pooled_curves,
+    pooled_rows,
+    shift_curves,
+    smallest_loss,
+    trial_rows,
+)
 from oddlattice.crystal import CELL_PX
 from oddlattice.defects import (
     Found,
     Judged,
-    completeness,
     enclosed_regions,
     extra_columns,
     group_extended,
     judge_all,
     single_defects,
-    smallest_loss,
 )
-from oddlattice.detect import estimate_noise, judge_columns, kernel_width_px, published_map, raw_places, z_map
+from oddlattice.detect import Noise, estimate_noise, judge_columns, kernel_width_px, published_map, raw_places, z_map
 from oddlattice.intervals import poisson_interval, wilson
 from oddlattice.logs import log_to
 from oddlattice.omezarr import Bands
 from oddlattice.onethread import one_thread
 from oddlattice.parts import Part, in_px, is_inside, parts_of
-from oddlattice.products import COLUMNS, DEFECTS, IMAGES, table, write_parquet
+from oddlattice.products import COLUMNS, COMPLETENESS, DEFECTS, IMAGES, table, write_parquet
 from oddlattice.whole import whole_directory
 
 Array = npt.NDArray[np.float64]
@@ -73,7 +82,7 @@ def pixel_by_lattice_nm(pixel_nm: float, header: list[float] | None) -> Array:
     return np.array([pixel_nm * ratio, pixel_nm / ratio])
 
 
-def find_in_image(image: Registered, settings: dict[str, Any]) -> tuple[Judged, Float]:
+def find_in_image(image: Registered, settings: dict[str, Any]) -> tuple[Judged, Float, Noise]:
     """Test all columns of an image and list its defects.
 
     Returns
@@ -82,10 +91,11 @@ def find_in_image(image: Registered, settings: dict[str, Any]) -> tuple[Judged, 
         With its `defects`, extended regions last.
     z : ndarray of shape (U * 20, V * 20), float32
         z map in the lattice frame.
+    noise : Noise
     """
-    judged, z = find_in_part(image, settings)
+    judged, z, noise = find_in_part(image, settings)
     judged.defects[:] = with_regions(judged.defects, image.mask, settings)
-    return judged, z
+    return judged, z, noise
 
 
 def with_regions(defects: list[Found], mask: npt.NDArray[np.uint8], settings: dict[str, Any]) -> list[Found]:
@@ -93,7 +103,7 @@ def with_regions(defects: list[Found], mask: npt.NDArray[np.uint8], settings: di
     return group_extended(defects, settings["extended_columns"]) + enclosed_regions(mask)
 
 
-def find_in_part(image: Registered, settings: dict[str, Any]) -> tuple[Judged, Float]:
+def find_in_part(image: Registered, settings: dict[str, Any]) -> tuple[Judged, Float, Noise]:
     """Test all columns of an image, or of a part of one, and list what is odd; as `find_in_image`, without regions."""
     noise = estimate_noise(image.difference, image.mask)
     vectors_pm = image.vectors_px * image.pixel_nm * 1000
@@ -108,12 +118,12 @@ def find_in_part(image: Registered, settings: dict[str, Any]) -> tuple[Judged, F
         judged, image.difference, noise, vectors_pm, [np.array(response) for _, response in tested], settings["fdr"]
     )
     if not image.shapes:
-        return judged, np.zeros_like(image.difference)
+        return judged, np.zeros_like(image.difference), noise
     narrowest = max(image.shapes, key=lambda shape: sum(shape.precision[::2]))
     z = z_map(image.difference, image.mask, noise, narrowest)
     places = np.array([(shape.u, shape.v) for shape in image.shapes])
     judged.defects += extra_columns(judged, z, image.mask, places, kernel_width_px(narrowest), settings["fdr"])
-    return judged, z
+    return judged, z, noise
 
 
 def column_rows(image_id: str, judged: Judged, nodes_px: Float) -> pl.DataFrame:
@@ -197,17 +207,26 @@ class Tally:
         Published score of every column.
     flagged : list of ndarray
         Which columns were flagged.
-    trials : dict
-        Completeness by site, see `completeness`.
+    losses, shifts : dict
+        Recovered against lost intensity, and against displacement, by site.
+    trials : list of dict
+        Rows of products.COMPLETENESS.
+    false : float
+        Number of false alarms to be expected.
     """
 
-    defects: list[Found]
-    columns: list[pl.DataFrame]
-    anm: list[Array]
-    flagged: list[npt.NDArray[np.bool_]]
-    trials: dict[str, list[dict[str, float]]]
+    defects: list[Found] = field(default_factory=list)
+    columns: list[pl.DataFrame] = field(default_factory=list)
+    anm: list[Array] = field(default_factory=list)
+    flagged: list[npt.NDArray[np.bool_]] = field(default_factory=list)
+    losses: Curves = field(default_factory=dict)
+    shifts: Curves = field(default_factory=dict)
+    trials: list[Row] = field(default_factory=list)
+    false: float = 0.0
 
-    def add(self, image_id: str, part: Part, image: Registered, judged: Judged) -> None:
+    def add(
+        self, image_id: str, part: Part, image: Registered, judged: Judged, noise: Noise, trials: list[Trial]
+    ) -> None:
         """Take in the columns and defects that are a part's own; those around it are another's."""
         low = [s.start for s in part.wide]
         cells = np.concatenate([t.cells for t in judged.kinds]) + low if judged.kinds else np.empty((0, 2), int)
@@ -218,24 +237,11 @@ class Tally:
         self.flagged.append(judged.flagged[own])
         moved = [replace(d, uv=(d.uv[0] + low[0], d.uv[1] + low[1])) for d in judged.defects]
         self.defects += [d for d in moved if is_inside(np.floor([d.uv]), part)[0]]
-        self.trials = pooled(self.trials, completeness(judged))
-
-
-def pooled(
-    first: dict[str, list[dict[str, float]]], second: dict[str, list[dict[str, float]]]
-) -> dict[str, list[dict[str, float]]]:
-    """Completeness of two parts of an image taken together."""
-    found = dict(first)
-    for site, rows in second.items():
-        found[site] = [_both(*pair) for pair in zip(found[site], rows, strict=True)] if site in found else rows
-    return found
-
-
-def _both(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
-    n = one["n"] + other["n"]
-    hits = round(one["n"] * one["recovered"]) + round(other["n"] * other["recovered"])
-    low, high = wilson(hits, int(n)) if n else (0.0, 1.0)
-    return one | {"n": n, "recovered": hits / n if n else 0.0, "ci_low": low, "ci_high": high}
+        vectors_pm, cell = image.vectors_px * image.pixel_nm * 1000, mean_cell(image.prediction, image.mask)
+        self.losses = pooled_curves(self.losses, loss_curves(judged, noise, cell))
+        self.shifts = pooled_curves(self.shifts, shift_curves(judged, vectors_pm))
+        self.trials = pooled_rows(self.trials, trial_rows(judged, noise, cell, vectors_pm, trials))
+        self.false += judged.cut * int((own & ~judged.flagged).sum())
 
 
 def published_figures(tally: Tally, band_std: float) -> Row:
@@ -257,7 +263,8 @@ def image_figures(tally: Tally, area: float, cell_nm2: float, settings: dict[str
     points = [d for d in tally.defects if d.kind != "extended"]
     regions = [d for d in tally.defects if d.kind == "extended"]
     low, high = poisson_interval(len(points))
-    emptied = [rows[-1] for rows in tally.trials.values()]
+    corrected = [value / area for value in corrected_count(tally.defects, tally.losses, tally.shifts, tally.false)]
+    emptied = [rows[-1] for rows in tally.losses.values()]
     n, hits = sum(int(r["n"]) for r in emptied), sum(round(r["n"] * r["recovered"]) for r in emptied)
     figures: Row = {
         "columns_tested": sum(map(len, tally.anm)),
@@ -267,10 +274,11 @@ def image_figures(tally: Tally, area: float, cell_nm2: float, settings: dict[str
         "density_per_nm2": len(points) / area,
         "density_ci_low": low / area,
         "density_ci_high": high / area,
+        **dict(zip((f"density_corrected_{end}" for end in ("per_nm2", "ci_low", "ci_high")), corrected, strict=True)),
         "area_nm2": area,
         "fdr": settings["fdr"],
         "noise_model": NOISE_MODEL,
-        "smallest_loss_90": smallest_loss(tally.trials),
+        "smallest_loss_90": smallest_loss(tally.losses),
         **published_figures(tally, settings["published_band_std"]),
     }
     if n:
@@ -430,20 +438,30 @@ class Stores:
     scratch: Path
 
 
-def analyse(row: Row, stores: Stores, settings: dict[str, Any]) -> tuple[Row, list[Row], pl.DataFrame]:
-    """Rows of products.IMAGES and products.DEFECTS, and the table of columns, for one image that could be read."""
+@dataclass
+class Analysis:
+    """What is known of one image: a row of products.IMAGES, and rows of DEFECTS, COMPLETENESS and COLUMNS."""
+
+    image: Row
+    defects: list[Row] = field(default_factory=list)
+    trials: list[Row] = field(default_factory=list)
+    columns: pl.DataFrame = field(default_factory=lambda: table([], COLUMNS))
+
+
+def analyse(row: Row, stores: Stores, settings: dict[str, Any]) -> Analysis:
+    """Find the defects of one image that could be read, and write its maps."""
     name = row["image_id"]
     source = _attributes(_group(stores.images, name))
     lattice = _attributes(_group(stores.tiles, name))
     found: Row = {key: row[key] for key in ("image_id", "file_id", "path", "signal", "frame")}
     found |= {"state": lattice["state"], "reason": lattice["reason"]} | lattice_figures(source, lattice)
     if lattice["state"] != "tiled":
-        return found, [], table([], COLUMNS)
+        return Analysis(found)
     differences = _group(stores.differences, name)
     model = _attributes(differences)
     found |= {"state": model["state"], "reason": model["reason"], "model_misfit": model.get("model_misfit")}
     if model["state"] != "analysed":
-        return found, [], table([], COLUMNS)
+        return Analysis(found)
     found["model"] = model["model"]
     tiles, header = _group(stores.tiles, name), source.get("pixel_nm_header")
     with TemporaryDirectory(dir=stores.scratch, prefix=".z-") as scratch:
@@ -461,10 +479,15 @@ def analyse(row: Row, stores: Stores, settings: dict[str, Any]) -> tuple[Row, li
         difference = _stored(differences, "difference")
         maps = {"difference": Windows(difference) if isinstance(z, Windows) else np.asarray(difference[:]), "z": z}
         write_maps(group, maps, ToLattice(nodes_px, image.row_shift_px), (found["rows"], found["cols"]), header)
-    group.update_attributes({"oddlattice": {"image_id": name, "completeness": tally.trials}})
+    said = {"image_id": name, "completeness": tally.losses, "trials": tally.trials}
+    group.update_attributes({"oddlattice": said})
     whole = replace(image, nodes_px=nodes_px)
-    rows = [defect_row(row, defect, whole, cell_nm2) for defect in tally.defects]
-    return found, rows, pl.concat([table([], COLUMNS), *tally.columns])
+    return Analysis(
+        found,
+        [defect_row(row, defect, whole, cell_nm2) for defect in tally.defects],
+        [{"image_id": name} | trial for trial in tally.trials],
+        pl.concat([table([], COLUMNS), *tally.columns]),
+    )
 
 
 def find_by_parts(
@@ -485,7 +508,8 @@ def find_by_parts(
     z : ndarray or Windows of shape (U * 20, V * 20), float32
         z map in the lattice frame; that of a huge image lies in `scratch`.
     """
-    tally = Tally([], [], [], [], {})
+    tally = Tally()
+    trials = [Trial(**entry) for entry in _attributes(differences)["trial_defects"]]
     mask = _array(tiles, "mask")
     parts = parts_of(mask.shape, AROUND_CELLS)
     stored = None
@@ -498,19 +522,19 @@ def find_by_parts(
         if len(parts) > 1 and mask[part.wide].sum() < MIN_CELLS:
             continue
         image = load_registered(tiles, differences, header, part)
-        judged, z = find_in_part(image, settings)
-        tally.add(name, part, image, judged)
+        judged, z, noise = find_in_part(image, settings)
+        tally.add(name, part, image, judged, noise, trials)
         if stored is not None:
             stored[in_px(part.core)] = z[in_px(part.inner)]
     tally.defects = with_regions(tally.defects, mask, settings)
     return tally, Windows(stored) if stored is not None else z
 
 
-def refused(row: Row, fault: Fault | None) -> tuple[Row, list[Row], pl.DataFrame]:
+def refused(row: Row, fault: Fault | None) -> Analysis:
     """What `analyse` gives, of an image in which it failed."""
     why = fault.words if fault is not None else "nothing was said"
     reason = f"its defects could not be looked for, by a fault of the program: {why}"
-    return row | {"state": "rejected", "reason": reason}, [], table([], COLUMNS)
+    return Analysis(row | {"state": "rejected", "reason": reason})
 
 
 def main(
@@ -520,15 +544,14 @@ def main(
     out_defects: str,
     out_images: str,
     out_columns: str,
+    out_completeness: str,
     out_maps: str,
     settings: dict[str, Any],
 ) -> None:
     """List the defects of every image of a shard; refused images keep their row and their reason."""
     images = zarr.open_group(images_zarr, mode="r")
     listed: list[Row] = list(images.attrs["images"])  # type: ignore[arg-type]
-    image_rows: list[Row] = []
-    defect_rows: list[Row] = []
-    column_tables = [table([], COLUMNS)]
+    found: list[Analysis] = []
     with whole_directory(out_maps) as part:
         maps = zarr.open_group(part, mode="w", zarr_format=3)
         stores = Stores(
@@ -536,20 +559,21 @@ def main(
         )
         for row in listed:
             if row["state"] == "rejected":
-                image_rows.append(row)
+                found.append(Analysis(row))
                 continue
-            found, fault = spared(analyse, row, stores, settings)
+            one, fault = spared(analyse, row, stores, settings)
             if fault is not None:
                 shutil.rmtree(part / row["image_id"], ignore_errors=True)
                 print(fault.trace)
-            figures, defects, columns = found or refused(row, fault)
-            print(f"{row['image_id']}: {figures['state']}, {len(defects)} defects among {len(columns)} columns")
-            image_rows.append(figures)
-            defect_rows += defects
-            column_tables.append(columns)
-    write_parquet(table(image_rows, IMAGES), out_images)
-    write_parquet(pl.concat(column_tables), out_columns)
-    write_parquet(table(defect_rows, DEFECTS), out_defects)
+            found.append(one or refused(row, fault))
+            print(
+                f"{row['image_id']}: {found[-1].image['state']}, "
+                f"{len(found[-1].defects)} defects of {len(found[-1].columns)} columns"
+            )
+    write_parquet(table([one.image for one in found], IMAGES), out_images)
+    write_parquet(pl.concat([table([], COLUMNS), *(one.columns for one in found)]), out_columns)
+    write_parquet(table([row for one in found for row in one.trials], COMPLETENESS), out_completeness)
+    write_parquet(table([row for one in found for row in one.defects], DEFECTS), out_defects)
 
 
 if "snakemake" in globals():
@@ -563,6 +587,7 @@ if "snakemake" in globals():
         snakemake.output.defects,
         snakemake.output.images,
         snakemake.output.columns,
+        snakemake.output.completeness,
         snakemake.output.maps_zarr,
         dict(snakemake.params.settings),
     )

@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 
 from oddlattice.logs import log_to
-from oddlattice.products import DEFECTS, IMAGES, Schema, table, write_csv, write_parquet
+from oddlattice.products import COMPLETENESS, DEFECTS, IMAGES, Schema, table, write_csv, write_parquet
 
 
 def gathered(paths: list[str], schema: Schema, by: list[str]) -> pl.DataFrame:
@@ -16,19 +16,25 @@ def gathered(paths: list[str], schema: Schema, by: list[str]) -> pl.DataFrame:
 def main(
     defects: list[str],
     images: list[str],
+    completeness: list[str],
     out_defects_parquet: str,
     out_defects_csv: str,
     out_images_parquet: str,
     out_images_csv: str,
+    out_completeness_parquet: str,
+    out_completeness_csv: str,
 ) -> None:
-    """Write defects and images of all shards, each as Parquet and as CSV."""
+    """Write defects, images and completeness of all shards, each as Parquet and as CSV."""
     all_defects = gathered(defects, DEFECTS, ["image_id", "p_value", "row_px", "col_px"])
     all_images = gathered(images, IMAGES, ["path", "image_id"])
+    all_trials = gathered(completeness, COMPLETENESS, ["image_id", "site", "kind", "change", "shift_pm", "name"])
     print(f"{len(all_images)} images, {len(all_defects)} defects")
     write_parquet(all_defects, out_defects_parquet)
     write_csv(all_defects, out_defects_csv)
     write_parquet(all_images, out_images_parquet)
     write_csv(all_images, out_images_csv)
+    write_parquet(all_trials, out_completeness_parquet)
+    write_csv(all_trials, out_completeness_csv)
 
 
 if "snakemake" in globals():
@@ -37,8 +43,11 @@ if "snakemake" in globals():
     main(
         list(snakemake.input.defects),
         list(snakemake.input.images),
+        list(snakemake.input.completeness),
         snakemake.output.defects_parquet,
         snakemake.output.defects_csv,
         snakemake.output.images_parquet,
         snakemake.output.images_csv,
+        snakemake.output.completeness_parquet,
+        snakemake.output.completeness_csv,
     )

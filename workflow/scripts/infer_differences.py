@@ -13,18 +13,25 @@ from zarr.codecs import BloscCodec
 
 from oddlattice.baselines import predict_pca, predict_template
 from oddlattice.children import Fault, spared
-from oddlattice.columns import ColumnShape, column_cells, cut_windows, fit_shapes, signatures
+from oddlattice.columns import (
+    ColumnShape,
+    cells_at,
+    column_cells,
+    cut_windows,
+    fit_shapes,
+    median_cell,
+    sample_of,
+    signatures,
+)
+from oddlattice.completeness import trials_of
 from oddlattice.crystal import CELL_PX
 from oddlattice.inference import (
     Careful,
     Engine,
-    cells_at,
     contrast_of,
-    median_cell,
     misfit,
     own_mean,
     predict_bulk,
-    sample_of,
 )
 from oddlattice.logs import log_to
 from oddlattice.model import Model, load_model
@@ -222,6 +229,7 @@ def infer_image(
         "method": predictor.method,
         "device": predictor.careful.engine.device,
         "precision": "bfloat16" if predictor.careful.engine.bf16 else "float32",
+        "trial_defects": [vars(trial) for trial in trials_of(model.meta, [c.site for c in model.crystal.tested])],
     }
     if int(mask.sum()) < MIN_CELLS:
         reason = (

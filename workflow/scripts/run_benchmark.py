@@ -364,10 +364,10 @@ def whole_files(plan: Plan, setup: Setup, read: dict[str, Any], seed: int) -> pl
         read_images(folder / "shard.tsv", folder / "archive", folder / "1.zarr", read, folder / "read.log")
         cut_tiles(folder / "1.zarr", [Path(setup.model) / "crystal.yaml"], folder / "2.zarr", setup.tile)
         infer_differences(str(folder / "2.zarr"), [setup.model], str(folder / "3.zarr"), setup.infer, 1)
-        out = [str(folder / f"{part}.parquet") for part in ("defects", "images", "columns")]
+        out = [str(folder / f"{part}.parquet") for part in ("defects", "images", "columns", "completeness")]
         first, second, third, maps = (str(folder / f"{k}.zarr") for k in (1, 2, 3, 4))
-        find_defects(first, second, third, out[0], out[1], out[2], maps, setup.defects)
-        defects, images, columns = (pl.read_parquet(path) for path in out)
+        find_defects(first, second, third, out[0], out[1], out[2], out[3], maps, setup.defects)
+        defects, images, columns = (pl.read_parquet(path) for path in out[:3])
     return pl.DataFrame(
         [
             file_row(

@@ -18,10 +18,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from oddlattice.anchor import peaks_of_mean_cell
-from oddlattice.columns import as_cells, fit_shape
+from oddlattice.benchmark import trial_defects
+from oddlattice.columns import as_cells, fit_shape, mean_cell
 from oddlattice.compose import check_cell
 from oddlattice.crystal import CELL_PX, Crystal, crystal_from_dict, load_crystal
-from oddlattice.inference import Careful, Engine, mean_cell, misfit, padded, patches_of
+from oddlattice.inference import Careful, Engine, misfit, padded, patches_of
 from oddlattice.library import load_library
 from oddlattice.logs import log_to
 from oddlattice.model import read_yaml, recipe_sha256, save_model
@@ -340,7 +341,14 @@ def main(
     calibrated = calibration(vae, held_out)
     with tempfile.TemporaryDirectory() as made:
         work = Path(made)
-        meta = {"name": name, "recipe": recipe, "recipe_sha256": recipe_sha256(recipe), "calibration": calibrated}
+        meta: dict[str, Any] = {
+            "name": name,
+            "recipe": recipe,
+            "recipe_sha256": recipe_sha256(recipe),
+            "calibration": calibrated,
+        }
+        if library is not None:
+            meta["trial_defects"] = trial_defects(library, crystal)
         save_model(work, vae, meta)
         draw_card(vae, held_out[0], history, work / "card.png")
         (work / "card.md").write_text(card_text(name, recipe, history, calibrated), encoding="utf-8")

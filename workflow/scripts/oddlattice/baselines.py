@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.columns import as_cells
+from oddlattice.columns import as_cells, mean_cell
 from oddlattice.crystal import CELL_PX
-from oddlattice.inference import chunk_cells, mean_cell, padded, patches_of
+from oddlattice.inference import chunk_cells, padded, patches_of
 
 Float = npt.NDArray[np.float32]
 COMPONENTS = 20

@@ -102,6 +102,23 @@ def detection_kinds(library: Library, crystal: Crystal) -> tuple[Kind, ...]:
     return tuple(found.values())
 
 
+def trial_defects(library: Library, crystal: Crystal) -> list[dict[str, Any]]:
+    """The same as a model lists them, to be put into the images it analyses; see `completeness.Trial`."""
+    return [
+        {
+            "name": kind.name,
+            "site": kind.site,
+            "kind": kind.called,
+            "atoms": kind.atoms,
+            "of_atoms": THICKNESS_CELLS if kind.atoms else 0,
+            "thickness_nm": round(THICKNESS_CELLS * library.cell_nm[2], 4),
+            "change": round(kind.change, 4),
+            "shift_pm": kind.shift_pm,
+        }
+        for kind in detection_kinds(library, crystal)
+    ]
+
+
 def published_kinds(library: Library, crystal: Crystal) -> tuple[Kind, ...]:
     """The six classes of the published method: whole columns emptied, exchanged, and moved by 0.29 cell."""
     whole = [kind for kind in detection_kinds(library, crystal) if kind.whole]

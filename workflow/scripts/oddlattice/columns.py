@@ -48,6 +48,28 @@ def as_cells(tiles: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     return tiles.reshape(u, CELL_PX, v, CELL_PX).transpose(0, 2, 1, 3)
 
 
+def sample_of(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
+    """Analysed cells (u, v) that stand for all of an image, evenly taken: 4,096 to 8,191 where there are more."""
+    inside = np.argwhere(mask)
+    return inside[:: max(1, len(inside) // 4096)]
+
+
+def cells_at(tiles: npt.NDArray[np.floating], cells: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+    """Cells (n, 20, 20) of tiles (U * 20, V * 20)."""
+    return np.asarray(as_cells(tiles)[cells[:, 0], cells[:, 1]], dtype=np.float32)
+
+
+def median_cell(cells: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Median of cells (n, 20, 20); shape (20, 20)."""
+    by_pixel = np.ascontiguousarray(cells.reshape(len(cells), -1).T)  # three times faster than along the first axis
+    return np.asarray(np.median(by_pixel, axis=1).reshape(cells.shape[1:]), dtype=np.float64)
+
+
+def mean_cell(tiles: npt.NDArray[np.floating], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Median cell over the analysed cells, or an even sample of them (`sample_of`); shape (20, 20)."""
+    return median_cell(cells_at(tiles, sample_of(mask)))
+
+
 def window_start_px(column: Column | ColumnShape) -> tuple[int, int]:
     """First (u, v) pixel of the column's window, from its cell's corner; the window has 2 REACH_PX + 2 px a side."""
     return int(np.floor(CELL_PX * column.u - 0.5)) - REACH_PX, int(np.floor(CELL_PX * column.v - 0.5)) - REACH_PX

@@ -22,7 +22,6 @@ from oddlattice.columns import (
 )
 from oddlattice.crystal import CELL_PX
 from oddlattice.detect import MIN_COLUMNS, Noise, Scored, q_values
-from oddlattice.intervals import wilson
 
 Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
@@ -33,7 +32,6 @@ CERTAIN = 0.6  # a kind less probable than this is unknown
 PRIOR_CHANGE, PRIOR_SHIFT_PM = 0.5, 40.0  # ASSUME: spread of the changes that defects make
 PRIOR_MODELS = (0.5, 0.4, 0.1)  # ASSUME: intensity only, displacement only, both
 SHAPE_ERROR = 0.05  # ASSUME: so well is a column's own image known, as part of a change
-LOSSES = tuple(round(0.05 * k, 2) for k in range(1, 21))  # trial losses for completeness
 DECOY_MARGIN = 1.15  # an extra column stands out by so much more than the deepest dip between the columns
 NEAR_CELLS = 1.05  # odd columns closer than this belong together
 
@@ -372,40 +370,3 @@ def enclosed_regions(mask: Mask, least: int = 4) -> list[Found]:
         middle = cells.mean(axis=0) + 0.5
         found.append(Found((float(middle[0]), float(middle[1])), "", "extended", 1.0, cells=len(cells)))
     return found
-
-
-def recovered(tested: Scored, judged: Judged, kind: int, loss: float) -> tuple[int, int]:
-    """Bulk columns of a kind that would be flagged had they lost the part `loss` of their intensity: hits and trials.
-
-    The estimates are linear in the image, so the loss is added to each bulk column's own estimate; the counting noise
-    that goes with the lost intensity is not taken away, which errs on the side of caution.
-    """
-    bulk = ~judged.flagged[judged.kind == kind]
-    lowered = tested.found[bulk].copy()
-    lowered[:, 0] -= loss
-    p = tested.null.judge(lowered, tested.level[bulk]).p_value
-    return int((p <= judged.cut).sum()), len(p)
-
-
-def completeness(judged: Judged) -> dict[str, list[dict[str, float]]]:
-    """Recovered part, with its 95 % interval, for each kind of column and each trial loss."""
-    found: dict[str, list[dict[str, float]]] = {}
-    for kind, tested in enumerate(judged.kinds):
-        rows = []
-        for loss in LOSSES:
-            hits, n = recovered(tested, judged, kind, loss)
-            low, high = wilson(hits, n) if n else (0.0, 1.0)
-            rows.append({"loss": loss, "n": n, "recovered": hits / n if n else 0.0, "ci_low": low, "ci_high": high})
-        found[tested.shape.site] = rows
-    return found
-
-
-def smallest_loss(table: dict[str, list[dict[str, float]]], part: float = 0.9) -> float | None:
-    """The smallest loss that is recovered in `part` of the columns of every kind, or None."""
-    needed = []
-    for rows in table.values():
-        good = [row["loss"] for row in rows if row["recovered"] >= part]
-        if not good:
-            return None
-        needed.append(min(good))
-    return max(needed, default=None)

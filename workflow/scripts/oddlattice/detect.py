@@ -166,6 +166,8 @@ class Scored:
     verdict : Verdict
     anm : ndarray of shape (n,)
         Published score.
+    response : tuple of float
+        Part of an intensity change, and of a displacement, that the prediction leaves in the difference.
     """
 
     shape: ColumnShape
@@ -176,6 +178,7 @@ class Scored:
     null: Null
     verdict: Verdict
     anm: Array
+    response: tuple[float, float]
 
 
 def estimate_noise(difference: Float, mask: Mask) -> Noise:
@@ -348,9 +351,8 @@ def judge_columns(
     centre, covariance = robust_plane(found[:, 1:] / level[:, None])
     lean = lean_of((found[:, 0] / level - middle) / spread)
     null = Null(middle, spread, centre, covariance, len(cells), lean)
-    return Scored(
-        shape, cells, found, level, kernel, null, null.judge(found, level), published_score(anm_map, shape, cells)
-    )
+    anm = published_score(anm_map, shape, cells)
+    return Scored(shape, cells, found, level, kernel, null, null.judge(found, level), anm, response)
 
 
 def q_values(p_values: Array) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from oddlattice.columns import as_cells
+from oddlattice.columns import as_cells, mean_cell
 from oddlattice.crystal import CELL_PX
 from oddlattice.patches import standardised
 from oddlattice.smooth import Planes
@@ -246,28 +246,6 @@ def own_mean(residual: Float, mask: npt.NDArray[np.uint8], local_cells: float, t
     with ThreadPoolExecutor(max(1, min(threads, os.cpu_count() or 1))) as pool:
         list(pool.map(take_up, range(CELL_PX)))
     return out
-
-
-def sample_of(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
-    """Analysed cells (u, v) that stand for all of an image, evenly taken: 4,096 to 8,191 where there are more."""
-    inside = np.argwhere(mask)
-    return inside[:: max(1, len(inside) // 4096)]
-
-
-def cells_at(tiles: Float, cells: npt.NDArray[np.intp]) -> Float:
-    """Cells (n, 20, 20) of tiles (U * 20, V * 20)."""
-    return np.asarray(as_cells(tiles)[cells[:, 0], cells[:, 1]], dtype=np.float32)
-
-
-def median_cell(cells: Float) -> npt.NDArray[np.float64]:
-    """Median of cells (n, 20, 20); shape (20, 20)."""
-    by_pixel = np.ascontiguousarray(cells.reshape(len(cells), -1).T)  # three times faster than along the first axis
-    return np.asarray(np.median(by_pixel, axis=1).reshape(cells.shape[1:]), dtype=np.float64)
-
-
-def mean_cell(tiles: Float, mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Median cell over the analysed cells, or an even sample of them (`sample_of`); shape (20, 20)."""
-    return median_cell(cells_at(tiles, sample_of(mask)))
 
 
 def contrast_of(cell: npt.NDArray[np.float64]) -> float:

@@ -1,5 +1,7 @@
 """95 % intervals of counts and proportions."""
 
+import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 
@@ -14,3 +16,15 @@ def poisson_interval(number: int, level: float = 0.95) -> tuple[float, float]:
     tail = (1 - level) / 2
     low = float(stats.chi2.ppf(tail, 2 * number) / 2) if number else 0.0
     return low, float(stats.chi2.ppf(1 - tail, 2 * number + 2) / 2)
+
+
+def weighted_poisson_interval(weights: npt.NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
+    """Interval of a sum of Poisson counts that stand for `weights` (n,) each.
+
+    Source: Fay and Feuer 1997, doi:10.1002/(SICI)1097-0258(19970415)16:7<791::AID-SIM500>3.0.CO;2-#.
+    """
+    tail, total, spread = (1 - level) / 2, float(weights.sum()), float((weights**2).sum())
+    most = float(weights.max(initial=1.0))
+    low = float(stats.gamma.ppf(tail, total**2 / spread, scale=spread / total)) if len(weights) else 0.0
+    above, wider = total + most, spread + most**2
+    return low, float(stats.gamma.ppf(1 - tail, above**2 / wider, scale=wider / above))

@@ -64,6 +64,9 @@ IMAGES: Schema = {
     "density_per_nm2": pl.Float64,
     "density_ci_low": pl.Float64,
     "density_ci_high": pl.Float64,
+    "density_corrected_per_nm2": pl.Float64,  # for chance of being found and false alarms; of those found half the time
+    "density_corrected_ci_low": pl.Float64,
+    "density_corrected_ci_high": pl.Float64,
     "area_nm2": pl.Float64,
     "fdr": pl.Float64,
     "noise_model": pl.String,
@@ -97,6 +100,24 @@ COLUMNS: Schema = {
     "shift_row_pm": pl.Float64,
     "shift_col_pm": pl.Float64,
     "shift_sigma_pm": pl.Float64,
+}
+
+#: results/4_defects/completeness.parquet: known defects put into each image's own bulk, and how many were found.
+COMPLETENESS: Schema = {
+    "image_id": pl.String,
+    "name": pl.String,
+    "site": pl.String,
+    "kind": pl.String,
+    "atoms": pl.Int64,  # changed, of so many in the column; 0: the column as a whole
+    "of_atoms": pl.Int64,
+    "thickness_nm": pl.Float64,  # of the specimen in which the change of intensity holds
+    "change": pl.Float64,  # fraction of a bulk column
+    "shift_pm": pl.Float64,
+    "n": pl.Int64,
+    "recovered": pl.Float64,
+    "ci_low": pl.Float64,
+    "ci_high": pl.Float64,
+    "ideal": pl.Float64,  # what an ideal observer told what to look for would find in this image's noise
 }
 
 #: results/4_defects/defects.parquet: one row per flagged column or extended region.
