@@ -171,6 +171,21 @@ def image_row(image_id: str, path: str, state: str, **values: Any) -> dict[str, 
     return base | {"reason": "", "model": "", "acquired": ""} | values
 
 
+def known_defect(name: str, change: float, shift_pm: float, found: float) -> dict[str, Any]:
+    """A row of products.COMPLETENESS."""
+    whole = {"atoms": 20, "of_atoms": 20} if change else {"atoms": 0, "of_atoms": 0}
+    about = {
+        "name": name,
+        "site": "Sr",
+        "kind": "lighter",
+        "thickness_nm": 7.81,
+        "change": change,
+        "shift_pm": shift_pm,
+    }
+    interval = {"ci_low": found - 0.05, "ci_high": min(1.0, found + 0.04)}
+    return about | whole | {"n": 500, "recovered": found, "ideal": min(1.0, found + 0.1)} | interval
+
+
 def trials(half: float) -> list[dict[str, float]]:
     """Part of trial columns found, half of them at a loss of `half`."""
     found = []
@@ -269,6 +284,7 @@ class Shard:
         maps.attrs["oddlattice"] = {
             "image_id": image_id,
             "completeness": {site: trials(x) for site, x in (("Sr", 0.1), ("Ti", 0.2))},
+            "trials": [known_defect("Sr empty", -1.0, 0.0, 1.0), known_defect("Sr moved 10 pm", 0.0, 10.0, 0.62)],
         }
         _write_image(maps.create_group("difference"), raw_difference.astype(np.float32))
         _write_image(maps.create_group("z"), zmap.astype(np.float32))

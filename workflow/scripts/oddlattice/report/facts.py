@@ -44,8 +44,10 @@ class Image:
         Raw places of the cell corners [px].
     maps : dict of str to ndarray of shape (rows, cols)
         ``difference`` and ``z`` in the raw frame.
-    trials : dict of str to list of dict
+    losses : dict of str to list of dict
         For each site: part of the trial columns found again, by the loss of intensity put in.
+    trials : list of dict
+        Known defects put in, and how many were found (products.COMPLETENESS).
     defects, columns : polars.DataFrame
         Its rows of these tables.
     """
@@ -61,7 +63,8 @@ class Image:
     mask: npt.NDArray[np.bool_] | None
     nodes_px: Array | None
     maps: dict[str, npt.NDArray[np.generic]]
-    trials: dict[str, list[Row]]
+    losses: dict[str, list[Row]]
+    trials: list[Row]
     defects: pl.DataFrame
     columns: pl.DataFrame
 
@@ -134,8 +137,12 @@ def key_figures(row: Row) -> list[Row]:
     share = f"{n.significant(100 * masked / cells, 2)} %" if cells else n.NONE
     expected = n.significant(flagged * fdr, 1) if fdr is not None else n.NONE
     false = f"of {n.count(flagged)} flagged, about {expected} expected to be false" if flagged else "nothing is flagged"
+    corrected, around = n.interval(*(row[f"density_corrected_{end}"] for end in ("per_nm2", "ci_low", "ci_high")))
+    note = f"95 % interval {between}"
+    if corrected != n.NONE:
+        note += f"; {corrected} ({around}) corrected for what is missed and for false alarms"
     found = [
-        _figure("Defects per nm²", density, "nm⁻²" if density != n.NONE else "", f"95 % interval {between}"),
+        _figure("Defects per nm²", density, "nm⁻²" if density != n.NONE else "", note),
         _figure("Flagged columns", n.count(flagged), "", f"of {n.count(tested)} tested"),
         _figure(
             "Area analysed",
@@ -156,6 +163,33 @@ def key_figures(row: Row) -> list[Row]:
         found.append(_figure("Detectable loss", n.NONE, "", "no loss of intensity is found 9 times in 10"))
     found.append(_completeness(row))
     return found
+
+
+def trial_table(trials: list[Row]) -> list[Row]:
+    """Rows of the table of known defects put into the image: name, change, part found, ideal observer's."""
+    rows = []
+    for trial in trials:
+        change = f"{n.fixed(trial['shift_pm'], 0)} pm" if trial["shift_pm"] else f"{100 * trial['change']:+.0f} %"
+        between = f"{n.percent(trial['ci_low'])} to {n.percent(trial['ci_high'])}"
+        rows.append(
+            {
+                "name": trial["name"],
+                "change": change.replace("-", "−"),
+                "found": n.percent(trial["recovered"]),
+                "interval": between,
+                "ideal": n.percent(trial["ideal"]),
+            }
+        )
+    return rows
+
+
+def trial_note(trials: list[Row]) -> str:
+    """What the table's atoms are counted in."""
+    thick = {(trial["of_atoms"], trial["thickness_nm"]) for trial in trials if trial["of_atoms"]}
+    numbers = sorted({trial["n"] for trial in trials})
+    each = f"{n.count(numbers[0])}" + (f" to {n.count(numbers[-1])}" if len(numbers) > 1 else "")
+    atoms = "".join(f" Atoms are of {a} in a column, {n.fixed(t, 1)} nm." for a, t in sorted(thick))
+    return f"Each put into {each} of this image’s own bulk columns and judged as they are.{atoms}"
 
 
 def _completeness(row: Row) -> Row:
