@@ -6,23 +6,21 @@ import pytest
 from oddlattice.columns import ColumnShape, peak_at
 from oddlattice.completeness import (
     COUNTED_FROM,
-    Trial,
     chance_of,
     corrected_count,
     loss_curves,
     own_share,
-    plain_trials,
     pooled_curves,
     pooled_rows,
     shift_curves,
     smallest_loss,
     trial_rows,
-    trials_of,
 )
 from oddlattice.crystal import CELL_PX
 from oddlattice.defects import Found, Judged, judge_all, moved_peak, single_defects
 from oddlattice.detect import Noise, estimate_noise, judge_columns
 from oddlattice.intervals import wilson
+from oddlattice.trials import Trial, plain_trials, trials_of
 from test_detect import CELLS, SR, TI, VECTORS_PM, noise_map, put
 
 MASK = np.ones((CELLS, CELLS), np.uint8)

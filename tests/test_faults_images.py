@@ -42,7 +42,9 @@ class Shard:
 
     def find(self) -> None:
         found = (self.images, self.tiles, self.differences)
-        find_defects.main(*found, self.defects, self.table, self.columns, self.maps, SETTINGS["defects"])
+        find_defects.main(
+            *found, self.defects, self.table, self.columns, self.completeness, self.maps, SETTINGS["defects"]
+        )
 
     def report(self) -> None:
         stores = (self.images, self.tiles, self.differences, self.maps)

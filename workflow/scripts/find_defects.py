@@ -20,7 +20,6 @@ from oddlattice.chunks import Windows
 from oddlattice.columns import ColumnShape, mean_cell
 from oddlattice.completeness import (
     Curves,
-    Trial,
     corrected_count,
     loss_curves,
     pooled_curves,
@@ -46,6 +45,7 @@ from oddlattice.omezarr import Bands
 from oddlattice.onethread import one_thread
 from oddlattice.parts import Part, in_px, is_inside, parts_of
 from oddlattice.products import COLUMNS, COMPLETENESS, DEFECTS, IMAGES, table, write_parquet
+from oddlattice.trials import Trial
 from oddlattice.whole import whole_directory
 
 Array = npt.NDArray[np.float64]

@@ -23,7 +23,6 @@ from oddlattice.columns import (
     sample_of,
     signatures,
 )
-from oddlattice.completeness import trials_of
 from oddlattice.crystal import CELL_PX
 from oddlattice.inference import (
     Careful,
@@ -38,6 +37,7 @@ from oddlattice.model import Model, load_model
 from oddlattice.onethread import one_thread
 from oddlattice.overlap import Behind, ahead
 from oddlattice.parts import Part, in_px, is_inside, parts_of
+from oddlattice.trials import trials_of
 from oddlattice.whole import whole_directory
 
 Float = npt.NDArray[np.float32]

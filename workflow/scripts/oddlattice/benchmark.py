@@ -103,7 +103,7 @@ def detection_kinds(library: Library, crystal: Crystal) -> tuple[Kind, ...]:
 
 
 def trial_defects(library: Library, crystal: Crystal) -> list[dict[str, Any]]:
-    """The same as a model lists them, to be put into the images it analyses; see `completeness.Trial`."""
+    """The same as a model lists them, to be put into the images it analyses; see `trials.Trial`."""
     return [
         {
             "name": kind.name,

@@ -1,7 +1,6 @@
 """What could have been found: known defects put into an image's own bulk columns, and judged as the image's own are."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from oddlattice.columns import peak_at, window_of_cell, window_offsets
 from oddlattice.defects import Found, Judged, moved_peak
 from oddlattice.detect import Noise, Scored
 from oddlattice.intervals import weighted_poisson_interval, wilson
+from oddlattice.trials import Trial
 
 Array = npt.NDArray[np.float64]
 Curves = dict[str, list[dict[str, Any]]]
@@ -21,55 +21,6 @@ SHIFTS_PM = (2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0)  # 
 COLUMNS = 500  # bulk columns of a kind that trials are made in, evenly taken
 DIRECTIONS = 8  # of displacements
 COUNTED_FROM = 0.5  # defects of which fewer than this part would be found are not counted in the corrected density
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A known defect.
-
-    Attributes
-    ----------
-    name, site, kind : str
-        `kind` is what a listed defect would be called.
-    atoms, of_atoms : int
-        Atoms changed, of so many in the column; 0 where the column is changed as a whole.
-    thickness_nm : float
-        Of the specimen in which `change` holds.
-    change : float
-        Relative intensity change of the column.
-    shift_pm : float
-    """
-
-    name: str
-    site: str
-    kind: str
-    atoms: int
-    of_atoms: int
-    thickness_nm: float
-    change: float
-    shift_pm: float
-
-
-def plain_trials(sites: Sequence[str]) -> list[Trial]:
-    """Trials for a crystal of which no library of defects is known: columns emptied, halved, displaced."""
-    return [
-        Trial(f"{site} {name}", site, kind, 0, 0, 0.0, change, shift_pm)
-        for site in sites
-        for name, kind, change, shift_pm in (
-            ("empty", "vacancy-like", -1.0, 0.0),
-            ("−50 %", "lighter", -0.5, 0.0),
-            ("−20 %", "lighter", -0.2, 0.0),
-            ("+50 %", "heavier", 0.5, 0.0),
-            ("moved 10 pm", "displaced", 0.0, 10.0),
-            ("moved 20 pm", "displaced", 0.0, 20.0),
-        )
-    ]
-
-
-def trials_of(meta: Mapping[str, Any], sites: Sequence[str]) -> list[Trial]:
-    """The trials that a model.yaml lists, or plain ones."""
-    listed = meta.get("trial_defects")
-    return [Trial(**entry) for entry in listed] if listed else plain_trials(sites)
 
 
 def own_share(tested: Scored, noise: Noise, mean_cell: Array) -> float:
