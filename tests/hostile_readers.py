@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from oddlattice import reasons
+from oddlattice.children import Refused
 from oddlattice.onefile import Row, read_file
 
 
@@ -68,3 +70,10 @@ def read(file: Mapping[str, Any], path: str, folder: str, settings: Mapping[str,
     if name in IN_THE_END:
         IN_THE_END[name](path)
     return rows
+
+
+def fail_to_read(
+    file: Mapping[str, Any], path: str, folder: str, settings: Mapping[str, Any], threads: int = 1
+) -> list[Row]:
+    """A file on a disk that cannot give all of it."""
+    raise Refused(f"{reasons.UNREADABLE}: Input/output error")
