@@ -11,6 +11,8 @@ import zarr
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.stats import norm
 
+import gather_defects
+from oddlattice import review_files
 from oddlattice.crystal import Crystal, crystal_from_dict
 from oddlattice.products import COLUMNS, DEFECTS, IMAGES, READ, table, write_parquet
 from oddlattice.report.geometry import bilinear
@@ -43,6 +45,7 @@ class Made:
     defects: Path
     images: Path
     columns: Path
+    reviews_json: Path
 
 
 def crystal() -> Crystal:
@@ -224,7 +227,10 @@ class Shard:
         self.paths = Made(
             *(self.folder / f"{part}.zarr" for part in ("images", "tiles", "differences", "maps")),
             *(self.folder / f"{part}.parquet" for part in ("defects", "images", "columns")),
+            self.folder / "reviews.json",
         )
+        self.statements: list[dict[str, Any]] = []
+        self.files: list[dict[str, Any]] = []
         names = ("images", "tiles", "differences", "maps")
         self.roots = {k: zarr.open_group(self.folder / f"{k}.zarr", mode="w", zarr_format=3) for k in names}
         self.rows: list[dict[str, Any]] = []
@@ -288,6 +294,9 @@ class Shard:
         }
         _write_image(maps.create_group("difference"), raw_difference.astype(np.float32))
         _write_image(maps.create_group("z"), zmap.astype(np.float32))
+        smooth = gaussian_filter(scan.counts.astype(np.float32), 1.5)
+        smooth[:10] = 0
+        _write_image(maps.create_group("prediction"), smooth)
         found = defect_rows(columns, path, pixel_nm, extended)
         self.defects += found
         self.columns.append(columns.drop("kind"))
@@ -334,11 +343,24 @@ class Shard:
             (self.paths.columns, columns, COLUMNS),
         ):
             write_parquet(table(rows, schema), path)
+        text = review_files.dumped({"files": self.files, "statements": self.statements})
+        self.paths.reviews_json.write_text(text, encoding="ascii")
         return self.paths
+
+    def gathered(self, folder: Path) -> dict[str, str]:
+        """The tables of all shards, as gather_defects leaves them, by name."""
+        made = self.write()
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = ("defects", "images", "reviews", "completeness")
+        names = [f"{name}_{end}" for name in parts for end in ("parquet", "csv")]
+        out = {name: str(folder / name.replace("_", ".")) for name in [*names, "precision_csv"]}
+        tables = ([str(made.defects)], [str(made.images)], [], [str(made.columns)])
+        gather_defects.main(*tables, str(made.reviews_json), out)
+        return out
 
 
 def arguments(made: Made) -> tuple[Path, ...]:
-    """The first seven arguments of write_pages.main."""
+    """The first eight arguments of write_pages.main."""
     return tuple(vars(made).values())
 
 

@@ -48,7 +48,9 @@ class Shard:
 
     def report(self) -> None:
         stores = (self.images, self.tiles, self.differences, self.maps)
-        write_pages.main(*stores, self.defects, self.table, self.columns, self.pages, REPORT)
+        said = self.folder / "reviews.json"
+        said.write_text('{"statements": []}')
+        write_pages.main(*stores, self.defects, self.table, self.columns, said, self.pages, REPORT)
 
     def after(self, stage: str) -> None:
         """Run the stages that follow."""

@@ -26,7 +26,10 @@ from oddlattice.report.html import embedded_json, json_text, policy
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\"'&"
 INDEX_SETTINGS = {"density_stands_out": 3.0}
-PROVENANCE = {"config": {"archive": "/data/micro<b>scope"}, "versions": {"oddlattice": "0.1.0"}}
+PROVENANCE = {
+    "config": {"archive": "/data/micro<b>scope", "defects": {"fdr": 0.05}},
+    "versions": {"oddlattice": "0.1.0"},
+}
 
 
 # ---------------------------------------------------------------- numbers
@@ -287,6 +290,14 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> tuple[made_up.Shard, made
     return found, made, out
 
 
+def write_index_of(found: made_up.Shard, folder: Path, path: Path, pages: list[str]) -> None:
+    """The index of a shard, from tables gathered as the rule does; discovered.tsv lies in `folder`."""
+    tables = found.gathered(folder / "4_defects")
+    names = [tables[name] for name in ("images_parquet", "defects_parquet", "reviews_parquet", "precision_csv")]
+    reviews, discovered = found.paths.reviews_json, folder / "discovered.tsv"
+    write_index.main(*names, reviews, discovered, pages, path, INDEX_SETTINGS, PROVENANCE)
+
+
 @pytest.fixture(scope="module")
 def index(shard: tuple[made_up.Shard, made_up.Made, Path]) -> Path:
     found, made, out = shard
@@ -294,9 +305,7 @@ def index(shard: tuple[made_up.Shard, made_up.Made, Path]) -> Path:
     files.append({"file_id": "new", "path": "new.dm4", "state": "waiting", "reason": "It may still be being written."})
     write_tsv(table(files, INVENTORY), out.parent.parent / "discovered.tsv")
     path = out.parent / "index.html"
-    write_index.main(
-        made.images, made.defects, out.parent.parent / "discovered.tsv", [str(out)], path, INDEX_SETTINGS, PROVENANCE
-    )
+    write_index_of(found, out.parent.parent, path, [str(out)])
     return path
 
 
@@ -424,9 +433,9 @@ def test_no_lattice_page_says_why_and_what_to_do(shard: tuple[Any, Any, Path]) -
     assert "lengths are in pixels" in text
 
 
-def test_pages_link_to_their_neighbours(shard: tuple[Any, Any, Path]) -> None:
-    links = {a["rel"]: a["href"] for tag, a in read(shard[2] / "f00d-b.html").tags if tag == "a" and "rel" in a}
-    assert links == {"prev": "f00d-a.html", "next": "cafe.html"}
+def test_pages_ask_the_index_for_their_neighbours(shard: tuple[Any, Any, Path]) -> None:
+    links = [a for tag, a in read(shard[2] / "f00d-b.html").tags if tag == "a" and a.get("rel") in ("prev", "next")]
+    assert [(a["data-go"], a["href"]) for a in links] == [("previous", "../index.html"), ("next", "../index.html")]
 
 
 def test_same_products_give_the_same_bytes(shard: tuple[Any, made_up.Made, Path], index: Path, tmp_path: Path) -> None:
@@ -489,10 +498,9 @@ def test_a_page_with_an_unsafe_name_is_refused(tmp_path: Path) -> None:
 
 def test_index_of_an_empty_archive(tmp_path: Path) -> None:
     found = made_up.Shard(tmp_path / "products")
-    made = found.write()
     write_tsv(table([], INVENTORY), tmp_path / "discovered.tsv")
     path = tmp_path / "5_report" / "index.html"
-    write_index.main(made.images, made.defects, tmp_path / "discovered.tsv", [], path, INDEX_SETTINGS, PROVENANCE)
+    write_index_of(found, tmp_path, path, [])
     assert json.loads(read(path).data)["rows"] == []
 
 
@@ -504,8 +512,7 @@ def test_index_of_ten_thousand_images_stays_light(tmp_path: Path) -> None:
                           density_ci_high=0.03)
         for k in range(10_000)
     ]  # fmt: skip
-    made = found.write()
     write_tsv(table([], INVENTORY), tmp_path / "discovered.tsv")
     path = tmp_path / "5_report" / "index.html"
-    write_index.main(made.images, made.defects, tmp_path / "discovered.tsv", [], path, INDEX_SETTINGS, PROVENANCE)
+    write_index_of(found, tmp_path, path, [])
     assert path.stat().st_size < 5_000_000

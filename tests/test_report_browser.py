@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,16 +17,19 @@ from PIL import Image
 import report_products as made_up
 import write_index
 import write_pages
+from oddlattice import settings
 from oddlattice.products import INVENTORY, table, write_tsv
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: the report is not looked at"
 )
+axe = pytest.importorskip("axe_playwright_python", reason="axe is not installed: accessibility is not looked at")
+AXE = Path(axe.__file__).parent / "axe.min.js"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: the report is not looked at in a browser")
 HOSTILE = "<script>document.title='owned'<script>"
 INDEX_SETTINGS = {"density_stands_out": 3.0}
-PROVENANCE = {"config": {"archive": "/data/microscope"}, "versions": {"oddlattice": "0.1.0"}}
+PROVENANCE = {"config": {"archive": "/data/microscope", "defects": {"fdr": 0.05}}, "versions": {"oddlattice": "0.1.0"}}
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +41,31 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shard.analysed("aa-2", "2026/pure.dm4", made_up.scan_of((260, 260), 0, 4))
     shard.plain("bb-1", "2026/BTO.dm4", "no_model", "No model for this lattice.", a_nm=0.4, b_nm=0.4, gamma_deg=90.1)
     shard.rejected("cc-1", "2026/broken.emd", f"It is cut off {HOSTILE}")
-    paths = shard.write()
+    shard.statements = [
+        mark_on(shard.defects[0], "B. Li", "rejected"),
+        mark_on(shard.defects[1], "B. Li", "confirmed"),
+        mark_on(shard.defects[1], "C. Ray", "rejected"),
+    ]
+    shard.files = [{"file": f"{HOSTILE}.json", "state": "refused", "reason": HOSTILE, "reviewers": [], "statements": 0}]
     pages = folder / "5_report" / "s0001"
-    write_pages.main(*made_up.arguments(paths), pages, made_up.SETTINGS)
+    write_pages.main(*made_up.arguments(shard.write()), pages, made_up.SETTINGS)
     template = shard.rows[1]
     for k in range(496):
         row = template | {"image_id": f"xx-{k}", "file_id": f"xx-{k}", "path": f"2026/many/image-{k:03d}.dm4"}
         shard.rows.append(row | {"density_per_nm2": k / 5000, "density_ci_low": k / 8000, "density_ci_high": k / 3000})
-    paths = shard.write()
     write_tsv(table([], INVENTORY), folder / "discovered.tsv")
-    index = folder / "5_report" / "index.html"
-    write_index.main(
-        paths.images, paths.defects, folder / "discovered.tsv", [str(pages)], index, INDEX_SETTINGS, PROVENANCE
-    )
+    tables = shard.gathered(folder / "4_defects")
+    names = [tables[name] for name in ("images_parquet", "defects_parquet", "reviews_parquet", "precision_csv")]
+    index, listed = folder / "5_report" / "index.html", (shard.paths.reviews_json, folder / "discovered.tsv")
+    write_index.main(*names, *listed, [str(pages)], index, INDEX_SETTINGS, PROVENANCE)
     return folder / "5_report"
+
+
+def mark_on(defect: dict[str, Any], reviewer: str, verdict: str) -> dict[str, Any]:
+    """What a person said of a defect, as review files hold it."""
+    place = {key: defect.get(key) for key in ("image_id", "path", "site", "cell_u", "cell_v", "row_px", "col_px")}
+    said = {"file": "review.json", "reviewer": reviewer, "what": "defect", "verdict": verdict, "kind": "", "note": ""}
+    return place | said | {"found_kind": defect["kind"], "at": "2026-11-01T10:00:00Z"}
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +103,9 @@ class Tab:
 
     def image(self, path: Path) -> Any:
         page = self.open(path)
-        wait(page, "[...oddlattice.viewer.raw.tiles.values()].some((tile) => tile.ready)")
+        wait(page, "[...oddlattice.viewer.layers.raw.tiles.values()].some((tile) => tile.ready)")
+        page.locator("#stage").scroll_into_view_if_needed()
+        page.evaluate("document.getElementById('bench').scrollIntoView()")
         return page
 
     def close(self) -> None:
@@ -104,52 +121,69 @@ def tab(browser: Any) -> Iterator[Tab]:
     found.close()
 
 
-def ink(page: Any, layer: str) -> float:
-    """Share of a layer's screenshot area that is not the empty stage: read from the screen, as a person would."""
-    shown = page.evaluate(f"document.getElementById('layer-{layer}').style.visibility")
-    hide = "raw map marks".split()
-    for other in hide:
-        page.evaluate(
-            f"document.getElementById('layer-{other}').style.visibility = '{'' if other == layer else 'hidden'}'"
-        )
+def ink(page: Any) -> float:
+    """Share of the stage's screenshot that is not empty stage: read from the screen, as a person would."""
+    page.wait_for_timeout(80)
     picture = page.locator("#stage").screenshot()
-    for other in hide:
-        page.evaluate(f"document.getElementById('layer-{other}').style.visibility = '{shown}'")
-    values = np.asarray(Image.open(BytesIO(picture)).convert("RGB")).astype(int)[60:-70, 60:-220]
+    values = np.asarray(Image.open(BytesIO(picture)).convert("RGB")).astype(int)[80:-70, 60:-220]
     return float((np.abs(values - np.array([12, 14, 17])).sum(axis=2) > 20).mean())
+
+
+def only(page: Any, *layers: str) -> None:
+    """Show these layers and no others."""
+    for name in "raw prediction difference z cells mask marks".split():
+        if page.locator(f"#show-{name}").count():
+            page.set_checked(f"#show-{name}", name in layers)
 
 
 def test_image_is_drawn_with_its_defects(tab: Tab, report: Path) -> None:
     page = tab.image(report / "s0001" / "aa-1.html")
-    page.wait_for_timeout(100)
-    assert ink(page, "raw") > 0.5
-    page.uncheck("#show-mask")
-    assert 0.002 < ink(page, "marks") < 0.5
-    page.uncheck("#show-marks")
-    assert ink(page, "marks") == 0
-    page.uncheck("#show-raw")
-    assert ink(page, "raw") == 0
     assert page.title().endswith("HAADF · oddlattice")
     assert HOSTILE in page.locator("h1").inner_text()
+    only(page)
+    assert ink(page) == 0
+    only(page, "raw")
+    assert ink(page) > 0.4
+    only(page, "marks")
+    assert 0.002 < ink(page) < 0.5
 
 
-@pytest.mark.parametrize("name", ["difference", "z"])
-def test_maps_are_shown_and_faded(tab: Tab, report: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["prediction", "difference", "z", "cells", "mask", "marks"])
+def test_layers_are_switched_and_faded(tab: Tab, report: Path, name: str) -> None:
     page = tab.image(report / "s0001" / "aa-1.html")
-    assert ink(page, "map") == 0
-    page.click(f"[data-map={name}]")
-    wait(page, f"[...oddlattice.viewer.maps.{name}.tiles.values()].some((tile) => tile.ready)")
+    only(page, name)
+    if name in ("prediction", "difference", "z"):
+        wait(page, f"[...oddlattice.viewer.layers.{name}.tiles.values()].some((tile) => tile.ready)")
+    strong = ink(page)
+    assert strong > 0.002
+    assert page.locator("#ramp-z").is_visible() == (name == "z")
+    if name in ("difference", "z"):
+        page.click("#contrast")
+        page.locator(f"#range-{name}").fill("100")
+        assert ink(page) < strong  # a wider range shows less
+    page.locator(f"#fade-{name}").fill("0")
+    assert ink(page) == 0
+    page.uncheck(f"#show-{name}")
+    assert page.locator(f"#fade-{name}").is_disabled()
+
+
+def test_moving_draws_what_drawing_anew_would(tab: Tab, report: Path) -> None:
+    page = tab.image(report / "s0001" / "aa-1.html")
+    only(page, "raw", "z", "cells", "mask", "marks")
+    wait(page, "[...oddlattice.viewer.layers.z.tiles.values()].some((tile) => tile.ready)")
+    page.evaluate("oddlattice.viewer.zoom(3.3)")
     page.wait_for_timeout(100)
-    strong = ink(page, "map")
-    assert strong > 0.02
-    assert page.locator("#ramp").is_visible()
-    page.locator("#gain").fill("100")
+    for dx, dy in ((37, -21), (-150, 90), (11, 300)):
+        page.evaluate(f"oddlattice.viewer.move({dx}, {dy})")
+        page.wait_for_timeout(60)
+    moved = page.locator("#stage").screenshot()
+    page.evaluate("oddlattice.viewer.refresh()")
     page.wait_for_timeout(100)
-    assert ink(page, "map") < strong  # a wider range shows less
-    page.locator("#fade").fill("0")
-    assert ink(page, "map") == 0
-    page.click('[data-map=""]')
-    assert not page.locator("#ramp").is_visible()
+    shots = [
+        np.asarray(Image.open(BytesIO(x)).convert("RGB")).astype(int)
+        for x in (moved, page.locator("#stage").screenshot())
+    ]
+    assert (np.abs(shots[0] - shots[1]).max(axis=2) > 4).mean() < 2e-4  # the smoothed edge of a line may differ
 
 
 def test_wheel_zooms_about_the_pointer_and_the_scale_bar_follows(tab: Tab, report: Path) -> None:
@@ -167,6 +201,20 @@ def test_wheel_zooms_about_the_pointer_and_the_scale_bar_follows(tab: Tab, repor
     expected = float(length) / {"nm": 1, "pm": 1000}[unit] / 0.0156 * page.evaluate("oddlattice.viewer.scale")
     assert drawn == pytest.approx(expected, rel=0.02)
     assert "nm" in page.locator("#read").inner_text()
+
+
+def test_read_out_gives_the_values_of_the_column_under_the_pointer(tab: Tab, report: Path) -> None:
+    page = tab.image(report / "s0001" / "aa-1.html")
+    row, col, z, change = page.evaluate('["row", "col", "z", "change"].map((k) => oddlattice.data.defects[k][0])')
+    x, y = page.evaluate(f"oddlattice.viewer.screen({row}, {col})")
+    box = page.locator("#stage").bounding_box()
+    page.mouse.move(box["x"] + x, box["y"] + y)
+    text = page.locator("#read").inner_text().replace("−", "-")
+    assert f"z {z:.1f}" in text
+    assert f"intensity {100 * change:.1f} %" in text
+    at = [float(x) for x in re.search(r"row (\d+), col (\d+)\n([\d.]+), ([\d.]+) nm", text).groups()]  # type: ignore[union-attr]
+    assert at == pytest.approx([row, col, row * 0.0156, col * 0.0156], abs=1)
+    assert at[2] == pytest.approx(row * 0.0156, abs=0.02)
 
 
 def test_dragging_moves_the_image(tab: Tab, report: Path) -> None:
@@ -231,13 +279,15 @@ def test_keyboard_reaches_everything(tab: Tab, report: Path) -> None:
     assert page.evaluate("oddlattice.viewer.here") == shown[1]
     page.keyboard.press("p")
     assert page.evaluate("oddlattice.viewer.here") == shown[0]
-    for key, name in (("d", "difference"), ("z", "z"), ("i", "")):
-        page.keyboard.press(key)
-        assert page.evaluate("oddlattice.viewer.map") == name
-    for key, name in (("r", "raw"), ("m", "marks"), ("l", "cells"), ("k", "mask")):
+    for key, name in (
+        ("d", "difference"), ("z", "z"), ("b", "prediction"), ("r", "raw"),
+        ("m", "marks"), ("l", "cells"), ("k", "mask"),
+    ):  # fmt: skip
         before = page.evaluate(f"oddlattice.viewer.show.{name}")
         page.keyboard.press(key)
         assert page.evaluate(f"oddlattice.viewer.show.{name}") is not before
+    page.keyboard.press("i")
+    assert not page.evaluate("['prediction', 'difference', 'z'].some((name) => oddlattice.viewer.show[name])")
     page.focus("#stage")
     page.keyboard.press("0")
     before = page.evaluate("oddlattice.viewer.scale")
@@ -259,12 +309,22 @@ def test_keyboard_reaches_everything(tab: Tab, report: Path) -> None:
     assert page.evaluate("oddlattice.viewer.here") == shown[0]  # single keys are off now
 
 
-def test_brackets_go_to_the_neighbouring_image(tab: Tab, report: Path) -> None:
-    page = tab.image(report / "s0001" / "aa-1.html")
-    page.keyboard.press("]")
-    page.wait_for_url("**/aa-2.html")
+def test_brackets_go_through_the_images_as_the_index_shows_them(tab: Tab, report: Path) -> None:
+    page = tab.open(report / "index.html", "#sort=-name")
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    page.locator("#images .name[href*='bb-1']").click()
+    page.wait_for_url("**/bb-1.html#from=sort%3D-name")
     page.keyboard.press("[")
-    page.wait_for_url("**/aa-1.html")
+    page.wait_for_url("**/aa-2.html#from=sort%3D-name")
+    page.keyboard.press("[")
+    page.wait_for_timeout(300)
+    assert "index.html" in page.url and "first image" in page.locator("#shown").inner_text()
+    page.go_back()
+    page.wait_for_url("**/aa-2.html*")
+    page.keyboard.press("]")
+    page.wait_for_url("**/bb-1.html*")
+    page.click("text=All images")
+    page.wait_for_url("**/index.html#sort=-name")
 
 
 def test_table_sorts_and_filters(tab: Tab, report: Path) -> None:
@@ -278,14 +338,22 @@ def test_table_sorts_and_filters(tab: Tab, report: Path) -> None:
         )
         return found
 
-    page.click("#defects th[data-sort=change] button")
-    changes = [x for x in column("change") if x is not None]
-    assert changes == sorted(changes)
-    page.click("#defects th[data-sort=change] button")
-    changes = [x for x in column("change") if x is not None]
-    assert changes == sorted(changes, reverse=True)
-    assert page.get_attribute("#defects th[data-sort=change]", "aria-sort") == "descending"
-    page.click("#defects th[data-sort=z] button")
+    for key in ("change", "kind_text", "row"):
+        button = page.locator(f"#defects [data-sort={ {'kind_text': 'kind', 'row': 'place'}.get(key, key) }]")
+        for up in (True, False):
+            button.click()
+            values = [x for x in column(key) if x is not None]
+            assert values == sorted(values, reverse=not up)
+            assert button.locator("xpath=ancestor::th").get_attribute("aria-sort") == (
+                "ascending" if up else "descending"
+            )
+    page.click("#defects [data-sort=z]")
+    page.fill("#least", "8")
+    assert all(abs(z) >= 8 for z in column("z") if z is not None) and len(column("z")) > 3
+    page.fill("#least", "0")
+    page.select_option("#reviewed", "rejected")
+    assert len(column("z")) == 1
+    page.select_option("#reviewed", "")
     page.uncheck("[data-kind=vacancy-like]")
     assert "vacancy-like" not in column("kind")
     page.select_option("#site", "Ti")
@@ -297,8 +365,7 @@ def test_table_sorts_and_filters(tab: Tab, report: Path) -> None:
 
 def test_contrast_changes_the_picture(tab: Tab, report: Path) -> None:
     page = tab.image(report / "s0001" / "aa-1.html")
-    page.uncheck("#show-marks")
-    page.uncheck("#show-mask")
+    only(page, "raw")
 
     def brightness() -> float:
         page.wait_for_timeout(80)
@@ -323,17 +390,24 @@ def test_images_without_defects_and_without_model(tab: Tab, report: Path, name: 
     page = tab.image(report / "s0001" / f"{name}.html")
     page.keyboard.press("n")
     page.keyboard.press("z")
-    page.wait_for_timeout(60)
-    assert ink(page, "raw") > 0.2
+    assert ink(page) > 0.2
     assert page.locator(".list").count() == 0
     assert ("No column is flagged" in page.locator("main").inner_text()) == (name == "aa-2")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(800, "dark"), (1600, "light")])
+def violations(page: Any) -> list[str]:
+    """What axe finds of serious and critical faults."""
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then((found) => found.violations)")
+    return [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in found if v["impact"] in ("serious", "critical")]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(800, "dark"), (1600, "light"), (800, "light"), (1600, "dark")])
 def test_pages_fit_their_window(browser: Any, report: Path, width: int, scheme: str) -> None:
     found = Tab(browser, width, scheme)
     for path in (report / "index.html", report / "s0001" / "aa-1.html", report / "s0001" / "bb-1.html"):
         page = found.open(path)
+        assert violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(int(x) for x in ground[4:-1].split(",")) < 200) == (scheme == "dark")
@@ -369,7 +443,8 @@ def test_index_filter_survives_a_reload(tab: Tab, report: Path) -> None:
     assert HOSTILE in page.locator("#images .why").inner_text()
     page.click("[data-state='']")
     page.click("[data-sort-first]")
-    assert page.locator("#images .why").first.inner_text().startswith("Density stands out")
+    first = page.locator("#images .why").first.inner_text()
+    assert first.startswith("People disagree about 1 of its defects. Density stands out")
     page.keyboard.press("/")
     page.keyboard.type("pure")
     assert page.locator("#images .name").all_inner_texts() == ["pure.dm4"]
@@ -385,9 +460,9 @@ def test_hostile_address_changes_nothing(tab: Tab, report: Path) -> None:
 def test_index_leads_to_a_page_and_back(tab: Tab, report: Path) -> None:
     page = tab.open(report / "index.html", "#q=pure")
     page.locator("#images tr.row td").nth(2).click()
-    page.wait_for_url("**/s0001/aa-2.html")
+    page.wait_for_url("**/s0001/aa-2.html#from=q%3Dpure")
     page.click("text=All images")
-    page.wait_for_url("**/index.html")
+    page.wait_for_url("**/index.html#q=pure")
 
 
 def test_policy_holds_in_the_browser(tab: Tab, report: Path) -> None:
@@ -429,6 +504,118 @@ def test_2000_defects_are_listed_without_2000_rows(browser: Any, report: Path, t
     page = found.image(tmp_path / "many.html")
     assert page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd") < 3000
     assert page.locator("#defects tr.row").count() < 40
-    page.evaluate("document.getElementById('scroller').scrollTop = 71 * 1500")
+    page.evaluate("document.getElementById('scroller').scrollTop = 91 * 1500")
     wait(page, "[...document.querySelectorAll('#defects tr.row')].some((row) => Number(row.ariaRowIndex) === 1502)")
     found.close()
+
+
+# ---------------------------------------------------------------- review
+
+
+def exported(page: Any, tmp_path: Path) -> dict[str, Any]:
+    with page.expect_download() as download:
+        page.click("#export")
+    assert re.fullmatch(r"review-a-meier-\d{8}-\d{6}\.json", download.value.suggested_filename)
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    content: dict[str, Any] = json.loads(path.read_text())
+    schema = settings.load_yaml(Path(__file__).parent.parent / "workflow/schemas/review.schema.yaml")
+    assert settings.checked(content, schema, [("review", content)]) == content
+    return content
+
+
+def test_a_review_is_kept_and_exported(tab: Tab, report: Path, tmp_path: Path) -> None:
+    page = tab.image(report / "s0001" / "aa-1.html")
+    page.keyboard.press("n")
+    page.keyboard.press("a")
+    assert "Give your name" in page.locator("#review-says").inner_text()
+    page.keyboard.type("A. Meier")
+    page.keyboard.press("Tab")
+    page.focus("#stage")
+    first, second, third = page.evaluate("oddlattice.gallery.order.slice(0, 3)")
+    assert page.evaluate("oddlattice.viewer.here") == first
+    page.keyboard.press("a")  # confirm, and on to the next
+    assert page.evaluate("oddlattice.viewer.here") == second
+    page.keyboard.press("x")
+    assert page.evaluate("oddlattice.viewer.here") == third
+    page.select_option("#other-kind", "heavier")
+    page.fill("#defect-note", "beside <b>a step")
+    page.locator("#defect-note").blur()
+    page.check("#unusable")
+    page.fill("#image-note", "tip change")
+    page.locator("#image-note").blur()
+    page.click("#region-draw")
+    box = page.locator("#stage").bounding_box()
+    page.mouse.move(box["x"] + 200, box["y"] + 200)
+    page.mouse.down()
+    for x, y in ((300, 200), (300, 300), (200, 300)):
+        page.mouse.move(box["x"] + x, box["y"] + y, steps=4)
+    page.mouse.up()
+    place = page.evaluate("oddlattice.viewer.place(300, 300)")
+    page.click("#region-seen")
+    page.locator("#regions button", has_text="Include again").last.click()
+    assert page.locator("#regions li").count() == 1
+    verdicts = page.locator("#defects .verdict").all_inner_texts()
+    assert verdicts[:3] == ["! disagreement", "! disagreement", "+ heavier"]  # B. Li and C. Ray said other things
+    page.reload()
+    assert page.locator("#defects .verdict").all_inner_texts() == verdicts
+    assert page.is_checked("#unusable")
+    content = exported(page, tmp_path)
+    (review,) = content["reviews"]
+    assert (review["reviewer"], review["image_id"], review["unusable"]["is"]) == ("A. Meier", "aa-1", True)
+    places = page.evaluate("oddlattice.gallery.order.slice(0, 3).map((k) => oddlattice.data.defects.row[k])")
+    said = {mark["row_px"]: mark for mark in review["defects"]}
+    assert [said[row]["verdict"] for row in places] == ["confirmed", "rejected", "other"]
+    assert (said[places[2]]["kind"], said[places[2]]["note"]) == ("heavier", "beside <b>a step")
+    assert review["note"]["text"] == "tip change"
+    assert [region["withdrawn"] for region in review["regions"]] == [False, True]
+    corners = review["regions"][0]["corners_px"]
+    assert min(np.hypot(r - place[0], c - place[1]) for r, c in corners) < 3
+    page.keyboard.press("Escape")
+    page = tab.open(report / "index.html")
+    assert "7 statements on 1 image" in page.locator("#local").inner_text()
+    assert "all exported" in page.locator("#local").inner_text()
+    assert exported(page, tmp_path)["reviews"][0]["defects"] == review["defects"]
+
+
+def test_a_mark_is_taken_back(tab: Tab, report: Path) -> None:
+    page = tab.image(report / "s0001" / "aa-1.html")
+    page.fill("#reviewer", "A. Meier")
+    page.locator("#reviewer").blur()
+    page.uncheck("#go-on")
+    page.locator("#defects tr.row").nth(3).locator(".go").click()
+    for key, shown in (("a", ["✓ confirmed"]), ("x", ["✕ rejected"]), ("x", [])):
+        page.keyboard.press(key)
+        assert page.locator("#defects tr.here .verdict").all_inner_texts() == shown
+    page.click("[data-verdict=confirmed]")
+    assert page.locator("#defects tr.here .verdict").all_inner_texts() == ["✓ confirmed"]
+    page.select_option("#reviewed", "open")
+    assert page.locator("#defects tr.here").count() == 0
+
+
+def test_what_people_said_before_is_shown(tab: Tab, report: Path) -> None:
+    page = tab.image(report / "s0001" / "aa-1.html")
+    text = page.locator(".taken").inner_text()
+    assert "Reviewed by B. Li; C. Ray" in text
+    assert "1 rejected" in text and "B. Li: confirmed; C. Ray: rejected" in text
+    assert page.locator("#defects .verdict").all_inner_texts() == ["✕ rejected", "! disagreement"]
+    page.locator("#defects .go").nth(1).click()
+    assert page.locator("#chosen-others").inner_text() == "B. Li: confirmed; C. Ray: rejected"
+    page = tab.open(report / "index.html")
+    assert "Refused" in page.locator("section .facts").all_inner_texts()[2]
+
+
+def test_sessions_and_what_is_new(tab: Tab, report: Path) -> None:
+    page = tab.open(report / "index.html")
+    page.locator("#session-rows .go", has_text="many").click()
+    assert page.url.endswith("#session=2026%2Fmany")
+    assert page.locator("#shown").inner_text() == "496 of 500 shown"
+    page.reload()
+    assert page.locator("#shown").inner_text() == "496 of 500 shown"
+    page.click("#session-clear")
+    page.select_option("#only", "new")
+    assert page.locator("#images tr.row").count() > 2
+    page.click("#seen")
+    assert page.locator("#empty").is_visible()
+    page.reload()
+    assert page.locator("#empty").is_visible()

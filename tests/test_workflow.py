@@ -6,6 +6,7 @@ run again is asked of `snakemake -n`.
 
 import csv
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -236,6 +237,31 @@ def test_changed_threshold_redoes_only_what_depends_on_it(work: Work) -> None:
         "write_pages": 2,
         "write_index": 1,
     }
+
+
+def test_a_review_redoes_the_tables_the_index_and_the_pages_of_its_shard(work: Work) -> None:
+    (image,) = pl.read_parquet(work.results / "4_defects/images.parquet").filter(pl.col("state") != "rejected")[
+        "image_id"
+    ]
+    said = {"reviewer": "A. Meier", "image_id": image, "unusable": {"is": True, "at": "2026-11-22T10:00:00Z"}}
+    folder = work.archive / "review"
+    folder.mkdir()
+    (folder / "cut off.json").write_text('{"format": ')
+    assert work.would_run() == {"gather_defects": 1, "write_index": 1}  # a bad file is listed, and that is all
+    text = json.dumps({"format": "oddlattice-review-1", "reviews": [said]})
+    (work.results / "5_report/review-a.json").write_text(text)
+    expected = {"gather_defects": 1, "write_pages": 1, "write_index": 1}
+    assert work.would_run() == expected
+    said = work.run()
+    assert "review cut off.json: found no JSON" in said
+    assert work.would_run() == {}
+    images = pl.read_parquet(work.results / "4_defects/images.parquet")
+    assert images.filter(pl.col("image_id") == image)["unusable"].to_list() == [True]
+    assert "cut off.json" in (work.results / "5_report/index.html").read_text()
+    (work.results / "5_report/review-a.json").unlink()
+    shutil.rmtree(folder)
+    assert work.would_run() == expected
+    work.run()
 
 
 def test_changed_settle_time_redoes_no_analysis(work: Work) -> None:

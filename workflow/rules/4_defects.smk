@@ -5,8 +5,11 @@ Out: results/4_defects/{shard}.parquet          flagged columns (products.DEFECT
      results/4_defects/{shard}.images.parquet   every image, refused ones too (products.IMAGES)
      results/4_defects/{shard}.columns.parquet  every column tested (products.COLUMNS)
      results/4_defects/{shard}.completeness.parquet  known defects put in, and how many were found (COMPLETENESS)
-     results/4_defects/{shard}.zarr             OME-Zarr 0.5 maps float32 (row, col) of the raw image: difference, z
-     results/4_defects/{defects,images,completeness}.{parquet,csv}  the same of all shards
+     results/4_defects/{shard}.zarr             OME-Zarr 0.5 maps float32 (row, col) of the raw image: difference, z,
+                                                and prediction [counts]; 0 where nothing was analysed
+     results/4_defects/{defects,images,completeness}.{parquet,csv}  the same of all shards; what people said of them
+     results/4_defects/reviews.{parquet,csv}    every statement of a person (products.REVIEWS), and what became of it
+     results/4_defects/precision.csv            how many of the reviewed defects are real (products.PRECISION)
 """
 
 
@@ -41,6 +44,8 @@ rule gather_defects:
         defects=of_shards("results/4_defects/{shard}.parquet"),
         images=of_shards("results/4_defects/{shard}.images.parquet"),
         completeness=of_shards("results/4_defects/{shard}.completeness.parquet"),
+        columns=of_shards("results/4_defects/{shard}.columns.parquet"),
+        reviews_json="results/0_archive/reviews.json",
         modules=modules_of("gather_defects"),
     output:
         defects_parquet="results/4_defects/defects.parquet",
@@ -49,6 +54,9 @@ rule gather_defects:
         images_csv="results/4_defects/images.csv",
         completeness_parquet="results/4_defects/completeness.parquet",
         completeness_csv="results/4_defects/completeness.csv",
+        reviews_parquet="results/4_defects/reviews.parquet",
+        reviews_csv="results/4_defects/reviews.csv",
+        precision_csv="results/4_defects/precision.csv",
     log:
         "results/logs/gather_defects.log",
     threads: 1

@@ -1,6 +1,7 @@
 """Report: a page per image and the index of them all; every number on a page lies beside it as JSON or CSV.
 
-In:  the zarr stores and tables of a shard; results/4_defects/{defects,images}.parquet; results/0_archive/discovered.tsv
+In:  the zarr stores and tables of a shard; results/4_defects/{defects,images,reviews}.parquet;
+     results/4_defects/precision.csv; results/0_archive/discovered.tsv, reviews.json, {shard}.reviews.json
 Out: results/5_report/{shard}/<image_id>.html, .json, .defects.csv and the pictures in <image_id>/
      results/5_report/index.html, index.json
 """
@@ -15,6 +16,7 @@ rule write_pages:
         defects="results/4_defects/{shard}.parquet",
         images="results/4_defects/{shard}.images.parquet",
         columns="results/4_defects/{shard}.columns.parquet",
+        reviews_json="results/0_archive/{shard}.reviews.json",
         modules=modules_of("write_pages"),
     output:
         pages=directory("results/5_report/{shard}"),
@@ -37,6 +39,9 @@ rule write_index:
     input:
         images_parquet="results/4_defects/images.parquet",
         defects_parquet="results/4_defects/defects.parquet",
+        reviews_parquet="results/4_defects/reviews.parquet",
+        precision_csv="results/4_defects/precision.csv",
+        reviews_json="results/0_archive/reviews.json",
         discovered_tsv="results/0_archive/discovered.tsv",
         page_dirs=of_shards("results/5_report/{shard}"),
         modules=modules_of("write_index"),

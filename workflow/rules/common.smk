@@ -1,7 +1,9 @@
 """What the rules share: the checked config, the shards, the models, and the modules each script imports.
 
 In:  config.yaml and whatever --configfile and --config add to it; the archive; models/
-Out: results/0_archive/{shard}.tsv, discovered.tsv, inventory.tsv; results/config.yaml, results/versions.txt
+     the review folder and results/5_report/review*.json
+Out: results/0_archive/{shard}.tsv, discovered.tsv, inventory.tsv; reviews.json, {shard}.reviews.json;
+     results/config.yaml, results/versions.txt
 The archive is looked at once, in the main process, and only when the shards are asked for.
 """
 
@@ -18,7 +20,7 @@ RESULTS = Path("results")
 SCRIPTS = Path("workflow/scripts") if REPOSITORY == Path.cwd() else REPOSITORY / "workflow/scripts"
 sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
 
-from oddlattice import alone, archive, modules, progress, settings
+from oddlattice import alone, archive, modules, progress, review_files, settings
 
 
 def config_sources():
@@ -65,6 +67,7 @@ def shards():
             for model in models():
                 settings.check_model(model)
             scan_archive()
+            read_reviews()
         except archive.ArchiveError as error:
             stop("archive", error)
         except settings.SettingsError as error:
@@ -88,6 +91,17 @@ def scan_archive():
     for note in scan.notes:
         logger.info(note)
     say_counts()
+
+
+def read_reviews():
+    """Read what people said about earlier reports, once; a file that cannot be used is named and left out."""
+    folder = Path(config["archive"]) / os.path.expanduser(config["reviews"])
+    schema = settings.load_yaml(REPOSITORY / "workflow/schemas/review.schema.yaml")
+    found = review_files.read_reviews(review_files.review_paths(folder, RESULTS / "5_report"), schema)
+    for file in found.files:
+        if file["state"] == "refused":
+            logger.warning(f"review {file['file']}: {file['reason']}")
+    archive.write_reviews(RESULTS, found)
 
 
 def say_counts():

@@ -334,7 +334,22 @@ def _between(nodes: Array, part: Array, axis: int) -> Array:
     return np.moveaxis(found, -1, axis)
 
 
-def warped(maps: Sequence[Float | Windows], at: Array) -> list[Float]:
+class InCounts:
+    """A prediction (U*20, V*20) in the image's counts: times the local mean (U, V), which is known at cell centres."""
+
+    def __init__(self, prediction: Float | Windows, local_mean: Float) -> None:
+        self.shape, self._prediction, self._mean = prediction.shape, prediction, local_mean
+
+    def __getitem__(self, window: tuple[slice, slice]) -> Float:
+        at = [(np.arange(*s.indices(n)) + 0.5) / CELL_PX - 0.5 for s, n in zip(window, self.shape, strict=True)]
+        mean = map_coordinates(self._mean, np.meshgrid(*at, indexing="ij"), order=1, mode="nearest")
+        return np.asarray(self._prediction[window] * mean, dtype=np.float32)
+
+
+Map = Float | Windows | InCounts
+
+
+def warped(maps: Sequence[Map], at: Array) -> list[Float]:
     """Lattice-frame maps at places `at` (2, rows, cols) [px], 0 outside of it; only what is needed is read."""
     shape = maps[0].shape
     low = np.clip(np.floor(at.min(axis=(1, 2))).astype(int) - 1, 0, shape)
@@ -347,7 +362,7 @@ def warped(maps: Sequence[Float | Windows], at: Array) -> list[Float]:
 
 
 def write_maps(
-    group: zarr.Group, maps: dict[str, Float | Windows], to_lattice: ToLattice, shape: tuple[int, int], header: Any
+    group: zarr.Group, maps: dict[str, Map], to_lattice: ToLattice, shape: tuple[int, int], header: Any
 ) -> None:
     """Write lattice-frame maps as OME-Zarr images in the raw frame, with the raw image's scale."""
     pixel = (float(header[0]), float(header[1])) if header else None
@@ -476,8 +491,11 @@ def analyse(row: Row, stores: Stores, settings: dict[str, Any]) -> Analysis:
         figures["dose_counts_per_nm2"] = float(local_mean[mask > 0].mean() / np.prod(image.pixel_nm))
         found |= figures | {"reason": "; ".join(warnings)}
         group = stores.maps.create_group(name)
-        difference = _stored(differences, "difference")
-        maps = {"difference": Windows(difference) if isinstance(z, Windows) else np.asarray(difference[:]), "z": z}
+        difference, prediction = (
+            Windows(stored) if isinstance(z, Windows) else np.asarray(stored[:])
+            for stored in (_stored(differences, "difference"), _stored(differences, "prediction"))
+        )
+        maps: dict[str, Map] = {"difference": difference, "z": z, "prediction": InCounts(prediction, local_mean)}
         write_maps(group, maps, ToLattice(nodes_px, image.row_shift_px), (found["rows"], found["cols"]), header)
     said = {"image_id": name, "completeness": tally.losses, "trials": tally.trials}
     group.update_attributes({"oddlattice": said})

@@ -1,11 +1,16 @@
-"""Rule gather_defects: the tables of all shards as one table of defects and one of images."""
+"""Rule gather_defects: the tables of all shards as one of defects and one of images, with what people said of them."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from oddlattice.logs import log_to
-from oddlattice.products import COMPLETENESS, DEFECTS, IMAGES, Schema, table, write_csv, write_parquet
+from oddlattice.products import COMPLETENESS, DEFECTS, IMAGES, PRECISION, Schema, table, write_csv, write_parquet
+from oddlattice.reviews import lay_on, precision
 
 
 def gathered(paths: list[str], schema: Schema, by: list[str]) -> pl.DataFrame:
@@ -13,28 +18,49 @@ def gathered(paths: list[str], schema: Schema, by: list[str]) -> pl.DataFrame:
     return pl.concat([table([], schema), *(pl.read_parquet(path) for path in paths)]).sort(by, nulls_last=True)
 
 
+def places_of(paths: list[str], image_id: str) -> npt.NDArray[np.float64]:
+    """Places (n, 2) [px] of the tested columns of an image."""
+    found = pl.scan_parquet(paths).filter(pl.col("image_id") == image_id).select("row_px", "col_px").collect()
+    return found.to_numpy().astype(np.float64)
+
+
 def main(
     defects: list[str],
     images: list[str],
     completeness: list[str],
-    out_defects_parquet: str,
-    out_defects_csv: str,
-    out_images_parquet: str,
-    out_images_csv: str,
-    out_completeness_parquet: str,
-    out_completeness_csv: str,
+    columns: list[str],
+    reviews_json: str,
+    out: dict[str, str],
 ) -> None:
-    """Write defects, images and completeness of all shards, each as Parquet and as CSV."""
-    all_defects = gathered(defects, DEFECTS, ["image_id", "p_value", "row_px", "col_px"])
-    all_images = gathered(images, IMAGES, ["path", "image_id"])
-    all_trials = gathered(completeness, COMPLETENESS, ["image_id", "site", "kind", "change", "shift_pm", "name"])
-    print(f"{len(all_images)} images, {len(all_defects)} defects")
-    write_parquet(all_defects, out_defects_parquet)
-    write_csv(all_defects, out_defects_csv)
-    write_parquet(all_images, out_images_parquet)
-    write_csv(all_images, out_images_csv)
-    write_parquet(all_trials, out_completeness_parquet)
-    write_csv(all_trials, out_completeness_csv)
+    """Write the tables and statements of all shards, each as Parquet and as CSV, and the precision reviews show.
+
+    Parameters
+    ----------
+    defects, images, completeness, columns : list of path
+        Tables of the shards.
+    reviews_json : path
+        What people said, see `oddlattice.review_files`.
+    out : dict of str to path
+        ``{defects,images,reviews,completeness}_{parquet,csv}`` and ``precision_csv``.
+    """
+    said = json.loads(Path(reviews_json).read_text(encoding="ascii"))["statements"]
+    found = lay_on(
+        gathered(defects, DEFECTS, ["image_id", "p_value", "row_px", "col_px"]),
+        gathered(images, IMAGES, ["path", "image_id"]),
+        lambda image_id: places_of(columns, image_id),
+        said,
+    )
+    print(f"{len(found.images)} images, {len(found.defects)} defects, {len(found.statements)} statements in reviews")
+    trials = gathered(completeness, COMPLETENESS, ["image_id", "site", "kind", "change", "shift_pm", "name"])
+    tables = {"defects": found.defects, "images": found.images, "reviews": found.statements, "completeness": trials}
+    for name, frame in tables.items():
+        write_parquet(frame, out[f"{name}_parquet"])
+        write_csv(frame, out[f"{name}_csv"])
+    rows = precision(found.defects)
+    for row in rows:
+        if row["precision"] is not None:
+            print("precision of {group}: {real} of {reviewed} real, {precision:.3f}".format(**row))
+    write_csv(table(rows, PRECISION), out["precision_csv"])
 
 
 if "snakemake" in globals():
@@ -44,10 +70,7 @@ if "snakemake" in globals():
         list(snakemake.input.defects),
         list(snakemake.input.images),
         list(snakemake.input.completeness),
-        snakemake.output.defects_parquet,
-        snakemake.output.defects_csv,
-        snakemake.output.images_parquet,
-        snakemake.output.images_csv,
-        snakemake.output.completeness_parquet,
-        snakemake.output.completeness_csv,
+        list(snakemake.input.columns),
+        snakemake.input.reviews_json,
+        {name: str(path) for name, path in snakemake.output.items()},
     )

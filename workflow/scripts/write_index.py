@@ -1,5 +1,6 @@
 """Rule write_index: the archive at a glance, a line per image and per file without one; what needs a person first."""
 
+import json
 import math
 import os
 import re
@@ -11,8 +12,9 @@ import numpy as np
 import polars as pl
 import yaml
 
+from oddlattice.intervals import poisson_interval
 from oddlattice.logs import log_to
-from oddlattice.products import INVENTORY, read_tsv
+from oddlattice.products import INVENTORY, PRECISION, read_tsv
 from oddlattice.report import numbers as n
 from oddlattice.report.facts import sentence
 from oddlattice.report.html import json_text, render
@@ -31,7 +33,7 @@ STATES = {
 }
 ENOUGH_IMAGES = 5  # below this number of analysed images of a model no density is called remarkable
 #: How much a line needs a person, the most urgent first; rejected files of a kind that never is an image come last.
-URGENCY = ("density", "no_model", "warning", "rejected", "no_lattice", "")
+URGENCY = ("conflict", "density", "no_model", "warning", "rejected", "no_lattice", "")
 
 
 def find_pages(page_dirs: list[Path]) -> dict[str, Path]:
@@ -68,6 +70,12 @@ def urgency(row: Row, remarkable: dict[str, float], read: set[str]) -> tuple[str
     no news when another image of its file was read: `read` holds these files' ids.
     """
     state, reason = str(row["state"]), sentence(row["reason"])
+    conflicts = row.get("review_conflicts")
+    if conflicts:
+        others = urgency(row | {"review_conflicts": 0}, remarkable, read)[1]
+        return "conflict", f"People disagree about {n.count(conflicts)} of its defects. {others}".strip()
+    if row.get("unusable"):
+        return "", reason
     if state == "analysed":
         limit = remarkable.get(str(row["model"]))
         if limit is not None and n.usable(row["density_ci_low"]) and row["density_ci_low"] > limit:
@@ -127,6 +135,87 @@ def line(row: Row, pages: dict[str, Path], home: Path, remarkable: dict[str, flo
         "pixel_text": f"{n.significant(1000 * row['pixel_nm'], 3)} pm/px" if n.usable(row.get("pixel_nm")) else "",
         "model": row.get("model") or "",
         "acquired": str(row.get("acquired") or "")[:16].replace("T", " "),
+        "review": review_text(row),
+        "reviewed": bool(row.get("reviewers")),
+        "unusable": bool(row.get("unusable")),
+        "conflicts": row.get("review_conflicts") or 0,
+    }
+
+
+def review_text(row: Row) -> str:
+    """What people said of an image, in one line; empty where nobody did."""
+    if not row.get("reviewers"):
+        return ""
+    words = [("review_confirmed", "confirmed"), ("review_rejected", "rejected"), ("review_other", "of another kind")]
+    said = [f"{n.count(row[key])} {word}" for key, word in words if row[key]]
+    said += [f"disagreement on {n.count(row['review_conflicts'])}"] if row["review_conflicts"] else []
+    said += ["unusable"] if row["unusable"] else []
+    excluded = row["excluded_area_nm2"]
+    said += [f"{n.significant(excluded, 2)} nm² excluded"] if excluded and not row["unusable"] else []
+    changed = row["state"] == "analysed" and row["density_reviewed_per_nm2"] != row["density_per_nm2"]
+    if changed and not row["unusable"]:
+        after, between = n.interval(*(row[f"density_reviewed_{end}"] for end in ("per_nm2", "ci_low", "ci_high")))
+        said.append(f"density {after} ({between}) nm⁻²")
+    return f"{row['reviewers']}: {', '.join(said) or 'note'}"
+
+
+def sessions(lines: list[Row], rows: list[Row]) -> list[Row]:
+    """A line per folder: its images, pooled density with its interval, times, and how many need a person."""
+    by_id = {str(row["image_id"]): row for row in rows}
+    folders: dict[str, list[Row]] = {}
+    for one in lines:
+        folders.setdefault(one["folder"], []).append(one)
+    found = []
+    for folder, members in sorted(folders.items()):
+        analysed = [by_id[x["id"]] for x in members if x["state"] == "analysed" and not x["unusable"]]
+        number = sum(row["defects_reviewed"] or 0 for row in analysed)
+        area = sum(row["area_reviewed_nm2"] for row in analysed if n.usable(row["area_reviewed_nm2"]))
+        ends = [x / area for x in (number, *poisson_interval(number))] if area else [None] * 3
+        density, between = n.interval(*ends)
+        times = sorted(x["acquired"] for x in members if x["acquired"])
+        found.append(
+            {
+                "folder": folder,
+                "images": len(members),
+                "analysed": len(analysed),
+                "urgent": sum(x["urgent"] < URGENCY.index("no_lattice") for x in members),
+                "reviewed": sum(x["reviewed"] for x in members),
+                "density_text": density,
+                "interval_text": between if between != n.NONE else "",
+                "from": times[0] if times else "",
+                "to": times[-1] if times and times[-1] != times[0] else "",
+            }
+        )
+    return found
+
+
+def review_summary(said: pl.DataFrame, precise: pl.DataFrame, files: list[Row], rows: list[Row]) -> Row | None:
+    """What reviews changed, for the index; None where there is no review file."""
+    if not files:
+        return None
+    analysed = [row for row in rows if row["state"] == "analysed"]
+    pairs = [("defects", "area_nm2"), ("defects_reviewed", "area_reviewed_nm2")]
+    texts = []
+    for number_key, area_key in pairs:
+        number, area = (sum(row[key] or 0 for row in analysed) for key in (number_key, area_key))
+        ends = [x / area for x in (number, *poisson_interval(int(number)))] if area else [None] * 3
+        texts.append((n.count(int(number)), n.significant(area), *n.interval(*ends)))
+    precision_rows = [
+        row
+        | {
+            "text": f"{n.percent(row['precision'])}" if row["precision"] is not None else n.NONE,
+            "interval": f"{n.percent(row['ci_low'])} to {n.percent(row['ci_high'])}" if n.usable(row["ci_low"]) else "",
+        }
+        for row in precise.to_dicts()
+    ]
+    lost = said.filter(pl.col("state") == "unmatched")
+    return {
+        "files": files,
+        "before": texts[0],
+        "after": texts[1],
+        "precision": precision_rows,
+        "changed": [row["image_id"] for row in analysed if row["reviewers"]],
+        "unmatched": lost.drop("corners_px").to_dicts(),
     }
 
 
@@ -162,6 +251,9 @@ def summary(lines: list[Row], rows: list[Row], discovered: pl.DataFrame) -> list
 def main(
     images_parquet: str | Path,
     defects_parquet: str | Path,
+    reviews_parquet: str | Path,
+    precision_csv: str | Path,
+    reviews_json: str | Path,
     discovered_tsv: str | Path,
     page_dirs: list[str],
     out_html: str | Path,
@@ -172,8 +264,10 @@ def main(
 
     Parameters
     ----------
-    images_parquet, defects_parquet : path
+    images_parquet, defects_parquet, reviews_parquet, precision_csv : path
         The gathered tables.
+    reviews_json : path
+        The review files that were found, see `oddlattice.review_files`.
     discovered_tsv : path
         Every file found under the archive.
     page_dirs : list of path
@@ -194,6 +288,9 @@ def main(
     read = {str(row["file_id"]) for row in rows if row["state"] != "rejected"}
     lines = [line(row, pages, home, remarkable, read) for row in [*rows, *unread]]
     lines.sort(key=lambda x: (x["urgent"], x["folder"], x["name"], x["id"]))
+    files = json.loads(Path(reviews_json).read_text(encoding="ascii"))["files"]
+    said, precise = pl.read_parquet(reviews_parquet), pl.read_csv(precision_csv, schema=PRECISION)
+    reviewed, folders = review_summary(said, precise, files, rows), sessions(lines, rows)
     states = Counter(str(x["state"]) for x in lines)
     kinds = Counter(pl.read_parquet(defects_parquet, columns=["kind"])["kind"].fill_null("unknown"))
     known = [
@@ -205,16 +302,28 @@ def main(
         "states": dict(sorted(states.items())),
         "kinds": dict(sorted(kinds.items())),
         "remarkable_density_per_nm2": remarkable,
+        "sessions": folders,
+        "review": reviewed,
         "lines": lines,
         "provenance": provenance,
     }
     keys = list(lines[0]) if lines else []
     page = render(
         "index.html.j2",
-        ("index.js",),
-        {"keys": keys, "rows": [[x[key] for key in keys] for x in lines], "states": STATES, "top": top},
+        ("review.js", "index.js"),
+        {
+            "keys": keys,
+            "rows": [[x[key] for key in keys] for x in lines],
+            "states": STATES,
+            "top": top,
+            "sessions": folders,
+            "urgent_below": URGENCY.index("no_lattice"),
+        },
         figures=figures,
         states=known,
+        review=reviewed,
+        fdr_text=n.percent(1 - provenance["config"]["defects"]["fdr"]),
+        sessions=len(folders),
         total=n.count(len(lines)),
         top=n.significant(top, 2),
         kinds=[(kind, n.count(number)) for kind, number in kinds.most_common()],
@@ -235,6 +344,9 @@ if "snakemake" in globals():
     main(
         snakemake.input.images_parquet,
         snakemake.input.defects_parquet,
+        snakemake.input.reviews_parquet,
+        snakemake.input.precision_csv,
+        snakemake.input.reviews_json,
         snakemake.input.discovered_tsv,
         list(snakemake.input.page_dirs),
         snakemake.output.index_html,

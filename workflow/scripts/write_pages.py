@@ -3,6 +3,7 @@
 The page only shows: what it shows is computed here, or read from the products of the earlier stages.
 """
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from oddlattice.report import numbers as n
 from oddlattice.report.facts import Image, Row
 from oddlattice.report.html import json_text, render
 from oddlattice.report.kinds import KINDS
+from oddlattice.reviews import Reviewed, lay_on
 from oddlattice.settings import versions
 from oddlattice.whole import whole_directory
 
@@ -54,7 +56,7 @@ def _attributes(group: zarr.Group | None) -> dict[str, Any]:
     return dict(found) if isinstance(found, dict) else {}
 
 
-def load_image(row: Row, stores: dict[str, zarr.Group], defects: pl.DataFrame, columns: pl.DataFrame) -> Image:
+def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns: pl.DataFrame) -> Image:
     """Collect what the stages left of an image; `stores` are the zarr groups images, tiles, differences and maps.
 
     Raises
@@ -67,11 +69,12 @@ def load_image(row: Row, stores: dict[str, zarr.Group], defects: pl.DataFrame, c
     raw = _array(group["images"], "0")
     if raw is None:
         raise ValueError(f"{stores['images'].store}: found no image {name}; the images table says {row['state']}")
+    mine = (found.defects["image_id"] == name).to_numpy()
     maps = {}
-    for key in ("difference", "z"):
-        found = _array(_group(group["maps"], key) if group["maps"] is not None else None, "0")
-        if found is not None and np.isfinite(found).any():
-            maps[key] = found
+    for key in ("difference", "z", "prediction"):
+        values = _array(_group(group["maps"], key) if group["maps"] is not None else None, "0")
+        if values is not None and np.isfinite(values).any():
+            maps[key] = values
     mask, nodes = _array(group["tiles"], "mask"), _array(group["tiles"], "nodes_px")
     return Image(
         row=row,
@@ -87,8 +90,10 @@ def load_image(row: Row, stores: dict[str, zarr.Group], defects: pl.DataFrame, c
         maps=maps,
         losses=_attributes(group["maps"]).get("completeness") or {},
         trials=_attributes(group["maps"]).get("trials") or [],
-        defects=defects.filter(pl.col("image_id") == name),
+        defects=found.defects.filter(mine),
         columns=columns.filter(pl.col("image_id") == name),
+        said=found.statements.filter(pl.col("image_id") == name),
+        marks=[marks for marks, own in zip(found.marks, mine, strict=True) if own],
     )
 
 
@@ -110,12 +115,24 @@ def write_maps(image: Image, folder: Path) -> dict[str, Row]:
     """Tiles of the signed maps in the raw frame."""
     found = {}
     for key, values in image.maps.items():
+        if key == "prediction":
+            continue
         limit = map_limit(values, 8.0 if key == "z" else 0.2)
         start = min(limit, 6.0 if key == "z" else limit / 2)
         levels = [pictures.signed_bytes(level, limit) for level in pictures.pyramid(values, TILE_PX)]
         layer = pictures.write_layer(levels, folder / key, TILE_PX, 82)
         found[key] = vars(layer) | {"limit": limit, "start": start}
     return found
+
+
+def write_prediction(image: Image, raw: Row, folder: Path) -> Row | None:
+    """Tiles of the prediction in the raw frame, in the raw image's gray; see-through where nothing was predicted."""
+    values = image.maps.get("prediction")
+    if values is None:
+        return None
+    known = np.where(np.asarray(values) > 0, values, np.nan)
+    levels = [pictures.covered_bytes(x, raw["low"], raw["high"]) for x in pictures.pyramid(known, TILE_PX)]
+    return vars(pictures.write_layer(levels, folder / "prediction", TILE_PX, 82))
 
 
 def map_limit(values: npt.NDArray[np.generic], least: float) -> float:
@@ -154,6 +171,7 @@ def write_crops(image: Image, folder: Path) -> Row | None:
         "src": f"{folder.name}/crops_",
         "per_sheet": CROPS_PER_SHEET,
         "number": len(uv),
+        "cells": CROP_CELLS,
         "side": side,
         "low": low,
         "high": high,
@@ -238,7 +256,18 @@ def _histograms(image: Image, settings: dict[str, Any]) -> Row:
     return found
 
 
-def viewer_data(image: Image, raw: Row, maps: dict[str, Row], crops: Row | None) -> Row:
+def said_of_image(image: Image) -> Row:
+    """What people said of the image as a whole, and the regions they excluded."""
+    rows = image.said.to_dicts()
+    regions = [row for row in rows if row["what"] == "region"]
+    return {
+        "unusable": [[row["reviewer"], row["at"]] for row in rows if row["what"] == "image"],
+        "regions": [[row["reviewer"], json.loads(row["corners_px"]), row["at"]] for row in regions],
+        "notes": [[row["reviewer"], row["note"], row["at"]] for row in rows if row["what"] == "note"],
+    }
+
+
+def viewer_data(image: Image, raw: Row, prediction: Row | None, maps: dict[str, Row], crops: Row | None) -> Row:
     """What the viewer and the list of defects draw."""
     pixel, ruler = facts.pixel_size_nm(image)
     data: Row = {
@@ -247,7 +276,9 @@ def viewer_data(image: Image, raw: Row, maps: dict[str, Row], crops: Row | None)
         "cols": image.raw.shape[1],
         "pixel_nm": pixel,
         "ruler": ruler,
+        "path": image.row["path"],
         "raw": raw,
+        "prediction": prediction,
         "maps": maps,
         "colours": pictures.DIVERGING.tolist(),
         "kinds": KINDS,
@@ -255,6 +286,8 @@ def viewer_data(image: Image, raw: Row, maps: dict[str, Row], crops: Row | None)
         "nodes": None,
         "crops": crops,
         "defects": facts.defect_columns(image),
+        "columns": facts.column_values(image),
+        "said": said_of_image(image),
     }
     if image.nodes_px is not None and image.mask is not None:
         loops = geometry.outlines(image.mask, image.nodes_px)
@@ -274,13 +307,31 @@ def _kind_rows(found: list[Row]) -> list[Row]:
     return rows
 
 
-def write_page(image: Image, neighbours: tuple[str, str], shard: str, folder: Path, settings: dict[str, Any]) -> None:
+def layers_of(image: Image, maps: dict[str, Row], prediction: Row | None) -> list[Row]:
+    """The layers the viewer can show of an image, in the order in which they lie on each other."""
+    lattice = image.nodes_px is not None
+    analysed = image.row["state"] == "analysed"
+    found = [
+        ("raw", "Raw", "R", True, 100, True),
+        ("prediction", "Prediction", "B", False, 100, prediction is not None),
+        ("difference", "Difference", "D", False, 100, "difference" in maps),
+        ("z", "z map", "Z", False, 100, "z" in maps),
+        ("cells", "Lattice", "L", False, 80, lattice),
+        ("mask", "Mask", "K", analysed, 80, lattice and image.mask is not None),
+        ("marks", "Defects", "M", True, 100, image.defects.height > 0),
+    ]
+    keys = ("key", "label", "hot", "on", "fade")
+    return [dict(zip(keys, layer, strict=False)) for layer in found if layer[-1]]
+
+
+def write_page(image: Image, shard: str, folder: Path, settings: dict[str, Any]) -> None:
     """Write the page, the pictures, the JSON and the CSV of one image into `folder`."""
     row = image.row
     name = str(row["image_id"])
     beside = folder / name
     beside.mkdir()
     raw, maps = write_raw(image, beside), write_maps(image, beside)
+    prediction = write_prediction(image, raw, beside)
     crops, cells = write_crops(image, beside), write_cells(image, beside)
     points = image.defects.filter(pl.col("kind") != "extended")
     by_kind = facts.densities([str(k or "unknown") for k in points["kind"]], row["area_nm2"])
@@ -302,7 +353,8 @@ def write_page(image: Image, neighbours: tuple[str, str], shard: str, folder: Pa
         "completeness": image.losses,
         "trials": image.trials,
         "histograms": histograms,
-        "display": {"raw": raw, "maps": maps, "crops": crops, "cells": cells},
+        "review": facts.review_facts(image),
+        "display": {"raw": raw, "prediction": prediction, "maps": maps, "crops": crops, "cells": cells},
         "defects": image.defects.to_dicts(),
         "provenance": {"shard": shard, "versions": versions(), "config": settings["config"]},
     }
@@ -310,14 +362,13 @@ def write_page(image: Image, neighbours: tuple[str, str], shard: str, folder: Pa
     write_csv(image.defects, folder / f"{name}.defects.csv")
     page = render(
         "image.html.j2",
-        ("viewer.js", "image.js"),
-        viewer_data(image, raw, maps, crops),
+        ("viewer.js", "review.js", "gallery.js", "image.js"),
+        viewer_data(image, raw, prediction, maps, crops),
         title=facts.title(row),
         folder=facts.file_name(row)[0],
         row=row,
         name=name,
         state=facts.STATES[row["state"]],
-        neighbours=neighbours,
         figures=facts.key_figures(row) if row["state"] == "analysed" else [],
         warnings=facts.warnings_of(image),
         reason=facts.sentence(row["reason"]) if row["state"] != "analysed" else "",
@@ -325,8 +376,8 @@ def write_page(image: Image, neighbours: tuple[str, str], shard: str, folder: Pa
         ruler=ruler,
         has_pixel=pixel is not None,
         maps=maps,
-        mask=image.mask is not None and image.nodes_px is not None,
-        nodes=image.nodes_px is not None,
+        layers=layers_of(image, maps, prediction),
+        review=facts.review_facts(image),
         crops=crops,
         cells=cells,
         kinds=KINDS,
@@ -379,11 +430,9 @@ def _texts(image: Image, histograms: Row) -> Row:
     return found
 
 
-def write_page_of(
-    image: Callable[[], Image], neighbours: tuple[str, str], shard: str, folder: Path, settings: dict[str, Any]
-) -> None:
+def write_page_of(image: Callable[[], Image], shard: str, folder: Path, settings: dict[str, Any]) -> None:
     """`write_page` of an image that has still to be loaded."""
-    write_page(image(), neighbours, shard, folder, settings)
+    write_page(image(), shard, folder, settings)
 
 
 def write_failure(row: Row, words: str, folder: Path) -> None:
@@ -396,6 +445,11 @@ def write_failure(row: Row, words: str, folder: Path) -> None:
     (folder / f"{name}.html").write_bytes(page)
 
 
+def places_of(columns: pl.DataFrame, image_id: str) -> npt.NDArray[np.float64]:
+    """Places (n, 2) [px] of the tested columns of an image."""
+    return columns.filter(pl.col("image_id") == image_id).select("row_px", "col_px").to_numpy().astype(np.float64)
+
+
 def main(
     images_zarr: str | Path,
     tiles_zarr: str | Path,
@@ -404,6 +458,7 @@ def main(
     defects: str | Path,
     images: str | Path,
     columns: str | Path,
+    reviews_json: str | Path,
     out_dir: str | Path,
     settings: dict[str, Any],
 ) -> None:
@@ -415,6 +470,8 @@ def main(
         The shard's zarr stores.
     defects, images, columns : path
         The shard's Parquet tables.
+    reviews_json : path
+        What people said of images of the shard, see `oddlattice.review_files`.
     out_dir : path
         Written whole: <image_id>.html, .json, .defects.csv and the folder <image_id> of each image that was read.
     settings : dict
@@ -423,14 +480,14 @@ def main(
     """
     paths = {"images": images_zarr, "tiles": tiles_zarr, "differences": differences_zarr, "maps": maps_zarr}
     stores = {key: zarr.open_group(str(path), mode="r") for key, path in paths.items()}
-    rows = [row for row in pl.read_parquet(images).iter_rows(named=True) if row["state"] != "rejected"]
-    found, tested = pl.read_parquet(defects), pl.read_parquet(columns)
-    names = [str(row["image_id"]) for row in rows]
+    tested = pl.read_parquet(columns)
+    said = json.loads(Path(reviews_json).read_text(encoding="ascii"))["statements"]
+    found = lay_on(pl.read_parquet(defects), pl.read_parquet(images), partial(places_of, tested), said)
+    rows = [row for row in found.images.iter_rows(named=True) if row["state"] != "rejected"]
     with whole_directory(out_dir) as part:
-        for i, row in enumerate(rows):
-            neighbours = (names[i - 1] if i else "", names[i + 1] if i + 1 < len(names) else "")
+        for row in rows:
             image = partial(load_image, row, stores, found, tested)
-            _, fault = spared(write_page_of, image, neighbours, Path(out_dir).name, part, settings)
+            _, fault = spared(write_page_of, image, Path(out_dir).name, part, settings)
             if fault is not None:
                 print(fault.trace)
                 write_failure(row, fault.words, part)
@@ -447,6 +504,7 @@ if "snakemake" in globals():
         snakemake.input.defects,
         snakemake.input.images,
         snakemake.input.columns,
+        snakemake.input.reviews_json,
         snakemake.output.pages,
         dict(snakemake.params.settings),
     )

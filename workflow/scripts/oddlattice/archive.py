@@ -8,6 +8,7 @@ The archive is only ever listed and read. What is known of it lives in ``results
 - ``{shard}.again``: how often the shard is read again, because files that were out of reach have come back.
 - ``inventory.tsv`` (products.INVENTORY): a view with the states after analysis, refreshed before and after a run.
 - ``judged.tsv``: which version of each shard's results (mtime_ns) that view shows.
+- ``reviews.json`` and ``{shard}.reviews.json``: what people said about earlier reports, see review_files.
 - ``archive.txt``: the folder the relative paths belong to.
 
 Plain Python on purpose: this runs while the workflow is parsed, where importing a table library would cost more than
@@ -29,6 +30,7 @@ from typing import NamedTuple
 
 from oddlattice.paths import escape, slug, unescape
 from oddlattice.reasons import may_pass
+from oddlattice.review_files import Reviews, by_shard, dumped
 from oddlattice.whole import write_text
 
 SHARD_NAME = r"[a-z0-9-]+-[0-9a-f]{8}"
@@ -562,6 +564,16 @@ def write_if_changed(path: Path, text: str) -> None:
     except FileNotFoundError:
         pass
     write_text(path, text)
+
+
+def write_reviews(results: Path, found: Reviews) -> None:
+    """Leave in ``0_archive`` what the reviews say, and of each shard what concerns it; files change only if it does."""
+    home = results / "0_archive"
+    shard_of = {entry.file.file_id: entry.shard for entry in known_entries(results)}
+    said = by_shard(found.statements, shard_of)
+    write_if_changed(home / "reviews.json", dumped({"files": found.files, "statements": found.statements}))
+    for shard in shard_names(results):
+        write_if_changed(home / f"{shard}.reviews.json", dumped({"statements": said.get(shard, [])}))
 
 
 def _write_shards(home: Path, shards: dict[str, list[File]]) -> None:

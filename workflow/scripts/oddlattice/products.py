@@ -79,6 +79,18 @@ IMAGES: Schema = {
     "completeness_vacancy_ci_high": pl.Float64,
     "smallest_loss_90": pl.Float64,  # smallest loss of a column's intensity recovered in 90 % (fraction of a column)
     "acquired": pl.String,  # ISO time from the metadata, "" where unknown
+    "reviewers": pl.String,  # people who said something of this image; the columns from here on are filled by gather
+    "unusable": pl.Boolean,  # a person said so
+    "review_confirmed": pl.Int64,  # defects
+    "review_rejected": pl.Int64,
+    "review_other": pl.Int64,  # real, but of another kind
+    "review_conflicts": pl.Int64,  # people disagree
+    "excluded_area_nm2": pl.Float64,  # of the area analysed
+    "defects_reviewed": pl.Int64,  # point defects neither rejected nor in what is excluded
+    "area_reviewed_nm2": pl.Float64,
+    "density_reviewed_per_nm2": pl.Float64,  # the same density as above where nobody said anything
+    "density_reviewed_ci_low": pl.Float64,
+    "density_reviewed_ci_high": pl.Float64,
 }
 
 #: results/4_defects/{shard}.columns.parquet: every column tested.
@@ -145,7 +157,46 @@ DEFECTS: Schema = {
     "shift_col_pm": pl.Float64,
     "shift_sigma_pm": pl.Float64,
     "area_nm2": pl.Float64,  # of an extended region, else null
-    "review": pl.String,
+    "review": pl.String,  # "" | confirmed | rejected | other (kind) | conflict
+    "review_kind": pl.String,  # what a person says it is, where review is other
+    "review_by": pl.String,  # who said what
+    "review_note": pl.String,
+    "excluded": pl.Boolean,  # in a region or an image that a person excluded
+}
+
+#: results/4_defects/reviews.parquet: every statement of a person, and what became of it.
+REVIEWS: Schema = {
+    "image_id": pl.String,
+    "path": pl.String,
+    "reviewer": pl.String,
+    "at": pl.String,  # UTC
+    "what": pl.String,  # defect | image | region | note
+    "verdict": pl.String,  # of a defect: confirmed | rejected | other | none (a note alone); unusable; excluded
+    "kind": pl.String,  # what the person says it is
+    "found_kind": pl.String,  # what the program said then
+    "site": pl.String,
+    "cell_u": pl.Int64,
+    "cell_v": pl.Int64,
+    "row_px": pl.Float64,  # of a region: its middle
+    "col_px": pl.Float64,
+    "corners_px": pl.String,  # of a region: JSON list of [row, col]
+    "note": pl.String,
+    "state": pl.String,  # taken | unmatched
+    "reason": pl.String,
+    "file": pl.String,
+}
+
+#: results/4_defects/precision.csv: what reviews say about how many of the flagged defects are real.
+PRECISION: Schema = {
+    "group": pl.String,
+    "flagged": pl.Int64,
+    "reviewed": pl.Int64,
+    "real": pl.Int64,
+    "rejected": pl.Int64,
+    "conflicts": pl.Int64,
+    "precision": pl.Float64,
+    "ci_low": pl.Float64,
+    "ci_high": pl.Float64,
 }
 
 

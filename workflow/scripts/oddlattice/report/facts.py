@@ -1,5 +1,6 @@
 """What is known about one image, and how its page says it: numbers from the products become rows of text."""
 
+import base64
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,11 @@ class Image:
     trials : list of dict
         Known defects put in, and how many were found (products.COMPLETENESS).
     defects, columns : polars.DataFrame
-        Its rows of these tables.
+        Its rows of these tables; of the defects with what people said.
+    said : polars.DataFrame
+        What people said of this image, and what became of it (products.REVIEWS).
+    marks : list of list of dict
+        For each row of `defects` the marks of people on it.
     """
 
     row: Row
@@ -67,6 +72,8 @@ class Image:
     trials: list[Row]
     defects: pl.DataFrame
     columns: pl.DataFrame
+    said: pl.DataFrame
+    marks: list[list[Row]]
 
 
 def densities(names: list[str], area_nm2: float | None) -> list[Row]:
@@ -202,6 +209,48 @@ def _completeness(row: Row) -> Row:
     return _figure(
         "Empty columns found", n.significant(100 * vacancy, 3), "%", f"{between}put into this image as a trial"
     )
+
+
+def review_facts(image: Image) -> Row | None:
+    """What people said of an image: sentences for its page; None where nobody said anything."""
+    if not image.said.height:
+        return None
+    row, says = image.row, []
+    counts = [
+        (row["review_confirmed"], "confirmed"),
+        (row["review_rejected"], "rejected"),
+        (row["review_other"], "of another kind"),
+        (row["review_conflicts"], "on which people disagree"),
+    ]
+    counted = ", ".join(f"{n.count(number)} {word}" for number, word in counts if number)
+    if counted:
+        says.append(f"Defects: {counted}.")
+    if row["unusable"]:
+        says.append("The image is marked unusable: none of its defects counts after review.")
+    regions = image.said.filter(pl.col("what") == "region").height
+    if regions and not row["unusable"]:
+        area = f", {n.significant(row['excluded_area_nm2'], 2)} nm² of the area analysed" if row["area_nm2"] else ""
+        says.append(f"{regions} excluded region{'s' if regions > 1 else ''}{area}.")
+    if row["state"] == "analysed" and not row["unusable"]:
+        before, _ = n.interval(row["density_per_nm2"], row["density_ci_low"], row["density_ci_high"])
+        ends = (row[f"density_reviewed_{end}"] for end in ("per_nm2", "ci_low", "ci_high"))
+        after, between = n.interval(*ends)
+        says.append(f"Density: {before} nm⁻² as flagged, {after} nm⁻² after review (95 % interval {between}).")
+    lost = image.said.filter(pl.col("state") == "unmatched").to_dicts()
+    return {
+        "people": str(row["reviewers"]),
+        "says": says,
+        "notes": [(m["reviewer"], m["note"]) for m in image.said.filter(pl.col("what") == "note").to_dicts()],
+        "conflicts": [
+            f"{d['kind']} at row {n.fixed(d['row_px'], 1)}, col {n.fixed(d['col_px'], 1)}: {d['review_by']}"
+            for d in image.defects.filter(pl.col("review") == "conflict").to_dicts()
+        ],
+        "unmatched": [
+            f"{m['reviewer']}: {m['verdict']}, {m['found_kind'] or 'defect'} at row {n.fixed(m['row_px'], 1)}, col "
+            f"{n.fixed(m['col_px'], 1)}: {m['reason']}"
+            for m in lost
+        ],
+    }
 
 
 def _digits(value: float, error: float) -> str:
@@ -348,11 +397,45 @@ def provenance(image: Image, shard: str) -> list[tuple[str, str]]:
     return [(label, text) for label, text in lines if text]
 
 
+def column_values(image: Image) -> Row | None:
+    """Place, z and change of intensity of every tested column, packed for the read-out; None where none was tested.
+
+    Base64 of little-endian whole numbers: places as parts of 65535 of the image's size, z in hundredths, changes in
+    thousandths of a column, -32768 where there is none, and the index of the site.
+    """
+    found = image.columns
+    if not found.height:
+        return None
+
+    def packed(name: str, factor: float, dtype: str) -> str:
+        values = found[name].to_numpy().astype(np.float64) * factor
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        whole = np.clip(np.rint(np.nan_to_num(values)), low + (low < 0), high)
+        return _base64(np.where(np.isfinite(values), whole, low).astype(dtype))
+
+    rows, cols = image.raw.shape
+    sites = sorted(set(found["site"].drop_nulls()))
+    index = np.array([sites.index(site) if site in sites else 255 for site in found["site"]], dtype=np.uint8)
+    return {
+        "number": found.height,
+        "sites": sites,
+        "row": packed("row_px", 65535 / rows, "<u2"),
+        "col": packed("col_px", 65535 / cols, "<u2"),
+        "z": packed("z", 100, "<i2"),
+        "change": packed("intensity_change", 1000, "<i2"),
+        "site": _base64(index),
+    }
+
+
+def _base64(values: npt.NDArray[np.generic]) -> str:
+    return base64.b64encode(values.tobytes()).decode("ascii")
+
+
 def defect_columns(image: Image) -> dict[str, list[Any]]:
     """The table of defects as the page shows it: values to sort and draw by, and texts."""
     pixel, _ = pixel_size_nm(image)
     found: dict[str, list[Any]] = {key: [] for key in DEFECT_KEYS}
-    for row in image.defects.iter_rows(named=True):
+    for row, marks in zip(image.defects.iter_rows(named=True), image.marks, strict=True):
         shift = [row["shift_row_pm"], row["shift_col_pm"]]
         size = math.hypot(*shift) if all(n.usable(s) for s in shift) else None
         radius = None
@@ -381,7 +464,10 @@ def defect_columns(image: Image) -> dict[str, list[Any]]:
             "radius": radius,
             "area_text": f"{n.significant(row['area_nm2'], 2)} nm²" if n.usable(row["area_nm2"]) else "",
             "place_text": f"{n.fixed(row['row_px'], 1)}, {n.fixed(row['col_px'], 1)}",
-            "review": str(row["review"] or ""),
+            "cell_u": row["cell_u"],
+            "cell_v": row["cell_v"],
+            "said": [[m["reviewer"], m["verdict"], m["kind"], m["note"], m["at"]] for m in marks],
+            "turned": _turned(arrow, image.lattice),
         }
         for key in DEFECT_KEYS:
             value = values[key]
@@ -391,8 +477,17 @@ def defect_columns(image: Image) -> dict[str, list[Any]]:
 
 DEFECT_KEYS = (
     "row col kind kind_text site probability_text z z_text q q_text change change_text shift shift_text "
-    "arrow_row arrow_col radius area_text place_text review"
+    "arrow_row arrow_col radius area_text place_text cell_u cell_v said turned"
 ).split()
+
+
+def _turned(arrow_px: list[float | None], lattice: Row) -> list[float] | None:
+    """A displacement (row, col) [px] as parts of the lattice vectors a and b: the frame of the crops."""
+    if arrow_px[0] is None or lattice.get("a_px") is None:
+        return None
+    vectors = np.array([lattice["a_px"], lattice["b_px"]], dtype=np.float64)
+    found = np.asarray(arrow_px, dtype=np.float64) @ np.linalg.inv(vectors)
+    return [round(float(x), 5) for x in found]
 
 
 def _split_error(value: float | None, error: float | None, factor: float) -> list[str]:

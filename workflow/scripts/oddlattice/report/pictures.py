@@ -45,6 +45,11 @@ def to_bytes(image: npt.NDArray[np.generic], low: float, high: float) -> Bytes:
     return np.asarray(np.rint(np.clip(np.nan_to_num(scaled, nan=0.0, posinf=255, neginf=0), 0, 255)), dtype=np.uint8)
 
 
+def covered_bytes(image: npt.NDArray[np.generic], low: float, high: float) -> Bytes:
+    """8-bit view as `to_bytes` and whether there is data, shape (..., 2)."""
+    return np.stack([to_bytes(image, low, high), np.where(np.isfinite(image), 255, 0).astype(np.uint8)], axis=-1)
+
+
 def signed_bytes(image: npt.NDArray[np.generic], limit: float) -> Bytes:
     """8-bit view of a signed map and whether there is data: shape (..., 2); 128 is zero, 1 and 255 are ∓`limit`."""
     finite = np.isfinite(image)

@@ -1,146 +1,34 @@
 "use strict";
-/* The page of one image: ties viewer, list of defects and keyboard together. */
+/* The page of one image: ties viewer, gallery, review and keyboard together. */
 
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const found = data.defects;
   const all = found.row.map((_, index) => {
-    const one = { index, shown: true };
+    const one = { index, shown: true, verdict: "", other_kind: "" };
     for (const key of Object.keys(found)) one[key] = found[key][index];
     return one;
   });
   const viewer = new Viewer(data, all);
-  window.oddlattice = { viewer, data };
+  const gallery = new Gallery(data, all, viewer);
+  const home = new URL("../index.html", location.href).href;
+  const reviews = new Reviews(home);
+  window.oddlattice = { viewer, gallery, reviews, data };
 
-  // ---------------------------------------------------------------- the list of defects
-  const scroller = byId("scroller"), body = scroller && scroller.querySelector("tbody");
-  const ROW_PX = 71, SPARE = 6;
-  const sorting = { key: "z", down: true };
-  let order = all.map((one) => one.index);
-  const by = { kind: (d) => d.kind_text + d.site, z: (d) => (d.z === null ? null : Math.abs(d.z)), change: (d) => d.change, shift: (d) => d.shift };
-
-  function element(tag, name, text) {
-    const node = document.createElement(tag);
-    if (name) node.className = name;
-    if (text !== undefined) node.textContent = text;
-    return node;
-  }
-
-  function mark(kind) {
-    const space = "http://www.w3.org/2000/svg";
-    const svg = document.createElementNS(space, "svg"), path = document.createElementNS(space, "path");
-    svg.setAttribute("class", "mark");
-    svg.setAttribute("viewBox", "-12 -12 24 24");
-    svg.setAttribute("aria-hidden", "true");
-    path.setAttribute("d", data.kinds[kind].path);
-    path.setAttribute("stroke", data.kinds[kind].colour);
-    if (kind === "extended") path.setAttribute("stroke-dasharray", "4 3");
-    svg.append(path);
-    return svg;
-  }
-
-  function pair(cell, value, small) {
-    cell.className = "num";
-    cell.append(value, element("small", "", small));
-    return cell;
-  }
-
-  function tableRow(one, place) {
-    const row = element("tr", one.index === viewer.here ? "row here" : "row");
-    row.dataset.index = one.index;
-    row.setAttribute("aria-rowindex", place + 2);
-    const pictures = element("td");
-    const trio = element("div", "crops");
-    if (data.crops) {
-      const sheet = Math.floor(one.index / data.crops.per_sheet), line = one.index % data.crops.per_sheet;
-      for (let k = 0; k < 3; k++) {
-        const part = element("div");
-        part.style.backgroundImage = `url("${data.crops.src}${sheet}.webp")`;
-        part.style.backgroundPosition = `${-60 * k}px ${-60 * line}px`;
-        trio.append(part);
-      }
-      trio.setAttribute("role", "img");
-      trio.setAttribute("aria-label", "Input, prediction and difference");
+  // ---------------------------------------------------------------- from image to image, in the order of the index
+  const from = new URLSearchParams(location.hash.slice(1)).get("from") || "";
+  for (const link of document.querySelectorAll("[data-go]")) {
+    const parts = new URLSearchParams(from);
+    if (link.dataset.go) {
+      parts.set("go", link.dataset.go);
+      parts.set("at", data.image_id);
     }
-    pictures.append(trio);
-    const kind = element("td");
-    const go = element("button", "go");
-    go.type = "button";
-    go.append(mark(one.kind), one.kind_text);
-    go.setAttribute("aria-label", `Go to defect: ${one.kind_text} ${one.site}, row and column ${one.place_text}`);
-    kind.append(go, element("small", "", [one.site, one.probability_text, one.area_text].filter(Boolean).join(" · ")), element("small", "", one.place_text));
-    row.append(
-      pictures,
-      kind,
-      pair(element("td"), one.z_text, one.q_text === "–" ? "" : `q ${one.q_text}`),
-      pair(element("td"), ...one.change_text),
-      pair(element("td"), ...one.shift_text),
-    );
-    return row;
+    const text = parts.toString();
+    link.href = `../index.html${text ? `#${text}` : ""}`;
   }
 
-  function gap(height) {
-    const row = element("tr", "gap"), cell = element("td");
-    row.setAttribute("aria-hidden", "true");
-    cell.colSpan = 5;
-    cell.style.height = `${height}px`;
-    row.append(cell);
-    return row;
-  }
-
-  let painted = "";
-  function paintList(force) {
-    if (!scroller) return;
-    const first = Math.max(0, Math.floor(scroller.scrollTop / ROW_PX) - SPARE);
-    const last = Math.min(order.length, Math.ceil((scroller.scrollTop + scroller.clientHeight) / ROW_PX) + SPARE);
-    const key = `${first} ${last} ${viewer.here}`;
-    if (!force && key === painted) return;
-    painted = key;
-    const focused = document.activeElement && document.activeElement.closest("tr.row");
-    const kept = focused && body.contains(focused) ? focused.dataset.index : null;
-    body.replaceChildren(gap(first * ROW_PX), ...order.slice(first, last).map((index, k) => tableRow(all[index], first + k)), gap((order.length - last) * ROW_PX));
-    if (kept !== null) {
-      const again = body.querySelector(`tr[data-index="${kept}"] .go`);
-      if (again) again.focus({ preventScroll: true });
-    }
-  }
-
-  function arrange() {
-    const off = new Set([...document.querySelectorAll("[data-kind]")].filter((box) => !box.checked).map((box) => box.dataset.kind));
-    const site = byId("site") ? byId("site").value : "";
-    for (const one of all) one.shown = !off.has(one.kind_text) && (!site || one.site === site);
-    const value = by[sorting.key], turn = sorting.down ? -1 : 1;
-    order = all.filter((one) => one.shown).map((one) => one.index);
-    order.sort((a, b) => {
-      const x = value(all[a]), y = value(all[b]);
-      if (x === null || y === null) return (x === null) - (y === null) || a - b;
-      return (x < y ? -turn : x > y ? turn : 0) || a - b;
-    });
-    if (scroller) {
-      byId("defects").setAttribute("aria-rowcount", order.length + 1);
-      byId("list-empty").hidden = order.length > 0;
-      byId("list-count").textContent = order.length < all.length ? `${order.length} shown` : "";
-    }
-    paintList(true);
-    viewer.draw();
-  }
-
-  function choose(index, fromList) {
-    viewer.here = index;
-    const one = all[index];
-    if (one) {
-      viewer.goTo(one.row, one.col, Math.max(10 * cellPx(), one.radius ? one.radius * 3 : 0));
-      if (!fromList && scroller) {
-        const top = order.indexOf(index) * ROW_PX;
-        if (top < scroller.scrollTop || top + 2 * ROW_PX > scroller.scrollTop + scroller.clientHeight)
-          scroller.scrollTop = Math.max(0, top - (scroller.clientHeight - ROW_PX) / 2);
-      }
-    }
-    paintList(true);
-    viewer.draw();
-  }
-
+  // ---------------------------------------------------------------- choosing a defect
   function cellPx() {
     const { nodes } = data;
     if (!nodes || nodes.u.length < 2) return 30;
@@ -148,64 +36,50 @@
     return Math.hypot(nodes.row[wide] - nodes.row[0], nodes.col[wide] - nodes.col[0]) / 10 / (nodes.u[1] - nodes.u[0]);
   }
 
-  function step(by) {
-    if (!order.length) return;
-    const at = order.indexOf(viewer.here);
-    choose(order[at < 0 ? (by > 0 ? 0 : order.length - 1) : (at + by + order.length) % order.length], false);
+  function choose(index, fromList) {
+    viewer.here = index;
+    const one = all[index];
+    if (one) {
+      viewer.goTo(one.row, one.col, Math.max(10 * cellPx(), one.radius ? one.radius * 3 : 0));
+      if (!fromList) gallery.reveal(index);
+    }
+    gallery.paint(true);
+    paintChosen();
+    viewer.draw();
   }
 
-  if (scroller) {
-    scroller.addEventListener("scroll", () => requestAnimationFrame(() => paintList(false)), { passive: true });
-    new ResizeObserver(() => paintList(false)).observe(scroller);
-    body.addEventListener("click", (event) => {
-      const row = event.target.closest("tr.row");
-      if (row) choose(Number(row.dataset.index), true);
-    });
-    for (const head of document.querySelectorAll("#defects th[data-sort]")) {
-      head.querySelector("button").addEventListener("click", () => {
-        sorting.down = sorting.key === head.dataset.sort ? !sorting.down : head.dataset.sort !== "kind" && head.dataset.sort !== "change";
-        sorting.key = head.dataset.sort;
-        for (const other of document.querySelectorAll("#defects th[data-sort]")) other.removeAttribute("aria-sort");
-        head.setAttribute("aria-sort", sorting.down ? "descending" : "ascending");
-        scroller.scrollTop = 0;
-        arrange();
-      });
-    }
-    byId("site").addEventListener("change", arrange);
-    byId("defect-next").addEventListener("click", () => step(1));
-    byId("defect-previous").addEventListener("click", () => step(-1));
-  }
-  for (const box of document.querySelectorAll("[data-kind]")) box.addEventListener("change", arrange);
+  const step = (by) => { const index = gallery.beside(by); if (index >= 0) choose(index, false); };
+  gallery.onchoose = choose;
   viewer.onpick = (index) => { if (index >= 0) choose(index, false); };
+  for (const [id, by] of [["defect-next", 1], ["defect-previous", -1]]) if (byId(id)) byId(id).addEventListener("click", () => step(by));
+  for (const box of document.querySelectorAll("[data-kind]")) box.addEventListener("change", () => gallery.arrange());
 
-  // ---------------------------------------------------------------- the viewer's tools
-  const mapButtons = [...document.querySelectorAll("[data-map]")];
+  // ---------------------------------------------------------------- layers and contrast
   const NARROW = 1 / 16; // the narrowest range, as a part of the whole
-  const gains = {};
-  function setMap(key) {
-    if (!mapButtons.some((button) => button.dataset.map === key)) return;
-    if (key && key !== nowMap()) {
-      const source = data.maps[key];
-      byId("gain").value = key in gains ? gains[key] : 100 * (1 - Math.log(source.start / source.limit) / Math.log(NARROW));
-    }
-    if (key) gains[key] = byId("gain").value;
-    for (const button of mapButtons) button.setAttribute("aria-pressed", String(button.dataset.map === key));
-    for (const id of ["fade", "gain"]) byId(id).disabled = !key;
-    viewer.setMap(key, NARROW ** (1 - byId("gain").value / 100), byId("fade").value / 100);
-  }
-  const nowMap = () => (mapButtons.find((button) => button.getAttribute("aria-pressed") === "true") || { dataset: { map: "" } }).dataset.map;
-  for (const button of mapButtons) button.addEventListener("click", () => setMap(button.dataset.map));
-  if (mapButtons.length) {
-    for (const id of ["fade", "gain"]) byId(id).addEventListener("input", () => setMap(nowMap()));
-    setMap("");
-  }
   for (const name of Object.keys(viewer.show)) {
-    const box = byId(`show-${name}`);
-    if (!box) continue;
-    viewer.show[name] = box.checked;
-    box.addEventListener("change", () => { viewer.show[name] = box.checked; viewer.draw(); });
+    const box = byId(`show-${name}`), fade = byId(`fade-${name}`);
+    if (!box) { viewer.show[name] = false; continue; }
+    const take = () => {
+      viewer.show[name] = box.checked;
+      viewer.fade[name] = fade.value / 100;
+      fade.disabled = !box.checked;
+      if (byId(`ramp-${name}`)) byId(`ramp-${name}`).hidden = !box.checked;
+      if (byId(`range-${name}`)) byId(`range-${name}`).disabled = !box.checked;
+      viewer.refresh();
+    };
+    box.addEventListener("change", take);
+    fade.addEventListener("input", take);
+    take();
+  }
+  for (const [key, source] of Object.entries(data.maps)) {
+    const range = byId(`range-${key}`);
+    range.value = 100 * (1 - Math.log(source.start / source.limit) / Math.log(NARROW));
+    const take = () => viewer.range(key, NARROW ** (1 - range.value / 100));
+    range.addEventListener("input", take);
+    take();
   }
   const flip = (name) => { const box = byId(`show-${name}`); if (box) box.click(); };
+  const alone = () => { for (const name of ["prediction", "difference", "z"]) if (byId(`show-${name}`) && byId(`show-${name}`).checked) flip(name); };
 
   byId("contrast").addEventListener("click", () => {
     const tools = byId("contrast-tools");
@@ -235,28 +109,210 @@
   byId("zoom-native").addEventListener("click", () => viewer.native());
   byId("help").addEventListener("click", () => byId("help-dialog").showModal());
 
+  // ---------------------------------------------------------------- review
+  const say = (alter) => {
+    if (!reviews.reviewer) {
+      byId("review-says").textContent = "Who are you? Give your name first; it goes with every mark.";
+      byId("reviewer").focus();
+      return false;
+    }
+    reviews.say(data.image_id, data.path, alter);
+    return true;
+  };
+  const keyOf = (one) => (one.kind === "extended" || one.cell_u === null ? `${one.kind} ${Math.round(one.row)} ${Math.round(one.col)}` : `${one.cell_u} ${one.cell_v} ${one.site}`);
+
+  /* Marks of all people on a defect: those taken up by the last run, and what was said here since. */
+  function marksOf(one, local) {
+    const people = new Map(one.said.map(([who, verdict, kind, note, at]) => [who, { who, verdict, kind, note, at }]));
+    for (const [who, person] of Object.entries(local.people)) {
+      const mark = person.defects[keyOf(one)], before = people.get(who);
+      if (mark && (!before || mark.at >= before.at)) people.set(who, { who, ...mark });
+    }
+    return [...people.values()].filter((mark) => mark.verdict !== "none" || mark.note);
+  }
+
+  function mark(verdict, kind = "", note = null, advance = false) {
+    const one = all[viewer.here];
+    if (!one) {
+      byId("review-says").textContent = "Choose a defect first.";
+      return;
+    }
+    const next = advance && byId("go-on").checked ? gallery.beside(1) : -1;
+    const done = say((mine, at) => {
+      const before = mine.defects[keyOf(one)] || (one.said.filter(([who]) => who === reviews.reviewer).map(([, v, k, n]) => ({ verdict: v, kind: k, note: n }))[0]);
+      mine.defects[keyOf(one)] = {
+        verdict: verdict === null ? (before ? before.verdict : "none") : verdict,
+        kind: verdict === null ? (before ? before.kind || "" : "") : kind,
+        found_kind: data.kinds[one.kind_text] ? one.kind_text : "unknown",
+        site: one.site,
+        cell_u: one.cell_u,
+        cell_v: one.cell_v,
+        row_px: one.row,
+        col_px: one.col,
+        note: note === null ? (before ? before.note || "" : "") : note,
+        at,
+      };
+    });
+    if (done && next >= 0 && next !== one.index) choose(next, false);
+  }
+
+  function paintChosen() {
+    const panel = byId("chosen");
+    if (!panel) return;
+    const one = all[viewer.here];
+    for (const control of panel.querySelectorAll("button, select, textarea")) control.disabled = !one;
+    const mine = one && reviews.mine(data.image_id).defects[keyOf(one)];
+    const taken = one && one.said.find(([who]) => who === reviews.reviewer);
+    const now = mine || (taken ? { verdict: taken[1], kind: taken[2], note: taken[3] } : { verdict: "none", kind: "", note: "" });
+    for (const button of panel.querySelectorAll("[data-verdict]")) button.setAttribute("aria-pressed", String(Boolean(one) && button.dataset.verdict === now.verdict));
+    byId("other-kind").value = one && now.verdict === "other" ? now.kind : "";
+    byId("other-kind").classList.toggle("set", Boolean(one) && now.verdict === "other");
+    if (document.activeElement !== byId("defect-note")) byId("defect-note").value = one ? now.note : "";
+    byId("chosen-name").replaceChildren(...(one ? [gallery.mark(one.kind), `${one.kind_text} ${one.site}`.trim(), element("span", "soft", one.place_text)] : [element("span", "soft", "No defect is chosen")]));
+    const others = one ? marksOf(one, reviews.of(data.image_id)).filter((m) => m.who !== reviews.reviewer) : [];
+    byId("chosen-others").textContent = others.map((m) => `${m.who}: ${m.verdict === "other" ? `other kind, ${m.kind}` : m.verdict === "none" ? "note" : m.verdict}${m.note ? ` (${m.note})` : ""}`).join("; ");
+  }
+
+  function regionsNow(local) {
+    const found = data.said.regions.map(([who, corners]) => ({ who, corners, id: "" }));
+    for (const [who, person] of Object.entries(local.people)) {
+      for (const region of Object.values(person.regions)) {
+        const known = found.findIndex((r) => r.who === who && JSON.stringify(r.corners) === JSON.stringify(region.corners_px));
+        if (known >= 0) found.splice(known, 1);
+        if (!region.withdrawn) found.push({ who, corners: region.corners_px, id: region.id });
+      }
+    }
+    return found;
+  }
+
+  function addRegion(corners) {
+    const rounded = corners.map((corner) => corner.map((x) => Math.round(x * 10) / 10));
+    say((mine, at) => {
+      const id = `r${at.replace(/\D/g, "")}`;
+      mine.regions[id] = { id, corners_px: rounded, withdrawn: false, at };
+    });
+    draw(false);
+  }
+
+  function withdraw(region) {
+    say((mine, at) => {
+      const id = region.id || `r${at.replace(/\D/g, "")}`;
+      mine.regions[id] = { id, corners_px: region.corners, withdrawn: true, at };
+    });
+  }
+
+  function draw(on) {
+    viewer.drawing = on;
+    byId("region-draw").setAttribute("aria-pressed", String(on));
+    byId("stage").classList.toggle("drawing", on);
+  }
+
+  function paintReview() {
+    const local = reviews.of(data.image_id), mine = reviews.mine(data.image_id);
+    for (const one of all) {
+      const now = Reviews.verdict(marksOf(one, local));
+      one.verdict = now.verdict;
+      one.other_kind = now.kind;
+    }
+    const regions = regionsNow(local);
+    viewer.regions = regions.map((region) => region.corners);
+    byId("regions").replaceChildren(...regions.map((region, k) => {
+      const item = element("li"), go = element("button", "", `Region ${k + 1}`);
+      go.type = "button";
+      go.addEventListener("click", () => {
+        const [rows, cols] = [0, 1].map((i) => region.corners.map((corner) => corner[i]));
+        viewer.goTo((Math.min(...rows) + Math.max(...rows)) / 2, (Math.min(...cols) + Math.max(...cols)) / 2, 1.4 * Math.max(Math.max(...rows) - Math.min(...rows), Math.max(...cols) - Math.min(...cols), 20));
+      });
+      item.append(go, element("span", "soft", region.who));
+      if (region.who === reviews.reviewer) {
+        const away = element("button", "", "Include again");
+        away.type = "button";
+        away.setAttribute("aria-label", `Include region ${k + 1} again`);
+        away.addEventListener("click", () => withdraw(region));
+        item.append(away);
+      }
+      return item;
+    }));
+    byId("regions").hidden = !regions.length;
+    const was = data.said.unusable.some(([who]) => who === reviews.reviewer);
+    byId("unusable").checked = mine.unusable ? mine.unusable.is : was;
+    const said = data.said.notes.find(([who]) => who === reviews.reviewer);
+    if (document.activeElement !== byId("image-note")) byId("image-note").value = mine.note ? mine.note.text : said ? said[1] : "";
+    if (document.activeElement !== byId("reviewer")) byId("reviewer").value = reviews.reviewer;
+    const done = all.filter((one) => one.verdict).length;
+    if (byId("list-done")) byId("list-done").textContent = done ? `${done} of ${all.length} reviewed` : "";
+    const here = reviews.count([local]), everywhere = reviews.count(ours());
+    byId("export").disabled = !everywhere.all;
+    byId("export-count").textContent = everywhere.all ? `${everywhere.all} on ${everywhere.images} image${everywhere.images > 1 ? "s" : ""}` : "";
+    const fresh = everywhere.fresh ? `${everywhere.fresh} not exported yet.` : "All exported.";
+    byId("review-says").textContent = !reviews.lasting
+      ? "This browser keeps nothing for pages from disk: export before you leave the page."
+      : here.all || everywhere.all ? `${here.all} statement${here.all === 1 ? "" : "s"} on this image are kept in this browser. ${fresh}` : "";
+    gallery.arrange();
+    paintChosen();
+  }
+
+  const ours = () => reviews.images((image) => image.home === home || image.image_id === data.image_id);
+  reviews.onchange = paintReview;
+  if (byId("chosen")) {
+    for (const button of document.querySelectorAll("[data-verdict]")) {
+      button.addEventListener("click", () => mark(button.getAttribute("aria-pressed") === "true" ? "none" : button.dataset.verdict, "", null, button.getAttribute("aria-pressed") !== "true"));
+    }
+    byId("other-kind").addEventListener("change", () => mark(byId("other-kind").value ? "other" : "none", byId("other-kind").value, null, false));
+    byId("defect-note").addEventListener("change", () => mark(null, "", byId("defect-note").value.trim().slice(0, 4000)));
+  }
+  byId("reviewer").addEventListener("change", () => { reviews.reviewer = byId("reviewer").value.trim().slice(0, 100); });
+  byId("unusable").addEventListener("change", () => {
+    const is = byId("unusable").checked;
+    if (!say((mine, at) => { mine.unusable = { is, at }; })) byId("unusable").checked = !is;
+  });
+  byId("image-note").addEventListener("change", () => {
+    const text = byId("image-note").value.trim().slice(0, 4000);
+    say((mine, at) => { mine.note = { text, at }; });
+  });
+  byId("region-draw").addEventListener("click", () => draw(!viewer.drawing));
+  byId("region-seen").addEventListener("click", () => addRegion(viewer.seen()));
+  viewer.onregion = addRegion;
+  byId("export").addEventListener("click", () => {
+    const name = reviews.save(ours());
+    byId("review-says").textContent = `Saved as ${name}. Put it into the archive’s review folder, or beside the report’s index.html: the next run takes it up.`;
+  });
+  if (byId("go-on")) {
+    byId("go-on").checked = reviews.get("oddlattice.go-on") !== "no";
+    byId("go-on").addEventListener("change", () => reviews.set("oddlattice.go-on", byId("go-on").checked ? "yes" : "no"));
+  }
+
   // ---------------------------------------------------------------- keyboard
   const link = (id) => { const found = byId(id); if (found) found.click(); };
+  const press = (selector) => { const found = document.querySelector(selector); if (found && !found.disabled) found.click(); };
   const anywhere = {
     n: () => step(1), p: () => step(-1), "[": () => link("previous"), "]": () => link("next"), "?": () => byId("help-dialog").showModal(),
-    i: () => setMap(""), d: () => setMap("difference"), z: () => setMap("z"),
+    a: () => press('[data-verdict="confirmed"]'), x: () => press('[data-verdict="rejected"]'), o: () => byId("other-kind") && byId("other-kind").focus(),
+    t: () => byId("defect-note") && byId("defect-note").focus(), e: () => draw(!viewer.drawing),
+    i: alone, b: () => flip("prediction"), d: () => flip("difference"), z: () => flip("z"),
     r: () => flip("raw"), m: () => flip("marks"), l: () => flip("cells"), k: () => flip("mask"),
     "+": () => viewer.zoom(1.5), "=": () => viewer.zoom(1.5), "-": () => viewer.zoom(1 / 1.5), 0: () => viewer.whole(), 1: () => viewer.native(),
   };
   const inViewer = {
     ArrowLeft: () => viewer.move(60, 0), ArrowRight: () => viewer.move(-60, 0), ArrowUp: () => viewer.move(0, 60), ArrowDown: () => viewer.move(0, -60),
+    Escape: () => draw(false),
   };
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || byId("help-dialog").open) return;
     const focus = document.activeElement;
     const inside = focus === byId("stage");
-    const typing = focus && (focus.tagName === "SELECT" || (focus.tagName === "INPUT" && focus.type !== "checkbox"));
-    if (typing) return;
+    const typing = focus && (["SELECT", "TEXTAREA"].includes(focus.tagName) || (focus.tagName === "INPUT" && focus.type !== "checkbox"));
+    if (typing) {
+      if (event.key === "Escape") focus.blur();
+      return;
+    }
     const act = (inside && inViewer[event.key]) || ((inside || byId("keys").checked) && anywhere[event.key.length === 1 ? event.key.toLowerCase() : event.key]);
     if (!act) return;
     event.preventDefault();
     act();
   });
 
-  arrange();
+  paintReview();
+  const wanted = new URLSearchParams(location.hash.slice(1)).get("defect");
+  if (wanted !== null && all[Number(wanted)]) choose(Number(wanted), false);
 })();

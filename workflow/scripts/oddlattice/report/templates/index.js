@@ -2,17 +2,20 @@
 /* The index: a long table of which only the lines in view exist, filtered and sorted; the filter lives in the address. */
 
 (() => {
-  const { keys, rows, states, top } = JSON.parse(document.getElementById("data").textContent);
+  const { keys, rows, states, top, sessions, urgent_below } = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const lines = rows.map((values, index) => {
     const one = { index };
     keys.forEach((key, k) => { one[key] = values[k]; });
-    one.text = [one.name, one.folder, one.signal, one.state, states[one.state], one.model, one.why, one.acquired].join("\n").toLowerCase();
+    one.text = [one.name, one.folder, one.signal, one.state, states[one.state], one.model, one.why, one.acquired, one.review].join("\n").toLowerCase();
     return one;
   });
+  const home = location.href.split("#")[0];
+  const reviews = new Reviews(home);
+  const known = new Set(lines.map((one) => one.id));
   const body = byId("images").querySelector("tbody");
   const ROW_PX = 77, SPARE = 8;
-  const view = { query: "", state: "", sort: "", down: false };
+  const view = { query: "", state: "", session: null, only: "", sort: "", down: false };
   let shown = lines;
 
   function element(tag, name, text) {
@@ -44,10 +47,21 @@
     return cell;
   }
 
+  /* What a person has not ticked off yet, kept in this browser: lines for a person that were not there before. */
+  const SEEN = `oddlattice.seen:${home}`;
+  let seen = new Set();
+  try {
+    seen = new Set(JSON.parse(reviews.get(SEEN) || "[]"));
+  } catch { /* not ours: nothing is seen */ }
+  const urgent = (one) => one.urgent < urgent_below;
+  const fresh = (one) => urgent(one) && !seen.has(one.id);
+
+  const address = (one) => (one.base ? `${one.base}/${one.id}.html${here() ? `#${new URLSearchParams({ from: here() })}` : ""}` : "");
+
   function tableRow(one, place) {
     const row = element("tr", "row");
     row.setAttribute("aria-rowindex", place + 2);
-    const href = one.base ? `${one.base}/${one.id}.html` : "";
+    const href = address(one);
     const picture = element("td");
     if (href) {
       const image = element("img", "thumb");
@@ -68,6 +82,8 @@
     const state = element("td");
     state.append(element("span", `state ${one.state}`, states[one.state] || one.state));
     if (one.acquired) state.append(element("small", "", one.acquired));
+    if (one.unusable) state.append(element("small", "flag", "unusable"));
+    if (fresh(one)) state.append(element("small", "flag new", "not seen yet"));
     const graph = element("td");
     if (one.density !== null) graph.append(forest(one));
     const notes = element("td");
@@ -75,6 +91,11 @@
       const why = element("span", one.state === "analysed" ? "why warn" : "why", one.why);
       why.title = one.why;
       notes.append(why);
+    }
+    if (one.review) {
+      const review = element("span", "why said", `✓ ${one.review}`);
+      review.title = one.review;
+      notes.append(review);
     }
     row.append(picture, name, state, pair(one.density_text, one.interval_text), graph, pair(one.defects_text, one.tested_text), pair(one.loss_text, ""), notes);
     return row;
@@ -107,7 +128,14 @@
 
   function arrange() {
     const words = view.query.toLowerCase().split(/\s+/).filter(Boolean);
-    shown = lines.filter((one) => (!view.state || one.state === view.state) && words.every((word) => one.text.includes(word)));
+    const only = { urgent, new: fresh, reviewed: (one) => one.reviewed, open: (one) => one.state === "analysed" && !one.reviewed }[view.only];
+    shown = lines.filter(
+      (one) =>
+        (!view.state || one.state === view.state) &&
+        (view.session === null || one.folder === view.session) &&
+        (!only || only(one)) &&
+        words.every((word) => one.text.includes(word)),
+    );
     if (view.sort) {
       const turn = view.down ? -1 : 1;
       const value = view.sort === "name" ? (one) => `${one.folder}/${one.name}\n${one.id}` : (one) => (one[view.sort] === "" ? null : one[view.sort]);
@@ -125,16 +153,26 @@
     document.querySelector("[data-sort-first]").setAttribute("aria-pressed", String(!view.sort));
     byId("shown").textContent = shown.length === lines.length ? "" : `${shown.length} of ${lines.length} shown`;
     byId("empty").hidden = shown.length > 0;
+    byId("session-chip").hidden = view.session === null;
+    byId("session-chip").firstElementChild.textContent = view.session || "top folder";
+    for (const row of document.querySelectorAll("#session-rows tr")) row.classList.toggle("here", sessions[Number(row.dataset.index)].folder === view.session);
+    byId("seen").hidden = !lines.some(fresh);
     byId("images").setAttribute("aria-rowcount", shown.length + 1);
     paint(true);
   }
 
-  function remember() {
+  function here() {
     const parts = new URLSearchParams();
     if (view.query) parts.set("q", view.query);
     if (view.state) parts.set("state", view.state);
+    if (view.session !== null) parts.set("session", view.session);
+    if (view.only) parts.set("only", view.only);
     if (view.sort) parts.set("sort", (view.down ? "-" : "") + view.sort);
-    const text = parts.toString();
+    return parts.toString();
+  }
+
+  function remember() {
+    const text = here();
     history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
   }
 
@@ -143,10 +181,50 @@
     const sort = parts.get("sort") || "";
     view.query = parts.get("q") || "";
     view.state = parts.get("state") in states ? parts.get("state") : "";
+    const session = parts.get("session");
+    view.session = sessions.some((one) => one.folder === session) ? session : null;
+    view.only = ["urgent", "new", "reviewed", "open"].includes(parts.get("only")) ? parts.get("only") : "";
+    byId("only").value = view.only;
     view.down = sort.startsWith("-");
     view.sort = document.querySelector(`#images th[data-sort="${CSS.escape(sort.replace(/^-/, ""))}"]`) ? sort.replace(/^-/, "") : "";
     byId("query").value = view.query;
     arrange();
+    go(parts.get("go"), parts.get("at"));
+  }
+
+  /* A page asks for its neighbour in the order shown here: pages of finished shards need not know what came later. */
+  function go(where, at) {
+    if (where !== "next" && where !== "previous") return;
+    const pages = shown.filter((one) => one.base), place = pages.findIndex((one) => one.id === at);
+    const other = pages[place + (where === "next" ? 1 : -1)];
+    if (place >= 0 && other) {
+      location.replace(address(other));
+      return;
+    }
+    remember();
+    byId("shown").textContent = place < 0 ? "That image is not among those shown." : `That was the ${where === "next" ? "last" : "first"} image.`;
+  }
+
+  function paintSessions() {
+    const body = byId("session-rows");
+    if (!body) return;
+    body.replaceChildren(...sessions.map((one, index) => {
+      const row = element("tr", "row"), head = element("td"), go = element("button", "go", one.folder || "top folder");
+      row.dataset.index = index;
+      go.type = "button";
+      head.append(go);
+      const number = (value) => element("td", "num", value ? String(value) : "–");
+      row.append(head, element("td", "soft", [one.from, one.to].filter(Boolean).join(" to ")), number(one.images), number(one.analysed), pair(one.density_text, one.interval_text), number(one.reviewed), number(one.urgent));
+      return row;
+    }));
+  }
+
+  function paintLocal() {
+    const found = reviews.images((image) => known.has(image.image_id)), { all, fresh: left, images } = reviews.count(found);
+    byId("export").disabled = !all;
+    byId("local").textContent = all
+      ? `${all} statement${all > 1 ? "s" : ""} on ${images} image${images > 1 ? "s" : ""} ${all > 1 ? "are" : "is"} kept in this browser; ${left ? `${left} not exported yet.` : "all exported."}`
+      : "Nothing has been marked in this browser.";
   }
 
   function change(values) {
@@ -158,7 +236,7 @@
   byId("query").addEventListener("input", () => change({ query: byId("query").value }));
   for (const button of document.querySelectorAll("button[data-state]")) button.addEventListener("click", () => change({ state: button.dataset.state }));
   document.querySelector("[data-sort-first]").addEventListener("click", () => change({ sort: "", down: false }));
-  byId("clear").addEventListener("click", () => { byId("query").value = ""; change({ query: "", state: "" }); });
+  byId("clear").addEventListener("click", () => { byId("query").value = ""; change({ query: "", state: "", session: null, only: "" }); byId("only").value = ""; });
   for (const head of document.querySelectorAll("#images th[data-sort]")) {
     head.querySelector("button").addEventListener("click", () => {
       const key = head.dataset.sort;
@@ -169,6 +247,26 @@
     const row = event.target.closest("tr.row"), link = row && row.querySelector("a.name");
     if (link && event.target !== link && !String(window.getSelection())) link.click();
   });
+  byId("only").addEventListener("change", () => change({ only: byId("only").value }));
+  byId("session-clear").addEventListener("click", () => change({ session: null }));
+  if (byId("session-rows")) {
+    byId("session-rows").addEventListener("click", (event) => {
+      const row = event.target.closest("tr.row");
+      if (!row) return;
+      const { folder } = sessions[Number(row.dataset.index)];
+      change({ session: view.session === folder ? null : folder });
+    });
+  }
+  byId("seen").addEventListener("click", () => {
+    seen = new Set(lines.filter(urgent).map((one) => one.id));
+    reviews.set(SEEN, JSON.stringify([...seen]));
+    arrange();
+  });
+  byId("export").addEventListener("click", () => {
+    const name = reviews.save(reviews.images((image) => known.has(image.image_id)));
+    byId("local").textContent = `Saved as ${name}. Put it into the archive’s review folder or beside this page.`;
+  });
+  reviews.onchange = paintLocal;
   let waiting = false;
   const later = () => {
     if (waiting) return;
@@ -179,7 +277,9 @@
   window.addEventListener("resize", later);
   window.addEventListener("hashchange", recall);
   document.addEventListener("keydown", (event) => {
-    if (event.key === "/" && document.activeElement.tagName !== "INPUT") { event.preventDefault(); byId("query").focus(); }
+    if (event.key === "/" && !["INPUT", "SELECT"].includes(document.activeElement.tagName)) { event.preventDefault(); byId("query").focus(); }
   });
+  paintSessions();
+  paintLocal();
   recall();
 })();

@@ -1,12 +1,21 @@
 "use strict";
-/* The viewer: tiles of an image on stacked canvases, marks on top. It draws what the page's data say and computes
-   nothing but where on the screen it goes. Places are (row, col) [px]; pixel (0, 0) has its centre at (0, 0). */
+/* The viewer: layers of an image on one canvas. It draws what the page's data say and computes nothing but where on the
+   screen it goes. Places are (row, col) [px]; pixel (0, 0) has its centre at (0, 0).
+   Moving is cheap: the last picture is kept, shifted by whole pixels, and only what came into view is drawn. */
 
+/* Tiles of one layer. A tile is decoded and coloured once, onto a canvas of its own, not in every frame. */
 class TileLayer {
-  constructor(source, redraw) {
+  constructor(source, changed, filter = "") {
     this.source = source;
-    this.redraw = redraw;
+    this.changed = changed; // called with the part of the image [row0, col0, row1, col1] that looks different now
+    this.filter = filter;
+    this.version = 0; // of the colours
     this.tiles = new Map(); // the order of use: the oldest first
+  }
+
+  recolour(filter) {
+    this.filter = filter;
+    this.version++;
   }
 
   tile(level, i, j) {
@@ -14,33 +23,52 @@ class TileLayer {
     let tile = this.tiles.get(key);
     if (tile) this.tiles.delete(key);
     else {
-      tile = { image: new Image(), ready: false };
+      tile = { image: new Image(), canvas: null, version: -1, ready: false };
+      const { tile_px, rows, cols } = this.source, step = 2 ** level, side = tile_px * step;
+      tile.part = [i * side, j * side, Math.min(rows, (i + 1) * side), Math.min(cols, (j + 1) * side)];
       tile.image.src = `${this.source.folder}/${key}.webp`;
-      tile.image.decode().then(() => { tile.ready = true; this.redraw(); }, () => { tile.failed = true; });
+      tile.image.decode().then(() => { tile.ready = true; this.changed(tile.part); }, () => { tile.failed = true; });
     }
     this.tiles.set(key, tile);
-    while (this.tiles.size > 96) this.tiles.delete(this.tiles.keys().next().value);
+    while (this.tiles.size > 64) this.tiles.delete(this.tiles.keys().next().value);
     return tile;
   }
 
-  /* Draw the part of the layer in view; x, y: canvas px of the image's corner, scale: canvas px per image px. */
-  draw(context, x, y, scale) {
+  /* The coloured picture of a tile that is there; `budget` says how many may still be made in this frame. */
+  picture(tile, budget) {
+    if (tile.version === this.version) return tile.canvas;
+    if (tile.canvas && budget.left <= 0) { budget.short.push(tile.part); return tile.canvas; }
+    budget.left--;
+    const { naturalWidth: width, naturalHeight: height } = tile.image;
+    if (!tile.canvas) {
+      tile.canvas = document.createElement("canvas");
+      tile.canvas.width = width;
+      tile.canvas.height = height;
+    }
+    const context = tile.canvas.getContext("2d");
+    context.clearRect(0, 0, width, height);
+    context.filter = this.filter || "none";
+    context.drawImage(tile.image, 0, 0);
+    tile.version = this.version;
+    return tile.canvas;
+  }
+
+  /* Draw what of the layer lies in `box` [left, top, right, bottom, canvas px]; x, y: canvas px of the image's corner,
+     scale: canvas px per image px. */
+  draw(context, x, y, scale, box, budget) {
     const { levels, rows, cols, tile_px } = this.source;
-    const canvas = context.canvas;
     const wanted = Math.max(0, Math.min(levels - 1, Math.floor(Math.log2(1 / scale) + 0.25)));
-    context.imageSmoothingEnabled = scale < 2;
-    context.imageSmoothingQuality = "high";
     const part = (level) => {
       const step = 2 ** level, side = tile_px * step;
-      const j0 = Math.max(0, Math.floor(-x / scale / side)), i0 = Math.max(0, Math.floor(-y / scale / side));
-      const j1 = Math.min(Math.ceil(cols / side), Math.ceil((canvas.width - x) / scale / side));
-      const i1 = Math.min(Math.ceil(rows / side), Math.ceil((canvas.height - y) / scale / side));
+      const j0 = Math.max(0, Math.floor((box[0] - x) / scale / side)), i0 = Math.max(0, Math.floor((box[1] - y) / scale / side));
+      const j1 = Math.min(Math.ceil(cols / side), Math.ceil((box[2] - x) / scale / side));
+      const i1 = Math.min(Math.ceil(rows / side), Math.ceil((box[3] - y) / scale / side));
       let all = true;
       const ready = [];
       for (let i = i0; i < i1; i++) {
         for (let j = j0; j < j1; j++) {
           const tile = this.tile(level, i, j);
-          if (tile.ready) ready.push([tile.image, i * side, j * side, step]);
+          if (tile.ready) ready.push([this.picture(tile, budget), i * side, j * side, step]);
           else all = false;
         }
       }
@@ -48,32 +76,98 @@ class TileLayer {
     };
     const [all, sharp] = part(wanted);
     const drawn = all || wanted === levels - 1 ? sharp : [...part(levels - 1)[1], ...sharp];
-    for (const [image, row, col, step] of drawn) {
+    context.imageSmoothingEnabled = scale < 2;
+    context.imageSmoothingQuality = "low"; // a level is never shown below 0.84 of its size
+    for (const [picture, row, col, step] of drawn) {
       const left = Math.round(x + col * scale), top = Math.round(y + row * scale);
-      const right = Math.round(x + (col + image.naturalWidth * step) * scale);
-      const bottom = Math.round(y + (row + image.naturalHeight * step) * scale);
-      context.drawImage(image, left, top, right - left, bottom - top);
+      const right = Math.round(x + (col + picture.width * step) * scale);
+      const bottom = Math.round(y + (row + picture.height * step) * scale);
+      context.drawImage(picture, left, top, right - left, bottom - top);
     }
+  }
+}
+
+/* Every tested column with its values, unpacked when first asked for. */
+class Columns {
+  constructor(data) {
+    this.packed = data.columns;
+    this.rows = data.rows;
+    this.cols = data.cols;
+  }
+
+  unpack() {
+    const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const { number, row, col, z, change, site } = this.packed;
+    const at = (text, size) => Float32Array.from(new Uint16Array(bytes(text).buffer), (part) => (part * size) / 65535);
+    this.row = at(row, this.rows);
+    this.col = at(col, this.cols);
+    this.z = new Int16Array(bytes(z).buffer);
+    this.change = new Int16Array(bytes(change).buffer);
+    this.site = bytes(site);
+    this.side = Math.max(4, Math.sqrt((this.rows * this.cols) / Math.max(1, number)));
+    this.grid = new Map();
+    for (let k = 0; k < number; k++) {
+      const key = this.key(this.row[k], this.col[k]);
+      if (!this.grid.has(key)) this.grid.set(key, []);
+      this.grid.get(key).push(k);
+    }
+  }
+
+  key(row, col) {
+    return Math.floor(row / this.side) * 100000 + Math.floor(col / this.side);
+  }
+
+  /* The column nearest to a place, within about half of the distance between columns; null where there is none. */
+  near(row, col) {
+    if (!this.packed) return null;
+    if (!this.grid) this.unpack();
+    let best = null, nearest = this.side * 0.75;
+    for (const di of [-1, 0, 1]) {
+      for (const dj of [-1, 0, 1]) {
+        for (const k of this.grid.get(this.key(row + di * this.side, col + dj * this.side)) || []) {
+          const away = Math.hypot(this.row[k] - row, this.col[k] - col);
+          if (away < nearest) { nearest = away; best = k; }
+        }
+      }
+    }
+    return best;
+  }
+
+  text(k) {
+    const site = this.packed.sites[this.site[k]] || "column";
+    const sign = (value) => value.replace("-", "−");
+    const z = this.z[k] === -32768 ? "–" : sign((this.z[k] / 100).toFixed(1));
+    const change = this.change[k] === -32768 ? "–" : sign((this.change[k] / 10).toFixed(1));
+    return `${site}  z ${z}  intensity ${change} %`;
   }
 }
 
 class Viewer {
   constructor(data, marks) {
     this.data = data;
-    this.marks = marks; // {index, row, col, kind, radius, arrow_row, arrow_col, shown}
+    this.marks = marks; // {index, row, col, kind, radius, arrow_row, arrow_col, shown, verdict}
     this.here = -1;
-    this.map = "";
-    this.show = { raw: true, marks: true, cells: false, mask: false };
-    this.fade = 1;
+    this.show = { raw: true, prediction: false, difference: false, z: false, cells: false, mask: false, marks: true };
+    this.fade = { raw: 1, prediction: 1, difference: 1, z: 1, cells: 0.8, mask: 0.8, marks: 1 };
+    this.regions = []; // lists of [row, col], excluded by people
+    this.lasso = null; // corners while a region is drawn
+    this.drawing = false;
     this.stage = document.getElementById("stage");
-    this.contexts = ["raw", "map", "marks"].map((name) => document.getElementById(`layer-${name}`).getContext("2d"));
-    const redraw = () => this.draw();
-    this.raw = new TileLayer(data.raw, redraw);
-    this.maps = Object.fromEntries(Object.entries(data.maps).map(([key, source]) => [key, new TileLayer(source, redraw)]));
+    this.canvas = document.getElementById("view");
+    this.context = this.canvas.getContext("2d", { alpha: false });
+    this.back = [0, 1].map(() => document.createElement("canvas").getContext("2d", { alpha: false }));
+    this.kept = null; // what the first of `back` shows: {x, y, scale, version}
+    this.version = 0;
+    this.dirty = [];
+    const changed = (part) => { this.dirty.push(part); this.draw(); };
+    this.layers = { raw: new TileLayer(data.raw, changed) };
+    if (data.prediction) this.layers.prediction = new TileLayer(data.prediction, changed);
+    for (const [key, source] of Object.entries(data.maps)) this.layers[key] = new TileLayer(source, changed, `url(#signed-${key})`);
+    this.columns = new Columns(data);
     this.paths = Object.fromEntries(Object.entries(data.kinds).map(([key, kind]) => [key, new Path2D(kind.path)]));
     this.stamps = new Map();
     this.onpick = () => {};
-    this.onmove = () => {};
+    this.onregion = () => {};
     this.row = (data.rows - 1) / 2;
     this.col = (data.cols - 1) / 2;
     this.scale = 0; // css px per image px; 0: fit
@@ -88,10 +182,11 @@ class Viewer {
     const fitted = this.scale === 0 || (this.fit && Math.abs(this.scale / this.fit - 1) < 1e-3);
     this.width = width;
     this.height = height;
-    for (const { canvas } of this.contexts) {
+    for (const canvas of [this.canvas, ...this.back.map((context) => context.canvas)]) {
       canvas.width = Math.max(1, Math.round(width * this.dpr));
       canvas.height = Math.max(1, Math.round(height * this.dpr));
     }
+    this.kept = null;
     this.fit = Math.max(1e-4, Math.min(width / this.data.cols, height / this.data.rows));
     if (fitted) this.scale = this.fit;
     this.paint();
@@ -149,6 +244,20 @@ class Viewer {
     return [(col - this.col) * this.scale + this.width / 2, (row - this.row) * this.scale + this.height / 2];
   }
 
+  /* Corners of what is seen of the image. */
+  seen() {
+    const [top, left] = this.place(0, 0), [bottom, right] = this.place(this.width, this.height);
+    const [r0, r1] = [top, bottom].map((r) => Math.max(-0.5, Math.min(this.data.rows - 0.5, r)));
+    const [c0, c1] = [left, right].map((c) => Math.max(-0.5, Math.min(this.data.cols - 0.5, c)));
+    return [[r0, c0], [r0, c1], [r1, c1], [r1, c0]];
+  }
+
+  /* Something looks different everywhere. */
+  refresh() {
+    this.version++;
+    this.draw();
+  }
+
   draw() {
     if (this.waiting) return;
     this.waiting = true;
@@ -157,55 +266,142 @@ class Viewer {
 
   paint() {
     this.clamp();
-    const [raw, map, marks] = this.contexts;
-    const scale = this.scale * this.dpr;
-    const [x, y] = this.screen(-0.5, -0.5).map((at) => at * this.dpr);
-    for (const context of this.contexts) {
-      context.setTransform(1, 0, 0, 1, 0, 0);
-      context.clearRect(0, 0, context.canvas.width, context.canvas.height);
+    const scale = this.scale * this.dpr, { width, height } = this.canvas;
+    const [x, y] = this.screen(-0.5, -0.5).map((at) => Math.round(at * this.dpr));
+    const kept = this.kept, boxes = [];
+    const dx = kept ? x - kept.x : 0, dy = kept ? y - kept.y : 0;
+    if (!kept || kept.scale !== scale || kept.version !== this.version || Math.abs(dx) >= width || Math.abs(dy) >= height) {
+      boxes.push([0, 0, width, height]);
+    } else {
+      if (dx || dy) {
+        const [shown, spare] = this.back;
+        spare.drawImage(shown.canvas, dx, dy);
+        this.back = [spare, shown];
+      }
+      if (dx > 0) boxes.push([0, 0, dx, height]);
+      if (dx < 0) boxes.push([width + dx, 0, width, height]);
+      if (dy > 0) boxes.push([0, 0, width, dy]);
+      if (dy < 0) boxes.push([0, height + dy, width, height]);
+      for (const [r0, c0, r1, c1] of this.dirty) {
+        const box = [x + c0 * scale - 1, y + r0 * scale - 1, x + c1 * scale + 1, y + r1 * scale + 1].map(Math.round);
+        boxes.push([Math.max(0, box[0]), Math.max(0, box[1]), Math.min(width, box[2]), Math.min(height, box[3])]);
+      }
     }
-    if (this.show.raw) this.raw.draw(raw, x, y, scale);
-    if (this.map) this.maps[this.map].draw(map, x, y, scale);
-    marks.setTransform(this.dpr, 0, 0, this.dpr, 0, 0);
-    if (this.show.mask) this.paintMask(marks);
-    if (this.show.cells) this.paintCells(marks);
-    if (this.show.marks) this.paintMarks(marks);
+    this.dirty = [];
+    this.kept = { x, y, scale, version: this.version };
+    this.corner = [x / this.dpr, y / this.dpr]; // marks follow the same whole pixels
+    const budget = { left: 3, short: [] };
+    for (const box of boxes) if (box[2] > box[0] && box[3] > box[1]) this.paintBox(this.back[0], x, y, scale, box, budget);
+    this.context.setTransform(1, 0, 0, 1, 0, 0);
+    this.context.drawImage(this.back[0].canvas, 0, 0);
+    this.context.setTransform(this.dpr, 0, 0, this.dpr, 0, 0);
+    this.paintChosen(this.context);
+    if (this.lasso) this.paintLasso(this.context);
     this.paintScale();
-    this.onmove();
+    if (budget.short.length) {
+      this.dirty.push(...budget.short);
+      this.draw();
+    }
+  }
+
+  /* Where on the screen a place of the image was drawn. */
+  at(row, col) {
+    return [this.corner[0] + (col + 0.5) * this.scale, this.corner[1] + (row + 0.5) * this.scale];
+  }
+
+  paintBox(context, x, y, scale, box, budget) {
+    const [left, top, right, bottom] = box, { show, fade } = this;
+    context.save();
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.beginPath();
+    context.rect(left, top, right - left, bottom - top);
+    context.clip();
+    context.fillStyle = "#0c0e11";
+    context.fillRect(left, top, right - left, bottom - top);
+    for (const key of ["raw", "prediction", "difference", "z"]) {
+      if (!show[key] || !this.layers[key] || fade[key] <= 0) continue;
+      context.globalAlpha = fade[key];
+      this.layers[key].draw(context, x, y, scale, box, budget);
+    }
+    context.setTransform(this.dpr, 0, 0, this.dpr, 0, 0);
+    const near = box.map((edge) => edge / this.dpr);
+    for (const [key, paint] of [["mask", "paintMask"], ["cells", "paintCells"]]) {
+      context.globalAlpha = fade[key];
+      if (show[key]) this[paint](context, near);
+    }
+    context.globalAlpha = 1;
+    this.paintRegions(context);
+    context.globalAlpha = fade.marks;
+    if (show.marks) this.paintMarks(context, near);
+    context.restore();
+  }
+
+  loop(path, corners) {
+    corners.forEach(([row, col], k) => {
+      const [x, y] = this.at(row, col);
+      if (k) path.lineTo(x, y);
+      else path.moveTo(x, y);
+    });
+    path.closePath();
+  }
+
+  hatched(context, dark, light) {
+    const tile = document.createElement("canvas");
+    tile.width = tile.height = 10;
+    const brush = tile.getContext("2d");
+    for (const [colour, width] of [[dark, 4], [light, 1.2]]) {
+      brush.strokeStyle = colour;
+      brush.lineWidth = width;
+      for (const at of [-10, 0, 10]) { brush.beginPath(); brush.moveTo(at, 10); brush.lineTo(at + 10, 0); brush.stroke(); }
+    }
+    const pattern = context.createPattern(tile, "repeat");
+    pattern.setTransform(new DOMMatrix([1, 0, 0, 1, this.corner[0] % 10, this.corner[1] % 10])); // moves with the image
+    return pattern;
   }
 
   paintMask(context) {
     if (!this.data.outlines) return;
     const inside = new Path2D();
     for (const loop of this.data.outlines) {
-      for (let k = 0; k < loop.length; k += 2) {
-        const [x, y] = this.screen(loop[k] / 10, loop[k + 1] / 10);
-        if (k) inside.lineTo(x, y);
-        else inside.moveTo(x, y);
-      }
-      inside.closePath();
+      const corners = [];
+      for (let k = 0; k < loop.length; k += 2) corners.push([loop[k] / 10, loop[k + 1] / 10]);
+      this.loop(inside, corners);
     }
-    const [left, top] = this.screen(-0.5, -0.5);
     const outside = new Path2D();
-    outside.rect(left, top, this.data.cols * this.scale, this.data.rows * this.scale);
+    outside.rect(...this.corner, this.data.cols * this.scale, this.data.rows * this.scale);
     outside.addPath(inside);
-    if (!this.hatch) {
-      const tile = document.createElement("canvas");
-      tile.width = tile.height = 10;
-      const brush = tile.getContext("2d");
-      brush.strokeStyle = "rgb(10 12 15 / 0.85)";
-      brush.lineWidth = 4;
-      for (const at of [-10, 0, 10]) { brush.beginPath(); brush.moveTo(at, 10); brush.lineTo(at + 10, 0); brush.stroke(); }
-      brush.strokeStyle = "rgb(215 222 230 / 0.5)";
-      brush.lineWidth = 1.2;
-      for (const at of [-10, 0, 10]) { brush.beginPath(); brush.moveTo(at, 10); brush.lineTo(at + 10, 0); brush.stroke(); }
-      this.hatch = context.createPattern(tile, "repeat");
-    }
-    context.fillStyle = this.hatch;
+    context.fillStyle = this.hatched(context, "rgb(10 12 15 / 0.85)", "rgb(215 222 230 / 0.5)");
     context.fill(outside, "evenodd");
     context.strokeStyle = "rgb(225 232 240 / 0.9)";
     context.lineWidth = 1;
     context.stroke(inside);
+  }
+
+  paintRegions(context) {
+    for (const corners of this.regions) {
+      const path = new Path2D();
+      this.loop(path, corners);
+      context.fillStyle = this.hatched(context, "rgb(60 10 6 / 0.6)", "rgb(255 157 144 / 0.75)");
+      context.fill(path);
+      context.setLineDash([]);
+      context.strokeStyle = "#ff9d90";
+      context.lineWidth = 1.5;
+      context.stroke(path);
+    }
+  }
+
+  paintLasso(context) {
+    context.beginPath();
+    this.lasso.forEach(([row, col], k) => {
+      const [x, y] = this.screen(row, col);
+      if (k) context.lineTo(x, y);
+      else context.moveTo(x, y);
+    });
+    for (const [width, colour] of [[4, "rgb(6 8 10 / 0.8)"], [2, "#ff9d90"]]) {
+      context.lineWidth = width;
+      context.strokeStyle = colour;
+      context.stroke();
+    }
   }
 
   nodes() {
@@ -232,25 +428,24 @@ class Viewer {
     return this.fullNodes;
   }
 
-  paintCells(context) {
+  paintCells(context, [left, top, right, bottom]) {
     if (!this.data.nodes) return;
     const { rows, cols, U, V } = this.nodes();
     const spacing = Math.hypot(rows[V] - rows[0], cols[V] - cols[0]) * this.scale;
     const step = Math.max(1, 2 ** Math.ceil(Math.log2(9 / spacing)));
-    const [left, top] = this.screen(-0.5, -0.5);
     context.save();
     context.beginPath();
-    context.rect(left, top, this.data.cols * this.scale, this.data.rows * this.scale);
+    context.rect(...this.corner, this.data.cols * this.scale, this.data.rows * this.scale);
     context.clip();
-    context.strokeStyle = step > 1 ? "rgb(120 200 255 / 0.4)" : "rgb(120 200 255 / 0.62)";
+    context.strokeStyle = step > 1 ? "rgb(120 200 255 / 0.5)" : "rgb(120 200 255 / 0.78)";
     context.lineWidth = 1;
     context.beginPath();
+    const reach = 80 + spacing, skip = Math.max(1, Math.min(step, 8));
     const line = (start, stride, count) => {
       let inside = false;
-      for (let k = 0; k < count; k += 1) {
-        const at = start + k * stride;
-        const [x, y] = this.screen(rows[at], cols[at]);
-        const near = x > -80 && y > -80 && x < this.width + 80 && y < this.height + 80;
+      for (let k = 0; k < count; k = k + 1 < count ? Math.min(k + skip, count - 1) : count) {
+        const [x, y] = this.at(rows[start + k * stride], cols[start + k * stride]);
+        const near = x > left - reach && y > top - reach && x < right + reach && y < bottom + reach;
         if (near && inside) context.lineTo(x, y);
         else if (near) context.moveTo(x, y);
         inside = near;
@@ -266,17 +461,20 @@ class Viewer {
     return Math.max(0.62, Math.min(1.9, this.scale * 0.9));
   }
 
-  /* A picture of a kind's mark, made once for a size: 2,000 of them are drawn in every frame. */
-  stamp(kind, size) {
-    const key = `${kind} ${size.toFixed(2)} ${this.dpr}`;
+  /* A picture of a kind's mark, made once for a size: 2,000 of them may be drawn in a frame. */
+  stamp(kind, verdict, size) {
+    const key = `${kind} ${verdict} ${size.toFixed(2)} ${this.dpr}`;
     if (this.stamps.has(key)) return this.stamps.get(key);
-    if (this.stamps.size > 60) this.stamps.clear();
-    const half = Math.ceil(11 * size) + 2;
+    if (this.stamps.size > 200) this.stamps.clear();
+    const half = Math.ceil(15 * size) + 3;
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = 2 * half * this.dpr;
     const context = canvas.getContext("2d");
     context.scale(this.dpr, this.dpr);
+    if (verdict === "rejected") context.globalAlpha = 0.45;
     this.paintMark(context, kind, half, half, size);
+    context.globalAlpha = 1;
+    this.paintVerdict(context, verdict, half + 9 * size, half - 9 * size, Math.max(0.8, Math.min(1.2, size)));
     this.stamps.set(key, { canvas, half });
     return this.stamps.get(key);
   }
@@ -296,38 +494,59 @@ class Viewer {
     }
   }
 
-  paintMarks(context) {
-    const size = this.size();
+  /* A small sign beside a mark: a tick, a cross, a dot for another kind, an exclamation mark where people disagree. */
+  paintVerdict(context, verdict, x, y, size) {
+    const signs = { confirmed: "M-3.5 0L-1 3L4 -3.5", rejected: "M-3 -3L3 3M3 -3L-3 3", other: "M-3 0H3M0 -3V3", conflict: "M0 -4V1M0 3.6V4" };
+    if (!signs[verdict]) return;
+    const path = new Path2D(signs[verdict]);
+    context.save();
+    context.translate(x, y);
+    context.scale(size, size);
+    context.lineCap = "round";
+    context.lineJoin = "round";
+    for (const [width, colour] of [[5, "rgb(6 8 10 / 0.9)"], [2, "#ffffff"]]) {
+      context.lineWidth = width;
+      context.strokeStyle = colour;
+      context.stroke(path);
+    }
+    context.restore();
+  }
+
+  paintMarks(context, [left, top, right, bottom]) {
+    const size = this.size(), spare = 24 + 20 * size;
     for (const mark of this.marks) {
       if (!mark.shown) continue;
-      const [x, y] = this.screen(mark.row, mark.col);
-      const reach = mark.radius ? mark.radius * this.scale : 0;
-      if (x < -20 - reach || y < -20 - reach || x > this.width + 20 + reach || y > this.height + 20 + reach) continue;
-      if (mark.kind === "displaced" && mark.arrow_row !== null && this.scale > 0.9) {
-        for (const pass of [0, 1]) this.paintArrow(context, mark, x, y, pass);
-      }
-      if (reach > 7 * size) this.paintMark(context, mark.kind, x, y, reach / 7);
-      else {
-        const { canvas, half } = this.stamp(mark.kind, size);
+      const [x, y] = this.at(mark.row, mark.col);
+      const arrow = mark.kind === "displaced" && mark.arrow_row !== null && this.scale > 0.9;
+      const reach = spare + (mark.radius ? mark.radius * this.scale : 0) + (arrow ? 10 * Math.hypot(mark.arrow_row, mark.arrow_col) * this.scale : 0);
+      if (x < left - reach || y < top - reach || x > right + reach || y > bottom + reach) continue;
+      if (arrow) for (const pass of [0, 1]) this.paintArrow(context, mark, x, y, pass);
+      if (mark.radius && mark.radius * this.scale > 7 * size) {
+        this.paintMark(context, mark.kind, x, y, (mark.radius * this.scale) / 7);
+        this.paintVerdict(context, mark.verdict, x + mark.radius * this.scale, y - mark.radius * this.scale, 1.2);
+      } else {
+        const { canvas, half } = this.stamp(mark.kind, mark.verdict, size);
         context.drawImage(canvas, x - half, y - half, 2 * half, 2 * half);
       }
     }
-    context.lineJoin = "round";
+  }
+
+  paintChosen(context) {
     const chosen = this.marks[this.here];
-    if (chosen && chosen.shown) {
-      const [x, y] = this.screen(chosen.row, chosen.col);
-      const half = Math.max(17 * size, chosen.radius ? chosen.radius * this.scale + 8 : 0), arm = Math.min(10, half * 0.5);
-      for (const [width, colour] of [[4.5, "rgb(6 8 10 / 0.8)"], [2, "#ffffff"]]) {
-        context.lineWidth = width;
-        context.strokeStyle = colour;
-        context.beginPath();
-        for (const [a, b] of [[-1, -1], [1, -1], [1, 1], [-1, 1]]) {
-          context.moveTo(x + a * half, y + b * (half - arm));
-          context.lineTo(x + a * half, y + b * half);
-          context.lineTo(x + a * (half - arm), y + b * half);
-        }
-        context.stroke();
+    if (!chosen || !chosen.shown || !this.show.marks) return;
+    const size = this.size(), [x, y] = this.at(chosen.row, chosen.col);
+    const half = Math.max(17 * size, chosen.radius ? chosen.radius * this.scale + 8 : 0), arm = Math.min(10, half * 0.5);
+    context.lineJoin = "round";
+    for (const [width, colour] of [[4.5, "rgb(6 8 10 / 0.8)"], [2, "#ffffff"]]) {
+      context.lineWidth = width;
+      context.strokeStyle = colour;
+      context.beginPath();
+      for (const [a, b] of [[-1, -1], [1, -1], [1, 1], [-1, 1]]) {
+        context.moveTo(x + a * half, y + b * (half - arm));
+        context.lineTo(x + a * half, y + b * half);
+        context.lineTo(x + a * (half - arm), y + b * half);
       }
+      context.stroke();
     }
   }
 
@@ -336,6 +555,8 @@ class Viewer {
     const length = Math.hypot(dx, dy);
     if (length < 6) return;
     const head = Math.min(7, length * 0.5), angle = Math.atan2(dy, dx);
+    context.lineCap = "round";
+    context.lineJoin = "round";
     context.lineWidth = pass ? 1.7 : 3.8;
     context.strokeStyle = pass ? this.data.kinds[mark.kind].colour : "rgb(6 8 10 / 0.75)";
     context.beginPath();
@@ -349,6 +570,8 @@ class Viewer {
   }
 
   paintScale() {
+    if (this.scaled === this.scale) return;
+    this.scaled = this.scale;
     const pixel = this.data.pixel_nm ? this.data.pixel_nm[1] : 1;
     const wanted = (150 / this.scale) * pixel;
     const power = 10 ** Math.floor(Math.log10(wanted));
@@ -384,13 +607,14 @@ class Viewer {
       stage.setPointerCapture(event.pointerId);
       pointers.set(event.pointerId, at(event));
       if (pointers.size === 1) travelled = 0;
+      this.lasso = this.drawing && pointers.size === 1 ? [this.place(...at(event))] : null;
       stage.classList.add("held");
     });
     stage.addEventListener("pointermove", (event) => {
       const now = at(event);
       const before = pointers.get(event.pointerId);
       if (!before) {
-        stage.classList.toggle("over", this.under(...now) >= 0);
+        stage.classList.toggle("over", !this.drawing && this.under(...now) >= 0);
         this.readOut(...now);
         return;
       }
@@ -400,6 +624,11 @@ class Viewer {
         this.move((now[0] - before[0]) / 2, (now[1] - before[1]) / 2);
         this.zoom(gap(now) / gap(before), (now[0] + other[0]) / 2, (now[1] + other[1]) / 2);
         travelled = 99;
+      } else if (this.lasso) {
+        const [x, y] = this.screen(...this.lasso[this.lasso.length - 1]);
+        if (Math.hypot(now[0] - x, now[1] - y) < 4) return;
+        if (this.lasso.length < 1500) this.lasso.push(this.place(...now));
+        this.draw();
       } else {
         travelled += Math.hypot(now[0] - before[0], now[1] - before[1]);
         if (travelled > 4) this.move(now[0] - before[0], now[1] - before[1]);
@@ -408,9 +637,13 @@ class Viewer {
       this.readOut(...now);
     });
     const release = (event) => {
-      const held = pointers.delete(event.pointerId);
+      const held = pointers.delete(event.pointerId), lasso = this.lasso;
       if (!pointers.size) stage.classList.remove("held");
-      if (held && event.type === "pointerup" && travelled <= 4) this.onpick(this.under(...at(event)));
+      this.lasso = null;
+      if (lasso) {
+        this.draw();
+        if (event.type === "pointerup" && lasso.length > 2) this.onregion(lasso);
+      } else if (held && event.type === "pointerup" && travelled <= 4) this.onpick(this.under(...at(event)));
     };
     stage.addEventListener("pointerup", release);
     stage.addEventListener("pointercancel", release);
@@ -421,7 +654,7 @@ class Viewer {
       this.zoom(Math.exp(-Math.max(-240, Math.min(240, event.deltaY * lines)) * 0.0018), ...at(event));
       this.readOut(...at(event));
     }, { passive: false });
-    stage.addEventListener("dblclick", (event) => this.zoom(2, ...at(event)));
+    stage.addEventListener("dblclick", (event) => { if (!this.drawing) this.zoom(2, ...at(event)); });
   }
 
   readOut(x, y) {
@@ -432,14 +665,16 @@ class Viewer {
     if (read.hidden) return;
     const pixel = this.data.pixel_nm;
     const lengths = pixel ? `\n${(row * pixel[0]).toFixed(3)}, ${(col * pixel[1]).toFixed(3)} nm` : "";
-    read.textContent = `row ${r}, col ${c}${lengths}\n${(this.scale * 100 * this.dpr).toFixed(this.scale < 0.1 ? 1 : 0)} %`;
+    const column = this.columns.near(row, col);
+    const values = column === null ? "" : `${this.columns.text(column)}\n`;
+    read.textContent = `${values}row ${r}, col ${c}${lengths}\n${(this.scale * 100 * this.dpr).toFixed(this.scale < 0.1 ? 1 : 0)} %`;
   }
 
-  /* Contrast of the raw image: black and white as percentiles of its pixels, gamma, inversion. */
+  /* Contrast of the raw image and the prediction: black and white as percentiles of the pixels, gamma, inversion. */
   tone(black, white, gamma, invert) {
     const { percentiles } = this.data.raw;
-    const level = (p) => {
-      const at = Math.min(99.999, Math.max(0, p)), k = Math.floor(at);
+    const level = (part) => {
+      const at = Math.max(0, Math.min(99.999, part)), k = Math.floor(at);
       return (percentiles[k] + (percentiles[k + 1] - percentiles[k]) * (at - k)) / 255;
     };
     const low = black > 0 ? level(black) : 0, high = white < 100 ? Math.max(level(white), low + 1 / 255) : 1;
@@ -449,13 +684,12 @@ class Viewer {
       return (invert ? 1 - value : value).toFixed(4);
     }).join(" ");
     for (const channel of "rgb") document.getElementById(`tone-${channel}`).setAttribute("tableValues", table);
-    this.contexts[0].canvas.style.filter = plain ? "" : "url(#tone)";
+    for (const key of ["raw", "prediction"]) if (this.layers[key]) this.layers[key].recolour(plain ? "" : "url(#tone)");
+    this.refresh();
   }
 
-  /* Show a signed map: `share` of its full range takes the full colour; weak values let the image through. */
-  setMap(key, share, fade) {
-    this.map = key;
-    const canvas = this.contexts[1].canvas;
+  /* Colours of a signed map: `share` of its full range takes the full colour; weak values let the image through. */
+  range(key, share) {
     const anchors = this.data.colours, last = anchors.length - 1;
     const colour = (place, channel) => {
       const at = Math.max(0, Math.min(last - 1e-9, place * last)), k = Math.floor(at);
@@ -467,25 +701,18 @@ class Viewer {
       for (let channel = 0; channel < 3; channel++) tables[channel] += `${colour((signed + 1) / 2, channel).toFixed(3)} `;
       tables[3] += `${Math.min(1, Math.abs(signed) * 1.6).toFixed(3)} `;
     }
-    ["r", "g", "b"].forEach((name, k) => document.getElementById(`signed-${name}`).setAttribute("tableValues", tables[k].trim()));
-    document.getElementById("signed-a").setAttribute("tableValues", tables[3].trim());
-    canvas.style.filter = key ? "url(#signed)" : "";
-    canvas.style.opacity = fade;
-    const ramp = document.getElementById("ramp");
-    ramp.hidden = !key;
-    if (key) {
-      const source = this.data.maps[key], limit = Number((source.limit * share).toPrecision(2));
-      document.getElementById("ramp-name").textContent = key === "z" ? "z" : "Input − prediction, local mean = 1";
-      document.getElementById("ramp-low").textContent = `−${limit}`;
-      document.getElementById("ramp-high").textContent = `+${limit}`;
-      const bar = document.getElementById("ramp-bar").getContext("2d");
-      for (let k = 0; k < 172; k++) {
-        const rgb = [0, 1, 2].map((channel) => Math.round(255 * colour(k / 171, channel)));
-        bar.fillStyle = `rgb(${rgb.join(" ")} / ${Math.min(1, Math.abs(k / 85.5 - 1) * 1.6)})`;
-        bar.clearRect(k, 0, 1, 9);
-        bar.fillRect(k, 0, 1, 9);
-      }
+    ["r", "g", "b", "a"].forEach((name, k) => document.getElementById(`signed-${key}-${name}`).setAttribute("tableValues", tables[k].trim()));
+    this.layers[key].recolour(`url(#signed-${key})`);
+    const source = this.data.maps[key], limit = Number((source.limit * share).toPrecision(2));
+    document.getElementById(`ramp-${key}-low`).textContent = `−${limit}`;
+    document.getElementById(`ramp-${key}-high`).textContent = `+${limit}`;
+    const bar = document.getElementById(`ramp-${key}-bar`).getContext("2d");
+    bar.clearRect(0, 0, 172, 9);
+    for (let k = 0; k < 172; k++) {
+      const rgb = [0, 1, 2].map((channel) => Math.round(255 * colour(k / 171, channel)));
+      bar.fillStyle = `rgb(${rgb.join(" ")} / ${Math.min(1, Math.abs(k / 85.5 - 1) * 1.6)})`;
+      bar.fillRect(k, 0, 1, 9);
     }
-    this.draw();
+    this.refresh();
   }
 }

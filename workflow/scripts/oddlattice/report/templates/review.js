@@ -1,0 +1,131 @@
+"use strict";
+/* What a person says of images and defects: kept in this browser, exported as one small file for the next run.
+   Nothing is ever sent anywhere. Each image has one entry in the browser's storage, with what every person said. */
+
+class Reviews {
+  /* `home` is the address of the report: what is exported from a page is what was said of images of this report. */
+  constructor(home) {
+    this.home = home;
+    this.memory = new Map();
+    this.lasting = true; // whether the browser keeps it
+    this.onchange = () => {};
+    window.addEventListener("storage", (event) => { if (!event.key || event.key.startsWith(Reviews.PREFIX)) this.onchange(); });
+  }
+
+  get(key) {
+    try {
+      return window.localStorage.getItem(key);
+    } catch {
+      this.lasting = false;
+      return this.memory.has(key) ? this.memory.get(key) : null;
+    }
+  }
+
+  set(key, text) {
+    try {
+      window.localStorage.setItem(key, text);
+    } catch {
+      this.lasting = false;
+      this.memory.set(key, text);
+    }
+  }
+
+  keys() {
+    try {
+      return Object.keys(window.localStorage);
+    } catch {
+      return [...this.memory.keys()];
+    }
+  }
+
+  get reviewer() { return this.get("oddlattice.reviewer") || ""; }
+  set reviewer(name) { this.set("oddlattice.reviewer", name); this.onchange(); }
+
+  /* {image_id, path, home, people: {name: {defects: {key: mark}, regions: {id: region}, unusable, note}}} */
+  of(image) {
+    let found = null;
+    try {
+      found = JSON.parse(this.get(Reviews.PREFIX + image) || "null");
+    } catch { /* not ours: begin anew */ }
+    return found && typeof found === "object" && found.people ? found : { image_id: image, path: "", home: this.home, exported: "", people: {} };
+  }
+
+  mine(image) {
+    return this.of(image).people[this.reviewer] || { defects: {}, regions: {} };
+  }
+
+  /* Change what the present reviewer says of an image: `alter` gets the entry and the time. */
+  say(image, path, alter) {
+    const all = this.of(image), at = new Date().toISOString();
+    all.path = path;
+    all.home = this.home;
+    const mine = all.people[this.reviewer] || (all.people[this.reviewer] = { defects: {}, regions: {} });
+    alter(mine, at);
+    this.set(Reviews.PREFIX + image, JSON.stringify(all));
+    this.onchange();
+  }
+
+  images(wanted) {
+    return this.keys().filter((key) => key.startsWith(Reviews.PREFIX)).map((key) => this.of(key.slice(Reviews.PREFIX.length))).filter(wanted);
+  }
+
+  static times(person) {
+    const parts = [...Object.values(person.defects), ...Object.values(person.regions), person.unusable, person.note];
+    return parts.filter(Boolean).map((part) => part.at);
+  }
+
+  /* How many statements there are on images, how many of them have not been exported. */
+  count(images) {
+    let all = 0, fresh = 0;
+    for (const image of images) {
+      for (const person of Object.values(image.people)) {
+        const times = Reviews.times(person);
+        all += times.length;
+        fresh += times.filter((at) => at > (image.exported || "")).length;
+      }
+    }
+    return { all, fresh, images: images.filter((image) => Object.values(image.people).some((person) => Reviews.times(person).length)).length };
+  }
+
+  static content(images) {
+    const reviews = [];
+    for (const image of images) {
+      for (const [reviewer, person] of Object.entries(image.people)) {
+        const one = { reviewer, image_id: image.image_id, path: image.path };
+        if (Object.keys(person.defects).length) one.defects = Object.values(person.defects);
+        if (Object.keys(person.regions).length) one.regions = Object.values(person.regions);
+        if (person.unusable) one.unusable = person.unusable;
+        if (person.note) one.note = person.note;
+        if (Object.keys(one).length > 3) reviews.push(one);
+      }
+    }
+    return { format: "oddlattice-review-1", reviews };
+  }
+
+  /* Save a file with what was said of images. */
+  save(images) {
+    const at = new Date().toISOString(), plain = this.reviewer.normalize("NFKD").toLowerCase().replace(/[^a-z0-9]+/g, "-");
+    const link = document.createElement("a");
+    const address = URL.createObjectURL(new Blob([JSON.stringify(Reviews.content(images), null, 1), "\n"], { type: "application/json" }));
+    link.href = address;
+    link.download = `review-${[plain.replace(/^-|-$/g, ""), at.slice(0, 19).replace(/[-:]/g, "").replace("T", "-")].filter(Boolean).join("-")}.json`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(address), 10000);
+    for (const image of images) {
+      const now = this.of(image.image_id);
+      now.exported = at;
+      this.set(Reviews.PREFIX + image.image_id, JSON.stringify(now));
+    }
+    this.onchange();
+    return link.download;
+  }
+
+  /* What people say of one thing, as the pipeline counts it: the same rule as in reviews.py. */
+  static verdict(marks) {
+    const says = new Set(marks.filter((m) => m.verdict !== "none").map((m) => `${m.verdict} ${m.verdict === "other" ? m.kind : ""}`));
+    if (says.size > 1) return { verdict: "conflict", kind: "" };
+    const one = marks.find((m) => m.verdict !== "none");
+    return one ? { verdict: one.verdict, kind: one.verdict === "other" ? one.kind : "" } : { verdict: "", kind: "" };
+  }
+}
+Reviews.PREFIX = "oddlattice.review:";
