@@ -30,6 +30,8 @@ class Taken:
         The same with shared pages counted once; looked at less often.
     out : str
         Standard output.
+    said : str
+        Standard error.
     """
 
     wall_s: float
@@ -37,6 +39,7 @@ class Taken:
     peak_mb: float
     pss_mb: float
     out: str
+    said: str
 
 
 class Watch(threading.Thread):
@@ -90,7 +93,7 @@ def run(command: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] 
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)}: status {process.returncode}\n{said[-3000:]}")
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return Taken(wall, cpu, watch.peak_mb, watch.pss_mb, out)
+    return Taken(wall, cpu, watch.peak_mb, watch.pss_mb, out, said)
 
 
 def python(*arguments: str, cwd: Path | None = None) -> Taken:
