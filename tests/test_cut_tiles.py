@@ -84,6 +84,7 @@ def test_arrays_are_as_specified(shard: tuple[zarr.Group, dict[str, np.ndarray]]
     expected = {
         "tiles": ((CELL_PX * u, CELL_PX * v), "float32"),
         "mask": ((u, v), "uint8"),
+        "inside": ((u, v), "uint8"),
         "nodes_px": ((2, u + 1, v + 1), "float32"),
         "row_shift_px": ((image.shape[0],), "float32"),
         "local_mean": ((u, v), "float32"),

@@ -7,7 +7,6 @@ from scipy.ndimage import gaussian_filter, maximum_filter
 from oddlattice.columns import ColumnShape
 from oddlattice.defects import (
     Found,
-    enclosed_regions,
     extra_columns,
     group_extended,
     highest_of,
@@ -107,15 +106,6 @@ def test_extended_regions_replace_their_columns() -> None:
     assert [d.kind for d in grouped] == ["heavier", "extended"]
     assert grouped[1].cells == 10 and grouped[1].p == 1e-11 and grouped[1].uv == (10.0, 6.5)
     assert group_extended(wall, 11) == wall
-
-
-def test_enclosed_gaps_are_regions_and_the_rim_is_not() -> None:
-    mask = np.ones((20, 20), np.uint8)
-    mask[:3] = 0
-    mask[10:13, 5:9] = 0
-    mask[17, 17] = 0
-    (region,) = enclosed_regions(mask)
-    assert region.cells == 12 and region.uv == (11.5, 7.0) and region.kind == "extended"
 
 
 def test_an_atom_between_the_columns_is_extra() -> None:

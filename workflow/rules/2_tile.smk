@@ -3,6 +3,7 @@
 In:  results/1_images/{shard}.zarr         images (row, col) [counts]
      models/<name>/crystal.yaml            the unit cells the lattice may be
 Out: results/2_tiles/{shard}.zarr          per image: tiles float32 (u, v) [local mean = 1], mask uint8 (cell u, cell v),
+                                           inside uint8 (cell u, cell v): lies in the image,
                                            nodes_px float32 (2, cell u, cell v) [px], row_shift_px float32 (row) [px],
                                            local_mean float32 (cell u, cell v) [counts]; lattice and its errors as attributes
 """

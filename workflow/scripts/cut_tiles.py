@@ -176,7 +176,7 @@ def tiled_attributes(found: Registration, pixel_nm: tuple[float, float] | None) 
 
 
 def write_registration(image: Any, found: Registration, group: zarr.Group) -> None:
-    """Write tiles, mask, nodes, row shifts and local mean of one image, band of cells by band of cells."""
+    """Write what is measured of one image, and its tiles, band of cells by band of cells."""
     n_u, n_v = found.mask.shape
     side = CELL_PX * TILE_CELLS
     tiles = group.create_array(
@@ -194,6 +194,7 @@ def write_registration(image: Any, found: Registration, group: zarr.Group) -> No
             tiles[tuple(slice(s.start * CELL_PX, s.stop * CELL_PX) for s in cells)] = render(image, found, cells)
     arrays: dict[str, tuple[npt.NDArray[Any], tuple[str, ...]]] = {
         "mask": (found.mask.astype(np.uint8), ("u", "v")),
+        "inside": (found.inside.astype(np.uint8), ("u", "v")),
         "nodes_px": (found.nodes_px.astype(np.float32), ("axis", "u", "v")),
         "row_shift_px": (found.row_shift_px.astype(np.float32), ("row",)),
         "local_mean": (found.local_mean.astype(np.float32), ("u", "v")),

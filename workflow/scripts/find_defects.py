@@ -17,7 +17,7 @@ from scipy.ndimage import map_coordinates
 
 from oddlattice.children import Fault, spared
 from oddlattice.chunks import Windows
-from oddlattice.columns import ColumnShape, mean_cell
+from oddlattice.columns import ColumnShape, as_cells, mean_cell
 from oddlattice.completeness import (
     Curves,
     corrected_count,
@@ -32,7 +32,6 @@ from oddlattice.crystal import CELL_PX
 from oddlattice.defects import (
     Found,
     Judged,
-    enclosed_regions,
     extra_columns,
     group_extended,
     judge_all,
@@ -45,6 +44,7 @@ from oddlattice.omezarr import Bands
 from oddlattice.onethread import one_thread
 from oddlattice.parts import Part, in_px, is_inside, parts_of
 from oddlattice.products import COLUMNS, COMPLETENESS, DEFECTS, IMAGES, table, write_parquet
+from oddlattice.regions import extended_regions, gap_cells, loud_cells
 from oddlattice.trials import Trial
 from oddlattice.whole import whole_directory
 
@@ -68,6 +68,8 @@ class Registered:
     difference: Float
     prediction: Float
     mask: npt.NDArray[np.uint8]
+    inside: npt.NDArray[np.uint8]
+    brightness: Array  # mean of each cell over the local mean of the crystal
     nodes_px: Float
     row_shift_px: Float
     shapes: list[ColumnShape]
@@ -94,13 +96,14 @@ def find_in_image(image: Registered, settings: dict[str, Any]) -> tuple[Judged, 
     noise : Noise
     """
     judged, z, noise = find_in_part(image, settings)
-    judged.defects[:] = with_regions(judged.defects, image.mask, settings)
+    regions = gap_cells(image.mask, image.inside, image.brightness) | loud_cells(z, image.prediction, image.mask)
+    judged.defects[:] = with_regions(judged.defects, regions, settings)
     return judged, z, noise
 
 
-def with_regions(defects: list[Found], mask: npt.NDArray[np.uint8], settings: dict[str, Any]) -> list[Found]:
-    """The defects of an image with what makes up extended regions put together, and holes in the crystal added."""
-    return group_extended(defects, settings["extended_columns"]) + enclosed_regions(mask)
+def with_regions(defects: list[Found], regions: npt.NDArray[np.bool_], settings: dict[str, Any]) -> list[Found]:
+    """The defects of an image with what makes up extended defects put together; `regions` (U, V) are their cells."""
+    return group_extended(extended_regions(defects, regions), settings["extended_columns"])
 
 
 def find_in_part(image: Registered, settings: dict[str, Any]) -> tuple[Judged, Float, Noise]:
@@ -413,6 +416,8 @@ def load_registered(
         difference=_array(differences, "difference", pixels),
         prediction=_array(differences, "prediction", pixels),
         mask=_array(tiles, "mask", cells),
+        inside=_array(tiles, "inside", cells),
+        brightness=as_cells(_array(tiles, "tiles", pixels)).mean(axis=(2, 3), dtype=np.float64),
         nodes_px=_array(tiles, "nodes_px", corners),
         row_shift_px=_array(tiles, "row_shift_px"),
         shapes=[ColumnShape(**{k: c[k] for k in SHAPE_KEYS} | {"precision": tuple(c["precision"])}) for c in columns],
@@ -529,6 +534,7 @@ def find_by_parts(
     tally = Tally()
     trials = [Trial(**entry) for entry in _attributes(differences)["trial_defects"]]
     mask = _array(tiles, "mask")
+    brightness, loud = np.zeros(mask.shape), np.zeros(mask.shape, dtype=bool)
     parts = parts_of(mask.shape, AROUND_CELLS)
     stored = None
     if len(parts) > 1:
@@ -542,9 +548,12 @@ def find_by_parts(
         image = load_registered(tiles, differences, header, part)
         judged, z, noise = find_in_part(image, settings)
         tally.add(name, part, image, judged, noise, trials)
+        brightness[part.core] = image.brightness[part.inner]
+        loud[part.core] = loud_cells(z, image.prediction, image.mask)[part.inner]
         if stored is not None:
             stored[in_px(part.core)] = z[in_px(part.inner)]
-    tally.defects = with_regions(tally.defects, mask, settings)
+    regions = gap_cells(mask, _array(tiles, "inside"), brightness) | loud
+    tally.defects = with_regions(tally.defects, regions, settings)
     return tally, Windows(stored) if stored is not None else z
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from scipy.ndimage import label, maximum_filter, uniform_filter
+from scipy.ndimage import maximum_filter, uniform_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
@@ -356,17 +356,3 @@ def group_extended(defects: list[Found], least: int) -> list[Found]:
             )
         )
     return kept
-
-
-def enclosed_regions(mask: Mask, least: int = 4) -> list[Found]:
-    """Masked regions inside the crystal (a hole, contamination, a grain): extended defects with an area, no test."""
-    gaps, count = label(mask == 0)
-    rim = set(np.unique(np.concatenate([gaps[0], gaps[-1], gaps[:, 0], gaps[:, -1]])).tolist())
-    found = []
-    for number in range(1, count + 1):
-        cells = np.argwhere(gaps == number)
-        if number in rim or len(cells) < least:
-            continue
-        middle = cells.mean(axis=0) + 0.5
-        found.append(Found((float(middle[0]), float(middle[1])), "", "extended", 1.0, cells=len(cells)))
-    return found

@@ -26,6 +26,10 @@ FIELD_CELLS = 2.5  # rms width of the smoothing that follows, same units
 ROUGHEST = 0.08  # [cells]; measured fields of crystals depart from smooth ones by 0.02 at most, of speckle by 0.12
 STRIP_PX = 1 << 19  # pixels of one strip of rows
 REFLECTIONS = 4  # strongest reflections that measure the field
+TORN_STEPS, TORN_PART = (
+    4,
+    0.35,
+)  # about a jump of the lattice so many grid steps are left out, if they are no more of all
 CRYSTAL_LEVEL = 0.35  # lattice amplitude, as a part of that of the good regions, below which phases are not used
 
 
@@ -367,11 +371,30 @@ def _frame_of_phases(
             ]
         )
         field = _displacement(rest, orders[kept], typical[kept], weights)
+    torn = _torn(field, good)
+    weights = np.where(torn, 0.0, weights)
     smooth = local_plane(field, weights, 1.5)[0]
     down = np.gradient(smooth, grid.step_px[0], axis=1) * off_row[:, None]
     right = np.gradient(smooth, grid.step_px[1], axis=2) * off_col[None, :]
     field = field - down - right
-    return _smoothed(Frame(vectors, np.zeros(2), field, grid, quality, shape), weights)
+    return _smoothed(Frame(vectors, np.zeros(2), field, grid, np.where(torn, 0.0, quality), shape), weights)
+
+
+def _torn(field: Array, good: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Grid places about the lines at which (u, v) jumps by a lattice vector: the cuts that end at dislocations.
+
+    None where there are many: that is no crystal with a dislocation.
+    """
+    jump = np.zeros(good.shape, dtype=bool)
+    for axis in range(2):
+        ahead = [slice(None), slice(None)]
+        behind = [slice(None), slice(None)]
+        ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
+        over = (np.abs(np.diff(field, axis=axis + 1)).max(0) > 0.5) & good[tuple(ahead)] & good[tuple(behind)]
+        jump[tuple(ahead)] |= over
+        jump[tuple(behind)] |= over
+    torn = ndimage.binary_dilation(jump, iterations=TORN_STEPS) if jump.any() else jump
+    return np.asarray(torn if (torn & good).sum() < TORN_PART * good.sum() else np.zeros_like(torn))
 
 
 def _largest_parts(good: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
