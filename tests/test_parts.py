@@ -12,6 +12,7 @@ from scipy.ndimage import map_coordinates
 import cut_tiles
 import find_defects
 import infer_differences
+import write_pages
 from bench.material import Lattice, write_scan
 from oddlattice import onefile, parts
 from oddlattice.chunks import Windows
@@ -173,3 +174,24 @@ def test_raw_pixels_are_laid_on_the_lattice() -> None:
     back[1] -= shift[rows][:, None]  # a feature at col c is seen at col c - shift
     true = np.stack(np.meshgrid(np.arange(100, 400), np.arange(90, 395), indexing="ij"))
     assert np.abs(back - true)[:, inside].max() < 0.02
+
+
+def test_pages_are_the_same_when_pictures_are_read_band_by_band(
+    tiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not (tiled / "whole vae").exists():
+        analysed(tiled, "whole", "vae")
+    made = tiled / "whole vae"
+    (tmp_path / "reviews.json").write_text('{"statements": []}')
+    stores = [tiled / "images.zarr", tiled / "tiles.zarr", made / "differences.zarr", made / "maps.zarr"]
+    tables = [made / f"{table}.parquet" for table in ("defects", "images", "columns")]
+    settings = CONFIG["report"] | {"published_band_std": 1.5, "config": {"models": ["srtio3_001"]}}
+    monkeypatch.setattr(write_pages, "TILE_PX", 128)
+    found = []
+    for name, at_once in (("whole", 1 << 30), ("bands", 1000)):
+        monkeypatch.setattr(write_pages, "AT_ONCE_PX", at_once)
+        out = tmp_path / name / "shard"
+        write_pages.main(*stores, *tables, tmp_path / "reviews.json", out, settings)
+        found.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
+    assert found[0].keys() == found[1].keys() and len(found[0]) > 50
+    assert found[0] == found[1]

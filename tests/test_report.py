@@ -138,17 +138,28 @@ def test_halving_keeps_the_mean_and_leaves_out_what_is_not_finite() -> None:
 
 
 def test_pyramid_ends_with_one_tile() -> None:
-    assert [level.shape for level in pictures.pyramid(np.zeros((2100, 900)), 1024)] == [
-        (2100, 900),
-        (1050, 450),
-        (525, 225),
-    ]
+    assert pictures.level_shapes((2100, 901), 1024) == [(2100, 901), (1050, 451), (525, 226)]
+
+
+def test_levels_are_halves_of_the_whole_whatever_the_bands(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).random((333, 150)).astype(np.float32)
+    expected = [image]
+    while max(expected[-1].shape) > 64:
+        expected.append(pictures.halved(expected[-1]))
+    for number, heights in enumerate(([333], [128, 205], [64, 64, 64, 64, 64, 13])):
+        writer = pictures.LayerWriter(tmp_path / f"{number}/raw", lambda x: pictures.to_bytes(x, 0, 1), 64, None)
+        layer, views = writer.write(np.split(image, np.cumsum(heights)[:-1]), image.shape)
+        assert layer.levels == len(expected) == 4
+        for view, level in zip(views, expected, strict=True):
+            assert np.array_equal(view, pictures.to_bytes(level, 0, 1))
+        assert len(list((tmp_path / f"{number}/raw").iterdir())) == 18 + 6 + 2 + 1
 
 
 def test_tiles_of_the_native_level_are_lossless(tmp_path: Path) -> None:
     view = np.random.default_rng(0).integers(0, 256, (70, 90)).astype(np.uint8)
-    layer = pictures.write_layer([view], tmp_path / "a1" / "raw", 64, None)
-    assert (layer.folder, layer.levels, layer.rows, layer.cols) == ("a1/raw", 1, 70, 90)
+    writer = pictures.LayerWriter(tmp_path / "a1" / "raw", lambda pixels: pixels.astype(np.uint8), 64, None)
+    layer, _ = writer.write([view], view.shape)
+    assert (layer.folder, layer.levels, layer.rows, layer.cols) == ("a1/raw", 2, 70, 90)
     back = np.zeros_like(view)
     for i in range(2):
         for j in range(2):

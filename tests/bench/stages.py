@@ -4,6 +4,8 @@
 bench.yaml (archive and what differs from config.yaml) and gets results/ as a run would leave it.
 """
 
+import importlib
+import inspect
 import json
 import os
 import sys
@@ -40,43 +42,55 @@ def scan(work: Path) -> list[str]:
 def calls(work: Path, shard: str, threads: int) -> Mapping[str, Callable[[], object]]:
     """Each stage as a call without arguments. Imports come with the call: a job pays for them too."""
     config, results = config_of(work), work / "results"
-    place = {
-        n: str(results / folder / f"{shard}.zarr")
-        for n, folder in enumerate(("0_archive", "1_images", "2_tiles", "3_differences", "4_defects"))
+    shown = {key: config[key] for key in ("read", "models", "tile", "infer", "defects", "report", "seed")}
+    given = {
+        "read_images": config["read"],
+        "cut_tiles": config["tile"],
+        "infer_differences": config["infer"] | {"seed": config["seed"]},
+        "find_defects": config["defects"] | {"seed": config["seed"]},
+        "write_pages": config["report"]
+        | {"published_band_std": config["defects"]["published_band_std"], "config": shown},
     }
-    tables = {name: str(results / f"4_defects/{shard}{name}.parquet") for name in ("", ".images", ".columns")}
+    zarrs = {
+        "images_zarr": "1_images",
+        "tiles_zarr": "2_tiles",
+        "differences_zarr": "3_differences",
+        "maps_zarr": "4_defects",
+    }
+    tables = {name: f"4_defects/{shard}.{name}.parquet" for name in ("images", "columns", "completeness")}
+    places = {
+        "shard_tsv": f"0_archive/{shard}.tsv",
+        "reviews_json": f"0_archive/{shard}.reviews.json",
+        "defects": f"4_defects/{shard}.parquet",
+        "dir": f"5_report/{shard}",
+        **{name: f"{folder}/{shard}.zarr" for name, folder in zarrs.items()},
+        **tables,
+    }
+    outputs = {"read_images": "images_zarr", "cut_tiles": "tiles_zarr", "infer_differences": "differences_zarr"}
+    known: dict[str, object] = {name: str(results / place) for name, place in places.items()}
+    known |= {f"out_{name}": place for name, place in known.items()}
+    known |= {
+        "archive": config["archive"],
+        "crystal_files": [str(MODEL / "crystal.yaml")],
+        "model_dirs": [str(MODEL)],
+        "threads": threads,
+    }
+    reviews = results / places["reviews_json"]
+    if not reviews.exists():
+        reviews.write_text('{"statements": []}', encoding="ascii")
 
-    def read() -> None:
-        import read_images
+    def stage(name: str) -> Callable[[], object]:
+        def call() -> object:
+            main = importlib.import_module(name).main
+            here = known | {"settings": given[name]}
+            if name in outputs:
+                here["out_zarr"] = known[outputs[name]]
+            wanted = inspect.signature(main).parameters.values()
+            return main(**{p.name: here[p.name] for p in wanted if p.name in here or p.default is p.empty})
 
-        tsv = results / f"0_archive/{shard}.tsv"
-        read_images.main(tsv, config["archive"], place[1], config["read"], threads=threads)
+        return call
 
-    def tile() -> None:
-        import cut_tiles
-
-        cut_tiles.main(place[1], [str(MODEL / "crystal.yaml")], place[2], config["tile"], threads)
-
-    def infer() -> None:
-        import infer_differences
-
-        infer_differences.main(place[2], [str(MODEL)], place[3], config["infer"] | {"seed": config["seed"]}, threads)
-
-    def defects() -> None:
-        import find_defects
-
-        given = config["defects"] | {"seed": config["seed"]}
-        find_defects.main(place[1], place[2], place[3], *tables.values(), place[4], given)
-
-    def pages() -> None:
-        import write_pages
-
-        shown = {key: config[key] for key in ("read", "models", "tile", "infer", "defects", "report", "seed")}
-        given = config["report"] | {"published_band_std": config["defects"]["published_band_std"], "config": shown}
-        out = results / f"5_report/{shard}"
-        write_pages.main(*(place[n] for n in (1, 2, 3, 4)), *tables.values(), out, given)
-
-    return dict(zip(STAGES, (read, tile, infer, defects, pages), strict=True))
+    return {name: stage(name) for name in STAGES}
 
 
 def used_s() -> float:

@@ -43,7 +43,7 @@ from oddlattice.whole import whole_directory
 Float = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
 CHUNK_PX = 32 * CELL_PX
-AROUND_CELLS = 24  # neighbourhood in which a part of a huge image is predicted: beyond it nothing weighs anything
+AROUND_CELLS = 16  # neighbourhood in which a part of a huge image is predicted: beyond it nothing weighs anything
 TRIAL_CELLS = 24  # side of the part of an image in which trials are made [cells]
 TRIAL_SPACING = 6  # cells between trial defects of a kind
 TRIAL_LOSS, TRIAL_SHIFT_PM = -0.5, 20.0

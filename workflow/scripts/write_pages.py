@@ -19,6 +19,7 @@ import zarr
 from scipy import stats
 
 from oddlattice.children import spared
+from oddlattice.chunks import Windows, bands, every
 from oddlattice.crystal import CELL_PX
 from oddlattice.logs import log_to
 from oddlattice.products import write_csv
@@ -34,6 +35,9 @@ from oddlattice.whole import whole_directory
 TILE_PX = 1024  # side of a tile of the viewer
 CROP_CELLS = 3  # side of a defect's crop
 CROPS_PER_SHEET = 50
+MAP_PERCENTILES = 0.025, 99.975
+AT_ONCE_PX = 1 << 23  # an array of more pixels is read window by window
+CROP_BYTES = 96 << 20  # of the unpacked chunks that are kept of each array that crops are cut from
 # ---------------------------------------------------------------- reading
 
 
@@ -51,6 +55,16 @@ def _array(group: zarr.Group | None, name: str) -> Any:
     return found[:] if isinstance(found, zarr.Array) else None
 
 
+def _frame(group: zarr.Group | None, name: str, most_bytes: int = 0) -> Any:
+    """An array with the size of the image: whole, or to be read window by window where it is huge."""
+    if group is None or name not in group:
+        return None
+    found = group[name]
+    if not isinstance(found, zarr.Array):
+        return None
+    return Windows(found, most_bytes) if found.shape[0] * found.shape[1] > AT_ONCE_PX else found[:]
+
+
 def _attributes(group: zarr.Group | None) -> dict[str, Any]:
     found = group.attrs.asdict().get("oddlattice") if group is not None else None
     return dict(found) if isinstance(found, dict) else {}
@@ -66,14 +80,14 @@ def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns
     """
     name = str(row["image_id"])
     group = {key: _group(root, name) for key, root in stores.items()}
-    raw = _array(group["images"], "0")
+    raw = _frame(group["images"], "0")
     if raw is None:
         raise ValueError(f"{stores['images'].store}: found no image {name}; the images table says {row['state']}")
     mine = (found.defects["image_id"] == name).to_numpy()
     maps = {}
     for key in ("difference", "z", "prediction"):
-        values = _array(_group(group["maps"], key) if group["maps"] is not None else None, "0")
-        if values is not None and np.isfinite(values).any():
+        values = _frame(_group(group["maps"], key) if group["maps"] is not None else None, "0")
+        if values is not None and any(np.isfinite(band).any() for band in bands(values)):
             maps[key] = values
     mask, nodes = _array(group["tiles"], "mask"), _array(group["tiles"], "nodes_px")
     return Image(
@@ -82,9 +96,9 @@ def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns
         source=_attributes(group["images"]),
         lattice=_attributes(group["tiles"]),
         model=_attributes(group["differences"]),
-        tiles=_array(group["tiles"], "tiles"),
-        prediction=_array(group["differences"], "prediction"),
-        difference=_array(group["differences"], "difference"),
+        tiles=_frame(group["tiles"], "tiles", CROP_BYTES),
+        prediction=_frame(group["differences"], "prediction", CROP_BYTES),
+        difference=_frame(group["differences"], "difference", CROP_BYTES),
         mask=None if mask is None else mask > 0,
         nodes_px=None if nodes is None or not np.isfinite(nodes).all() else nodes.astype(np.float64),
         maps=maps,
@@ -103,8 +117,8 @@ def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns
 def write_raw(image: Image, folder: Path) -> Row:
     """Tiles and thumbnail of the raw image; how its counts became gray."""
     low, high = pictures.display_range(image.raw)
-    levels = [pictures.to_bytes(level, low, high) for level in pictures.pyramid(image.raw, TILE_PX)]
-    layer = pictures.write_layer(levels, folder / "raw", TILE_PX, None)
+    writer = pictures.LayerWriter(folder / "raw", lambda x: pictures.to_bytes(x, low, high), TILE_PX, None)
+    layer, levels = writer.write(bands(image.raw), image.raw.shape)
     small = next(view for view in reversed(levels) if min(view.shape) >= 176 or view is levels[0])
     pictures.thumbnail(small).convert("RGB").save(folder / "thumbnail.webp", "WEBP", quality=80, method=4)
     level = np.percentile(levels[min(2, len(levels) - 1)], np.linspace(0, 100, 101))
@@ -117,10 +131,10 @@ def write_maps(image: Image, folder: Path) -> dict[str, Row]:
     for key, values in image.maps.items():
         if key == "prediction":
             continue
-        limit = map_limit(values, 8.0 if key == "z" else 0.2)
+        limit = map_limit(pictures.display_range(values, *MAP_PERCENTILES), 8.0 if key == "z" else 0.2)
         start = min(limit, 6.0 if key == "z" else limit / 2)
-        levels = [pictures.signed_bytes(level, limit) for level in pictures.pyramid(values, TILE_PX)]
-        layer = pictures.write_layer(levels, folder / key, TILE_PX, 82)
+        writer = pictures.LayerWriter(folder / key, partial(pictures.signed_bytes, limit=limit), TILE_PX, 82)
+        layer, _ = writer.write(bands(values), values.shape)
         found[key] = vars(layer) | {"limit": limit, "start": start}
     return found
 
@@ -130,15 +144,14 @@ def write_prediction(image: Image, raw: Row, folder: Path) -> Row | None:
     values = image.maps.get("prediction")
     if values is None:
         return None
-    known = np.where(np.asarray(values) > 0, values, np.nan)
-    levels = [pictures.covered_bytes(x, raw["low"], raw["high"]) for x in pictures.pyramid(known, TILE_PX)]
-    return vars(pictures.write_layer(levels, folder / "prediction", TILE_PX, 82))
+    known = (np.where(band > 0, band, np.nan) for band in bands(values))
+    view = partial(pictures.covered_bytes, low=raw["low"], high=raw["high"])
+    return vars(pictures.LayerWriter(folder / "prediction", view, TILE_PX, 82).write(known, values.shape)[0])
 
 
-def map_limit(values: npt.NDArray[np.generic], least: float) -> float:
-    """Half range of a signed map: 99.95 % of it lies inside, rounded up to two digits, at least `least`."""
-    low, high = pictures.display_range(values, 0.025, 99.975)
-    reach = max(abs(low), abs(high), least)
+def map_limit(between: tuple[float, float], least: float) -> float:
+    """Half range of a signed map that lies `between`: rounded up to two digits, at least `least`."""
+    reach = max(abs(between[0]), abs(between[1]), least)
     step = 10.0 ** (math.floor(math.log10(reach)) - 1)
     return round(math.ceil(reach / step - 1e-9) * step, 12)
 
@@ -152,9 +165,12 @@ def write_crops(image: Image, folder: Path) -> Row | None:
     places = image.defects.select("row_px", "col_px").to_numpy()
     uv = geometry.lattice_place(image.nodes_px, places) * CELL_PX
     side = CROP_CELLS * CELL_PX
-    inside = _spread(image.mask, image.tiles.shape)
-    low, high = pictures.display_range(np.where(inside, image.tiles, np.nan), 0.5, 99.5)
-    limit = map_limit(np.where(inside, image.difference, np.nan), 0.2)
+    inside = Spread(image.mask, image.tiles.shape)
+    step = pictures.sample_step(image.tiles.shape)
+    some = every(inside, step)
+    low, high = pictures.range_of(np.where(some, every(image.tiles, step), np.nan), 0.5, 99.5)
+    differences = np.where(some, every(image.difference, step), np.nan)
+    limit = map_limit(pictures.range_of(differences, *MAP_PERCENTILES), 0.2)
     for start in range(0, len(uv), CROPS_PER_SHEET):
         triples = []
         for u, v in uv[start : start + CROPS_PER_SHEET]:
@@ -181,10 +197,17 @@ def write_crops(image: Image, folder: Path) -> Row | None:
     }
 
 
-def _spread(mask: npt.NDArray[np.bool_] | None, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    if mask is None:
-        return np.ones(shape, dtype=bool)
-    return np.repeat(np.repeat(mask, CELL_PX, axis=0), CELL_PX, axis=1)
+class Spread:
+    """The mask of cells (U, V) as one of pixels (U * 20, V * 20), made window by window."""
+
+    def __init__(self, mask: npt.NDArray[np.bool_] | None, shape: tuple[int, ...]) -> None:
+        self.shape, self._mask = shape, mask
+
+    def __getitem__(self, window: tuple[slice, slice]) -> npt.NDArray[np.bool_]:
+        rows, cols = (np.arange(*s.indices(n)) // CELL_PX for s, n in zip(window, self.shape, strict=True))
+        if self._mask is None:
+            return np.ones((len(rows), len(cols)), dtype=bool)
+        return self._mask[rows[:, None], cols]
 
 
 def write_cells(image: Image, folder: Path) -> Row | None:

@@ -1,5 +1,6 @@
-"""A zarr array read window by window: chunks unpacked once stay in memory for the windows that follow."""
+"""Arrays larger than memory: zarr read window by window, band by band, and every k-th pixel of it."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy.typing as npt
 import zarr
 
 MOST_BYTES = 192 << 20
+BAND_ROWS = 1024  # as many as a chunk of an image has
 
 
 class Windows:
@@ -43,3 +45,15 @@ class Windows:
                 part = self._read(i, j)[r0 - i * rows : r1 - i * rows, c0 - j * cols : c1 - j * cols]
                 out[r0 - top : r1 - top, c0 - left : c1 - left] = part
         return out
+
+
+def bands(array: Any, rows: int = BAND_ROWS) -> Iterator[npt.NDArray[Any]]:
+    """Bands of rows of a 2-D array, or of what is sliced like one."""
+    for start in range(0, array.shape[0], rows):
+        yield array[start : min(start + rows, array.shape[0]), 0 : array.shape[1]]
+
+
+def every(array: Any, step: int) -> npt.NDArray[Any]:
+    """Every `step`-th row and column of a 2-D array, or of what is sliced like one."""
+    height = step * max(BAND_ROWS // step, 1)  # so that every band begins with a row that is taken
+    return np.concatenate([np.asarray(band)[::step, ::step] for band in bands(array, height)])

@@ -33,17 +33,17 @@ class Image:
     ----------
     row : dict
         Its row of the images table.
-    raw : ndarray of shape (rows, cols)
-        The image [counts].
+    raw : ndarray or Windows of shape (rows, cols)
+        The image [counts]; like the other arrays of its size, to be sliced along both axes.
     source, lattice, model : dict
         Attributes left by the read, tile and infer stages; empty where a stage did not come to it.
-    tiles, prediction, difference : ndarray of shape (U*20, V*20) or None
+    tiles, prediction, difference : ndarray or Windows of shape (U*20, V*20), or None
         In the lattice frame.
     mask : ndarray of shape (U, V), bool, or None
         Cells analysed.
     nodes_px : ndarray of shape (2, U + 1, V + 1) or None
         Raw places of the cell corners [px].
-    maps : dict of str to ndarray of shape (rows, cols)
+    maps : dict of str to ndarray or Windows of shape (rows, cols)
         ``difference`` and ``z`` in the raw frame.
     losses : dict of str to list of dict
         For each site: part of the trial columns found again, by the loss of intensity put in.
@@ -58,16 +58,16 @@ class Image:
     """
 
     row: Row
-    raw: npt.NDArray[np.generic]
+    raw: Any
     source: dict[str, Any]
     lattice: dict[str, Any]
     model: dict[str, Any]
-    tiles: npt.NDArray[np.float32] | None
-    prediction: npt.NDArray[np.float32] | None
-    difference: npt.NDArray[np.float32] | None
+    tiles: Any
+    prediction: Any
+    difference: Any
     mask: npt.NDArray[np.bool_] | None
     nodes_px: Array | None
-    maps: dict[str, npt.NDArray[np.generic]]
+    maps: dict[str, Any]
     losses: dict[str, list[Row]]
     trials: list[Row]
     defects: pl.DataFrame

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ def policy(style: str, script: str) -> str:
     return "; ".join(f"{key} {value}" for key, value in parts.items())
 
 
+@cache
 def environment() -> jinja2.Environment:
-    """The templates: everything is escaped, a missing value is an error."""
+    """The templates, each compiled once: everything is escaped, a missing value is an error."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,

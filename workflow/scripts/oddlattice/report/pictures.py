@@ -1,12 +1,16 @@
 """Pictures of the report: 8-bit views of arrays, tiles for the viewer, crops of defects. Arrays in, images out."""
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from oddlattice.chunks import every
 
 Array = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
@@ -25,13 +29,23 @@ DIVERGING = np.array(
         [0.478, 0.149, 0.012],
     ]
 )
+KEPT_LEVEL, KEPT_PX = 2, 1 << 24  # levels of a layer whose views are kept in memory
 NO_DATA = np.array([128, 134, 140], dtype=np.uint8)  # a pixel of a crop that lies outside the analysed area
 
 
-def display_range(image: npt.NDArray[np.generic], low: float = 0.1, high: float = 99.9) -> tuple[float, float]:
+def sample_step(shape: tuple[int, ...]) -> int:
+    """Every so many pixels along both axes stand for an image of `shape`: four to nine million are enough."""
+    return max(1, int(math.sqrt(shape[0] * shape[1] / 4_000_000)))
+
+
+def display_range(image: Any, low: float = 0.1, high: float = 99.9) -> tuple[float, float]:
     """Percentiles of the finite pixels, of every k-th one where the image is large; (0, 1) when there are none."""
-    step = max(1, int(math.sqrt(image.size / 4_000_000)))
-    some = np.asarray(image[::step, ::step], dtype=np.float64)
+    return range_of(every(image, sample_step(image.shape)), low, high)
+
+
+def range_of(pixels: npt.NDArray[np.generic], low: float, high: float) -> tuple[float, float]:
+    """Percentiles of the finite pixels; (0, 1) when there are none."""
+    some = np.asarray(pixels, dtype=np.float64)
     some = some[np.isfinite(some)]
     if not some.size:
         return 0.0, 1.0
@@ -82,12 +96,13 @@ def halved(image: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
     return np.where(number > 0, total / np.maximum(number, 1), np.nan).astype(np.float32)
 
 
-def pyramid(image: npt.NDArray[np.generic], tile_px: int) -> list[npt.NDArray[np.generic]]:
-    """The image and its halvings until one tile holds the whole of it."""
-    levels = [image]
-    while max(levels[-1].shape) > tile_px:
-        levels.append(halved(levels[-1]))
-    return levels
+def level_shapes(shape: tuple[int, int], tile_px: int) -> list[tuple[int, int]]:
+    """Shapes of an image and its halvings until one tile holds the whole of it."""
+    shapes = [shape]
+    while max(shapes[-1]) > tile_px:
+        rows, cols = shapes[-1]
+        shapes.append((-(-rows // 2), -(-cols // 2)))
+    return shapes
 
 
 def save_webp(view: Bytes, path: Path, quality: int | None = None) -> None:
@@ -112,16 +127,82 @@ class Layer:
     tile_px: int
 
 
-def write_layer(levels: list[Bytes], folder: Path, tile_px: int, quality: int | None) -> Layer:
-    """Cut 8-bit levels into tiles in `folder`; the layer's address is the folder's last two names."""
-    folder.mkdir(parents=True)
-    for number, view in enumerate(levels):
-        for i in range(-(-view.shape[0] // tile_px)):
-            for j in range(-(-view.shape[1] // tile_px)):
-                part = view[i * tile_px : (i + 1) * tile_px, j * tile_px : (j + 1) * tile_px]
-                save_webp(part, folder / f"{number}_{i}_{j}.webp", quality)
-    rows, cols = levels[0].shape[:2]
-    return Layer(f"{folder.parent.name}/{folder.name}", len(levels), rows, cols, tile_px)
+class _Level:
+    """A level of a layer: takes rows in order, writes every full row of tiles, hands the halved rows on."""
+
+    def __init__(self, number: int, shapes: list[tuple[int, int]], write: "LayerWriter") -> None:
+        self.number, self.shape, self.write = number, shapes[number], write
+        self.views: list[Bytes] = []
+        self.waiting: list[npt.NDArray[np.generic]] = []
+        self.taken = self.written = 0
+        self.next = _Level(number + 1, shapes, write) if number + 1 < len(shapes) else None
+
+    def push(self, rows: npt.NDArray[np.generic]) -> None:
+        self.waiting.append(rows)
+        self.taken += len(rows)
+        ends = self.taken == self.shape[0]
+        side = self.write.tile_px
+        if sum(map(len, self.waiting)) < side and not ends:
+            return
+        held = np.concatenate(self.waiting)
+        number = len(held) if ends else len(held) // side * side
+        self.waiting = [] if ends else [held[number:]]
+        for start in range(0, number, side):
+            band = held[start : min(start + side, number)]
+            view = self.write.tiles(self.number, self.written, band)
+            self.written += 1
+            if self.number >= KEPT_LEVEL or self.shape[0] * self.shape[1] <= KEPT_PX:
+                self.views.append(view)
+            if self.next is not None:
+                self.next.push(halved(band))
+
+
+@dataclass(frozen=True)
+class LayerWriter:
+    """Writes an image as tiles of all levels into `folder`, band by band: memory does not grow with its rows.
+
+    Attributes
+    ----------
+    folder : Path
+        Made here; the layer's address is its last two names.
+    view : callable
+        From pixels to 8 bit.
+    tile_px : int
+        Even.
+    quality : int or None
+        Of the WebP; None: lossless.
+    """
+
+    folder: Path
+    view: Callable[[npt.NDArray[np.generic]], Bytes]
+    tile_px: int
+    quality: int | None
+
+    def write(self, bands: Iterable[npt.NDArray[np.generic]], shape: tuple[int, int]) -> tuple[Layer, list[Bytes]]:
+        """Write the layer; with it the views of its levels: those from KEPT_LEVEL on, and small ones."""
+        self.folder.mkdir(parents=True)
+        shapes = level_shapes(shape, self.tile_px)
+        level: _Level | None = _Level(0, shapes, self)
+        top = level
+        assert top is not None
+        for band in bands:
+            for start in range(0, len(band), self.tile_px):  # even heights but for the last: halves stay whole
+                top.push(band[start : start + self.tile_px])
+        views = []
+        while level is not None:
+            assert level.taken == level.shape[0], f"{level.taken} of {level.shape[0]} rows written"
+            views.append(np.concatenate(level.views) if level.views else np.zeros((0, 0), np.uint8))
+            level = level.next
+        layer = Layer(f"{self.folder.parent.name}/{self.folder.name}", len(shapes), *shape, self.tile_px)
+        return layer, views
+
+    def tiles(self, level: int, row: int, band: npt.NDArray[np.generic]) -> Bytes:
+        """Write a row of tiles; its 8-bit view."""
+        view = self.view(band)
+        for j in range(-(-view.shape[1] // self.tile_px)):
+            part = view[:, j * self.tile_px : (j + 1) * self.tile_px]
+            save_webp(part, self.folder / f"{level}_{row}_{j}.webp", self.quality)
+        return view
 
 
 def thumbnail(view: Bytes, side_px: int = 176) -> Image.Image:
@@ -133,7 +214,7 @@ def thumbnail(view: Bytes, side_px: int = 176) -> Image.Image:
     return square.resize((side_px, side_px), Image.Resampling.BOX if short > side_px else Image.Resampling.BICUBIC)
 
 
-def crop(frame: npt.NDArray[np.generic], u_px: float, v_px: float, side_px: int) -> npt.NDArray[np.float32]:
+def crop(frame: Any, u_px: float, v_px: float, side_px: int) -> npt.NDArray[np.float32]:
     """The square of `side_px` of a lattice-frame array centred on (u_px, v_px); NaN outside the array."""
     out = np.full((side_px, side_px), np.nan, dtype=np.float32)
     top, left = int(round(u_px - side_px / 2)), int(round(v_px - side_px / 2))
@@ -154,7 +235,7 @@ def sheet(triples: list[list[npt.NDArray[np.float32]]], low: float, high: float,
     return np.concatenate(rows, axis=0)
 
 
-def median_cell(frame: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_], cell_px: int, most: int = 4000) -> Array:
+def median_cell(frame: Any, mask: npt.NDArray[np.bool_], cell_px: int, most: int = 4000) -> Array:
     """The median of the analysed cells (of at most `most`, evenly taken) of a lattice-frame array, (cell_px, cell_px).
 
     Raises
