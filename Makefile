@@ -1,6 +1,7 @@
 # make run        set up, build a small demo archive and work through it
 # make test       set up, and everything that is checked: format, lint, types, tests
 # make test-all   the same with the tests that take long: kills at many moments, thousands of broken files
+# make bench      how fast everything is, an hour on two cores: results/bench/; make bench BENCH=--quick for minutes
 # make lock       renew envs/requirements.txt from pyproject.toml
 # make format     put code into the house's format
 
@@ -9,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test test-all lock format setup
+.PHONY: run test test-all bench lock format setup
 .DELETE_ON_ERROR:
 
 run: $(READY) demo_archive
@@ -39,6 +40,9 @@ test: $(READY)
 
 test-all: test
 	pytest -m slow --timeout 7200
+
+bench: $(READY)
+	@PYTHONPATH=workflow/scripts:tests python -m bench $(BENCH)
 
 format: $(READY)
 	ruff format workflow tests
