@@ -17,7 +17,7 @@ from PIL import Image
 import report_products as made_up
 import write_index
 import write_pages
-from oddlattice import settings
+from oddlattice import review_files, settings
 from oddlattice.products import INVENTORY, table, write_tsv
 
 playwright = pytest.importorskip(
@@ -483,7 +483,19 @@ def test_policy_holds_in_the_browser(tab: Tab, report: Path) -> None:
     tab.faults.clear()
 
 
-def test_2000_defects_are_listed_without_2000_rows(browser: Any, report: Path, tmp_path: Path) -> None:
+PAN = """() => new Promise((done) => {
+  const spent = [], { viewer } = oddlattice, paint = viewer.paint.bind(viewer);
+  viewer.paint = () => { const start = performance.now(); paint(); spent.push(performance.now() - start); };
+  const step = () => {
+    viewer.move(14 * Math.cos(spent.length / 25), 9 * Math.sin(spent.length / 19));
+    if (spent.length < 40) requestAnimationFrame(step);
+    else { delete viewer.paint; done(spent); }
+  };
+  step();
+})"""
+
+
+def test_2000_defects_on_4096_px_are_listed_and_moved(browser: Any, report: Path, tmp_path: Path) -> None:
     source = report / "s0001"
     text = (source / "aa-1.html").read_text()
     head, _, rest = text.partition('<script type="application/json" id="data">')
@@ -492,17 +504,37 @@ def test_2000_defects_are_listed_without_2000_rows(browser: Any, report: Path, t
     rng = np.random.default_rng(0)
     data["defects"] = {key: (values * 2000)[:2000] for key, values in data["defects"].items()}
     data["defects"]["row"], data["defects"]["col"] = (
-        rng.uniform(0, 299, 2000).tolist(),
-        rng.uniform(0, 339, 2000).tolist(),
+        rng.uniform(0, 4095, 2000).tolist(),
+        rng.uniform(0, 4095, 2000).tolist(),
     )
     data["crops"]["per_sheet"] = 2000
-    shutil.copytree(source / "aa-1", tmp_path / "aa-1")
+    data |= {"rows": 4096, "cols": 4096}
+    for layer in (data["raw"], data["prediction"], *data["maps"].values()):
+        layer |= {"levels": 3, "rows": 4096, "cols": 4096, "tile_px": 1024}
+        (tmp_path / layer["folder"]).mkdir(parents=True)
+        tile = Image.open(source / layer["folder"] / "0_0_0.webp").resize((1024, 1024))
+        tile.save(tmp_path / layer["folder"] / "0_0_0.webp", "WEBP", lossless=True, method=0)
+        for level, number in enumerate((4, 2, 1)):
+            for i, j in np.ndindex(number, number):
+                if (level, i, j) != (0, 0, 0):
+                    os.link(
+                        tmp_path / layer["folder"] / "0_0_0.webp", tmp_path / layer["folder"] / f"{level}_{i}_{j}.webp"
+                    )
+    for sheet in (source / "aa-1").glob("c*_*.webp"):
+        shutil.copy(sheet, tmp_path / "aa-1")
     (tmp_path / "many.html").write_text(
         f'{head}<script type="application/json" id="data">{json.dumps(data)}</script>{tail}'
     )
     found = Tab(browser)
     page = found.image(tmp_path / "many.html")
     assert page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd") < 3000
+    for name in ("prediction", "difference", "z", "cells"):
+        page.check(f"#show-{name}")
+    page.evaluate("oddlattice.viewer.zoom(2)")
+    wait(page, "Object.values(oddlattice.viewer.layers).every((l) => [...l.tiles.values()].every((t) => t.ready))")
+    page.wait_for_timeout(1000)
+    spent = page.evaluate(PAN)
+    assert np.median(spent) < 1000 / 30, spent  # ms to draw a frame with every layer on
     assert page.locator("#defects tr.row").count() < 40
     page.evaluate("document.getElementById('scroller').scrollTop = 91 * 1500")
     wait(page, "[...document.querySelectorAll('#defects tr.row')].some((row) => Number(row.ariaRowIndex) === 1502)")
@@ -591,6 +623,33 @@ def test_a_mark_is_taken_back(tab: Tab, report: Path) -> None:
     assert page.locator("#defects tr.here .verdict").all_inner_texts() == ["✓ confirmed"]
     page.select_option("#reviewed", "open")
     assert page.locator("#defects tr.here").count() == 0
+
+
+def test_a_review_comes_back_with_the_next_run(tab: Tab, browser: Any, report: Path, tmp_path: Path) -> None:
+    page = tab.image(report / "s0001" / "aa-1.html")
+    page.fill("#reviewer", "A. Meier")
+    page.locator("#reviewer").blur()
+    page.focus("#stage")
+    for key in "naxa":
+        page.keyboard.press(key)
+    order = page.evaluate("oddlattice.gallery.order.slice(0, 3)")
+    (tmp_path / "review").mkdir()
+    exported(page, tmp_path / "review")
+    schema = settings.load_yaml(Path(__file__).parent.parent / "workflow/schemas/review.schema.yaml")
+    said = review_files.read_reviews(review_files.review_paths(tmp_path / "review", tmp_path), schema)
+    assert [file["state"] for file in said.files] == ["taken"]
+    shard = made_up.Shard(tmp_path / "products")
+    shard.analysed("aa-1", f"2026/{HOSTILE}.dm4", made_up.scan_of((300, 340), 16, 3), extended=True)
+    shard.statements, shard.files = said.statements, said.files
+    pages = tmp_path / "5_report" / "s0001"
+    write_pages.main(*made_up.arguments(shard.write()), pages, made_up.SETTINGS)
+    other = Tab(browser)  # another browser, which knows nothing
+    page = other.image(pages / "aa-1.html")
+    assert page.locator("#defects .verdict").all_inner_texts() == ["✓ confirmed", "✕ rejected", "✓ confirmed"]
+    assert page.evaluate("oddlattice.gallery.all.filter((one) => one.verdict).map((one) => one.index)") == sorted(order)
+    assert "Defects: 2 confirmed, 1 rejected." in page.locator(".taken").inner_text()
+    assert "16 of" not in page.locator(".taken").inner_text()
+    other.close()
 
 
 def test_what_people_said_before_is_shown(tab: Tab, report: Path) -> None:

@@ -209,7 +209,12 @@ def review_summary(said: pl.DataFrame, precise: pl.DataFrame, files: list[Row], 
         for row in precise.to_dicts()
     ]
     lost = said.filter(pl.col("state") == "unmatched")
+    counted, refused = precision_rows[0], sum(file["state"] == "refused" for file in files)
+    says = [f"{n.count(counted['reviewed'])} of {n.count(counted['flagged'])} flagged columns reviewed"]
+    says += [f"{counted['text']} real ({counted['interval']})"] if counted["interval"] else []
+    says += [f"{refused} file{'s' if refused > 1 else ''} refused"] if refused else []
     return {
+        "says": ", ".join(says),
         "files": files,
         "before": texts[0],
         "after": texts[1],

@@ -119,8 +119,8 @@ def write_raw(image: Image, folder: Path) -> Row:
     low, high = pictures.display_range(image.raw)
     writer = pictures.LayerWriter(folder / "raw", lambda x: pictures.to_bytes(x, low, high), TILE_PX, None)
     layer, levels = writer.write(bands(image.raw), image.raw.shape)
-    small = next(view for view in reversed(levels) if min(view.shape) >= 176 or view is levels[0])
-    pictures.thumbnail(small).convert("RGB").save(folder / "thumbnail.webp", "WEBP", quality=80, method=4)
+    small = next(view for view in reversed(levels) if min(view.shape) >= 96 or view is levels[0])
+    pictures.thumbnail(small).convert("RGB").save(folder / "thumbnail.webp", "WEBP", quality=35, method=6)
     level = np.percentile(levels[min(2, len(levels) - 1)], np.linspace(0, 100, 101))
     return vars(layer) | {"low": low, "high": high, "percentiles": [round(float(x), 2) for x in level]}
 

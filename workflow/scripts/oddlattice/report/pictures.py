@@ -205,7 +205,7 @@ class LayerWriter:
         return view
 
 
-def thumbnail(view: Bytes, side_px: int = 176) -> Image.Image:
+def thumbnail(view: Bytes, side_px: int = 96) -> Image.Image:
     """A gray picture of at most `side_px`, the shorter side centred into a square."""
     image = Image.fromarray(view)
     short = min(image.size)

@@ -82,8 +82,8 @@
     const state = element("td");
     state.append(element("span", `state ${one.state}`, states[one.state] || one.state));
     if (one.acquired) state.append(element("small", "", one.acquired));
-    if (one.unusable) state.append(element("small", "flag", "unusable"));
-    if (fresh(one)) state.append(element("small", "flag new", "not seen yet"));
+    const flags = [one.unusable && "unusable", fresh(one) && "not seen yet"].filter(Boolean);
+    if (flags.length) state.append(element("small", one.unusable ? "flag" : "flag new", flags.join(" · ")));
     const graph = element("td");
     if (one.density !== null) graph.append(forest(one));
     const notes = element("td");

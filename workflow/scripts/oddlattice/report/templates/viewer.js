@@ -423,14 +423,36 @@ class Viewer {
           }
         }
       }
-      this.fullNodes = { rows, cols, U, V };
+      this.fullNodes = { rows, cols, pieces: this.pieces(rows, cols, U, V), V };
     }
     return this.fullNodes;
   }
 
+  /* The lines of the lattice in short pieces with the box that each lies in: only those in view are drawn. */
+  pieces(rows, cols, U, V) {
+    const found = [], length = 12;
+    const line = (number, start, stride, count) => {
+      for (let first = 0; first + 1 < count; first += length) {
+        const last = Math.min(first + length, count - 1), piece = { number, at: [], r0: Infinity, c0: Infinity, r1: -Infinity, c1: -Infinity };
+        for (let k = first; k <= last; k++) {
+          const at = start + k * stride;
+          piece.at.push(at);
+          piece.r0 = Math.min(piece.r0, rows[at]);
+          piece.r1 = Math.max(piece.r1, rows[at]);
+          piece.c0 = Math.min(piece.c0, cols[at]);
+          piece.c1 = Math.max(piece.c1, cols[at]);
+        }
+        found.push(piece);
+      }
+    };
+    for (let i = 0; i < U; i++) line(i, i * V, 1, V);
+    for (let j = 0; j < V; j++) line(j, j, V, U);
+    return found;
+  }
+
   paintCells(context, [left, top, right, bottom]) {
     if (!this.data.nodes) return;
-    const { rows, cols, U, V } = this.nodes();
+    const { rows, cols, pieces, V } = this.nodes();
     const spacing = Math.hypot(rows[V] - rows[0], cols[V] - cols[0]) * this.scale;
     const step = Math.max(1, 2 ** Math.ceil(Math.log2(9 / spacing)));
     context.save();
@@ -440,19 +462,15 @@ class Viewer {
     context.strokeStyle = step > 1 ? "rgb(120 200 255 / 0.5)" : "rgb(120 200 255 / 0.78)";
     context.lineWidth = 1;
     context.beginPath();
-    const reach = 80 + spacing, skip = Math.max(1, Math.min(step, 8));
-    const line = (start, stride, count) => {
-      let inside = false;
-      for (let k = 0; k < count; k = k + 1 < count ? Math.min(k + skip, count - 1) : count) {
-        const [x, y] = this.at(rows[start + k * stride], cols[start + k * stride]);
-        const near = x > left - reach && y > top - reach && x < right + reach && y < bottom + reach;
-        if (near && inside) context.lineTo(x, y);
-        else if (near) context.moveTo(x, y);
-        inside = near;
+    const [x0, y0] = this.at(0, 0), { scale } = this;
+    for (const { number, at, r0, c0, r1, c1 } of pieces) {
+      if (number % step || x0 + c1 * scale < left - 2 || x0 + c0 * scale > right + 2 || y0 + r1 * scale < top - 2 || y0 + r0 * scale > bottom + 2) continue;
+      context.moveTo(x0 + cols[at[0]] * scale, y0 + rows[at[0]] * scale);
+      for (let k = Math.min(step, at.length - 1); ; k = Math.min(k + step, at.length - 1)) {
+        context.lineTo(x0 + cols[at[k]] * scale, y0 + rows[at[k]] * scale);
+        if (k === at.length - 1) break;
       }
-    };
-    for (let i = 0; i < U; i += step) line(i * V, 1, V);
-    for (let j = 0; j < V; j += step) line(j, V, U);
+    }
     context.stroke();
     context.restore();
   }
