@@ -222,6 +222,7 @@
   function paintLocal() {
     const found = reviews.images((image) => known.has(image.image_id)), { all, fresh: left, images } = reviews.count(found);
     byId("export").disabled = !all;
+    byId("local-short").textContent = left ? `· ${left} not exported yet` : "";
     byId("local").textContent = all
       ? `${all} statement${all > 1 ? "s" : ""} on ${images} image${images > 1 ? "s" : ""} ${all > 1 ? "are" : "is"} kept in this browser; ${left ? `${left} not exported yet.` : "all exported."}`
       : "Nothing has been marked in this browser.";
