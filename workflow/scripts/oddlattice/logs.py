@@ -8,6 +8,7 @@ from types import TracebackType
 
 from oddlattice.lifetime import die_with_parent
 
+_terminal = 2  # where words went before they went to the log
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -20,6 +21,8 @@ def log_to(path: str | Path) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
+    global _terminal
+    _terminal = os.dup(2)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
@@ -31,6 +34,10 @@ def say_plainly(kind: type[BaseException], error: BaseException, trace: Tracebac
     """Print what a person can act on as one sentence; anything else, being a fault of ours, with its traceback."""
     if isinstance(error, OSError) and error.errno in NO_PLACE:
         reason = os.strerror(error.errno)
-        print(f"The results cannot be written: {reason}. Nothing half-written is kept; run again later.")
+        sentence = f"The results cannot be written: {reason}. Nothing half-written is kept; run again later."
+        try:
+            print(sentence, flush=True)
+        except OSError:  # the log lies on the same disk
+            os.write(_terminal, f"{sentence}\n".encode())
     else:
         sys.__excepthook__(kind, error, trace)

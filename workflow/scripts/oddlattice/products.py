@@ -1,5 +1,6 @@
 """The one place that knows the products: tables, columns, dtypes and units, and how they are written."""
 
+from io import BytesIO
 from pathlib import Path
 
 import polars as pl
@@ -215,22 +216,31 @@ def table(rows: list[dict[str, object]], schema: Schema) -> pl.DataFrame:
     return pl.DataFrame([{key: row.get(key) for key in schema} for row in rows], schema=schema, orient="row")
 
 
+def _write(content: BytesIO, path: str | Path) -> None:
+    with whole_file(path) as part:
+        part.write_bytes(content.getbuffer())
+
+
 def write_parquet(frame: pl.DataFrame, path: str | Path) -> None:
     """Write a table as a whole Parquet file (zstd)."""
-    with whole_file(path) as part:
-        frame.write_parquet(part, compression="zstd", statistics=False)
+    # polars speaks of a full disk as of a fault in the data; Python's own writing says what it is
+    content = BytesIO()
+    frame.write_parquet(content, compression="zstd", statistics=False)
+    _write(content, path)
 
 
 def write_csv(frame: pl.DataFrame, path: str | Path) -> None:
     """Write a table as a whole CSV file; no byte-order mark, empty cells for null."""
-    with whole_file(path) as part:
-        frame.write_csv(part)
+    content = BytesIO()
+    frame.write_csv(content)
+    _write(content, path)
 
 
 def write_tsv(frame: pl.DataFrame, path: str | Path) -> None:
     """Write a table as a whole tab-separated file; values must hold no tab or newline (see paths.escape)."""
-    with whole_file(path) as part:
-        frame.write_csv(part, separator="\t", quote_style="never")
+    content = BytesIO()
+    frame.write_csv(content, separator="\t", quote_style="never")
+    _write(content, path)
 
 
 def read_tsv(path: str | Path, schema: Schema) -> pl.DataFrame:
