@@ -45,21 +45,25 @@ class OnDisk(Shard):
             self.folder / "shard.tsv", archive, self.images, CONFIG["read"], log=self.folder / "log", threads=2
         )
 
-    def _gather_into(self, folder: Path) -> None:
-        names = ("defects", "images", "completeness")
-        outputs = [str(folder / f"{name}.{ending}") for name in names for ending in ("parquet", "csv")]
-        gather_defects.main([self.defects], [self.table], [self.completeness], *outputs)
+    def _gather_into(self, folder: Path) -> dict[str, str]:
+        names = ("defects", "images", "completeness", "reviews")
+        out = {f"{name}_{ending}": str(folder / f"{name}.{ending}") for name in names for ending in ("parquet", "csv")}
+        out["precision_csv"] = str(folder / "precision.csv")
+        (self.folder / "said.json").write_text('{"files": [], "statements": []}')
+        tables = ([self.defects], [self.table], [self.completeness], [self.columns])
+        gather_defects.main(*tables, str(self.folder / "said.json"), out)
+        return out
 
     def gather(self) -> None:
         self._gather_into(self.disk)
 
     def index(self) -> None:
-        self._gather_into(self.folder)
+        out = self._gather_into(self.folder)
         scan_archive(self.folder / "archive", self.folder / "results", ["**"], [], 0, 32, 1000, now_ns=4 * 10**18)
-        given = (self.folder / "images.parquet", self.folder / "defects.parquet")
-        discovered = self.folder / "results/0_archive/discovered.tsv"
-        provenance = {"config": {"archive": "/data"}, "versions": {"oddlattice": "0"}}
-        write_index.main(*given, discovered, [self.pages], self.disk / "index.html", CONFIG["report"], provenance)
+        given = [out[name] for name in ("images_parquet", "defects_parquet", "reviews_parquet", "precision_csv")]
+        given += [str(self.folder / "said.json"), str(self.folder / "results/0_archive/discovered.tsv")]
+        provenance = {"config": CONFIG, "versions": {"oddlattice": "0"}}
+        write_index.main(*given, [self.pages], self.disk / "index.html", CONFIG["report"], provenance)
 
     def scan(self) -> None:
         scan_archive(self.folder / "archive", self.disk, ["**"], [], 0, 1, 1, now_ns=4 * 10**18)
