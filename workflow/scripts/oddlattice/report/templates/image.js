@@ -55,6 +55,14 @@
   for (const box of document.querySelectorAll("[data-kind]")) box.addEventListener("change", () => gallery.arrange());
 
   // ---------------------------------------------------------------- layers and contrast
+  if (!("filter" in CanvasRenderingContext2D.prototype)) { // Safari: it cannot colour a canvas, so it shows what needs no colouring
+    for (const id of ["show-difference", "show-z", "contrast"]) {
+      const control = byId(id);
+      if (!control) continue;
+      control.disabled = true;
+      (control.closest("label") || control).title = "This browser cannot colour pictures; Firefox, Chrome and Edge can.";
+    }
+  }
   const NARROW = 1 / 16; // the narrowest range, as a part of the whole
   for (const name of Object.keys(viewer.show)) {
     const box = byId(`show-${name}`), fade = byId(`fade-${name}`);
