@@ -611,6 +611,39 @@ def test_a_review_is_kept_and_exported(tab: Tab, report: Path, tmp_path: Path) -
     assert exported(page, tmp_path)["reviews"][0]["defects"] == review["defects"]
 
 
+def test_a_review_of_another_browser_is_loaded(tab: Tab, report: Path, tmp_path: Path) -> None:
+    page = tab.image(report / "s0001" / "aa-1.html")
+    row, col, u, v, site = page.evaluate(
+        "['row', 'col', 'cell_u', 'cell_v', 'site'].map((k) => oddlattice.data.defects[k][4])"
+    )
+    mark = {
+        "verdict": "confirmed",
+        "row_px": row,
+        "col_px": col,
+        "cell_u": u,
+        "cell_v": v,
+        "site": site,
+        "note": HOSTILE,
+    }
+    said = {"reviewer": "__proto__", "image_id": "aa-1", "defects": [mark | {"at": "2026-11-20T10:00:00Z"}]}
+    good = {"format": "oddlattice-review-1", "reviews": [said, said | {"image_id": "elsewhere"}]}
+    for name, content in (
+        ("good", good),
+        ("bad", good | {"reviews": [said | {"defects": [{"verdict": "x"}]}]}),
+        ("no", 5),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    page = tab.open(report / "index.html")
+    page.click("#review summary")
+    for name, says in (("bad", "no review that can be read"), ("no", "no review that"), ("good", "on 1 image of this")):
+        page.set_input_files("#take", tmp_path / f"{name}.json")
+        wait(page, f"document.getElementById('local').textContent.includes({json.dumps(says)})")
+    page = tab.image(report / "s0001" / "aa-1.html")
+    page.evaluate("oddlattice.gallery.onchoose(4, false)")
+    assert page.locator("#defects tr.here .verdict").all_inner_texts() == ["✓ confirmed"]
+    assert page.locator("#chosen-others").inner_text() == f"__proto__: confirmed ({HOSTILE})"
+
+
 def test_a_mark_is_taken_back(tab: Tab, report: Path) -> None:
     page = tab.image(report / "s0001" / "aa-1.html")
     page.fill("#reviewer", "A. Meier")

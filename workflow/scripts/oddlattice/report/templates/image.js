@@ -127,7 +127,8 @@
     reviews.say(data.image_id, data.path, alter);
     return true;
   };
-  const keyOf = (one) => (one.kind === "extended" || one.cell_u === null ? `${one.kind} ${Math.round(one.row)} ${Math.round(one.col)}` : `${one.cell_u} ${one.cell_v} ${one.site}`);
+  const nameOf = (one) => (data.kinds[one.kind_text] ? one.kind_text : "unknown");
+  const keyOf = (one) => Reviews.key({ found_kind: nameOf(one), site: one.site, cell_u: one.cell_u, cell_v: one.cell_v, row_px: one.row, col_px: one.col });
 
   /* Marks of all people on a defect: those taken up by the last run, and what was said here since. */
   function marksOf(one, local) {
@@ -151,7 +152,7 @@
       mine.defects[keyOf(one)] = {
         verdict: verdict === null ? (before ? before.verdict : "none") : verdict,
         kind: verdict === null ? (before ? before.kind || "" : "") : kind,
-        found_kind: data.kinds[one.kind_text] ? one.kind_text : "unknown",
+        found_kind: nameOf(one),
         site: one.site,
         cell_u: one.cell_u,
         cell_v: one.cell_v,

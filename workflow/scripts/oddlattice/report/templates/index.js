@@ -267,6 +267,19 @@
     const name = reviews.save(reviews.images((image) => known.has(image.image_id)));
     byId("local").textContent = `Saved as ${name}. Put it into the archive’s review folder or beside this page.`;
   });
+  byId("take").addEventListener("change", async () => {
+    const [file] = byId("take").files;
+    if (!file) return;
+    let says;
+    try {
+      const images = reviews.take(await file.text(), known);
+      says = images ? `${file.name}: statements on ${images} image${images > 1 ? "s" : ""} of this report were taken in.` : `${file.name} says nothing of images of this report.`;
+    } catch (error) {
+      says = `${file.name} is no review that can be read (${String(error.message).slice(0, 80)}).`;
+    }
+    byId("take").value = "";
+    byId("local").textContent = says;
+  });
   reviews.onchange = paintLocal;
   let waiting = false;
   const later = () => {

@@ -47,7 +47,9 @@ class Reviews {
     try {
       found = JSON.parse(this.get(Reviews.PREFIX + image) || "null");
     } catch { /* not ours: begin anew */ }
-    return found && typeof found === "object" && found.people ? found : { image_id: image, path: "", home: this.home, exported: "", people: {} };
+    if (!found || typeof found !== "object" || !found.people) found = { image_id: image, path: "", home: this.home, exported: "", people: {} };
+    found.people = Object.assign(Object.create(null), found.people); // a person may be called anything
+    return found;
   }
 
   mine(image) {
@@ -118,6 +120,54 @@ class Reviews {
     }
     this.onchange();
     return link.download;
+  }
+
+  /* Take in a review file that was exported elsewhere: of what one person said of one thing the latest stays.
+     Every value is checked: the file may come from anywhere. Returns the number of images, or throws. */
+  take(text, known) {
+    const content = JSON.parse(text);
+    if (!content || content.format !== "oddlattice-review-1" || !Array.isArray(content.reviews)) throw new Error("no review");
+    const string = (value, most) => (typeof value === "string" ? value.slice(0, most) : "");
+    const number = (value) => { if (!Number.isFinite(value)) throw new Error("a place is no number"); return value; };
+    const time = (value) => { if (!/^\d{4}-\d\d-\d\dT[\d:.]{8,15}Z$/.test(value)) throw new Error("a time is none"); return value; };
+    const later = (now, before) => (!before || now.at >= before.at ? now : before);
+    const taken = [];
+    for (const review of content.reviews) {
+      if (!known.has(review.image_id)) continue;
+      const who = string(review.reviewer, 100).trim(), person = { defects: {}, regions: {} };
+      if (!who) throw new Error("a reviewer has no name");
+      for (const mark of review.defects || []) {
+        if (!["confirmed", "rejected", "other", "none"].includes(mark.verdict)) throw new Error("a verdict is none");
+        const one = { verdict: mark.verdict, kind: string(mark.kind, 40), found_kind: string(mark.found_kind, 40), site: string(mark.site, 40), note: string(mark.note, 4000) };
+        for (const key of ["cell_u", "cell_v"]) one[key] = Number.isInteger(mark[key]) ? mark[key] : null;
+        for (const key of ["row_px", "col_px"]) one[key] = number(mark[key]);
+        one.at = time(mark.at);
+        person.defects[Reviews.key(one)] = later(one, person.defects[Reviews.key(one)]);
+      }
+      for (const region of review.regions || []) {
+        const corners = region.corners_px.slice(0, 2000).map(([row, col]) => [number(row), number(col)]);
+        person.regions[string(region.id, 80)] = { id: string(region.id, 80), corners_px: corners, withdrawn: Boolean(region.withdrawn), at: time(region.at) };
+      }
+      if (review.unusable) person.unusable = { is: Boolean(review.unusable.is), at: time(review.unusable.at) };
+      if (review.note) person.note = { text: string(review.note.text, 4000), at: time(review.note.at) };
+      taken.push([review.image_id, string(review.path, 8000), who, person]);
+    }
+    for (const [image, path, who, person] of taken) {
+      const all = this.of(image), mine = all.people[who] || { defects: {}, regions: {} };
+      for (const part of ["defects", "regions"]) for (const [key, one] of Object.entries(person[part])) mine[part][key] = later(one, mine[part][key]);
+      for (const part of ["unusable", "note"]) if (person[part]) mine[part] = later(person[part], mine[part]);
+      all.people[who] = mine;
+      all.path = path;
+      all.home = this.home;
+      this.set(Reviews.PREFIX + image, JSON.stringify(all));
+    }
+    this.onchange();
+    return new Set(taken.map(([image]) => image)).size;
+  }
+
+  /* What a mark is about: the same key for a defect and for what was said of it. */
+  static key({ found_kind, site, cell_u, cell_v, row_px, col_px }) {
+    return found_kind === "extended" || cell_u === null ? `${found_kind} ${Math.round(row_px)} ${Math.round(col_px)}` : `${cell_u} ${cell_v} ${site}`;
   }
 
   /* What people say of one thing, as the pipeline counts it: the same rule as in reviews.py. */
