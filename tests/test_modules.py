@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from oddlattice.modules import imported
+from oddlattice.modules import described, imported
 
 SCRIPTS = Path(__file__).parent.parent / "workflow/scripts"
 
@@ -54,3 +54,15 @@ def test_the_reader_in_the_child_process_is_found() -> None:
 def test_the_reports_templates_are_found() -> None:
     names = {path.suffix for path in imported(SCRIPTS / "write_pages.py", SCRIPTS)}
     assert {".py", ".css", ".js", ".j2"} <= names
+
+
+def test_description_changes_with_what_is_imported_and_with_nothing_else(root: Path) -> None:
+    before = described(root / "script.py", root)
+    lines = before.splitlines()
+    assert [line.split()[0] for line in lines] == [path.as_posix() for path in imported(root / "script.py", root)]
+    assert all(len(line.split()[1]) == 64 for line in lines)
+    path = root / lines[0].split()[0]
+    path.touch()
+    assert described(root / "script.py", root) == before
+    path.write_text(path.read_text() + "\n# an edit\n")
+    assert described(root / "script.py", root) != before

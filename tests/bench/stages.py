@@ -62,6 +62,7 @@ def calls(work: Path, shard: str, threads: int) -> Mapping[str, Callable[[], obj
         "shard_tsv": f"0_archive/{shard}.tsv",
         "reviews_json": f"0_archive/{shard}.reviews.json",
         "defects": f"4_defects/{shard}.parquet",
+        "maps": f"4_defects/{shard}.zarr",
         "dir": f"5_report/{shard}",
         **{name: f"{folder}/{shard}.zarr" for name, folder in zarrs.items()},
         **tables,

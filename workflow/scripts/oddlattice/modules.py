@@ -1,6 +1,7 @@
 """Which shared modules a script imports, found by reading it: nothing is executed."""
 
 import ast
+import hashlib
 import re
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,12 @@ def imported(script: Path, root: Path) -> list[Path]:
                 if path.suffix == ".py":
                     todo.append(root / path)
     return sorted(found)
+
+
+def described(script: Path, root: Path) -> str:
+    """A line for each module that a script imports (see `imported`): its path and the SHA-256 of what it holds."""
+    hashes = ((path, hashlib.sha256((root / path).read_bytes()).hexdigest()) for path in imported(script, root))
+    return "".join(f"{path.as_posix()} {digest}\n" for path, digest in hashes)
 
 
 @cache
