@@ -484,7 +484,7 @@ class Viewer {
     const key = `${kind} ${verdict} ${size.toFixed(2)} ${this.dpr}`;
     if (this.stamps.has(key)) return this.stamps.get(key);
     if (this.stamps.size > 200) this.stamps.clear();
-    const half = Math.ceil(15 * size) + 3;
+    const half = Math.ceil(15 * size) + 7;
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = 2 * half * this.dpr;
     const context = canvas.getContext("2d");
@@ -492,7 +492,7 @@ class Viewer {
     if (verdict === "rejected") context.globalAlpha = 0.45;
     this.paintMark(context, kind, half, half, size);
     context.globalAlpha = 1;
-    this.paintVerdict(context, verdict, half + 9 * size, half - 9 * size, Math.max(0.8, Math.min(1.2, size)));
+    this.paintVerdict(context, verdict, half + 9 * size + 3, half - 9 * size - 3, Math.max(0.8, Math.min(1.2, size)));
     this.stamps.set(key, { canvas, half });
     return this.stamps.get(key);
   }
