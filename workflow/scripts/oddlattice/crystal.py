@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from oddlattice import plain_yaml
+
 CELL_PX = 20  # pixels per unit cell along each lattice vector in the lattice frame
 
 
@@ -124,8 +126,10 @@ def crystal_from_dict(found: dict[str, Any], path: Path) -> Crystal:
 
 def load_crystal(path: Path) -> Crystal:
     """Read a crystal from its YAML file; see `crystal_from_dict` for what is raised."""
-    with open(path, encoding="utf-8") as file:
-        found = yaml.safe_load(file)
+    try:
+        found = plain_yaml.parse(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is not YAML ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: found {type(found).__name__}; a crystal is a mapping of keys")
     return crystal_from_dict(found, path)

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from oddlattice.crystal import CELL_PX, Crystal, crystal_from_dict
+from oddlattice.plain_yaml import parse
 from oddlattice.vae import PATCH_PX, VAE, VAEConfig
 
 FORMAT = 1
@@ -64,7 +65,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         If the file is missing, is not YAML or is not a mapping; the message names the file.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(
             f"{path}: not found; a model folder holds crystal.yaml, model.yaml, weights.safetensors"

@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from oddlattice import __version__
+from oddlattice import __version__, plain_yaml
 
 #: Packages whose versions may change results; written beside them.
 PACKAGES = (
@@ -27,15 +27,6 @@ class SettingsError(ValueError):
     """The configuration cannot be used; the message is one sentence that names the file and the key."""
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases: a few of them can stand for gigabytes."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias (*name), which is not allowed")
-        return super().compose_node(parent, index)
-
-
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
@@ -45,8 +36,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         If the file is missing, is no YAML, holds an alias, or holds something else than a mapping.
     """
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506 (it is a SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        found = plain_yaml.parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"{path}: found {' '.join(str(error).split())}; needed a readable YAML file") from None
     if not isinstance(found, dict):
         raise SettingsError(f"{path}: found {type(found).__name__}; needed a mapping of keys")
