@@ -15,15 +15,17 @@ from oddlattice.inference import (
     Careful,
     Engine,
     chunk_cells,
+    contrast_of,
     misfit,
     own_mean,
     padded,
     patches_of,
     predict_bulk,
+    predict_there,
     smooth_latents,
 )
 from oddlattice.model import load_model
-from oddlattice.patches import correlated_noise, draw_bulk
+from oddlattice.patches import correlated_noise, draw_bulk, standardised
 
 MODEL = Path(__file__).parents[1] / "models/srtio3_001"
 CRYSTAL = load_crystal(MODEL / "crystal.yaml")
@@ -102,6 +104,23 @@ def test_other_batch_or_precision_flags_the_same_defects() -> None:
         other = predict_bulk(engine(precision, batch), tiles, mask, 5.0)
         assert np.abs(other - reference).max() < TOLERANCE, (precision, batch)
         assert flagged(tiles, mask, other) == found, (precision, batch)
+
+
+def test_patches_cut_on_the_device_give_what_those_cut_here_give() -> None:
+    """The GPU's way, on tensors of the CPU: the same cells, the same places, nothing on masked cells."""
+    tiles, mask = bulk_tiles(5)
+    here = predict_bulk(engine(), tiles, mask, 5.0)
+    contrast = contrast_of(mean_cell(tiles, mask))
+    rimmed = standardised(padded(tiles), contrast)
+    for batch in (1024, 333):
+        there = predict_there(engine(batch=batch), rimmed, mask, 5.0, contrast)
+        assert there.shape == tiles.shape and not as_cells(there)[mask == 0].any()
+        np.testing.assert_allclose(there, here, atol=1e-4)
+    cells = np.array([[7, 9], [39, 39], [0, 20]])
+    some = engine().engine
+    np.testing.assert_allclose(
+        some.encode_at(cells, torch.from_numpy(rimmed)), some.encode(patches_of(rimmed, cells)), atol=1e-5
+    )
 
 
 def test_gpu_out_of_memory_halves_the_batch_and_then_takes_the_cpu() -> None:

@@ -13,6 +13,7 @@ from oddlattice.baselines import COMPONENTS
 from oddlattice.crystal import CELL_PX, load_crystal
 from oddlattice.inference import CHUNK_CELLS, Careful, Engine, mean_cell, padded, patches_of, predict_bulk
 from oddlattice.model import load_model
+from oddlattice.onethread import one_thread
 from oddlattice.overlap import Behind, ahead
 from oddlattice.patches import draw_bulk
 from oddlattice.published import PublishedVAE, patches_at, prepared
@@ -46,6 +47,7 @@ def rate(call: Callable[[], object], cells: int, least_s: float) -> tuple[float,
 def measure(quick: bool) -> list[Figure]:
     """Cells per second; ratios by the processor time of one thread, which neighbours on the machine disturb least."""
     side, least_s, cores = (32, 0.5, 2) if quick else (96, 8.0, 2)
+    one_thread()
     torch.set_num_threads(1)
     tiles, mask = field(side)
     cells = np.argwhere(mask)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +68,35 @@ class Engine:
             mean, _ = self.vae.encode(torch.from_numpy(patches)[:, None].to(self.device))
         return np.asarray(mean.float().cpu().numpy(), dtype=np.float32)
 
+    def there(self, values: Float) -> torch.Tensor:
+        """An array on the device; by way of pinned memory to a GPU, so that the copy does not wait for its work."""
+        here = torch.from_numpy(values)
+        return here.pin_memory().to(self.device, non_blocking=True) if self.device == "cuda" else here
+
+    def encode_at(self, cells: npt.NDArray[np.intp], rimmed: torch.Tensor) -> Float:
+        """`encode` of the patches about `cells` (n, 2), cut on the device from tiles with a rim (see `padded`)."""
+        rows, cols = rimmed.shape
+        side = 2 * CELL_PX
+        view = rimmed.as_strided(
+            (rows // CELL_PX - 1, cols // CELL_PX - 1, side, side), (CELL_PX * cols, CELL_PX, cols, 1)
+        )
+        u, v = torch.from_numpy(cells.T.copy()).to(rimmed.device)
+        with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+            mean, _ = self.vae.encode(view[u, v][:, None].to(self.device))
+        return np.asarray(mean.float().cpu().numpy(), dtype=np.float32)
+
+    def decode_at(
+        self, cells: npt.NDArray[np.intp], latents: Float, contrast: float, prediction: torch.Tensor
+    ) -> npt.NDArray[np.intp]:
+        """`decode` for `cells` (n, 2), written in units of the local mean into `prediction` (U * 20, V * 20) there."""
+        u, v = torch.from_numpy(cells.T.copy()).to(prediction.device)
+        rows, cols = (n // CELL_PX for n in prediction.shape)
+        with torch.inference_mode():
+            out = self.vae.decode_centre(self.there(latents[cells[:, 0], cells[:, 1]]).to(self.device))
+            scaled = (1 + contrast * out[:, 0]).to(prediction.device)
+            prediction.view(rows, CELL_PX, cols, CELL_PX)[u, :, v] = scaled
+        return cells
+
     def decode(self, latents: Float) -> Float:
         """Central cells (n, 20, 20) float32 that latents (n, latent) float32 stand for.
 
@@ -94,12 +124,12 @@ class Careful:
     ) -> None:
         self.engine, self.batch, self.say = engine, batch, say
 
-    def run(self, verb: str, given: Float) -> Float:
-        """Apply the engine's `verb` (``encode`` or ``decode``) to all rows of `given`."""
+    def run(self, verb: str, given: npt.NDArray[Any], *others: Any) -> npt.NDArray[Any]:
+        """Apply the engine's `verb` (``encode``, ``decode``...) to all rows of `given`, with `others` every time."""
         parts, start = [], 0
         while start < len(given):
             try:
-                parts.append(getattr(self.engine, verb)(given[start : start + self.batch]))
+                parts.append(getattr(self.engine, verb)(given[start : start + self.batch], *others))
                 start += self.batch
             except torch.OutOfMemoryError:
                 if self.engine.device != "cuda":
@@ -201,14 +231,31 @@ def predict_bulk(
         decoded = careful.run("decode", smooth[cells[:, 0], cells[:, 1]])
         cells_of[cells[:, 0], cells[:, 1]] = 1 + contrast * decoded
 
+    if careful.engine.device == "cuda":
+        return predict_there(careful, rimmed, mask, width, contrast)
     torch.set_num_threads(1)
     chunks = chunk_cells(mask)
-    workers = 1 if careful.engine.device == "cuda" else min(threads, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(min(threads, os.cpu_count() or 1)) as pool:
         list(pool.map(encode, chunks))
         smooth = smooth_latents(latents, mask, width)
         list(pool.map(decode, chunks))
     return prediction
+
+
+def predict_there(careful: Careful, rimmed: Float, mask: npt.NDArray[np.uint8], width: float, contrast: float) -> Float:
+    """`predict_bulk` on a GPU: the image goes there once, patches are cut there, the prediction comes back once.
+
+    Parameters
+    ----------
+    rimmed : ndarray of shape (U * 20 + 20, V * 20 + 20), float32
+        Standardised tiles with a rim (see `padded`).
+    """
+    cells = np.argwhere(mask)
+    latents = np.zeros((*mask.shape, careful.engine.vae.config.latent), dtype=np.float32)
+    prediction = torch.zeros([n - CELL_PX for n in rimmed.shape], device=careful.engine.device)
+    latents[cells[:, 0], cells[:, 1]] = careful.run("encode_at", cells, careful.engine.there(rimmed))
+    careful.run("decode_at", cells, smooth_latents(latents, mask, width), contrast, prediction)
+    return np.asarray(prediction.cpu().numpy(), dtype=np.float32)
 
 
 def own_mean(residual: Float, mask: npt.NDArray[np.uint8], local_cells: float, threads: int = 1) -> Float:
