@@ -1,5 +1,6 @@
 """Crops of any phase: reading them, their lattice, odd columns in them, and the table."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,27 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from benchmark_crops import main
+from build_crops import main as build_crops
 from oddlattice import crops
 from oddlattice.crop_columns import SIDE_PX as WINDOW_PX
 from oddlattice.crop_columns import autocorrelation, cell_sigma, find_columns, find_sites, lay_out, windows
-from oddlattice.crop_lattice import Cell, Fit, find_vectors, fit_crops, learn_cell, predict
+from oddlattice.crop_lattice import (
+    Cell,
+    Fit,
+    find_vectors,
+    fit_crops,
+    learn_cell,
+    predict,
+    row_jitter_px2,
+    scanned_down,
+    turned,
+)
 from oddlattice.crop_sets import CropsError, read_set, read_sets
 from oddlattice.crop_vae import paste_changes
 from oddlattice.crops import find_scale, learn_off_lattice, limit_at
+from oddlattice.crystal import CELL_PX, load_crystal
 from oddlattice.lattice import NoLatticeError, describe
+from real_columns import RealScan, change_at, sample
 
 Float = npt.NDArray[np.float32]
 SIDE = 64
@@ -37,6 +51,7 @@ def crystal_crops(
     change: float = 0.0,
     shift_px: float = 0.0,
     dose: float = DOSE,
+    jitter_px: float = 0.0,
 ) -> Float:
     """Crops of two columns a cell (1 and 0.6 high) at any phase; the brighter one nearest the middle is changed."""
     row, col = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
@@ -46,6 +61,7 @@ def crystal_crops(
     for k in range(n):
         image = np.full((SIDE, SIDE), GROUND)
         phase = rng.random(2)
+        seen = col + rng.normal(0, jitter_px, (SIDE, 1)) if jitter_px else col
         for place, height in ((np.zeros(2), 1.0), (np.full(2, 0.5), 0.6)):
             at = (index + place + phase) @ lattice
             odd = np.hypot(*at.T).argmin() if height == 1.0 else -1
@@ -53,7 +69,7 @@ def crystal_crops(
                 if max(abs(r), abs(c)) < SIDE / 2 + 4 * width:
                     factor = 1 + change if number == odd else 1.0
                     aside = shift_px if number == odd else 0.0
-                    image += factor * height * np.exp(-((row - r) ** 2 + (col - c - aside) ** 2) / (2 * width**2))
+                    image += factor * height * np.exp(-((row - r) ** 2 + (seen - c - aside) ** 2) / (2 * width**2))
         out[k] = image
     return rng.poisson(out * dose).astype(np.float32)
 
@@ -199,6 +215,59 @@ def test_changes_are_pasted_inside_the_crop_only(learned: tuple[Float, Cell, Fit
     changed = (pasted != canvas.rest).any(axis=(1, 2))
     assert 0.3 < changed.mean() < 1.0
     assert not pasted[~canvas.seen].any()
+
+
+def test_the_direction_and_the_size_of_the_jitter_are_found(learned: tuple[Float, Cell, Fit]) -> None:
+    _, cell, _ = learned
+    assert cell.prior[12] < 0.03  # there is none
+    crops = crystal_crops(40, LATTICE, np.random.default_rng(9), jitter_px=0.6)
+    loose = replace(cell, prior=np.append(cell.prior[:12], 0.1))
+    fit, _, row_variance = fit_crops(loose, crops)
+    assert row_jitter_px2(loose, fit, row_variance) == pytest.approx(0.36, rel=0.3)
+    assert not scanned_down(cell, crops)
+    assert scanned_down(turned(cell), crops.transpose(0, 2, 1))
+
+
+def test_changes_of_one_sort_share_their_probability(learned: tuple[Float, Cell, Fit]) -> None:
+    for site in find_sites(learned[1]):
+        assert len(site.prior) == len(site.changes) == 27
+        assert site.prior[:3] == pytest.approx(0.25) and site.prior[3:].sum() == pytest.approx(0.25)
+
+
+# ---- the makers of sets
+
+
+def test_an_emptied_column_falls_to_what_lies_between(tmp_path: Path) -> None:
+    crystal = load_crystal(Path(__file__).parents[1] / "models/srtio3_001/crystal.yaml")
+    line = (np.arange(CELL_PX) + 0.5) / CELL_PX
+    wave = np.cos(2 * np.pi * line)
+    cell = 2 + 0.5 * (wave[:, None] + wave) * 0.5 + np.outer(wave, wave)  # Sr at (0, 0), Ti at (0.5, 0.5)
+    ground = float(sample(cell, np.array([[0.5, 0.0], [0.0, 0.5]])).mean())
+    side = 30.0
+    row, col = np.mgrid[:120, :120]
+    counts = 100 * sample(cell, np.stack([row, col], -1) / side)
+    places = {"Sr": np.array([[60.0, 60.0]]), "Ti": np.array([[45.0, 45.0]])}
+    bright = {"Sr": np.array([100.0]), "Ti": np.array([100.0])}
+    scan = RealScan(counts, 0.013, side * np.eye(2), places, bright, cell, ground)
+    part, added = change_at(scan, crystal, "Sr", 0, to=0.0)
+    image = counts.copy()
+    image[part] += added
+    assert image[60, 60] == pytest.approx(100 * ground, rel=1e-6)
+    assert np.array_equal(image[:40], counts[:40]) and image[45, 45] == counts[45, 45]
+    part, added = change_at(scan, crystal, "Sr", 0, to="Ti")
+    assert (counts[part] + added)[60 - part[0].start, 60 - part[1].start] == pytest.approx(counts[45, 45], rel=1e-6)
+    _, weak = change_at(scan, crystal, "Sr", 0, to=0.7)
+    _, whole = change_at(scan, crystal, "Sr", 0, to=0.0)
+    np.testing.assert_allclose(weak, 0.3 * whole, atol=1e-9)
+
+
+def test_sets_are_built_from_the_library(tmp_path: Path) -> None:
+    build_crops(["simulated", str(tmp_path), "--n", "20", "--contrast", "0.3"])
+    sets = read_sets(tmp_path)
+    kinds = {"sr_empty", "ti_empty", "ti_on_sr", "sr_on_ti", "sr_moved", "ti_moved"}
+    assert set(sets) == {"bulk_train", "bulk_test"} | kinds
+    assert {len(crops) for crops in sets.values()} == {20}
+    assert 5 < sets["bulk_train"].mean() < 9  # counts of 400 e/px
 
 
 # ---- the whole

@@ -103,6 +103,8 @@ class Site:
     u, v : float
     changes : ndarray of shape (h, 13, 13)
         What each change adds to a window, in units of the cell.
+    prior : ndarray of shape (h,)
+        Probability of each change: emptied, doubled, exchanged and moved are alike, however many ways there are.
     peak : ndarray of shape (13, 13)
         The column itself.
     """
@@ -110,6 +112,7 @@ class Site:
     u: float
     v: float
     changes: Array
+    prior: Array
     peak: Array
 
 
@@ -141,13 +144,17 @@ def find_sites(cell: Cell) -> list[Site]:
 
         here = np.array([u, v])
         own = peak(uv, here)
-        changes = [-own, own]
-        changes += [peak(uv - here + other, other) - own for other in places if (other != here).any()]
+        exchanged = [peak(uv - here + other, other) - own for other in places if (other != here).any()]
+        moved = []
         for angle in 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS:
             scale = np.sqrt(abs(np.linalg.det(cell.vectors_px)))
             step = scale * np.array([np.cos(angle), np.sin(angle)]) @ np.linalg.inv(cell.vectors_px)
-            changes += [peak(uv - length * step, here) - own for length in SHIFTS_CELLS]
-        sites.append(Site(float(u), float(v), np.stack(changes), own))
+            moved += [peak(uv - length * step, here) - own for length in SHIFTS_CELLS]
+        families = [family for family in ([-own], [own], exchanged, moved) if family]
+        prior = np.concatenate([np.full(len(family), 1 / len(family)) for family in families]) / len(families)
+        sites.append(
+            Site(float(u), float(v), np.stack([change for family in families for change in family]), prior, own)
+        )
     return sites
 
 
@@ -302,9 +309,8 @@ def crop_scores(judges: list[Judge], canvas: Canvas) -> Array:
         values, masks, crops = windows(canvas, judge.site)
         z, expected = judge.statistics(values, masks)
         aim = strengths * expected[..., None]
-        ratio = np.logaddexp.reduce((aim * z[..., None] - aim**2 / 2).reshape(len(z), -1), axis=1) - np.log(
-            z.shape[1] * len(strengths)
-        )
+        ratios = aim * z[..., None] - aim**2 / 2 + np.log(judge.site.prior)[:, None] - np.log(len(strengths))
+        ratio = np.logaddexp.reduce(ratios.reshape(len(z), -1), axis=1)
         np.logaddexp.at(total, crops, ratio)
         count += np.bincount(crops, minlength=n)
     return np.asarray(total - np.log(np.maximum(count, 1)))

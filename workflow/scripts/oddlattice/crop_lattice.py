@@ -29,6 +29,8 @@ SUPERCELL_EXCESS = (
 )
 CHUNK = 100  # crops at a time
 WIDEST_RIM_PX = 7
+LEAST_JITTER_PX2 = 1e-3  # less bends nothing
+TRIAL_JITTER_PX2 = 0.1
 RIM_EXCESS = 1.15  # misfit over that further in, from which on a border is left out
 PLANE = 3  # 1, row, col
 GEOMETRY = 6  # shift, and its slopes along row and col
@@ -190,6 +192,8 @@ class Cell:
         Local misfit over the expected one that 99 % of bulk stays below.
     rim_px : int
         Pixels at the border of every crop that are not what the image showed there (crops blurred one by one).
+    row_correlation_px : float
+        As `correlation_px`, along a row only.
     """
 
     vectors_px: Array
@@ -199,6 +203,7 @@ class Cell:
     correlation_px: float
     energy_limit: float
     rim_px: int = 0
+    row_correlation_px: float = 1.0
 
     @property
     def slopes(self) -> Array:
@@ -461,7 +466,7 @@ def _averaged(cell: Cell, crops: Float, fit: Fit) -> Cell:
     side = crops.shape[1]
     plane = _plane(side)
     sums = np.zeros((3, BINS * BINS))
-    energies, correlations = [], []
+    energies, correlations, along = [], [], []
     ratio = np.zeros((side, side))
     inner = (border_px(side) >= cell.rim_px).ravel()
     for start in range(0, len(crops), CHUNK):
@@ -487,6 +492,7 @@ def _averaged(cell: Cell, crops: Float, fit: Fit) -> Cell:
         ring = np.fft.fftfreq(2 * side)
         slow = np.hypot(ring[:, None], ring[None, :])
         correlations.append(power[:, (slow > 0.04) & (slow < 0.15)].mean() / power.mean())
+        along.append(power[:, :, (np.abs(ring) > 0.04) & (np.abs(ring) < 0.15)].mean() / power.mean())
     values = (sums[0] / np.maximum(sums[1], 1e-9)).reshape(BINS, BINS)
     variance = (sums[2] / np.maximum(sums[1], 1e-9)).reshape(BINS, BINS)
     variance = np.maximum(gaussian_filter(variance, 1.0, mode="wrap"), 1e-3 * variance.max() + 1e-9)
@@ -498,6 +504,7 @@ def _averaged(cell: Cell, crops: Float, fit: Fit) -> Cell:
         correlation_px=float(max(1.0, np.mean(correlations))),
         energy_limit=float(max(1.5, np.quantile(np.concatenate(energies), 0.99))),
         rim_px=_rim(ratio),
+        row_correlation_px=float(max(1.0, np.mean(along))),
     )
 
 
@@ -524,11 +531,41 @@ def learn_cell(crops: Float, rounds: int = 4) -> tuple[Cell, Fit]:
         # the spread of what is found and what is left unknown of it: one step of expectation-maximisation
         usual = np.array([_clipped_mean(found[:, k] ** 2 + variance[:, k]) for k in range(12)])
         free = np.isinf(loose[:12])
-        prior = np.append(np.where(free, np.inf, usual), _clipped_mean(fit.row_shift_px**2 + row_variance))
+        prior = np.append(np.where(free, np.inf, usual), row_jitter_px2(cell, fit, row_variance))
         vectors = cell.vectors_px @ np.linalg.inv(np.eye(2) - fit.geometry[:, 2:].mean(0).reshape(2, 2) / (side / 2))
         cell = replace(_averaged(cell, crops, fit), prior=np.maximum(prior, 1e-8), vectors_px=vectors)
     fit, _, _ = fit_crops(cell, crops)
     return cell, fit
+
+
+def row_jitter_px2(cell: Cell, fit: Fit, row_variance: Array) -> float:
+    """Variance of the row shifts [px^2] by moments: scatter of what is measured less its own errors.
+
+    `fit` and `row_variance` as of `fit_crops`: shifts drawn towards 0 by the prior, which is undone here.
+    """
+    prior = cell.prior[12]
+    information = np.maximum(1 / row_variance - 1 / prior, 1e-6)
+    measured = fit.row_shift_px / (row_variance * information)
+    error = max(cell.row_correlation_px / cell.correlation_px, 1.0) / information
+    weight = (prior + error) ** -2
+    square = np.minimum(measured**2, 9 * (prior + error))
+    return float(max((weight * (square - error)).sum() / weight.sum(), LEAST_JITTER_PX2))
+
+
+def turned(cell: Cell) -> Cell:
+    """The cell as crops show it whose rows and columns are exchanged."""
+    prior = cell.prior[[1, 0, 5, 4, 3, 2, 6, 8, 7, 9, 11, 10, 12]]
+    return replace(cell, vectors_px=cell.vectors_px[:, ::-1].copy(), prior=prior)
+
+
+def scanned_down(cell: Cell, crops: Float) -> bool:
+    """Whether the scan ran along the columns of the crops (n, side, side), not along their rows: where jitter is."""
+    found = []
+    for one, shown in ((cell, crops), (turned(cell), crops.transpose(0, 2, 1))):
+        loose = replace(one, prior=np.append(one.prior[:12], TRIAL_JITTER_PX2))
+        fit, _, row_variance = fit_crops(loose, shown)
+        found.append(row_jitter_px2(loose, fit, row_variance))
+    return found[1] > 1.5 * found[0] + 5 * LEAST_JITTER_PX2
 
 
 def _clipped_mean(square: Array) -> float:

@@ -28,7 +28,17 @@ from oddlattice.crop_columns import (
     learn_judges,
     seen_from_crops,
 )
-from oddlattice.crop_lattice import Cell, Fit, fit_crops, joined, learn_cell, predict, starting_fit
+from oddlattice.crop_lattice import (
+    Cell,
+    Fit,
+    fit_crops,
+    joined,
+    learn_cell,
+    predict,
+    scanned_down,
+    starting_fit,
+    turned,
+)
 from oddlattice.crop_sets import SIDE_PX, TEST, TRAIN
 from oddlattice.crop_vae import STEPS, Predictor, TrainingSet, train_predictor
 from oddlattice.lattice import NoLatticeError
@@ -41,6 +51,7 @@ COMPONENTS = 20
 PUBLISHED_EPOCHS, PUBLISHED_RATE = 20, 1e-3  # 200 and 1e-4 as published, which take hours on two cores
 CELL_CROPS = 400  # crops from which the cell is learned, evenly taken
 ROUNDS = 3
+DIRECTION_CROPS = 100  # crops that tell the direction of the scan
 SMOOTH_PX = 2.0  # differences of the baselines are smoothed over about a column before the largest is taken
 CHUNK = 64
 RATES = (0.01, 0.001)
@@ -182,18 +193,28 @@ def learn_published(train: Float, scale: Scale, epochs: int, seed: int, say: Say
     return Published(scale, network, middle)
 
 
+def scan_rows_first(crops: Float, scanned_down: bool) -> Float:
+    """Crops (n, 64, 64) with the scan's fast axis last: what jitters are rows."""
+    return crops.transpose(0, 2, 1) if scanned_down else crops
+
+
 @dataclass(frozen=True)
 class OnLattice:
-    """Ours: the crop on its own lattice, bulk predicted by the VAE, matched kernels at every column."""
+    """Ours: the crop on its own lattice, bulk predicted by the VAE, matched kernels at every column.
+
+    Where `scanned_down`, cell, network and judges are of crops with rows and columns exchanged.
+    """
 
     scale: Scale
     cell: Cell
     predictor: Predictor
     judges: list[Judge]
     workers: int
+    scanned_down: bool = False
 
     def evaluate(self, crops: Float) -> Result:
         """Score crops (n, 64, 64)."""
+        crops = scan_rows_first(crops, self.scanned_down)
         parts = [crops[start : start + CHUNK] for start in range(0, len(crops), CHUNK)]
         with ThreadPoolExecutor(self.workers) as pool:
             results = list(pool.map(self._evaluate, parts))
@@ -281,8 +302,14 @@ def learn_methods(train: Float, epochs: int, seed: int, workers: int, say: Say) 
     """Train every method on bulk crops (n, 64, 64), by name."""
     scale = find_scale(train)
     cell: Cell | None
+    down = False
     try:
-        cell, _ = learn_cell(train[:: max(1, len(train) // CELL_CROPS)], ROUNDS)
+        some = train[:: max(1, len(train) // CELL_CROPS)]
+        cell, _ = learn_cell(some, ROUNDS)
+        down = scanned_down(cell, some[:DIRECTION_CROPS])
+        if down:
+            cell, _ = learn_cell(scan_rows_first(some, down), ROUNDS)
+            say("the scan ran along the columns of the crops: they are exchanged with the rows")
         a, b = (float(np.hypot(*vector)) for vector in cell.vectors_px)
         say(f"lattice: {a:.2f} x {b:.2f} px a cell, {len(find_sites(cell))} columns a cell")
     except NoLatticeError as error:
@@ -292,7 +319,8 @@ def learn_methods(train: Float, epochs: int, seed: int, workers: int, say: Say) 
     if cell is None:
         ours = learn_off_lattice(train, scale, seed, say)
     else:
-        ours = learn_on_lattice(train, scale, cell, seed, workers, say)
+        ours = learn_on_lattice(scan_rows_first(train, down), scale, cell, seed, workers, say)
+        ours, cell = replace(ours, scanned_down=down), turned(cell) if down else cell
     return {
         "template": Template(scale, cell, train.mean(axis=0)),
         "pca": learn_components(train, scale),
