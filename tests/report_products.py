@@ -12,10 +12,11 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.stats import norm
 
 import gather_defects
-from oddlattice import review_files
+from oddlattice import polar, review_files, statistics
 from oddlattice.crystal import Crystal, crystal_from_dict
 from oddlattice.products import COLUMNS, DEFECTS, IMAGES, READ, table, write_parquet
 from oddlattice.report.geometry import bilinear
+from oddlattice.report.html import json_text
 from oddlattice.simulate import Conditions, Defect, Scan, simulate_scan
 
 CRYSTAL = {
@@ -45,6 +46,7 @@ class Made:
     defects: Path
     images: Path
     columns: Path
+    statistics: Path
     reviews_json: Path
 
 
@@ -189,6 +191,21 @@ def known_defect(name: str, change: float, shift_pm: float, found: float) -> dic
     return about | whole | {"n": 500, "recovered": found, "ideal": min(1.0, found + 0.1)} | interval
 
 
+def image_statistics(
+    row: dict[str, Any], defects: list[dict[str, Any]], columns: pl.DataFrame, arrays: dict[str, np.ndarray], seed: int
+) -> dict[str, Any]:
+    """Statistics as measure_images makes them, the B sites displaced at random."""
+    nodes, mask = arrays["nodes_px"], arrays["mask"]
+    pixel = np.array([row["pixel_nm"]] * 2)
+    found = statistics.defect_figures(row, table(defects, DEFECTS), columns)
+    found["clustering"] = statistics.clustering(table(defects, DEFECTS), columns, pixel, 0.39, row["area_nm2"], seed)
+    found["lattice"] = statistics.lattice_figures(*polar.lattice_field(nodes, mask, pixel), nodes)
+    cells = np.argwhere(mask > 0)
+    shift = np.random.default_rng(seed).normal(6, 3, (len(cells), 2))
+    moved = polar.Polar(cells, cells + 0.5, shift, 3.0, "Sr", "Ti")
+    return found | {"polar": statistics.polar_figures(moved, nodes)}
+
+
 def trials(half: float) -> list[dict[str, float]]:
     """Part of trial columns found, half of them at a loss of `half`."""
     found = []
@@ -227,8 +244,10 @@ class Shard:
         self.paths = Made(
             *(self.folder / f"{part}.zarr" for part in ("images", "tiles", "differences", "maps")),
             *(self.folder / f"{part}.parquet" for part in ("defects", "images", "columns")),
+            self.folder / "statistics.json",
             self.folder / "reviews.json",
         )
+        self.statistics: dict[str, Any] = {}
         self.statements: list[dict[str, Any]] = []
         self.files: list[dict[str, Any]] = []
         names = ("images", "tiles", "differences", "maps")
@@ -315,6 +334,7 @@ class Shard:
             smallest_loss_90=0.21, acquired="2026-03-04T15:12:09",
         )  # fmt: skip
         self.rows.append(row | values)
+        self.statistics[image_id] = image_statistics(row | values, found, columns.drop("kind"), arrays, seed)
 
     def plain(
         self, image_id: str, path: str, state: str, reason: str, lattice: dict[str, Any] | None = None, **values: Any
@@ -345,6 +365,7 @@ class Shard:
             write_parquet(table(rows, schema), path)
         text = review_files.dumped({"files": self.files, "statements": self.statements})
         self.paths.reviews_json.write_text(text, encoding="ascii")
+        self.paths.statistics.write_text(json_text(self.statistics), encoding="ascii")
         return self.paths
 
     def gathered(self, folder: Path) -> dict[str, str]:

@@ -166,6 +166,27 @@ def test_maps_lie_over_the_image(demo: Path) -> None:
         assert np.hypot(dip[0] - 8, dip[1] - 8) <= 3 and part.min() < -0.3
 
 
+def test_statistics_of_every_image(demo: Path) -> None:
+    """Counts agree with the tables; a crystal without polarisation shows none beyond its noise."""
+    images, defects = tables(demo)
+    found: dict[str, dict] = {}
+    for path in (demo / "results/4_defects").glob("*.statistics.json"):
+        found |= json.loads(path.read_text())
+    analysed = images.filter(pl.col("state") == "analysed")
+    assert set(found) == set(analysed["image_id"])
+    for row in analysed.iter_rows(named=True):
+        here = found[row["image_id"]]
+        assert next(r for r in here["densities"] if r["kind"] == "all")["number"] == row["defects"]
+        assert here["clustering"].get("p_value", 1.0) > 0.001  # the demo's defects are strewn at random
+        polar = here["polar"]
+        assert (polar["a_site"], polar["b_site"]) == ("Sr", "Ti")
+        assert 0.3 < polar["sigma_pm"] < 6 and polar["mean_size_pm"] < 2
+    whole = json.loads((demo / "results/4_defects/statistics.json").read_text())
+    assert whole["images"] == 10 and whole["images_counted"] == 8
+    assert {row["group"] for row in whole["groups"]} == {Path(p).parent.name for p in analysed["path"]}
+    assert "statistics.html" in (demo / "results/5_report/index.html").read_text()
+
+
 def test_every_image_has_a_page_and_its_numbers(demo: Path) -> None:
     images, _ = tables(demo)
     report = demo / "results/5_report"

@@ -12,6 +12,7 @@ import zarr
 import cut_tiles
 import find_defects
 import infer_differences
+import measure_images
 import read_images
 import write_pages
 from fault_runs import CRYSTAL, ROOT, write_scan
@@ -46,15 +47,19 @@ class Shard:
             *found, self.defects, self.table, self.columns, self.completeness, self.maps, SETTINGS["defects"]
         )
 
+    def measure(self) -> None:
+        stores, tables = (self.images, self.tiles, self.differences), (self.defects, self.table, self.columns)
+        measure_images.main(*stores, [str(CRYSTAL)], *tables, self.statistics, self.places, {"seed": 1})
+
     def report(self) -> None:
         stores = (self.images, self.tiles, self.differences, self.maps)
         said = self.folder / "reviews.json"
         said.write_text('{"statements": []}')
-        write_pages.main(*stores, self.defects, self.table, self.columns, said, self.pages, REPORT)
+        write_pages.main(*stores, self.defects, self.table, self.columns, self.statistics, said, self.pages, REPORT)
 
     def after(self, stage: str) -> None:
         """Run the stages that follow."""
-        stages = ["tile", "infer", "find", "report"]
+        stages = ["tile", "infer", "find", "measure", "report"]
         for name in stages[stages.index(stage) + 1 :]:
             getattr(self, name)()
 
@@ -193,6 +198,16 @@ def test_a_page_that_fails_says_so_and_leaves_the_results(
     good = {p.name for p in Path(whole.pages).iterdir() if p.name.startswith(GOOD)}
     assert names == good | {f"{BAD}.html"}
     assert shard.states()[BAD] == "analysed"
+
+
+def test_measuring_that_fails_costs_the_statistics_of_one_image(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = fails_on_bad(measure_images.measure, IndexError("no <b>"), lambda row, *others: row["image_id"])
+    monkeypatch.setattr(measure_images, "measure", bad)
+    shard.measure()
+    shard.report()
+    pages = {name: (shard.folder / "pages" / f"{name}.html").read_text() for name in (GOOD, BAD)}
+    assert "None, by a fault of the program: <bdi>IndexError: no &lt;b&gt;</bdi>" in pages[BAD]
+    assert "pair correlation" in pages[GOOD].lower()
 
 
 def test_a_rejected_image_makes_a_rejected_file(whole: Shard, tmp_path: Path) -> None:

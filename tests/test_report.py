@@ -316,6 +316,8 @@ def index(shard: tuple[made_up.Shard, made_up.Made, Path]) -> Path:
     files.append({"file_id": "new", "path": "new.dm4", "state": "waiting", "reason": "It may still be being written."})
     write_tsv(table(files, INVENTORY), out.parent.parent / "discovered.tsv")
     path = out.parent / "index.html"
+    for name in ("statistics.html", "methods.md"):
+        path.with_name(name).touch()  # written by the rule before
     write_index_of(found, out.parent.parent, path, [str(out)])
     return path
 

@@ -10,6 +10,9 @@ Out: results/4_defects/{shard}.parquet          flagged columns (products.DEFECT
      results/4_defects/{defects,images,completeness}.{parquet,csv}  the same of all shards; what people said of them
      results/4_defects/reviews.{parquet,csv}    every statement of a person (products.REVIEWS), and what became of it
      results/4_defects/precision.csv            how many of the reviewed defects are real (products.PRECISION)
+     results/4_defects/{shard}.places.parquet   every column's measured place (products.PLACES)
+     results/4_defects/{shard}.statistics.json  densities, site fractions, g(r), fields of displacements of each image
+     results/4_defects/statistics.json, {densities,sites,groups,comparisons,trends}.csv  of all images together
 """
 
 
@@ -65,3 +68,56 @@ rule gather_defects:
         runtime=30,
     script:
         "../scripts/gather_defects.py"
+
+
+rule measure_images:
+    input:
+        images_zarr="results/1_images/{shard}.zarr",
+        tiles_zarr="results/2_tiles/{shard}.zarr",
+        differences_zarr="results/3_differences/{shard}.zarr",
+        crystals=of_models("crystal.yaml"),
+        defects="results/4_defects/{shard}.parquet",
+        images="results/4_defects/{shard}.images.parquet",
+        columns="results/4_defects/{shard}.columns.parquet",
+        modules=modules_of("measure_images"),
+    output:
+        statistics="results/4_defects/{shard}.statistics.json",
+        places="results/4_defects/{shard}.places.parquet",
+    log:
+        "results/logs/measure_images/{shard}.log",
+    benchmark:
+        "results/benchmarks/measure_images/{shard}.tsv"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        settings={"seed": config["seed"]},
+    script:
+        "../scripts/measure_images.py"
+
+
+rule compare_images:
+    input:
+        images_parquet="results/4_defects/images.parquet",
+        defects_parquet="results/4_defects/defects.parquet",
+        statistics=of_shards("results/4_defects/{shard}.statistics.json"),
+        images_zarr=of_shards("results/1_images/{shard}.zarr"),
+        modules=modules_of("compare_images"),
+    output:
+        json="results/4_defects/statistics.json",
+        densities="results/4_defects/densities.csv",
+        sites="results/4_defects/sites.csv",
+        groups="results/4_defects/groups.csv",
+        comparisons="results/4_defects/comparisons.csv",
+        trends="results/4_defects/trends.csv",
+    log:
+        "results/logs/compare_images.log",
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        settings=config["statistics"] | {"seed": config["seed"]},
+    script:
+        "../scripts/compare_images.py"

@@ -2,8 +2,9 @@
 
 In:  the zarr stores and tables of a shard; results/4_defects/{defects,images,reviews}.parquet;
      results/4_defects/precision.csv; results/0_archive/discovered.tsv, reviews.json, {shard}.reviews.json
-Out: results/5_report/{shard}/<image_id>.html, .json, .defects.csv and the pictures in <image_id>/
+Out: results/5_report/{shard}/<image_id>.html, .json, .defects.csv, .geojson and the pictures in <image_id>/
      results/5_report/index.html, index.json
+     results/5_report/statistics.html, methods.md   what all images show together; the methods of a paper
 """
 
 
@@ -16,6 +17,7 @@ rule write_pages:
         defects="results/4_defects/{shard}.parquet",
         images="results/4_defects/{shard}.images.parquet",
         columns="results/4_defects/{shard}.columns.parquet",
+        statistics="results/4_defects/{shard}.statistics.json",
         reviews_json="results/0_archive/{shard}.reviews.json",
         modules=modules_of("write_pages"),
     output:
@@ -43,6 +45,7 @@ rule write_index:
         precision_csv="results/4_defects/precision.csv",
         reviews_json="results/0_archive/reviews.json",
         discovered_tsv="results/0_archive/discovered.tsv",
+        statistics_html="results/5_report/statistics.html",
         page_dirs=of_shards("results/5_report/{shard}"),
         modules=modules_of("write_index"),
     output:
@@ -59,3 +62,24 @@ rule write_index:
         provenance={"config": config, "versions": settings.versions()},
     script:
         "../scripts/write_index.py"
+
+
+rule write_statistics:
+    input:
+        statistics="results/4_defects/statistics.json",
+        images_parquet="results/4_defects/images.parquet",
+        page_dirs=of_shards("results/5_report/{shard}"),
+        modules=modules_of("write_statistics"),
+    output:
+        html="results/5_report/statistics.html",
+        methods="results/5_report/methods.md",
+    log:
+        "results/logs/write_statistics.log",
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        provenance={"config": config, "versions": settings.versions()},
+    script:
+        "../scripts/write_statistics.py"

@@ -23,11 +23,12 @@ from oddlattice.chunks import Windows, bands, every
 from oddlattice.crystal import CELL_PX
 from oddlattice.logs import log_to
 from oddlattice.products import write_csv
-from oddlattice.report import facts, geometry, pictures, plots
+from oddlattice.report import exports, facts, geometry, pictures, plots
 from oddlattice.report import numbers as n
 from oddlattice.report.facts import Image, Row
 from oddlattice.report.html import json_text, render
 from oddlattice.report.kinds import KINDS
+from oddlattice.report.statistics_view import image_view
 from oddlattice.reviews import Reviewed, lay_on
 from oddlattice.settings import versions
 from oddlattice.whole import whole_directory
@@ -330,6 +331,26 @@ def _kind_rows(found: list[Row]) -> list[Row]:
     return rows
 
 
+def write_exports(image: Image, pixel_nm: tuple[float, float] | None, shard: str, folder: Path) -> Row:
+    """GeoJSON and figures of an image beside its page; what its page says of them."""
+    name = str(image.row["image_id"])
+    stem = folder / name / "figure"
+    text = json_text(exports.geojson(name, image.defects, pixel_nm), indent=1)
+    (folder / f"{name}.geojson").write_text(text + "\n", encoding="ascii")
+    files = [
+        ("defects, CSV", f"{name}.defects.csv"),
+        ("defects, GeoJSON", f"{name}.geojson"),
+        ("every number, JSON", f"{name}.json"),
+    ]
+    if image.row["state"] == "analysed":
+        exports.save_figure(exports.defect_figure(image.raw, image.defects, pixel_nm), stem)
+        files += [(f"figure, {end.upper()}", f"{name}/figure.{end}") for end in ("svg", "png")]
+    places = f"results/1_images/{shard}.zarr/{name}"
+    if image.maps:
+        places += f" and results/4_defects/{shard}.zarr/{name}"
+    return {"files": files, "snippet": exports.snippet(name), "zarr": places}
+
+
 def layers_of(image: Image, maps: dict[str, Row], prediction: Row | None) -> list[Row]:
     """The layers the viewer can show of an image, in the order in which they lie on each other."""
     lattice = image.nodes_px is not None
@@ -347,7 +368,7 @@ def layers_of(image: Image, maps: dict[str, Row], prediction: Row | None) -> lis
     return [dict(zip(keys, layer, strict=False)) for layer in found if layer[-1]]
 
 
-def write_page(image: Image, shard: str, folder: Path, settings: dict[str, Any]) -> None:
+def write_page(image: Image, statistics: Row, shard: str, folder: Path, settings: dict[str, Any]) -> None:
     """Write the page, the pictures, the JSON and the CSV of one image into `folder`."""
     row = image.row
     name = str(row["image_id"])
@@ -376,6 +397,7 @@ def write_page(image: Image, shard: str, folder: Path, settings: dict[str, Any])
         "completeness": image.losses,
         "trials": image.trials,
         "histograms": histograms,
+        "statistics": statistics,
         "review": facts.review_facts(image),
         "display": {"raw": raw, "prediction": prediction, "maps": maps, "crops": crops, "cells": cells},
         "defects": image.defects.to_dicts(),
@@ -383,6 +405,7 @@ def write_page(image: Image, shard: str, folder: Path, settings: dict[str, Any])
     }
     (folder / f"{name}.json").write_text(json_text(twin, indent=1) + "\n", encoding="ascii")
     write_csv(image.defects, folder / f"{name}.defects.csv")
+    taken = write_exports(image, pixel, shard, folder)
     page = render(
         "image.html.j2",
         ("viewer.js", "review.js", "gallery.js", "image.js"),
@@ -413,6 +436,8 @@ def write_page(image: Image, shard: str, folder: Path, settings: dict[str, Any])
         completeness=plots.completeness_plot(image.losses) if image.losses else None,
         trial_rows=facts.trial_table(image.trials),
         trial_note=facts.trial_note(image.trials) if image.trials else "",
+        statistics=image_view(statistics, (image.raw.shape[0], image.raw.shape[1]), pixel),
+        exports=taken,
         texts=_texts(image, histograms),
         lattice=facts.lattice_table(image),
         quality=facts.quality_table(image),
@@ -453,9 +478,11 @@ def _texts(image: Image, histograms: Row) -> Row:
     return found
 
 
-def write_page_of(image: Callable[[], Image], shard: str, folder: Path, settings: dict[str, Any]) -> None:
+def write_page_of(
+    image: Callable[[], Image], statistics: Row, shard: str, folder: Path, settings: dict[str, Any]
+) -> None:
     """`write_page` of an image that has still to be loaded."""
-    write_page(image(), shard, folder, settings)
+    write_page(image(), statistics, shard, folder, settings)
 
 
 def write_failure(row: Row, words: str, folder: Path) -> None:
@@ -481,6 +508,7 @@ def main(
     defects: str | Path,
     images: str | Path,
     columns: str | Path,
+    statistics: str | Path,
     reviews_json: str | Path,
     out_dir: str | Path,
     settings: dict[str, Any],
@@ -493,10 +521,12 @@ def main(
         The shard's zarr stores.
     defects, images, columns : path
         The shard's Parquet tables.
+    statistics : path
+        The shard's statistics, by image.
     reviews_json : path
         What people said of images of the shard, see `oddlattice.review_files`.
     out_dir : path
-        Written whole: <image_id>.html, .json, .defects.csv and the folder <image_id> of each image that was read.
+        Written whole: <image_id>.html, .json, .defects.csv, .geojson and folder <image_id> of each image that was read.
     settings : dict
         ``published_band_std``: half width of the published rule's band [std]; ``config``: the merged configuration,
         shown as it is.
@@ -507,10 +537,11 @@ def main(
     said = json.loads(Path(reviews_json).read_text(encoding="ascii"))["statements"]
     found = lay_on(pl.read_parquet(defects), pl.read_parquet(images), partial(places_of, tested), said)
     rows = [row for row in found.images.iter_rows(named=True) if row["state"] != "rejected"]
+    measured = json.loads(Path(statistics).read_text(encoding="utf-8"))
     with whole_directory(out_dir) as part:
         for row in rows:
-            image = partial(load_image, row, stores, found, tested)
-            _, fault = spared(write_page_of, image, Path(out_dir).name, part, settings)
+            image, known = partial(load_image, row, stores, found, tested), measured.get(row["image_id"], {})
+            _, fault = spared(write_page_of, image, known, Path(out_dir).name, part, settings)
             if fault is not None:
                 print(fault.trace)
                 write_failure(row, fault.words, part)
@@ -527,6 +558,7 @@ if "snakemake" in globals():
         snakemake.input.defects,
         snakemake.input.images,
         snakemake.input.columns,
+        snakemake.input.statistics,
         snakemake.input.reviews_json,
         snakemake.output.pages,
         dict(snakemake.params.settings),

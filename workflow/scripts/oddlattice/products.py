@@ -200,6 +200,90 @@ PRECISION: Schema = {
     "ci_high": pl.Float64,
 }
 
+#: results/4_defects/{shard}.places.parquet: every column whose place could be measured in the image itself.
+PLACES: Schema = {
+    "image_id": pl.String,
+    "cell_u": pl.Int64,
+    "cell_v": pl.Int64,
+    "site": pl.String,
+    "row_px": pl.Float64,  # measured, in the raw image with its scan-row shifts taken out
+    "col_px": pl.Float64,
+    "polar_row_pm": pl.Float64,  # B site of a perovskite against the centroid of its four A neighbours, else null
+    "polar_col_pm": pl.Float64,
+}
+
+#: results/4_defects/densities.csv: point defects of each kind in all images of a model; kind "all": of every kind.
+DENSITIES: Schema = {
+    "model": pl.String,
+    "kind": pl.String,
+    "number": pl.Int64,
+    "expected_false": pl.Float64,
+    "area_nm2": pl.Float64,
+    "density_per_nm2": pl.Float64,  # as flagged
+    "ci_low_per_nm2": pl.Float64,
+    "ci_high_per_nm2": pl.Float64,
+    "completeness": pl.Float64,
+    "corrected_per_nm2": pl.Float64,  # for false discoveries and completeness
+    "corrected_ci_low_per_nm2": pl.Float64,
+    "corrected_ci_high_per_nm2": pl.Float64,
+    "not_corrected": pl.String,  # why not
+}
+
+#: results/4_defects/sites.csv: part of the tested columns of a site that is flagged; kind "any": as whatever kind.
+SITES: Schema = {
+    "model": pl.String,
+    "site": pl.String,
+    "kind": pl.String,
+    "number": pl.Int64,
+    "columns_tested": pl.Int64,
+    "fraction": pl.Float64,
+    "ci_low": pl.Float64,
+    "ci_high": pl.Float64,
+}
+
+#: results/4_defects/groups.csv
+GROUPS: Schema = {
+    "model": pl.String,
+    "group": pl.String,
+    "images": pl.Int64,
+    "number": pl.Int64,
+    "area_nm2": pl.Float64,
+    "density_per_nm2": pl.Float64,
+    "ci_low_per_nm2": pl.Float64,
+    "ci_high_per_nm2": pl.Float64,
+    "dispersion": pl.Float64,  # scatter of the images over that of counting
+}
+
+#: results/4_defects/comparisons.csv: rates of two groups of images.
+COMPARISONS: Schema = {
+    "model": pl.String,
+    "first": pl.String,
+    "second": pl.String,
+    "ratio": pl.Float64,  # first over second
+    "ci_low": pl.Float64,
+    "ci_high": pl.Float64,
+    "p_value": pl.Float64,
+    "p_holm": pl.Float64,
+    "dispersion": pl.Float64,
+}
+
+#: results/4_defects/trends.csv: Poisson regression of each session and stack.
+TRENDS: Schema = {
+    "series": pl.String,
+    "unit": pl.String,  # h: of time; frame: of a stack
+    "kind": pl.String,
+    "images": pl.Int64,
+    "images_without_time": pl.Int64,
+    "defects": pl.Int64,
+    "slope": pl.Float64,  # of the logarithm of the density, per unit
+    "ci_low": pl.Float64,
+    "ci_high": pl.Float64,
+    "p_poisson": pl.Float64,
+    "dispersion": pl.Float64,
+    "p_value": pl.Float64,
+    "p_holm": pl.Float64,
+}
+
 
 def table(rows: list[dict[str, object]], schema: Schema) -> pl.DataFrame:
     """A table of `rows` with exactly the columns of `schema`; a missing key becomes null.

@@ -1,0 +1,116 @@
+"""What others take: GeoJSON for QuPath, figures with a scale bar, the Python entry, and provenance."""
+
+import json
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image as Picture
+
+import oddlattice
+from oddlattice.products import DEFECTS, table
+from oddlattice.report import exports
+from oddlattice.results import unit_of
+
+ROWS = [
+    {"image_id": "a", "row_px": 10.0, "col_px": 20.0, "site": "Sr", "kind": "vacancy-like", "z": -9.0},
+    {"image_id": "a", "row_px": 30.0, "col_px": 40.0, "kind": "extended", "area_nm2": 3.141592653589793},
+    {"image_id": "a", "row_px": 50.0, "col_px": 60.0, "site": "Ti", "kind": None, "z": float("nan")},
+]
+
+
+def test_geojson_is_what_qupath_reads() -> None:
+    found = exports.geojson("a", table(ROWS, DEFECTS), (0.02, 0.01))
+    assert found["type"] == "FeatureCollection"
+    column, region, unknown = found["features"]
+    # (row 10, col 20) is the middle of a pixel; from the image's corner that is x = 20.5, y = 10.5
+    assert column["geometry"] == {"type": "Point", "coordinates": [20.5, 10.5]}
+    assert column["properties"]["classification"] == {"name": "vacancy-like", "color": [92, 188, 242]}
+    assert column["properties"]["objectType"] == "detection"
+    assert column["properties"]["measurements"] == {"z": -9.0}
+    ring = np.array(region["geometry"]["coordinates"][0])
+    assert ring[0].tolist() == ring[-1].tolist() and len(ring) == 33
+    # pi nm^2 is a circle of 1 nm: 100 px across in x, 50 px in y
+    assert np.ptp(ring, axis=0) == pytest.approx([200, 100], abs=0.01)
+    assert unknown["properties"]["classification"]["name"] == "unknown"
+    assert unknown["properties"]["measurements"] == {}
+    ids = [uuid.UUID(feature["id"]) for feature in found["features"]]
+    assert len(set(ids)) == 3
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_same_defect_keeps_its_id() -> None:
+    one, two = (exports.geojson("a", table(ROWS[:1], DEFECTS), None)["features"][0]["id"] for _ in range(2))
+    assert one == two
+
+
+@pytest.mark.parametrize("defects", [ROWS, []])
+def test_figures_have_a_scale_bar_and_are_the_same_every_time(tmp_path: Path, defects: list[dict[str, object]]) -> None:
+    raw = np.random.default_rng(0).poisson(50, (80, 120)).astype(np.uint16)
+    for name in ("one", "two"):
+        exports.save_figure(exports.defect_figure(raw, table(defects, DEFECTS), (0.02, 0.02)), tmp_path / name)
+    for end in ("svg", "png"):
+        assert (tmp_path / f"one.{end}").read_bytes() == (tmp_path / f"two.{end}").read_bytes()
+    text = (tmp_path / "one.svg").read_text()
+    assert "0.3 nm" in text  # 12 % of 2.4 nm, rounded up
+    assert ("vacancy-like (1)" in text) == bool(defects)
+    with Picture.open(tmp_path / "one.png") as picture:
+        assert picture.size[0] == 1050
+
+
+def test_a_large_image_makes_a_figure_of_bounded_size(tmp_path: Path) -> None:
+    exports.save_figure(exports.defect_figure(np.zeros((3300, 50)), table([], DEFECTS), None), tmp_path / "f")
+    assert (tmp_path / "f.svg").stat().st_size < 2_000_000
+
+
+def test_blocks_are_means() -> None:
+    raw = np.arange(35 * 14.0).reshape(35, 14)
+    found = exports.reduced(raw, 12)  # blocks of 3 x 3; what does not fill one at the end is left out
+    assert found.shape == (11, 4)
+    assert found[0, 0] == raw[:3, :3].mean() and found[10, 3] == raw[30:33, 9:12].mean()
+    assert exports.reduced(raw, 100).shape == raw.shape
+
+
+# ---------------------------------------------------------------- the Python entry
+
+
+@pytest.mark.parametrize(
+    ("column", "unit"),
+    [("row_px", "px"), ("row_nm", "nm"), ("shift_row_pm", "pm"), ("area_nm2", "nm^2"), ("density_per_nm2", "nm^-2"),
+     ("density_ci_low", "nm^-2"), ("dose_counts_per_nm2", "counts nm^-2"), ("gamma_deg", "deg"), ("kind", ""),
+     ("frame", ""), ("intensity_change", ""), ("pixel_nm_header", "nm")],
+)  # fmt: skip
+def test_units_by_name(column: str, unit: str) -> None:
+    assert unit_of(column) == unit
+
+
+def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"found no 4_defects/images\.parquet; needed the folder `results`"):
+        oddlattice.open(tmp_path)
+
+
+def test_importing_is_light() -> None:
+    heavy = ("numpy", "polars", "torch", "zarr", "hyperspy")
+    code = f"import sys, oddlattice; print([m for m in {heavy} if m in sys.modules])"
+    path = str(Path(oddlattice.__file__).parent.parent)
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=path)
+    assert said.stdout.strip() == "[]"
+
+
+def test_markers_stand_at_their_defects_with_a_shape_for_each_kind() -> None:
+    from oddlattice.results import defect_markers
+
+    kinds = ["vacancy-like", "lighter", "heavier", "displaced", "extra", "extended", None]
+    rows = [{"image_id": "a", "row_px": 10.0 * k, "col_px": 5.0, "kind": kind} for k, kind in enumerate(kinds)]
+    markers = defect_markers(table(rows, DEFECTS), (0.02, 0.01))
+    assert len(markers) == len(kinds)
+    circle = next(m for m in markers if m.name == "vacancy_like")
+    assert circle.get_current_kwargs()["offsets"].tolist() == [[0.05, 0.0]]
+    triangle = next(m for m in markers if m.name == "heavier")
+    assert triangle.get_current_kwargs()["verts"].mean(axis=1)[0] == pytest.approx([0.05, 0.4])
+    assert all(repr(m) for m in markers)
+    assert defect_markers(pl.DataFrame(schema=DEFECTS), (1.0, 1.0)) == []

@@ -1,0 +1,131 @@
+"""Rule compare_images: densities of all images together, trends within sessions and stacks, groups compared."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import zarr
+
+from oddlattice import densities, statistics
+from oddlattice.logs import log_to
+from oddlattice.products import COMPARISONS, DENSITIES, GROUPS, SITES, TRENDS, table, write_csv
+from oddlattice.report.html import json_text
+from oddlattice.whole import write_text
+
+Row = dict[str, Any]
+
+
+def counts_by_kind(defects: pl.DataFrame) -> dict[str, Counter[str]]:
+    """Point defects of each kind in each image."""
+    points = statistics.point_defects(defects)
+    found: dict[str, Counter[str]] = {}
+    for image, kind in zip(points["image_id"], statistics.kinds_of(points), strict=True):
+        found.setdefault(image, Counter())[kind] += 1
+    return found
+
+
+def metadata_of(images_zarr: list[str], wanted: set[str]) -> dict[str, Row]:
+    """The files' own metadata of the images named, by image id."""
+    found: dict[str, Row] = {}
+    for path in images_zarr:
+        root = zarr.open_group(path, mode="r")
+        listed: Any = root.attrs["images"]
+        for name in (str(row["image_id"]) for row in listed):
+            if name in wanted:
+                attributes: Any = root[name].attrs["oddlattice"]
+                found[name] = attributes.get("original_metadata") or {}
+    return found
+
+
+def by_model(rows: list[Row], counts: dict[str, Counter[str]], sites: dict[str, list[Row]]) -> tuple[Any, ...]:
+    """Densities and site fractions over all images of each model."""
+    kinds, fractions = [], []
+    for model in sorted({str(row["model"]) for row in rows}):
+        images = [row for row in rows if str(row["model"]) == model]
+        total: Counter[str] = sum((counts.get(row["image_id"], Counter()) for row in images), Counter())
+        kinds += [{"model": model} | row for row in densities.densities_by_kind(list(total.elements()), images)]
+        tested: Counter[str] = Counter()
+        flagged: list[tuple[str, str]] = []
+        for row in images:
+            for part in sites.get(row["image_id"], []):
+                if part["kind"] == "any":
+                    tested[part["site"]] += part["columns_tested"]
+                else:
+                    flagged += [(part["site"], part["kind"])] * part["number"]
+        fractions += [{"model": model} | row for row in densities.site_fractions(tested, flagged)]
+    return kinds, fractions
+
+
+def main(
+    images: str | Path,
+    defects: str | Path,
+    statistics_json: list[str],
+    images_zarr: list[str],
+    out_json: str | Path,
+    out_csv: dict[str, str | Path],
+    settings: dict[str, Any],
+) -> None:
+    """Write what is found in all images together, as one JSON and as tables.
+
+    Parameters
+    ----------
+    images, defects : path
+        The gathered tables.
+    statistics_json : list of path
+        Of the shards.
+    images_zarr : list of path
+        Stores of the raw images: their metadata may name the groups.
+    out_csv : dict
+        Paths of densities, sites, groups, comparisons, trends.
+    settings : dict
+        ``group_by``, ``seed``.
+    """
+    rows = statistics.as_reviewed(pl.read_parquet(images).to_dicts())
+    counts = counts_by_kind(pl.read_parquet(defects))
+    shards: dict[str, Row] = {}
+    for path in statistics_json:
+        shards |= json.loads(Path(path).read_text(encoding="utf-8"))
+    group_by = settings["group_by"]
+    plain = group_by == "folder" or (rows and group_by in rows[0])
+    metadata = {} if plain else metadata_of(images_zarr, {row["image_id"] for row in rows})
+    names = {row["image_id"]: statistics.group_name(row, metadata.get(row["image_id"], {}), group_by) for row in rows}
+    each = statistics.one_of_each_stack(rows)
+    kinds, sites = by_model(each, counts, {name: one.get("sites", []) for name, one in shards.items()})
+    listed, compared = statistics.groups(each, counts, names)
+    trends = statistics.trends(rows, counts, settings["seed"])
+    found = {
+        "images": len(rows),
+        "images_counted": len(each),
+        "group_by": group_by,
+        "densities": kinds,
+        "sites": sites,
+        "groups": listed,
+        "comparisons": compared,
+        "trends": trends,
+    }
+    print(f"{len(rows)} images, {len(listed)} groups, {len(trends)} trends")
+    for name, schema, some in (
+        ("densities", DENSITIES, kinds),
+        ("sites", SITES, sites),
+        ("groups", GROUPS, listed),
+        ("comparisons", COMPARISONS, compared),
+        ("trends", TRENDS, [{k: v for k, v in row.items() if k != "points"} for row in trends]),
+    ):
+        write_csv(table(some, schema), out_csv[name])
+    write_text(out_json, json_text(found, indent=1) + "\n")
+
+
+if "snakemake" in globals():
+    snakemake: Any = globals()["snakemake"]
+    log_to(snakemake.log[0])
+    main(
+        snakemake.input.images_parquet,
+        snakemake.input.defects_parquet,
+        list(snakemake.input.statistics),
+        list(snakemake.input.images_zarr),
+        snakemake.output.json,
+        {key: snakemake.output[key] for key in ("densities", "sites", "groups", "comparisons", "trends")},
+        dict(snakemake.params.settings),
+    )

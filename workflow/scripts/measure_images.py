@@ -1,0 +1,165 @@
+"""Rule measure_images: where the columns of each image stand, and its statistics."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import zarr
+
+from oddlattice import polar, statistics
+from oddlattice.children import spared
+from oddlattice.columns import ColumnShape
+from oddlattice.crystal import Crystal, load_crystal
+from oddlattice.detect import raw_places
+from oddlattice.logs import log_to
+from oddlattice.onethread import one_thread
+from oddlattice.products import PLACES, table, write_parquet
+from oddlattice.report.html import json_text
+from oddlattice.whole import write_text
+
+Row = dict[str, Any]
+
+
+def _attributes(group: zarr.Group) -> Row:
+    return dict(group.attrs["oddlattice"])  # type: ignore[arg-type]
+
+
+def _group(parent: zarr.Group, name: str) -> zarr.Group:
+    found = parent[name]
+    assert isinstance(found, zarr.Group)
+    return found
+
+
+def _array(group: zarr.Group, name: str) -> npt.NDArray[Any]:
+    found = group[name]
+    assert isinstance(found, zarr.Array)
+    return np.asarray(found[:])
+
+
+def place_rows(name: str, places: polar.Places, found: polar.Polar | None, nodes_px: npt.NDArray[Any]) -> pl.DataFrame:
+    """Measured columns of a site as rows of products.PLACES, those without a place left out."""
+    known = np.isfinite(places.uv).all(axis=1)
+    cells, at = places.cells[known], raw_places(nodes_px, places.uv[known])
+    shift = np.full((len(cells), 2), np.nan)
+    if found is not None and found.b_site == places.site:
+        where = {(int(u), int(v)): k for k, (u, v) in enumerate(found.cells)}
+        index = np.array([where.get((int(u), int(v)), -1) for u, v in cells], dtype=int)
+        shift[index >= 0] = found.shift_pm[index[index >= 0]]
+    return pl.DataFrame(
+        {
+            "image_id": [name] * len(cells),
+            "cell_u": cells[:, 0],
+            "cell_v": cells[:, 1],
+            "site": [places.site] * len(cells),
+            "row_px": at[:, 0],
+            "col_px": at[:, 1],
+            "polar_row_pm": pl.Series(shift[:, 0], nan_to_null=True),
+            "polar_col_pm": pl.Series(shift[:, 1], nan_to_null=True),
+        },
+        schema=PLACES,
+    )
+
+
+def measure(
+    row: Row, stores: dict[str, zarr.Group], crystals: dict[str, Crystal], tables: dict[str, pl.DataFrame], seed: int
+) -> tuple[Row, list[pl.DataFrame]]:
+    """Statistics of one analysed image and its measured columns."""
+    name = str(row["image_id"])
+    tiles, model = _group(stores["tiles"], name), _attributes(_group(stores["differences"], name))
+    lattice, header = _attributes(tiles), _attributes(_group(stores["images"], name)).get("pixel_nm_header")
+    nodes_px, mask = _array(tiles, "nodes_px"), _array(tiles, "mask")
+    # the lattice is the ruler, split between the directions as the header says
+    ratio = math.sqrt(header[0] / header[1]) if header else 1.0
+    pixel_nm = lattice["pixel_nm"] * np.array([ratio, 1 / ratio])
+    vectors_nm = np.array([lattice["a_px"], lattice["b_px"]]) * pixel_nm
+    defects, columns = (tables[key].filter(pl.col("image_id") == name) for key in ("defects", "columns"))
+    found = statistics.defect_figures(row, defects, columns)
+    cell_nm = math.sqrt(abs(float(np.linalg.det(vectors_nm))))
+    found["clustering"] = statistics.clustering(
+        defects, columns, pixel_nm, cell_nm, row["area_nm2"], statistics.seed_for(name, seed)
+    )
+    found["lattice"] = statistics.lattice_figures(*polar.lattice_field(nodes_px, mask, pixel_nm), nodes_px)
+    shapes = [ColumnShape(c["site"], c["u"], c["v"], c["amplitude"], tuple(c["precision"])) for c in model["columns"]]
+    places = [polar.measure_places(tiles["tiles"], mask, shape) for shape in shapes]
+    sites = polar.perovskite_sites(crystals[row["model"]]) if row["model"] in crystals else None
+    by_site = {p.site: p for p in places}
+    displaced = None
+    if sites is None:
+        found["polar"] = {"reason": "the crystal is no perovskite seen along a cube axis"}
+    elif not {column.site for column in sites} <= set(by_site):
+        found["polar"] = {"reason": "one of the two sites was not measured"}
+    else:
+        a, b = (by_site[column.site] for column in sites)
+        displaced = polar.polar_displacements(a, b, (mask.shape[0], mask.shape[1]), vectors_nm * 1000)
+        found["polar"] = statistics.polar_figures(displaced, nodes_px)
+    return found, [place_rows(name, p, displaced, nodes_px) for p in places]
+
+
+def main(
+    images_zarr: str | Path,
+    tiles_zarr: str | Path,
+    differences_zarr: str | Path,
+    crystals: list[str],
+    defects: str | Path,
+    images: str | Path,
+    columns: str | Path,
+    out_statistics: str | Path,
+    out_places: str | Path,
+    settings: dict[str, Any],
+) -> None:
+    """Write statistics and measured columns of the analysed images of a shard; a failure costs its image alone.
+
+    Parameters
+    ----------
+    images_zarr, tiles_zarr, differences_zarr : path
+        The shard's stores.
+    crystals : list of path
+        crystal.yaml of every configured model.
+    defects, images, columns : path
+        The shard's tables.
+    settings : dict
+        ``seed``.
+    """
+    paths = {"images": images_zarr, "tiles": tiles_zarr, "differences": differences_zarr}
+    stores = {key: zarr.open_group(str(path), mode="r") for key, path in paths.items()}
+    tables = {"defects": pl.read_parquet(defects), "columns": pl.read_parquet(columns)}
+    known = {Path(path).parent.name: load_crystal(Path(path)) for path in crystals}
+    found: dict[str, Row] = {}
+    places = [table([], PLACES)]
+    for row in pl.read_parquet(images).iter_rows(named=True):
+        if row["state"] != "analysed":
+            continue
+        name = str(row["image_id"])
+        measured, fault = spared(measure, row, stores, known, tables, settings["seed"])
+        if measured is None:
+            assert fault is not None
+            print(f"{name}: {fault.trace}")
+            found[name] = {"failed": fault.words}
+            continue
+        found[name] = measured[0]
+        places += measured[1]
+        clustering, moved = (measured[0][key] for key in ("clustering", "polar"))
+        print(f"{name}: g(r) p {clustering.get('p_value')}, noise of polar map {moved.get('sigma_pm')} pm")
+    write_parquet(pl.concat(places), out_places)
+    write_text(out_statistics, json_text(found, indent=1) + "\n")
+
+
+if "snakemake" in globals():
+    snakemake: Any = globals()["snakemake"]
+    log_to(snakemake.log[0])
+    one_thread()
+    main(
+        snakemake.input.images_zarr,
+        snakemake.input.tiles_zarr,
+        snakemake.input.differences_zarr,
+        list(snakemake.input.crystals),
+        snakemake.input.defects,
+        snakemake.input.images,
+        snakemake.input.columns,
+        snakemake.output.statistics,
+        snakemake.output.places,
+        dict(snakemake.params.settings),
+    )

@@ -1,0 +1,143 @@
+"""The methods paragraph of a paper: what was done to these images, with every parameter and the references."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from oddlattice import randomness
+from oddlattice.report import numbers as n
+
+Row = dict[str, Any]
+
+#: What is cited, by a key of our own. Checked against the publishers' pages.
+REFERENCES = {
+    "bh": "Y. Benjamini, Y. Hochberg, J. R. Stat. Soc. B 57 (1995) 289, doi:10.1111/j.2517-6161.1995.tb02031.x",
+    "garwood": "F. Garwood, Biometrika 28 (1936) 437, doi:10.1093/biomet/28.3-4.437",
+    "wilson": "E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209, doi:10.1080/01621459.1927.10502953",
+    "gpa": "M. J. Hÿtch, E. Snoeck, R. Kilaas, Ultramicroscopy 74 (1998) 131, doi:10.1016/S0304-3991(98)00035-7",
+    "vae": "D. P. Kingma, M. Welling, Auto-Encoding Variational Bayes (2013), doi:10.48550/arXiv.1312.6114",
+    "envelope": "M. Myllymäki et al., J. R. Stat. Soc. B 79 (2017) 381, doi:10.1111/rssb.12172",
+    "ratio": "J. Przyborowski, H. Wilenski, Biometrika 31 (1940) 313, doi:10.1093/biomet/31.3-4.313",
+    "holm": "S. Holm, Scand. J. Stat. 6 (1979) 65",
+    "hyperspy": "F. de la Peña et al., HyperSpy, doi:10.5281/zenodo.592838",
+    "snakemake": "F. Mölder et al., F1000Research 10 (2021) 33, doi:10.12688/f1000research.29032.2",
+    "scipy": "P. Virtanen et al., Nature Methods 17 (2020) 261, doi:10.1038/s41592-019-0686-2",
+    "numpy": "C. R. Harris et al., Nature 585 (2020) 357, doi:10.1038/s41586-020-2649-2",
+}
+
+
+class Cited:
+    """Numbers references in the order in which they are first cited."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+
+    def __call__(self, *keys: str) -> str:
+        """Text of a citation, e.g. [3, 4]."""
+        for key in keys:
+            if key not in self.order:
+                self.order.append(key)
+        return "[" + ", ".join(str(self.order.index(key) + 1) for key in keys) + "]"
+
+    @property
+    def texts(self) -> list[str]:
+        """The references cited."""
+        return [REFERENCES[key] for key in self.order]
+
+
+def _spread(values: Sequence[float | None], unit: str, factor: float = 1.0) -> str:
+    """Range of values with its unit, one number where they are alike."""
+    known = sorted(factor * v for v in values if n.usable(v))
+    if not known:
+        return f"unknown {unit}".strip()
+    low, high = n.significant(known[0], 3), n.significant(known[-1], 3)
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
+
+
+def _methods_of(config: Mapping[str, Any], cite: Cited) -> str:
+    method = config["infer"]["method"]
+    if method == "vae":
+        return f"a convolutional variational autoencoder {cite('vae')} trained on bulk"
+    return {
+        "template": "the image's own median unit cell as template of the bulk",
+        "pca": "principal components of the image's own bulk cells",
+    }[method]
+
+
+def paragraphs(rows: Sequence[Row], found: Row, config: Mapping[str, Any], versions: Mapping[str, str]) -> Row:
+    """The methods as paragraphs and numbered references.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Analysed images (products.IMAGES).
+    found : dict
+        4_defects/statistics.json.
+    config : mapping
+        The merged configuration.
+    versions : mapping
+        Of this program and its packages.
+    """
+    cite = Cited()
+    texts = [
+        _of_images(rows, config, versions, cite),
+        _of_detection(rows, config, cite),
+        _of_numbers(found, config, cite),
+    ]
+    return {"paragraphs": texts, "references": cite.texts}
+
+
+def _of_images(rows: Sequence[Row], config: Mapping[str, Any], versions: Mapping[str, str], cite: Cited) -> str:
+    area = sum(row["area_nm2"] or 0.0 for row in rows)
+    cells = sum(row["cells_analysed"] or 0 for row in rows)
+    tile = config["tile"]
+    how_many = "1 image was" if len(rows) == 1 else f"{n.count(len(rows))} images were"
+    return (
+        f"{how_many} analysed with oddlattice {versions['oddlattice']}, a Snakemake "
+        f"{cite('snakemake')} pipeline which reads them with HyperSpy {versions['hyperspy']} {cite('hyperspy')} and "
+        f"computes with NumPy {versions['numpy']} and SciPy {versions['scipy']} {cite('numpy', 'scipy')}. "
+        f"The pixel size, {_spread([row['pixel_nm'] for row in rows], 'pm', 1000)}, comes from the fitted lattice "
+        f"and the crystal's lattice constants; images whose header disagreed in length by more than "
+        f"{n.percent(tile['length_tolerance'])} or in shape by more than {n.percent(tile['strain_tolerance'])} were "
+        f"not taken for this crystal. The lattice was fitted from the phases of its strongest reflections "
+        f"{cite('gpa')} with a slowly varying displacement field, scan-row shifts were measured over whole rows and "
+        f"taken out, the image was divided by its local mean and resampled to 20 px per unit cell along both lattice "
+        f"vectors. In all {n.count(cells)} unit cells ({n.significant(area)} nm²) were analysed; regions without the "
+        f"crystal's lattice were masked."
+    )
+
+
+def _of_detection(rows: Sequence[Row], config: Mapping[str, Any], cite: Cited) -> str:
+    models = sorted({str(row["model"]) for row in rows})
+    columns, number = (sum(row[key] or 0 for row in rows) for key in ("columns_tested", "defects"))
+    infer, defects = config["infer"], config["defects"]
+    return (
+        f"The bulk was predicted by {_methods_of(config, cite)} (model {', '.join(models) or 'none'}; adapted to each "
+        f"image over {n.significant(infer['smooth_cells'], 2)} unit cells). At each of the {n.count(columns)} atomic "
+        f"columns the difference between image and prediction was weighed by least-squares kernels for a change of "
+        f"intensity and a displacement, in the noise measured in the same image, and judged against the scatter of "
+        f"the image's own columns of that site. Columns were flagged at a false-discovery rate of "
+        f"{n.percent(defects['fdr'], 1)} within each image {cite('bh')}; {n.count(number)} point defects were found. "
+        f"Groups of {defects['extended_columns']} or more neighbouring odd columns count as extended defects. "
+        f"Completeness was measured by injecting losses of intensity into each image's own bulk columns; the smallest "
+        f"loss found nine times in ten was {_spread([row['smallest_loss_90'] for row in rows], '%', 100)}."
+    )
+
+
+def _of_numbers(found: Row, config: Mapping[str, Any], cite: Cited) -> str:
+    return (
+        f"Densities are given with exact Poisson intervals of 95 % {cite('garwood')}, proportions with Wilson's "
+        f"{cite('wilson')}; where the completeness of a kind was measured, densities were corrected for it and for "
+        f"the false-discovery rate. Clustering was tested by the pair correlation of flagged columns against columns "
+        f"drawn at random from the tested ones of the same site, with a global envelope of up to "
+        f"{randomness.SIMULATIONS} draws by extreme rank length {cite('envelope')}. Trends are Poisson regressions "
+        f"with the analysed area as exposure; groups of images (by {found['group_by']}) were compared by the exact "
+        f"conditional test of two Poisson rates {cite('ratio')}, p-values after Holm {cite('holm')}; scatter between "
+        f"images beyond counting widens intervals and p-values. All random numbers derive from the seed "
+        f"{config['seed']}."
+    )
+
+
+def markdown(methods: Row) -> str:
+    """The methods as a text file."""
+    listed = "\n".join(f"{k}. {text}" for k, text in enumerate(methods["references"], 1))
+    return "# Methods\n\n" + "\n\n".join(methods["paragraphs"]) + "\n\n## References\n\n" + listed + "\n"

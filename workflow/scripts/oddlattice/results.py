@@ -1,0 +1,288 @@
+"""The results of a run as arrays and tables with units: `oddlattice.open("results")`."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import zarr
+
+Row = dict[str, Any]
+
+#: Unit by the end of a column's or key's name; the longest that fits counts.
+UNITS = {
+    "_per_nm2": "nm^-2",
+    "_counts_per_nm2": "counts nm^-2",
+    "_nm2": "nm^2",
+    "_px": "px",
+    "_nm": "nm",
+    "_pm": "pm",
+    "_deg": "deg",
+    "_bytes": "byte",
+}
+_BY_NAME = {
+    "density_ci_low": "nm^-2",
+    "density_ci_high": "nm^-2",
+    "density_corrected_ci_low": "nm^-2",
+    "density_corrected_ci_high": "nm^-2",
+    "density_reviewed_ci_low": "nm^-2",
+    "density_reviewed_ci_high": "nm^-2",
+    "pixel_nm_header": "nm",
+}
+#: Marker of each kind in HyperSpy and its colour: shape and colour, so that nobody needs to tell colours apart.
+MARKERS = {
+    "vacancy-like": ("circle", "#5cbcf2"),
+    "lighter": ("triangle_down", "#35d6a4"),
+    "heavier": ("triangle_up", "#ffa62b"),
+    "displaced": ("diamond", "#ffe45c"),
+    "extra": ("plus", "#f492d8"),
+    "extended": ("square", "#ff7a66"),
+}
+_SIDES = {"diamond": (4, 0.0), "triangle_up": (3, math.pi), "triangle_down": (3, 0.0)}
+
+
+def unit_of(column: str) -> str:
+    """Unit of a column or key by its name; "" for a plain number, a fraction or a text."""
+    if column in _BY_NAME:
+        return _BY_NAME[column]
+    ends = [end for end in UNITS if column.endswith(end)]
+    return UNITS[max(ends, key=len)] if ends else ""
+
+
+class Results:
+    """The results of a run.
+
+    Attributes
+    ----------
+    path : Path
+    images, defects : polars.DataFrame
+        A row per image, analysed or refused; a row per defect. Units stand in the names of the columns; `units` tells
+        them.
+    statistics : dict
+        What all images show together: densities, sites, groups, comparisons, trends.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
+        if not (self.path / "4_defects/images.parquet").is_file():
+            raise FileNotFoundError(
+                f"{self.path}: found no 4_defects/images.parquet; needed the folder `results` of a finished run"
+            )
+
+    @cached_property
+    def images(self) -> pl.DataFrame:
+        """A row per image (products.IMAGES)."""
+        return pl.read_parquet(self.path / "4_defects/images.parquet")
+
+    @cached_property
+    def defects(self) -> pl.DataFrame:
+        """A row per defect of all images (products.DEFECTS)."""
+        return pl.read_parquet(self.path / "4_defects/defects.parquet")
+
+    @cached_property
+    def statistics(self) -> Row:
+        """What all images show together; every number of statistics.html."""
+        found: Row = json.loads((self.path / "4_defects/statistics.json").read_text(encoding="utf-8"))
+        return found
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Unit of every column of `images` and `defects`; "" for a plain number or a text."""
+        return {name: unit_of(name) for name in [*self.images.columns, *self.defects.columns]}
+
+    @cached_property
+    def _shards(self) -> dict[str, str]:
+        """Shard of each image that was read, by image id."""
+        found: dict[str, str] = {}
+        for store in sorted((self.path / "1_images").glob("*.zarr")):
+            root = zarr.open_group(store, mode="r")
+            listed: Any = root.attrs["images"]
+            found |= {str(row["image_id"]): store.stem for row in listed if row["state"] == "read"}
+        return found
+
+    def image(self, image_id: str) -> "ResultImage":
+        """One image by its id, as it stands in `images`.
+
+        Raises
+        ------
+        KeyError
+            If there is no such image, or it could not be read.
+        """
+        if image_id not in self._shards:
+            raise KeyError(f"{self.path}: found no image {image_id!r} that was read; `images` lists them")
+        return ResultImage(self, image_id, self._shards[image_id])
+
+    __getitem__ = image
+
+    def __iter__(self) -> Iterator["ResultImage"]:
+        return (self.image(name) for name in self.images["image_id"] if name in self._shards)
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def __repr__(self) -> str:
+        states = ", ".join(f"{n} {state}" for state, n in self.images["state"].value_counts().sort("state").iter_rows())
+        return f"<oddlattice results {self.path}: {states or 'no image'}; {self.defects.height} defects>"
+
+
+class ResultImage:
+    """One image of a run: arrays are lazy dask arrays, axes (row, col).
+
+    Attributes
+    ----------
+    image_id, shard : str
+    """
+
+    def __init__(self, results: Results, image_id: str, shard: str) -> None:
+        self.results, self.image_id, self.shard = results, image_id, shard
+
+    def __repr__(self) -> str:
+        return f"<oddlattice image {self.image_id}: {self.row['state']}, {self.defects.height} defects>"
+
+    @cached_property
+    def row(self) -> Row:
+        """Its row of the table of images."""
+        return self.results.images.row(by_predicate=pl.col("image_id") == self.image_id, named=True)
+
+    @property
+    def defects(self) -> pl.DataFrame:
+        """Its defects (products.DEFECTS)."""
+        return self.results.defects.filter(pl.col("image_id") == self.image_id)
+
+    @property
+    def columns(self) -> pl.DataFrame:
+        """Every column tested (products.COLUMNS)."""
+        return self._table("columns")
+
+    @property
+    def places(self) -> pl.DataFrame:
+        """Every column's measured place, and the polar displacement of B sites (products.PLACES)."""
+        return self._table("places")
+
+    def _table(self, name: str) -> pl.DataFrame:
+        path = self.results.path / f"4_defects/{self.shard}.{name}.parquet"
+        return pl.read_parquet(path).filter(pl.col("image_id") == self.image_id)
+
+    @cached_property
+    def statistics(self) -> Row:
+        """Densities, site fractions, clustering and displacements; empty where it was not analysed."""
+        path = self.results.path / f"4_defects/{self.shard}.statistics.json"
+        found: Row = json.loads(path.read_text(encoding="utf-8")).get(self.image_id, {})
+        return found
+
+    def _group(self, stage: str) -> zarr.Group:
+        found = zarr.open_group(self.results.path / stage / f"{self.shard}.zarr", mode="r")[self.image_id]
+        assert isinstance(found, zarr.Group)
+        return found
+
+    @cached_property
+    def metadata(self) -> Row:
+        """What the file said: pixel size, detector, acquisition time, its own metadata."""
+        found: Any = self._group("1_images").attrs["oddlattice"]
+        return dict(found)
+
+    @property
+    def pixel_nm(self) -> tuple[float, float] | None:
+        """Pixel size (row, col) [nm]: by the fitted lattice where there is one, else the header's; None without."""
+        header = self.metadata.get("pixel_nm_header")
+        fitted = self.row["pixel_nm"]
+        if fitted is None:
+            return (float(header[0]), float(header[1])) if header else None
+        ratio = math.sqrt(header[0] / header[1]) if header else 1.0
+        return fitted * ratio, fitted / ratio
+
+    @property
+    def raw(self) -> Any:
+        """The image as it was read, dask array of shape (rows, cols) [counts]."""
+        return _lazy(self._group("1_images")["0"])
+
+    @property
+    def maps(self) -> dict[str, Any]:
+        """Maps in the image's frame by name, dask arrays of shape (rows, cols): difference [local mean], z, ..."""
+        path = self.results.path / f"4_defects/{self.shard}.zarr"
+        root = zarr.open_group(path, mode="r")
+        if self.image_id not in root:
+            return {}
+        names = sorted(p.name for p in (path / self.image_id).iterdir() if p.is_dir())
+        return {name: _lazy(root[f"{self.image_id}/{name}/0"]) for name in names}
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Cells analysed, shape (U, V); empty without a lattice."""
+        return np.asarray(self._tile("mask"), dtype=bool)
+
+    @property
+    def nodes_px(self) -> npt.NDArray[np.float32]:
+        """Places (row, col) of the corners of the cells, shape (2, U + 1, V + 1) [px]; empty without a lattice."""
+        return np.asarray(self._tile("nodes_px"), dtype=np.float32)
+
+    def _tile(self, name: str) -> Any:
+        group = self._group("2_tiles")
+        return group[name][:] if name in group else np.empty((0, 0))  # type: ignore[index]
+
+    def signal(self) -> Any:
+        """The image as a lazy HyperSpy signal, axes calibrated, its defects as markers that are saved with it."""
+        import hyperspy.api as hs
+
+        pixel = self.pixel_nm
+        axes = [
+            {"name": name, "size": n, "units": "nm" if pixel else "px", "scale": pixel[k] if pixel else 1.0}
+            for k, (name, n) in enumerate(zip(("row", "col"), self.raw.shape, strict=True))
+        ]
+        found = hs.signals.Signal2D(self.raw, axes=axes).as_lazy()
+        found.metadata.General.title = f"{self.row['path']} {self.row['signal']}".strip()
+        markers = defect_markers(self.defects, pixel or (1.0, 1.0))
+        if markers:
+            found.add_marker(markers, plot_marker=False, permanent=True)
+        return found
+
+
+def _lazy(array: Any) -> Any:
+    import dask.array as da
+
+    return da.from_array(array, chunks=array.chunks)  # type: ignore[no-untyped-call]
+
+
+def defect_markers(defects: pl.DataFrame, pixel_nm: tuple[float, float]) -> list[Any]:
+    """HyperSpy markers of defects, one collection for each kind, on a signal whose axes start at 0."""
+    import hyperspy.api as hs
+
+    found = []
+    kinds = defects["kind"].fill_null("unknown")
+    for kind in sorted(set(kinds)):
+        some = defects.filter(kinds == kind)
+        # markers want (x, y): (col, row)
+        offsets = np.column_stack([some["col_px"].to_numpy() * pixel_nm[1], some["row_px"].to_numpy() * pixel_nm[0]])
+        shape, colour = MARKERS.get(kind, ("x", "#eef1f4"))
+        look = {"edgecolor": colour, "facecolor": "none", "linewidth": 1.6}
+        marker: Any
+        if shape == "circle":
+            marker = hs.plot.markers.Circles(offsets, sizes=0.28, units="xy", **look)
+        elif shape == "square":
+            marker = hs.plot.markers.Squares(offsets, widths=0.5, units="xy", **look)
+        elif shape in _SIDES:
+            sides, turn = _SIDES[shape]
+            marker = hs.plot.markers.Polygons(_polygons(offsets, sides, turn, 0.18), **look)
+        else:
+            marker = hs.plot.markers.Lines(_crosses(offsets, shape == "plus", 0.14), color=colour, linewidth=1.6)
+        marker.name = re.sub(r"\W", "_", kind)
+        found.append(marker)
+    return found
+
+
+def _polygons(centres: npt.NDArray[np.float64], sides: int, turn: float, radius: float) -> npt.NDArray[np.float64]:
+    angle = turn + math.pi / 2 + 2 * math.pi * np.arange(sides) / sides
+    corners = radius * np.column_stack([np.cos(angle), np.sin(angle)])
+    return np.asarray(centres[:, None] + corners)
+
+
+def _crosses(centres: npt.NDArray[np.float64], upright: bool, reach: float) -> npt.NDArray[np.float64]:
+    arms = np.array([[[-1, 0], [1, 0]], [[0, -1], [0, 1]]] if upright else [[[-1, -1], [1, 1]], [[-1, 1], [1, -1]]])
+    return np.asarray((centres[:, None, None] + reach * arms).reshape(-1, 2, 2), dtype=np.float64)
