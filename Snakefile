@@ -20,6 +20,7 @@ include: "workflow/rules/common.smk"
 rule all:
     input:
         "results/5_report/index.html",
+        "results/ro-crate-metadata.json",
 
 
 include: "workflow/rules/1_read.smk"

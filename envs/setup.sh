@@ -28,3 +28,8 @@ fi
 echo "installing the packages of envs/requirements.txt into .venv (once; some minutes) ..."
 # shellcheck disable=SC2086  # PIP_ARGS is a list of words
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement envs/requirements.txt ${PIP_ARGS:-}
+# `import oddlattice` works in this environment wherever it is called from
+.venv/bin/python - <<'END'
+import pathlib, sysconfig
+pathlib.Path(sysconfig.get_path("purelib"), "oddlattice.pth").write_text(f"{pathlib.Path('workflow/scripts').resolve()}\n")
+END

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import polars as pl
@@ -185,6 +187,36 @@ def test_statistics_of_every_image(demo: Path) -> None:
     assert whole["images"] == 10 and whole["images_counted"] == 8
     assert {row["group"] for row in whole["groups"]} == {Path(p).parent.name for p in analysed["path"]}
     assert "statistics.html" in (demo / "results/5_report/index.html").read_text()
+
+
+def test_the_readme_s_python_works(demo: Path, tmp_path: Path) -> None:
+    """The example of the README, word for word, in the folder of the demo's results."""
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "results").symlink_to(demo / "results")
+    check = """
+assert "torch" not in sys.modules
+assert image.raw.shape == (image.row["rows"], image.row["cols"]) == image.maps["z"].compute().shape
+assert results.units["row_px"] == "px" and len(results) == 11
+import hyperspy.api as hs
+saved = hs.load("image.hspy")
+assert [axis.units for axis in saved.axes_manager.signal_axes] == ["nm", "nm"]
+assert abs(saved.axes_manager.signal_axes[0].scale - image.pixel_nm[1]) < 1e-12
+assert set(saved.metadata.Markers.keys()) == {k.replace("-", "_") for k in image.defects["kind"]}
+"""
+    code = "import sys, warnings\nsys.path.insert(0, sys.argv[1])\n" + example + check
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / "workflow/scripts")],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_crate_lists_what_is_there(demo: Path) -> None:
+    found = json.loads((demo / "results/ro-crate-metadata.json").read_text())
+    parts = next(entity for entity in found["@graph"] if entity["@id"] == "./")["hasPart"]
+    assert len(parts) > 20
+    for part in parts:
+        assert (demo / "results" / unquote(part["@id"])).exists(), part
 
 
 def test_every_image_has_a_page_and_its_numbers(demo: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image as Picture
 
 import oddlattice
+from oddlattice import crate
 from oddlattice.products import DEFECTS, table
 from oddlattice.report import exports
 from oddlattice.results import unit_of
@@ -114,3 +115,38 @@ def test_markers_stand_at_their_defects_with_a_shape_for_each_kind() -> None:
     assert triangle.get_current_kwargs()["verts"].mean(axis=1)[0] == pytest.approx([0.05, 0.4])
     assert all(repr(m) for m in markers)
     assert defect_markers(pl.DataFrame(schema=DEFECTS), (1.0, 1.0)) == []
+
+
+# ---------------------------------------------------------------- provenance
+
+
+def test_the_crate_is_whole(tmp_path: Path) -> None:
+    """What RO-Crate 1.1 asks for: a descriptor, a root, no dangling reference, files that are there with their hash."""
+    for name in ("config.yaml", "4_defects/a b.csv", "4_defects/.x.csv.part", "5_report/index.html"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text")
+    (tmp_path / "1_images/s.zarr").mkdir(parents=True)
+    models = [{"name": "sto", "weights_sha256": "ab" * 32}]
+    found = crate.crate(tmp_path, models, "/data/archive", {"oddlattice": "0.1.0", "numpy": "2.4"})
+    by_id = {entity["@id"]: entity for entity in found["@graph"]}
+    assert len(by_id) == len(found["@graph"])
+    assert by_id["ro-crate-metadata.json"]["about"] == {"@id": "./"}
+    assert by_id["ro-crate-metadata.json"]["conformsTo"] == {"@id": "https://w3id.org/ro/crate/1.1"}
+    root = by_id["./"]
+    assert {"name", "description", "datePublished", "license"} <= set(root)
+    parts = {part["@id"] for part in root["hasPart"]}
+    assert parts == {"config.yaml", "4_defects/a%20b.csv", "5_report/index.html", "1_images/s.zarr/"}
+
+    def references(value: object) -> list[str]:
+        if isinstance(value, dict):
+            return [value["@id"]] if set(value) == {"@id"} else [r for v in value.values() for r in references(v)]
+        return [r for v in value for r in references(v)] if isinstance(value, list) else []
+
+    outside = {"https://w3id.org/ro/crate/1.1"}
+    assert set(references(found["@graph"])) - outside <= set(by_id)
+    # sha256 of "text"
+    digest = "982d9e3eb996f559e633f4d194def3761d909f5a3b647d1a851fead67c32c9d1"
+    assert by_id["config.yaml"]["sha256"] == digest and by_id["config.yaml"]["contentSize"] == "4"
+    assert by_id["#model-sto"]["identifier"] == "sha256:" + "ab" * 32
+    again = crate.crate(tmp_path, models, "/data/archive", {"oddlattice": "0.1.0", "numpy": "2.4"})
+    assert again == found

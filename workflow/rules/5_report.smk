@@ -4,6 +4,7 @@ In:  the zarr stores and tables of a shard; results/4_defects/{defects,images,re
      results/4_defects/precision.csv; results/0_archive/discovered.tsv, reviews.json, {shard}.reviews.json
 Out: results/5_report/{shard}/<image_id>.html, .json, .defects.csv, .geojson and the pictures in <image_id>/
      results/5_report/index.html, index.json
+     results/ro-crate-metadata.json    what lies in results, and where it comes from (RO-Crate 1.1)
      results/5_report/statistics.html, methods.md   what all images show together; the methods of a paper
 """
 
@@ -83,3 +84,23 @@ rule write_statistics:
         provenance={"config": config, "versions": settings.versions()},
     script:
         "../scripts/write_statistics.py"
+
+
+rule write_crate:
+    input:
+        index_html="results/5_report/index.html",
+        models=of_models("model.yaml"),
+        modules=modules_of("write_crate"),
+    output:
+        json="results/ro-crate-metadata.json",
+    log:
+        "results/logs/write_crate.log",
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        archive=config["archive"],
+        versions=settings.versions(),
+    script:
+        "../scripts/write_crate.py"

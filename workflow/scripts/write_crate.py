@@ -1,0 +1,42 @@
+"""Rule write_crate: where the whole result comes from, as an RO-Crate."""
+
+from pathlib import Path
+from typing import Any
+
+from oddlattice.crate import crate
+from oddlattice.logs import log_to
+from oddlattice.report.html import json_text
+from oddlattice.settings import load_yaml
+from oddlattice.whole import write_text
+
+
+def main(models: list[str], out_json: str | Path, archive: str, versions: dict[str, str]) -> None:
+    """Write ro-crate-metadata.json into the folder of results.
+
+    Parameters
+    ----------
+    models : list of path
+        model.yaml of every configured model.
+    out_json : path
+        Beside the folders of the stages.
+    archive : str
+    versions : dict
+        Of this program and its packages.
+    """
+    found = [
+        {"name": Path(path).parent.name, "weights_sha256": load_yaml(Path(path)).get("weights_sha256", "")}
+        for path in models
+    ]
+    text = json_text(crate(Path(out_json).parent, found, archive, versions), indent=1)
+    write_text(out_json, text + "\n")
+
+
+if "snakemake" in globals():
+    snakemake: Any = globals()["snakemake"]
+    log_to(snakemake.log[0])
+    main(
+        list(snakemake.input.models),
+        snakemake.output.json,
+        snakemake.params.archive,
+        dict(snakemake.params.versions),
+    )
