@@ -30,12 +30,23 @@ def write_scan(path: Path, side_px: int = 220, seed: int = 1) -> None:
     (write_ncem if path.suffix == ".emd" else write_dm)(path, counts, pixel=0.02)
 
 
+def install(folder: Path) -> Path:
+    """Copy what a run needs: an edit of the repository while tests run is no reason to do work again."""
+    if not folder.exists():
+        folder.mkdir()
+        for name in ("Snakefile", "config.yaml"):
+            shutil.copy(ROOT / name, folder / name)
+        for name in ("profiles", "workflow", "models/srtio3_001"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
 class Run:
     """A working folder, and what is started in it."""
 
-    def __init__(self, folder: Path, installation: Path = ROOT) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.installation = installation
+        self.installation = install(folder.with_name(f"{folder.name} installation"))
         (folder / "tmp").mkdir(parents=True, exist_ok=True)
 
     @property
