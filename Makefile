@@ -2,7 +2,8 @@
 # make test       set up, and everything that is checked: format, lint, types, tests
 # make test-all   the same with the tests that take long: kills at many moments, thousands of broken files
 # make bench      how fast everything is, an hour on two cores: results/bench/; make bench BENCH=--quick for minutes
-# make lock       renew envs/requirements.txt from pyproject.toml
+# make schedule-once WORK=/data/work CONFIG=/data/work/my.yaml   one unattended run, for cron or a systemd timer
+# make lock       renew envs/requirements.txt and envs/conda.yaml from pyproject.toml
 # make format     put code into the house's format
 
 MAKEFLAGS += --no-print-directory
@@ -10,12 +11,16 @@ BIN := .venv/bin
 READY := .venv/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test test-all bench lock format setup
+.PHONY: run schedule-once test test-all bench lock format setup
 .DELETE_ON_ERROR:
 
 run: $(READY) demo_archive
 	@snakemake --cores all
 	@echo "open in a browser: $(CURDIR)/results/5_report/index.html"
+
+# ARGS: more arguments of workflow/schedule_once.py, as --slurm; quotes for WORK and CONFIG are set here
+schedule-once: $(READY)
+	@python workflow/schedule_once.py --directory "$(or $(WORK),.)" $(if $(CONFIG),--configfile "$(CONFIG)") $(ARGS)
 
 setup: $(READY)
 
@@ -51,7 +56,9 @@ format: $(READY)
 
 lock: $(READY)
 	@python -m venv .venv/lock && .venv/lock/bin/pip install --quiet pip-tools
-	@.venv/lock/bin/pip-compile --quiet --extra library --extra test --strip-extras --no-emit-index-url \
+	@.venv/lock/bin/pip-compile --quiet --extra library --extra slurm --extra test --strip-extras --no-emit-index-url \
 	    --no-emit-find-links --no-header --no-annotate --output-file .venv/lock/requirements.txt pyproject.toml
 	@sed -e 's/+cpu//' -e '/^--/d' .venv/lock/requirements.txt > envs/requirements.txt
-	@git --no-pager diff --stat -- envs/requirements.txt
+	@{ sed '/- pip:$$/q' envs/conda.yaml; sed -n 's/^[a-z0-9]/      - &/p' envs/requirements.txt; } > .venv/lock/conda.yaml
+	@cp .venv/lock/conda.yaml envs/conda.yaml
+	@git --no-pager diff --stat -- envs

@@ -36,7 +36,7 @@ def install(folder: Path) -> Path:
         folder.mkdir()
         for name in ("Snakefile", "config.yaml"):
             shutil.copy(ROOT / name, folder / name)
-        for name in ("profiles", "workflow", "models/srtio3_001"):
+        for name in ("envs", "profiles", "workflow", "models/srtio3_001"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 

@@ -1,11 +1,20 @@
 #!/bin/sh
-# The tests of the report look at its pages in a headless Chromium. Installs Debian's where that is possible;
-# elsewhere those tests are skipped, and say so.
-for browser in chromium chromium-browser google-chrome; do
-    command -v "$browser" >/dev/null && exit 0
-done
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    echo "installing chromium ..."
-    { apt-get update && apt-get install --yes --no-install-recommends chromium; } >/dev/null && exit 0
-fi
-echo "=== SKIPPED: no Chromium here and none could be installed; the report's pages are not looked at in a browser ===" >&2
+# What the tests need of the system: a headless Chromium to look at the report's pages, and Slurm to run on a cluster.
+# Installs Debian's packages where that is possible; elsewhere the tests that need them are skipped, and say so.
+PATH=$PATH:/usr/sbin:/sbin
+
+install() {
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+    echo "installing $* ..."
+    # RUNLEVEL: a package's daemons are not started
+    { apt-get update && RUNLEVEL=1 apt-get install --yes --no-install-recommends "$@"; } >/dev/null
+}
+
+skipped() {
+    echo "=== SKIPPED: no $1 here and none could be installed; $2 ===" >&2
+}
+
+command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ||
+    install chromium || skipped Chromium "the report's pages are not looked at in a browser"
+{ command -v slurmctld >/dev/null && command -v munged >/dev/null; } ||
+    install slurm-wlm munge || skipped Slurm "the workflow is not run on a cluster"

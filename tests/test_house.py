@@ -126,7 +126,9 @@ def pinned() -> dict[str, str]:
 def required() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    return [Requirement(text) for text in [*project["dependencies"], *extras["library"], *extras["test"]]]
+    return [
+        Requirement(text) for text in [*project["dependencies"], *(text for extra in extras.values() for text in extra)]
+    ]
 
 
 def test_the_lock_is_in_step_with_pyproject() -> None:

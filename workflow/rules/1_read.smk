@@ -19,9 +19,11 @@ rule read_images:
         "results/logs/read_images/{shard}.log",
     benchmark:
         "results/benchmarks/read_images/{shard}.tsv"
+    conda:
+        "../../envs/conda.yaml"
     threads: 4
     resources:
-        mem_mb=config["read"]["memory_mb"],
+        mem_mb=grown(config["read"]["memory_mb"]),
         runtime=120,
     params:
         settings=config["read"],

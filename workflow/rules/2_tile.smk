@@ -20,9 +20,11 @@ rule cut_tiles:
         "results/logs/cut_tiles/{shard}.log",
     benchmark:
         "results/benchmarks/cut_tiles/{shard}.tsv"
+    conda:
+        "../../envs/conda.yaml"
     threads: 4
     resources:
-        mem_mb=4000,
+        mem_mb=grown(4000),
         runtime=120,
     params:
         settings=config["tile"],

@@ -19,9 +19,11 @@ rule infer_differences:
         "results/logs/infer_differences/{shard}.log",
     benchmark:
         "results/benchmarks/infer_differences/{shard}.tsv"
+    conda:
+        "../../envs/conda.yaml"
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=grown(4000),
         runtime=120,
         gpu=0 if config["infer"]["device"] == "cpu" else 1,
     params:

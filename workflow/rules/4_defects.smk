@@ -32,9 +32,11 @@ rule find_defects:
         "results/logs/find_defects/{shard}.log",
     benchmark:
         "results/benchmarks/find_defects/{shard}.tsv"
+    conda:
+        "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=grown(4000),
         runtime=120,
     params:
         settings=config["defects"] | {"seed": config["seed"]},
@@ -62,9 +64,11 @@ rule gather_defects:
         precision_csv="results/4_defects/precision.csv",
     log:
         "results/logs/gather_defects.log",
+    conda:
+        "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=grown(4000),
         runtime=30,
     script:
         "../scripts/gather_defects.py"
@@ -87,9 +91,11 @@ rule measure_images:
         "results/logs/measure_images/{shard}.log",
     benchmark:
         "results/benchmarks/measure_images/{shard}.tsv"
+    conda:
+        "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=grown(4000),
         runtime=60,
     params:
         settings={"seed": config["seed"]},
@@ -113,9 +119,11 @@ rule compare_images:
         trends="results/4_defects/trends.csv",
     log:
         "results/logs/compare_images.log",
+    conda:
+        "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=grown(4000),
         runtime=30,
     params:
         settings=config["statistics"] | {"seed": config["seed"]},

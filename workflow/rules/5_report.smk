@@ -27,9 +27,11 @@ rule write_pages:
         "results/logs/write_pages/{shard}.log",
     benchmark:
         "results/benchmarks/write_pages/{shard}.tsv"
+    conda:
+        "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=grown(2000),
         runtime=60,
     params:
         settings=config["report"]
@@ -54,13 +56,15 @@ rule write_index:
         index_json="results/5_report/index.json",
     log:
         "results/logs/write_index.log",
+    conda:
+        "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=grown(2000),
         runtime=30,
     params:
         settings=config["report"],
-        provenance={"config": config, "versions": settings.versions()},
+        provenance={"config": shown_config(), "versions": settings.versions()},
     script:
         "../scripts/write_index.py"
 
@@ -76,12 +80,14 @@ rule write_statistics:
         methods="results/5_report/methods.md",
     log:
         "results/logs/write_statistics.log",
+    conda:
+        "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=grown(2000),
         runtime=30,
     params:
-        provenance={"config": config, "versions": settings.versions()},
+        provenance={"config": shown_config(), "versions": settings.versions()},
     script:
         "../scripts/write_statistics.py"
 
@@ -95,9 +101,11 @@ rule write_crate:
         json="results/ro-crate-metadata.json",
     log:
         "results/logs/write_crate.log",
+    conda:
+        "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=grown(1000),
         runtime=30,
     params:
         archive=config["archive"],

@@ -39,9 +39,11 @@ rule run_benchmark:
         tables=[f"results/benchmark/{name}.csv" for name in BENCHMARK_TABLES],
     log:
         "results/logs/run_benchmark.log",
+    conda:
+        "../../envs/conda.yaml"
     threads: 64
     resources:
-        mem_mb=8000,
+        mem_mb=grown(8000),
         runtime=720,
     params:
         settings={key: config["benchmark"][key] for key in ("size", "methods")} | {"seed": config["seed"]},

@@ -16,9 +16,11 @@ rule benchmark_crops:
         "results/logs/benchmark_crops.log",
     benchmark:
         "results/benchmarks/benchmark_crops.tsv"
+    conda:
+        "../../envs/conda.yaml"
     threads: 4
     resources:
-        mem_mb=4000,
+        mem_mb=grown(4000),
         runtime=120,
     params:
         folder=config["crops"],

@@ -191,9 +191,19 @@ def _modules_of(script):
     return str(stamp)
 
 
+def grown(first_mb):
+    """Memory of a job: twice as much at each further attempt, for one that was killed because it took too much."""
+    return lambda wildcards, attempt: first_mb * 2 ** (attempt - 1)
+
+
 def analysis_config():
     """The sections of the config that shape results; where the archive is and how it is packed do not."""
     return {key: config[key] for key in ("read", "models", "tile", "infer", "defects", "report", "seed")}
+
+
+def shown_config():
+    """The config as reports show it: without the schedule, which shapes no result and may name a command."""
+    return {key: value for key, value in config.items() if key != "schedule"}
 
 
 wildcard_constraints:

@@ -18,9 +18,11 @@ rule simulate_library:
         card="models/libraries/srtio3_001.yaml",
     log:
         "results/logs/simulate_library.log",
+    conda:
+        "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
+        mem_mb=grown(3000),
         runtime=120,
     script:
         "../scripts/simulate_library.py"

@@ -35,9 +35,11 @@ rule train_model:
         f"results/logs/train_model/{config['train']['name']}.log",
     benchmark:
         f"results/benchmarks/train_model/{config['train']['name']}.tsv"
+    conda:
+        "../../envs/conda.yaml"
     threads: 2
     resources:
-        mem_mb=4000,
+        mem_mb=grown(4000),
         runtime=240,
     params:
         settings=config["train"] | {"seed": config["seed"]},

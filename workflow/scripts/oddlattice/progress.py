@@ -8,7 +8,16 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_CHATTER = ("Assuming ", "Building DAG", "Using shell", "Select jobs", "Execute ", "host:", "Complete log")
+_CHATTER = (
+    "Assuming ",
+    "Building DAG",
+    "Conda environments",
+    "Using shell",
+    "Select jobs",
+    "Execute ",
+    "host:",
+    "Complete log",
+)
 
 
 class ProgressLines(logging.Filter):
