@@ -183,6 +183,7 @@ def test_pages_are_the_same_when_pictures_are_read_band_by_band(
         analysed(tiled, "whole", "vae")
     made = tiled / "whole vae"
     (tmp_path / "reviews.json").write_text('{"statements": []}')
+    (tmp_path / "statistics.json").write_text("{}")
     stores = [tiled / "images.zarr", tiled / "tiles.zarr", made / "differences.zarr", made / "maps.zarr"]
     tables = [made / f"{table}.parquet" for table in ("defects", "images", "columns")]
     settings = CONFIG["report"] | {"published_band_std": 1.5, "config": {"models": ["srtio3_001"]}}
@@ -191,7 +192,8 @@ def test_pages_are_the_same_when_pictures_are_read_band_by_band(
     for name, at_once in (("whole", 1 << 30), ("bands", 1000)):
         monkeypatch.setattr(write_pages, "AT_ONCE_PX", at_once)
         out = tmp_path / name / "shard"
-        write_pages.main(*stores, *tables, tmp_path / "reviews.json", out, settings)
+        beside = [tmp_path / f"{name}.json" for name in ("statistics", "reviews")]
+        write_pages.main(*stores, *tables, *beside, out, settings)
         found.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
     assert found[0].keys() == found[1].keys() and len(found[0]) > 50
     assert found[0] == found[1]

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parents[2]
-EVERY_S = 0.05
+EVERY_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Watch(threading.Thread):
             with suppress(psutil.Error):
                 family = [self.root, *self.root.children(recursive=True)]
                 self.peak_mb = max(self.peak_mb, sum(map(_rss, family)) / 1e6)
-                if number % 10 == 0:
+                if number % 30 == 0:
                     self.pss_mb = max(self.pss_mb, sum(map(_pss, family)) / 1e6)
             if not self.root.is_running() or self.root.status() == psutil.STATUS_ZOMBIE:
                 return

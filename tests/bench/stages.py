@@ -19,7 +19,7 @@ from oddlattice.onethread import one_thread
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models/srtio3_001"
-STAGES = ("read_images", "cut_tiles", "infer_differences", "find_defects", "write_pages")
+STAGES = ("read_images", "cut_tiles", "infer_differences", "find_defects", "measure_images", "write_pages")
 
 
 def config_of(work: Path) -> dict[str, Any]:
@@ -48,6 +48,7 @@ def calls(work: Path, shard: str, threads: int) -> Mapping[str, Callable[[], obj
         "cut_tiles": config["tile"],
         "infer_differences": config["infer"] | {"seed": config["seed"]},
         "find_defects": config["defects"] | {"seed": config["seed"]},
+        "measure_images": {"seed": config["seed"]},
         "write_pages": config["report"]
         | {"published_band_std": config["defects"]["published_band_std"], "config": shown},
     }
@@ -57,12 +58,13 @@ def calls(work: Path, shard: str, threads: int) -> Mapping[str, Callable[[], obj
         "differences_zarr": "3_differences",
         "maps_zarr": "4_defects",
     }
-    tables = {name: f"4_defects/{shard}.{name}.parquet" for name in ("images", "columns", "completeness")}
+    tables = {name: f"4_defects/{shard}.{name}.parquet" for name in ("images", "columns", "completeness", "places")}
     places = {
         "shard_tsv": f"0_archive/{shard}.tsv",
         "reviews_json": f"0_archive/{shard}.reviews.json",
         "defects": f"4_defects/{shard}.parquet",
         "maps": f"4_defects/{shard}.zarr",
+        "statistics": f"4_defects/{shard}.statistics.json",
         "dir": f"5_report/{shard}",
         **{name: f"{folder}/{shard}.zarr" for name, folder in zarrs.items()},
         **tables,
@@ -73,6 +75,7 @@ def calls(work: Path, shard: str, threads: int) -> Mapping[str, Callable[[], obj
     known |= {
         "archive": config["archive"],
         "crystal_files": [str(MODEL / "crystal.yaml")],
+        "crystals": [str(MODEL / "crystal.yaml")],
         "model_dirs": [str(MODEL)],
         "threads": threads,
     }

@@ -344,8 +344,14 @@ class InCounts:
         self.shape, self._prediction, self._mean = prediction.shape, prediction, local_mean
 
     def __getitem__(self, window: tuple[slice, slice]) -> Float:
-        at = [(np.arange(*s.indices(n)) + 0.5) / CELL_PX - 0.5 for s, n in zip(window, self.shape, strict=True)]
-        mean = map_coordinates(self._mean, np.meshgrid(*at, indexing="ij"), order=1, mode="nearest")
+        mean = self._mean
+        for axis, (s, n) in enumerate(zip(window, self.shape, strict=True)):
+            last = self._mean.shape[axis] - 1
+            at = np.clip((np.arange(*s.indices(n)) + 0.5) / CELL_PX - 0.5, 0, last)
+            low = np.minimum(at.astype(int), max(last - 1, 0))
+            first, second = mean.take(low, axis), mean.take(np.minimum(low + 1, last), axis)
+            part = (at - low).astype(np.float32)
+            mean = first + (second - first) * (part[:, None] if axis == 0 else part)
         return np.asarray(self._prediction[window] * mean, dtype=np.float32)
 
 

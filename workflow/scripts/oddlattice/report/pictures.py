@@ -111,9 +111,9 @@ def save_webp(view: Bytes, path: Path, quality: int | None = None) -> None:
     image = Image.fromarray(np.ascontiguousarray(view), mode if mode == "LA" else None)
     image = image.convert("RGBA" if mode == "LA" else "RGB")
     if quality is None:
-        image.save(path, "WEBP", lossless=True, method=2, quality=20)
+        image.save(path, "WEBP", lossless=True, method=1, quality=20)  # as small as 2, a fifth faster
     else:
-        image.save(path, "WEBP", quality=quality, method=2, alpha_quality=100)
+        image.save(path, "WEBP", quality=quality, method=0, alpha_quality=100)
 
 
 @dataclass(frozen=True)
