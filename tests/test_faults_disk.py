@@ -76,6 +76,7 @@ STAGES = {
     "tile": ("tiles",),
     "infer": ("differences",),
     "find": ("defects", "table", "columns", "completeness", "maps"),
+    "measure": ("statistics", "places"),
     "gather": (),
     "report": ("pages",),
     "index": (),

@@ -1,5 +1,6 @@
 """A stage that fails on one image: that image is rejected with the reason, and the rest of its shard is finished."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -182,6 +183,19 @@ def test_products_that_cannot_be_read_are_no_fault_of_an_image(shard: Shard, mon
     monkeypatch.setattr(find_defects, "analyse", bad)
     with pytest.raises(OSError, match="Input/output"):
         shard.find()
+
+
+def test_measuring_that_fails_leaves_the_results(whole: Shard, shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = fails_on_bad(measure_images.measure, ZeroDivisionError("no area"), lambda row, *others: row["image_id"])
+    monkeypatch.setattr(measure_images, "measure", bad)
+    shard.measure()
+    found, expected = (json.loads(Path(one.statistics).read_text()) for one in (shard, whole))
+    assert found == {GOOD: expected[GOOD], BAD: {"failed": "ZeroDivisionError: no area"}}
+    shard.report()
+    assert {p.name for p in Path(shard.pages).glob("*.html")} == {f"{GOOD}.html", f"{BAD}.html"}
+    page = (shard.folder / "pages" / f"{BAD}.html").read_text()
+    assert "by a fault of the program: <bdi>ZeroDivisionError: no area</bdi>" in page
+    assert "could not be drawn" not in page
 
 
 def test_a_page_that_fails_says_so_and_leaves_the_results(

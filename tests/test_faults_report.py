@@ -59,7 +59,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out.mkdir()
     shard = OnDisk(folder, out)
     shard.outputs = ("pages",)
-    for stage in ("read", "tile", "infer", "find", "report", "index"):
+    for stage in ("read", "tile", "infer", "find", "measure", "report", "index"):
         getattr(shard, stage)()
     return out
 
