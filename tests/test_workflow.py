@@ -26,8 +26,9 @@ from oddlattice.simulate import Conditions, simulate_scan
 from raw_files import write_ncem
 
 ROOT = Path(__file__).parent.parent
-PER_SHARD = {"read_images", "cut_tiles", "infer_differences", "find_defects", "write_pages"}
-AT_THE_END = {"gather_defects", "write_index"}
+PER_SHARD = {"read_images", "cut_tiles", "infer_differences", "find_defects", "measure_images", "write_pages"}
+AT_THE_INDEX = {"write_index", "write_crate"}
+AT_THE_END = {"gather_defects", "compare_images", "write_statistics"} | AT_THE_INDEX
 MODEL = "srtio3_001"
 
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(600)]
@@ -211,7 +212,7 @@ def test_new_files_are_picked_up_and_finished_work_stays(work: Work) -> None:
     for path in (work.results / "0_archive").glob("bad-*.tsv"):
         if "new.dm4" in path.read_text():
             path.unlink()
-    assert work.would_run().keys() <= {"write_index"}  # discovered.tsv has been rewritten
+    assert work.would_run().keys() <= AT_THE_INDEX  # discovered.tsv has been rewritten
     work.run()
 
 
@@ -219,7 +220,7 @@ def test_changed_content_is_analysed_again_as_a_new_version(work: Work) -> None:
     path = work.archive / "bad/text.dm3"
     before, stat = path.read_text(), path.stat()
     path.write_text("still no image")
-    assert work.would_run().keys() <= {"write_index"}  # it has changed between looks: it waits
+    assert work.would_run().keys() <= AT_THE_INDEX  # it has changed between looks: it waits
     assert work.would_run() == dict.fromkeys(PER_SHARD | AT_THE_END, 1)
     path.write_text(before)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -231,12 +232,8 @@ def test_changed_content_is_analysed_again_as_a_new_version(work: Work) -> None:
 
 def test_changed_threshold_redoes_only_what_depends_on_it(work: Work) -> None:
     (work.folder / "my.yaml").write_text("defects: {fdr: 0.2}\n")
-    assert work.would_run("--configfile", str(work.folder / "my.yaml")) == {
-        "find_defects": 2,
-        "gather_defects": 1,
-        "write_pages": 2,
-        "write_index": 1,
-    }
+    found = work.would_run("--configfile", str(work.folder / "my.yaml"))
+    assert found == dict.fromkeys(("find_defects", "measure_images", "write_pages"), 2) | dict.fromkeys(AT_THE_END, 1)
 
 
 def test_a_review_redoes_the_tables_the_index_and_the_pages_of_its_shard(work: Work) -> None:
@@ -247,10 +244,10 @@ def test_a_review_redoes_the_tables_the_index_and_the_pages_of_its_shard(work: W
     folder = work.archive / "review"
     folder.mkdir()
     (folder / "cut off.json").write_text('{"format": ')
-    assert work.would_run() == {"gather_defects": 1, "write_index": 1}  # a bad file is listed, and that is all
+    assert work.would_run() == dict.fromkeys(AT_THE_END, 1)  # a bad file is listed, and that is all
     text = json.dumps({"format": "oddlattice-review-1", "reviews": [said]})
     (work.results / "5_report/review-a.json").write_text(text)
-    expected = {"gather_defects": 1, "write_pages": 1, "write_index": 1}
+    expected = dict.fromkeys(AT_THE_END | {"write_pages"}, 1)
     assert work.would_run() == expected
     said = work.run()
     assert "review cut off.json: found no JSON" in said
@@ -284,13 +281,8 @@ def test_changed_model_redoes_everything_after_the_tiles(work: Work) -> None:
     for path, (content, stat) in kept.items():
         path.write_bytes(content)
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert found == {
-        "infer_differences": 2,
-        "find_defects": 2,
-        "gather_defects": 1,
-        "write_pages": 2,
-        "write_index": 1,
-    }
+    each = PER_SHARD - {"read_images", "cut_tiles"}
+    assert found == dict.fromkeys(each, 2) | dict.fromkeys(AT_THE_END, 1)
     assert work.would_run() == {}
 
 
@@ -311,7 +303,7 @@ def test_edited_module_redoes_what_imports_it(work: Work) -> None:
     found = work.would_run()
     module.write_bytes(before)
     os.utime(module, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert found.keys() == {"find_defects", "gather_defects", "write_pages", "write_index"}
+    assert found.keys() == {"find_defects", "measure_images", "write_pages"} | AT_THE_END
 
 
 def test_touched_but_unchanged_module_redoes_nothing(work: Work) -> None:
