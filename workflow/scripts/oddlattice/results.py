@@ -215,15 +215,17 @@ class ResultImage:
 
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
-        """Cells analysed, shape (U, V); empty without a lattice."""
+        """Cells analysed, shape (U, V); empty without a lattice, or where the tiles were dropped."""
         return np.asarray(self._tile("mask"), dtype=bool)
 
     @property
     def nodes_px(self) -> npt.NDArray[np.float32]:
-        """Places (row, col) of the corners of the cells, shape (2, U + 1, V + 1) [px]; empty without a lattice."""
+        """Places (row, col) of the corners of the cells, shape (2, U + 1, V + 1) [px]; empty as `mask` is."""
         return np.asarray(self._tile("nodes_px"), dtype=np.float32)
 
     def _tile(self, name: str) -> Any:
+        if not (self.results.path / f"2_tiles/{self.shard}.zarr").exists():
+            return np.empty((0, 0))  # dropped to save space
         group = self._group("2_tiles")
         return group[name][:] if name in group else np.empty((0, 0))  # type: ignore[index]
 
