@@ -1,5 +1,7 @@
 """From tested columns to defects: kinds, neighbours, regions, completeness."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -136,6 +138,23 @@ def test_the_highest_of_smoothed_noise_is_foreseen(level: float) -> None:
         seen += int(((smooth == maximum_filter(smooth, 7)) & (smooth > level)).sum())
     told = trials * highest_of(level, 16 * 16, 2.1, 0.0) * 256  # small places: the probability is not cut at 1
     assert abs(seen - told) < 0.25 * told + 3 * np.sqrt(told)
+
+
+@pytest.mark.parametrize(("gone", "kind"), [("core", "vacancy-like"), ("all", "vacancy-like"), ("part", "lighter")])
+def test_a_column_is_empty_when_its_core_is_gone(gone: str, kind: str) -> None:
+    """A tail that was fitted too strong must not make an emptied column a lighter one."""
+    tailed = replace(SR, tail_weight=0.25, tail_width=2.0)
+    tiles = 0.5 * noise_map(8)
+    lost = {"core": changed(SR, -1.0, (0.0, 0.0)), "all": changed(tailed, -1.0, (0.0, 0.0))}
+    put(tiles, tailed, (20, 20), lost.get(gone, changed(tailed, -0.6, (0.0, 0.0))))
+    noise = estimate_noise(tiles, MASK)
+    one = judge_columns(tiles, MASK, noise, tailed, VECTORS_PM, (1.0, 1.0), np.zeros_like(tiles))
+    assert one is not None
+    judged = judge_all([one], 0.05)
+    single_defects(judged, tiles, noise, VECTORS_PM, [np.ones(2)], 0.05)
+    (defect,) = (d for d in judged.defects if d.uv == (20.0, 20.0))
+    assert defect.kind == kind
+    assert (defect.change < -0.95) == (gone == "all")
 
 
 def test_neighbours_of_strong_defects_do_not_loosen_the_threshold() -> None:

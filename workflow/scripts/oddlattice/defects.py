@@ -27,6 +27,7 @@ Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
 
+CORE_BELOW = -0.4  # where the core is asked too
 EMPTY_BELOW = -0.8  # a column that lost more than this is vacancy-like: Ti in place of Sr takes away about 0.65
 CERTAIN = 0.6  # a kind less probable than this is unknown
 PRIOR_CHANGE, PRIOR_SHIFT_PM = 0.5, 40.0  # ASSUME: spread of the changes that defects make
@@ -183,6 +184,27 @@ def kind_probabilities(change: float, change_sigma: float, shift_pm: Array, cova
     }
 
 
+def core_change(window: Array, shape: ColumnShape, noise: Noise, response: float) -> tuple[float, float]:
+    """Change of a column's core alone, its tail being left free, and its error over that of the whole column's change.
+
+    Real images have more under a column than its own tail; a column is empty when its core is gone.
+    """
+    sigma = window_of_cell(noise.sigma, shape)
+    du, dv = window_offsets(shape)
+    core = peak_at(replace(shape, tail_weight=0.0), du, dv)
+    both = np.stack([core, peak_at(shape, du, dv) - core]).reshape(2, -1) / sigma.ravel()
+    normal = both @ both.T
+    found = np.linalg.solve(normal, both @ (window / response / sigma).ravel())
+    return float(found[0]), float(np.sqrt(np.linalg.inv(normal)[0, 0] * normal.sum()))
+
+
+def _count_as_empty(chances: dict[str, float], empty: float) -> None:
+    """Let what is counted as lighter be vacancy-like as far as the column's core is gone."""
+    lost = chances["vacancy-like"] + chances["lighter"]
+    chances["vacancy-like"] = max(chances["vacancy-like"], empty * lost)
+    chances["lighter"] = lost - chances["vacancy-like"]
+
+
 def single_defects(
     judged: Judged, difference: Float, noise: Noise, vectors_pm: Array, responses: list[Array], fdr: float
 ) -> None:
@@ -210,6 +232,10 @@ def single_defects(
         sigma = float(np.hypot(verdict.change_sigma[0], SHAPE_ERROR * found[0]))
         covariance = verdict.shift_covariance_pm2[0]
         chances = kind_probabilities(float(found[0]), sigma, found[1:], covariance)
+        if found[0] < CORE_BELOW and shape.tail_weight:
+            core, wider = core_change(window, shape, noise, float(responses[judged.kind[k]][0]))
+            core_sigma = float(np.hypot(wider * verdict.change_sigma[0], SHAPE_ERROR))
+            _count_as_empty(chances, float(stats.norm.cdf(EMPTY_BELOW, core, core_sigma)))
         best = max(chances, key=lambda kind: chances[kind])
         judged.defects.append(
             Found(
