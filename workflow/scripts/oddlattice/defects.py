@@ -32,7 +32,7 @@ EMPTY_BELOW = -0.8  # a column that lost more than this is vacancy-like: Ti in p
 CERTAIN = 0.6  # a kind less probable than this is unknown
 PRIOR_CHANGE, PRIOR_SHIFT_PM = 0.5, 40.0  # ASSUME: spread of the changes that defects make
 PRIOR_MODELS = (0.5, 0.4, 0.1)  # ASSUME: intensity only, displacement only, both
-SHAPE_ERROR = 0.05  # ASSUME: so well is a column's own image known, as part of a change
+SHAPE_ERROR = 0.06  # of a change: rms over multislice cells, thin and thick, with and without ground below them
 DECOY_MARGIN = 1.15  # an extra column stands out by so much more than the deepest dip between the columns
 NEAR_CELLS = 1.05  # odd columns closer than this belong together
 
@@ -248,7 +248,7 @@ def single_defects(
                 change=float(found[0]),
                 change_sigma=sigma,
                 shift_pm=(float(found[1]), float(found[2])),
-                shift_sigma_pm=float(np.linalg.det(covariance) ** 0.25),
+                shift_sigma_pm=float(np.hypot(np.linalg.det(covariance) ** 0.25, SHAPE_ERROR * np.hypot(*found[1:]))),
                 anm=float(tested.anm[i]),
             )
         )
