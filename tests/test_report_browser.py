@@ -183,7 +183,7 @@ def test_moving_draws_what_drawing_anew_would(tab: Tab, report: Path) -> None:
         np.asarray(Image.open(BytesIO(x)).convert("RGB")).astype(int)
         for x in (moved, page.locator("#stage").screenshot())
     ]
-    assert (np.abs(shots[0] - shots[1]).max(axis=2) > 4).mean() < 6e-4  # smoothed edges of lines may differ; a strip not drawn is more
+    assert (np.abs(shots[0] - shots[1]).max(axis=2) > 4).mean() < 6e-4  # smoothed edges may differ, no strip
 
 
 def test_wheel_zooms_about_the_pointer_and_the_scale_bar_follows(tab: Tab, report: Path) -> None:
