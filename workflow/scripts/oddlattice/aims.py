@@ -113,11 +113,11 @@ def _calibration_aims(tables: Tables) -> list[Row]:
             aim, se = f"false-discovery rate at q = 0.05, {row['experiment']} fields", row["false_discovery_rate_se"]
             rows.append(_aim(aim, "at most 0.06", row["method"], rate_found, se, n, rate_found <= 0.06))
     intervals = tables["intervals"]
-    placed = intervals.filter(pl.col("of") == "every column placed") if len(intervals) else intervals
-    for (method, quantity), here in placed.group_by("method", "quantity", maintain_order=True) if len(placed) else ():
+    groups = intervals.group_by("method", "quantity", "of", maintain_order=True) if len(intervals) else ()
+    for (method, quantity, of), here in groups:
         n = int(here["n"].sum())
         covered = float((here["covered_by_68pct"] * here["n"]).sum()) / n
-        aim, ok = f"coverage of 68 % intervals: {quantity}", 0.60 <= covered <= 0.76
+        aim, ok = f"coverage of 68 % intervals: {quantity}, {of}", 0.60 <= covered <= 0.76
         rows.append(_aim(aim, "60 to 76 %", str(method), covered, _binomial_se(covered, n), n, ok))
     return rows
 
