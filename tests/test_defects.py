@@ -157,6 +157,19 @@ def test_a_column_is_empty_when_its_core_is_gone(gone: str, kind: str) -> None:
     assert (defect.change < -0.95) == (gone == "all")
 
 
+@pytest.mark.parametrize("weight", [0.0, 1e-12, 0.01, 0.03])
+def test_a_tail_that_is_hardly_there_does_no_harm(weight: float) -> None:
+    shape = replace(SR, tail_weight=weight)
+    tiles = 0.5 * noise_map(9)
+    put(tiles, shape, (20, 20), changed(shape, -1.0, (0.0, 0.0)))
+    noise = estimate_noise(tiles, MASK)
+    one = judge_columns(tiles, MASK, noise, shape, VECTORS_PM, (1.0, 1.0), np.zeros_like(tiles))
+    assert one is not None
+    judged = judge_all([one], 0.05)
+    single_defects(judged, tiles, noise, VECTORS_PM, [np.ones(2)], 0.05)
+    assert [d.kind for d in judged.defects if d.uv == (20.0, 20.0)] == ["vacancy-like"]
+
+
 def test_neighbours_of_strong_defects_do_not_loosen_the_threshold() -> None:
     tiles = noise_map(31)
     for i in range(4, 36, 5):

@@ -27,7 +27,7 @@ Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
 
-CORE_BELOW = -0.4  # where the core is asked too
+CORE_BELOW, LEAST_TAIL = -0.4, 0.02  # where the core is asked too; a weaker tail cannot be told from it
 EMPTY_BELOW = -0.8  # a column that lost more than this is vacancy-like: Ti in place of Sr takes away about 0.65
 CERTAIN = 0.6  # a kind less probable than this is unknown
 PRIOR_CHANGE, PRIOR_SHIFT_PM = 0.5, 40.0  # ASSUME: spread of the changes that defects make
@@ -232,7 +232,7 @@ def single_defects(
         sigma = float(np.hypot(verdict.change_sigma[0], SHAPE_ERROR * found[0]))
         covariance = verdict.shift_covariance_pm2[0]
         chances = kind_probabilities(float(found[0]), sigma, found[1:], covariance)
-        if found[0] < CORE_BELOW and shape.tail_weight:
+        if found[0] < CORE_BELOW and shape.tail_weight > LEAST_TAIL:
             core, wider = core_change(window, shape, noise, float(responses[judged.kind[k]][0]))
             core_sigma = float(np.hypot(wider * verdict.change_sigma[0], SHAPE_ERROR))
             _count_as_empty(chances, float(stats.norm.cdf(EMPTY_BELOW, core, core_sigma)))
