@@ -12,6 +12,7 @@ from oddlattice import densities, statistics
 from oddlattice.logs import log_to
 from oddlattice.products import COMPARISONS, DENSITIES, GROUPS, SITES, TRENDS, table, write_csv
 from oddlattice.report.html import json_text
+from oddlattice.stores import group_of, listed_in, said_of
 from oddlattice.whole import write_text
 
 Row = dict[str, Any]
@@ -31,11 +32,9 @@ def metadata_of(images_zarr: list[str], wanted: set[str]) -> dict[str, Row]:
     found: dict[str, Row] = {}
     for path in images_zarr:
         root = zarr.open_group(path, mode="r")
-        listed: Any = root.attrs["images"]
-        for name in (str(row["image_id"]) for row in listed):
+        for name in (str(row["image_id"]) for row in listed_in(root)):
             if name in wanted:
-                attributes: Any = root[name].attrs["oddlattice"]
-                found[name] = attributes.get("original_metadata") or {}
+                found[name] = said_of(group_of(root, name)).get("original_metadata") or {}
     return found
 
 

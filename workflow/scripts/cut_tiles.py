@@ -26,6 +26,7 @@ from oddlattice.register import (
     render,
     rotation_deg,
 )
+from oddlattice.stores import array_of, group_of, listed_in, said_of
 from oddlattice.whole import whole_directory
 
 TILE_CELLS = 32  # one chunk is one tile of 32 x 32 cells
@@ -210,10 +211,10 @@ def tile_image(
     images_zarr: str, image_id: str, crystal_files: Sequence[str], out: str, settings: Mapping[str, Any]
 ) -> Row:
     """Register one image and write its group; returns its row of the root attributes."""
-    source = zarr.open_group(images_zarr, mode="r")[image_id]
+    source = group_of(zarr.open_group(images_zarr, mode="r"), image_id)
     crystals = [load_crystal(Path(path)) for path in crystal_files]
-    image: Any = source["0"]  # type: ignore[index]
-    pixel_nm = header_nm(source.attrs["oddlattice"])  # type: ignore[arg-type]
+    image: Any = array_of(source, "0")
+    pixel_nm = header_nm(said_of(source))
     group = zarr.open_group(out, mode="r+").create_group(image_id)
     image = np.asarray(image[:]) if image.shape[0] * image.shape[1] <= AT_ONCE_PX else Windows(image)
     try:
@@ -306,8 +307,8 @@ def main(
     settings_from(settings)
     for path in crystal_files:
         load_crystal(Path(path))
-    images: Any = zarr.open_group(str(images_zarr), mode="r").attrs["images"]
-    names = [str(row["image_id"]) for row in images if row["state"] == "read"]
+    images = zarr.open_group(str(images_zarr), mode="r")
+    names = [str(row["image_id"]) for row in listed_in(images) if row["state"] == "read"]
     with whole_directory(out_zarr) as part:
         root = zarr.open_group(str(part), mode="w", zarr_format=3)
         shared = {

@@ -45,6 +45,7 @@ from oddlattice.onethread import one_thread
 from oddlattice.parts import Part, in_px, is_inside, parts_of
 from oddlattice.products import COLUMNS, COMPLETENESS, DEFECTS, IMAGES, table, write_parquet
 from oddlattice.regions import extended_regions, gap_cells, loud_cells
+from oddlattice.stores import array_of, group_of, listed_in, said_of, values_of
 from oddlattice.trials import Trial
 from oddlattice.whole import whole_directory
 
@@ -389,43 +390,23 @@ def write_maps(
                 image.push(np.concatenate(band, axis=1))
 
 
-def _attributes(group: zarr.Group) -> Row:
-    return dict(group.attrs["oddlattice"])  # type: ignore[arg-type]
-
-
-def _group(parent: zarr.Group, name: str) -> zarr.Group:
-    found = parent[name]
-    assert isinstance(found, zarr.Group)
-    return found
-
-
-def _array(group: zarr.Group, name: str, window: tuple[slice, ...] = ()) -> npt.NDArray[Any]:
-    return np.asarray(_stored(group, name)[window or slice(None)])
-
-
-def _stored(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    found = group[name]
-    assert isinstance(found, zarr.Array)
-    return found
-
-
 def load_registered(
     tiles: zarr.Group, differences: zarr.Group, header: list[float] | None, part: Part | None = None
 ) -> Registered:
     """Collect what the tile and infer stages wrote of an analysed image, or of a part of it."""
-    lattice, model = _attributes(tiles), _attributes(differences)
+    lattice, model = said_of(tiles), said_of(differences)
     columns = model["columns"]
     cells = part.wide if part is not None else (slice(None), slice(None))
     corners = (slice(None), *(slice(s.start, s.stop + 1) for s in part.wide)) if part is not None else ()
     pixels = in_px(part.wide) if part is not None else ()
     return Registered(
-        difference=_array(differences, "difference", pixels),
-        prediction=_array(differences, "prediction", pixels),
-        mask=_array(tiles, "mask", cells),
-        inside=_array(tiles, "inside", cells),
-        brightness=as_cells(_array(tiles, "tiles", pixels)).mean(axis=(2, 3), dtype=np.float64),
-        nodes_px=_array(tiles, "nodes_px", corners),
-        row_shift_px=_array(tiles, "row_shift_px"),
+        difference=values_of(differences, "difference", pixels),
+        prediction=values_of(differences, "prediction", pixels),
+        mask=values_of(tiles, "mask", cells),
+        inside=values_of(tiles, "inside", cells),
+        brightness=as_cells(values_of(tiles, "tiles", pixels)).mean(axis=(2, 3), dtype=np.float64),
+        nodes_px=values_of(tiles, "nodes_px", corners),
+        row_shift_px=values_of(tiles, "row_shift_px"),
         shapes=[ColumnShape(**{k: c[k] for k in SHAPE_KEYS} | {"precision": tuple(c["precision"])}) for c in columns],
         responses=[(c["response_intensity"], c["response_shift"]) for c in columns],
         vectors_px=np.array([lattice["a_px"], lattice["b_px"]]),
@@ -477,19 +458,19 @@ class Analysis:
 def analyse(row: Row, stores: Stores, settings: dict[str, Any]) -> Analysis:
     """Find the defects of one image that could be read, and write its maps."""
     name = row["image_id"]
-    source = _attributes(_group(stores.images, name))
-    lattice = _attributes(_group(stores.tiles, name))
+    source = said_of(group_of(stores.images, name))
+    lattice = said_of(group_of(stores.tiles, name))
     found: Row = {key: row[key] for key in ("image_id", "file_id", "path", "signal", "frame")}
     found |= {"state": lattice["state"], "reason": lattice["reason"]} | lattice_figures(source, lattice)
     if lattice["state"] != "tiled":
         return Analysis(found)
-    differences = _group(stores.differences, name)
-    model = _attributes(differences)
+    differences = group_of(stores.differences, name)
+    model = said_of(differences)
     found |= {"state": model["state"], "reason": model["reason"], "model_misfit": model.get("model_misfit")}
     if model["state"] != "analysed":
         return Analysis(found)
     found["model"] = model["model"]
-    tiles, header = _group(stores.tiles, name), source.get("pixel_nm_header")
+    tiles, header = group_of(stores.tiles, name), source.get("pixel_nm_header")
     with TemporaryDirectory(dir=stores.scratch, prefix=".z-") as scratch:
         tally, z = find_by_parts(name, tiles, differences, header, settings, Path(scratch))
         image = load_registered(tiles, differences, header, NOWHERE)
@@ -497,14 +478,14 @@ def analyse(row: Row, stores: Stores, settings: dict[str, Any]) -> Analysis:
         if not tally.columns or not sum(map(len, tally.columns)):
             warnings.append("no column was tested: too few cells of crystal to know the image's own noise")
         cell_nm2 = float(abs(np.linalg.det(image.vectors_px * image.pixel_nm)))
-        mask, nodes_px, local_mean = (_array(tiles, key) for key in ("mask", "nodes_px", "local_mean"))
+        mask, nodes_px, local_mean = (values_of(tiles, key) for key in ("mask", "nodes_px", "local_mean"))
         figures = image_figures(tally, float(mask.sum()) * cell_nm2, cell_nm2, settings)
         figures["dose_counts_per_nm2"] = float(local_mean[mask > 0].mean() / np.prod(image.pixel_nm))
         found |= figures | {"reason": "; ".join(warnings)}
         group = stores.maps.create_group(name)
         difference, prediction = (
             Windows(stored) if isinstance(z, Windows) else np.asarray(stored[:])
-            for stored in (_stored(differences, "difference"), _stored(differences, "prediction"))
+            for stored in (array_of(differences, "difference"), array_of(differences, "prediction"))
         )
         maps: dict[str, Map] = {"difference": difference, "z": z, "prediction": InCounts(prediction, local_mean)}
         write_maps(group, maps, ToLattice(nodes_px, image.row_shift_px), (found["rows"], found["cols"]), header)
@@ -538,13 +519,13 @@ def find_by_parts(
         z map in the lattice frame; that of a huge image lies in `scratch`.
     """
     tally = Tally()
-    trials = [Trial(**entry) for entry in _attributes(differences)["trial_defects"]]
-    mask = _array(tiles, "mask")
+    trials = [Trial(**entry) for entry in said_of(differences)["trial_defects"]]
+    mask = values_of(tiles, "mask")
     brightness, loud = np.zeros(mask.shape), np.zeros(mask.shape, dtype=bool)
     parts = parts_of(mask.shape, AROUND_CELLS)
     stored = None
     if len(parts) > 1:
-        shape = _stored(differences, "difference").shape
+        shape = array_of(differences, "difference").shape
         side = CHUNK_CELLS * CELL_PX
         stored = zarr.create_array(scratch / "z", shape=shape, chunks=(side, side), dtype="float32", compressors=None)
     z: Float = np.empty((0, 0), np.float32)
@@ -558,7 +539,7 @@ def find_by_parts(
         loud[part.core] = loud_cells(z, image.prediction, image.mask)[part.inner]
         if stored is not None:
             stored[in_px(part.core)] = z[in_px(part.inner)]
-    regions = gap_cells(mask, _array(tiles, "inside"), brightness) | loud
+    regions = gap_cells(mask, values_of(tiles, "inside"), brightness) | loud
     tally.defects = with_regions(tally.defects, regions, settings)
     return tally, Windows(stored) if stored is not None else z
 
@@ -583,14 +564,13 @@ def main(
 ) -> None:
     """List the defects of every image of a shard; refused images keep their row and their reason."""
     images = zarr.open_group(images_zarr, mode="r")
-    listed: list[Row] = list(images.attrs["images"])  # type: ignore[arg-type]
     found: list[Analysis] = []
     with whole_directory(out_maps) as part:
         maps = zarr.open_group(part, mode="w", zarr_format=3)
         stores = Stores(
             images, zarr.open_group(tiles_zarr, mode="r"), zarr.open_group(differences_zarr, mode="r"), maps, part
         )
-        for row in listed:
+        for row in listed_in(images):
             if row["state"] == "rejected":
                 found.append(Analysis(row))
                 continue

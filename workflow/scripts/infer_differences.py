@@ -37,6 +37,7 @@ from oddlattice.model import Model, load_model
 from oddlattice.onethread import one_thread
 from oddlattice.overlap import Behind, ahead
 from oddlattice.parts import Part, in_px, is_inside, parts_of
+from oddlattice.stores import array_of, group_of, listed_in, said_of, values_of
 from oddlattice.trials import trials_of
 from oddlattice.whole import whole_directory
 
@@ -169,7 +170,8 @@ def pieces_of(image_id: str, source: zarr.Group, mask: Mask) -> Iterator[Piece]:
     for part in parts_of(mask.shape, AROUND_CELLS):
         here = mask[part.wide]
         if mask[part.core].any():
-            yield Piece(image_id, part, np.asarray(_array(source, "tiles")[in_px(part.wide)], dtype=np.float32), here)
+            seen = values_of(source, "tiles", in_px(part.wide)).astype(np.float32, copy=False)
+            yield Piece(image_id, part, seen, here)
 
 
 def contrast_in(tiles: zarr.Array[Any], mask: Mask) -> float | None:
@@ -221,8 +223,8 @@ def infer_image(
     write : callable
         Does or defers a call that writes.
     """
-    attributes: dict[str, Any] = dict(source.attrs["oddlattice"])  # type: ignore[arg-type]
-    tiles, mask = _array(source, "tiles"), _mask(source)
+    attributes = said_of(source)
+    tiles, mask = array_of(source, "tiles"), _mask(source)
     said: dict[str, Any] = {
         "model": model.name,
         "model_sha256": model.sha256,
@@ -280,22 +282,14 @@ def write_core(part: Part, maps: list[tuple[zarr.Array[Any], Float]]) -> None:
         array[in_px(part.core)] = values[in_px(part.inner)]
 
 
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise TypeError(f"{group.name}/{name}: found a group; needed an array")
-    return array
-
-
 def _mask(source: zarr.Group) -> Mask:
-    return np.asarray(_array(source, "mask")[:], dtype=np.uint8)
+    return np.asarray(values_of(source, "mask"), dtype=np.uint8)
 
 
 def _pieces(tiles: zarr.Group, listed: list[dict[str, Any]]) -> Iterator[Piece]:
     for row in listed:
         if row["state"] == "tiled":
-            source = tiles[row["image_id"]]
-            assert isinstance(source, zarr.Group)
+            source = group_of(tiles, row["image_id"])
             mask = _mask(source)
             if int(mask.sum()) >= MIN_CELLS:
                 yield from pieces_of(row["image_id"], source, mask)
@@ -330,7 +324,7 @@ def main(tiles_zarr: str, model_dirs: list[str], out_zarr: str, settings: dict[s
     tiles = zarr.open_group(tiles_zarr, mode="r")
     models = {model.crystal.name: model for model in map(load_model, map(Path, model_dirs))}
     predictors = {name: Predictor(model, settings, threads) for name, model in models.items()}
-    listed: list[dict[str, Any]] = list(tiles.attrs["images"])  # type: ignore[arg-type]
+    listed = listed_in(tiles)
     with whole_directory(out_zarr) as part, Behind() as write:
         out = zarr.open_group(part, mode="w", zarr_format=3)
         pieces, _ = spared(Handed.of_all, tiles, listed)
@@ -338,7 +332,7 @@ def main(tiles_zarr: str, model_dirs: list[str], out_zarr: str, settings: dict[s
         for row in listed:
             name, state, reason = row["image_id"], row["state"], row["reason"]
             if state == "tiled":
-                crystal = _crystal(tiles, name)
+                crystal = str(said_of(group_of(tiles, name))["crystal"])
                 given = (tiles, out, name, models[crystal], predictors[crystal], settings)
                 said, fault = spared(infer_one, *given, pieces.of(name) if pieces is not None else None, write)
                 if fault is not None:  # perhaps it is that of the next image, whose pieces are read ahead
@@ -352,11 +346,6 @@ def main(tiles_zarr: str, model_dirs: list[str], out_zarr: str, settings: dict[s
                 print(f"{name}: {state} {reason}")
             rows.append({"image_id": name, "state": state, "reason": reason})
         out.update_attributes({"images": rows, "models": {name: model.sha256 for name, model in models.items()}})
-
-
-def _crystal(tiles: zarr.Group, name: str) -> str:
-    attributes: dict[str, Any] = dict(tiles[name].attrs["oddlattice"])  # type: ignore[arg-type]
-    return str(attributes["crystal"])
 
 
 def infer_one(
@@ -376,13 +365,12 @@ def infer_one(
     OSError
         If the GPU has failed: that is no fault of the image.
     """
-    source, target = tiles[name], out.create_group(name, overwrite=True)
-    assert isinstance(source, zarr.Group)
+    source, target = group_of(tiles, name), out.create_group(name, overwrite=True)
     try:
         infer_image(source, target, model, predictor, settings, pieces, write)
     except torch.AcceleratorError as error:
         raise OSError(f"the GPU has failed: {error}") from error
-    said: dict[str, Any] = dict(target.attrs["oddlattice"])  # type: ignore[arg-type]
+    said = said_of(target)
     return str(said["state"]), str(said["reason"])
 
 

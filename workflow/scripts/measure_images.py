@@ -18,25 +18,10 @@ from oddlattice.logs import log_to
 from oddlattice.onethread import one_thread
 from oddlattice.products import PLACES, table, write_parquet
 from oddlattice.report.html import json_text
+from oddlattice.stores import group_of, said_of, values_of
 from oddlattice.whole import write_text
 
 Row = dict[str, Any]
-
-
-def _attributes(group: zarr.Group) -> Row:
-    return dict(group.attrs["oddlattice"])  # type: ignore[arg-type]
-
-
-def _group(parent: zarr.Group, name: str) -> zarr.Group:
-    found = parent[name]
-    assert isinstance(found, zarr.Group)
-    return found
-
-
-def _array(group: zarr.Group, name: str) -> npt.NDArray[Any]:
-    found = group[name]
-    assert isinstance(found, zarr.Array)
-    return np.asarray(found[:])
 
 
 def place_rows(name: str, places: polar.Places, found: polar.Polar | None, nodes_px: npt.NDArray[Any]) -> pl.DataFrame:
@@ -68,9 +53,9 @@ def measure(
 ) -> tuple[Row, list[pl.DataFrame]]:
     """Statistics of one analysed image and its measured columns."""
     name = str(row["image_id"])
-    tiles, model = _group(stores["tiles"], name), _attributes(_group(stores["differences"], name))
-    lattice, header = _attributes(tiles), _attributes(_group(stores["images"], name)).get("pixel_nm_header")
-    nodes_px, mask = _array(tiles, "nodes_px"), _array(tiles, "mask")
+    tiles, model = group_of(stores["tiles"], name), said_of(group_of(stores["differences"], name))
+    lattice, header = said_of(tiles), said_of(group_of(stores["images"], name)).get("pixel_nm_header")
+    nodes_px, mask = values_of(tiles, "nodes_px"), values_of(tiles, "mask")
     # the lattice is the ruler, split between the directions as the header says
     ratio = math.sqrt(header[0] / header[1]) if header else 1.0
     pixel_nm = lattice["pixel_nm"] * np.array([ratio, 1 / ratio])

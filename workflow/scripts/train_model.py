@@ -31,6 +31,7 @@ from oddlattice.patches import Batch, ImagePatches, image_batches, simulated_bat
 from oddlattice.paths import unescape
 from oddlattice.products import SHARD, table, write_tsv
 from oddlattice.register import register
+from oddlattice.stores import group_of, listed_in, said_of, values_of
 from oddlattice.training import Progress, train_vae
 from oddlattice.vae import VAE, VAEConfig
 from oddlattice.whole import whole_file
@@ -88,7 +89,7 @@ def read_bulk(bulk: list[dict[str, Any]], archive: str, read: dict[str, Any]) ->
 
 
 def _pick(store: zarr.Group, entry: dict[str, Any]) -> tuple[Float, Any]:
-    rows: list[dict[str, Any]] = list(store.attrs["images"])  # type: ignore[arg-type]
+    rows = listed_in(store)
     fits = [
         row
         for row in rows
@@ -99,10 +100,10 @@ def _pick(store: zarr.Group, entry: dict[str, Any]) -> tuple[Float, Any]:
     if not fits:
         reasons = "; ".join(row["reason"] for row in rows if row["reason"]) or "no such signal or frame"
         raise ValueError(f"train.bulk: {entry['path']}: {reasons}; needed an image of bulk")
-    group = store[fits[0]["image_id"]]
-    image = np.asarray(group["0"][:], dtype=np.float32)  # type: ignore[index]
+    group = group_of(store, fits[0]["image_id"])
+    image = np.asarray(values_of(group, "0"), dtype=np.float32)
     top, bottom, left, right = entry.get("region_px") or (0, image.shape[0], 0, image.shape[1])
-    header = dict(group.attrs["oddlattice"])["pixel_nm_header"]  # type: ignore[arg-type]
+    header = said_of(group)["pixel_nm_header"]
     return image[top:bottom, left:right], header
 
 

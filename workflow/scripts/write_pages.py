@@ -31,6 +31,7 @@ from oddlattice.report.kinds import KINDS
 from oddlattice.report.statistics_view import image_view
 from oddlattice.reviews import Reviewed, lay_on
 from oddlattice.settings import versions
+from oddlattice.stores import array_if_any, group_if_any, said_if_any
 from oddlattice.whole import whole_directory
 
 TILE_PX = 1024  # side of a tile of the viewer
@@ -42,33 +43,17 @@ CROP_BYTES = 96 << 20  # of the unpacked chunks that are kept of each array that
 # ---------------------------------------------------------------- reading
 
 
-def _group(root: zarr.Group, name: str) -> zarr.Group | None:
-    if name not in root:
-        return None
-    found = root[name]
-    return found if isinstance(found, zarr.Group) else None
-
-
-def _array(group: zarr.Group | None, name: str) -> Any:
-    if group is None or name not in group:
-        return None
-    found = group[name]
-    return found[:] if isinstance(found, zarr.Array) else None
-
-
 def _frame(group: zarr.Group | None, name: str, most_bytes: int = 0) -> Any:
     """An array with the size of the image: whole, or to be read window by window where it is huge."""
-    if group is None or name not in group:
-        return None
-    found = group[name]
-    if not isinstance(found, zarr.Array):
+    found = array_if_any(group, name)
+    if found is None:
         return None
     return Windows(found, most_bytes) if found.shape[0] * found.shape[1] > AT_ONCE_PX else found[:]
 
 
-def _attributes(group: zarr.Group | None) -> dict[str, Any]:
-    found = group.attrs.asdict().get("oddlattice") if group is not None else None
-    return dict(found) if isinstance(found, dict) else {}
+def _values(group: zarr.Group | None, name: str) -> Any:
+    found = array_if_any(group, name)
+    return None if found is None else found[:]
 
 
 def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns: pl.DataFrame) -> Image:
@@ -80,31 +65,31 @@ def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns
         If the image itself is not among the images.
     """
     name = str(row["image_id"])
-    group = {key: _group(root, name) for key, root in stores.items()}
+    group = {key: group_if_any(root, name) for key, root in stores.items()}
     raw = _frame(group["images"], "0")
     if raw is None:
         raise ValueError(f"{stores['images'].store}: found no image {name}; the images table says {row['state']}")
     mine = (found.defects["image_id"] == name).to_numpy()
     maps = {}
     for key in ("difference", "z", "prediction"):
-        values = _frame(_group(group["maps"], key) if group["maps"] is not None else None, "0")
+        values = _frame(group_if_any(group["maps"], key), "0")
         if values is not None and any(np.isfinite(band).any() for band in bands(values)):
             maps[key] = values
-    mask, nodes = _array(group["tiles"], "mask"), _array(group["tiles"], "nodes_px")
+    mask, nodes = _values(group["tiles"], "mask"), _values(group["tiles"], "nodes_px")
     return Image(
         row=row,
         raw=raw,
-        source=_attributes(group["images"]),
-        lattice=_attributes(group["tiles"]),
-        model=_attributes(group["differences"]),
+        source=said_if_any(group["images"]),
+        lattice=said_if_any(group["tiles"]),
+        model=said_if_any(group["differences"]),
         tiles=_frame(group["tiles"], "tiles", CROP_BYTES),
         prediction=_frame(group["differences"], "prediction", CROP_BYTES),
         difference=_frame(group["differences"], "difference", CROP_BYTES),
         mask=None if mask is None else mask > 0,
         nodes_px=None if nodes is None or not np.isfinite(nodes).all() else nodes.astype(np.float64),
         maps=maps,
-        losses=_attributes(group["maps"]).get("completeness") or {},
-        trials=_attributes(group["maps"]).get("trials") or [],
+        losses=said_if_any(group["maps"]).get("completeness") or {},
+        trials=said_if_any(group["maps"]).get("trials") or [],
         defects=found.defects.filter(mine),
         columns=columns.filter(pl.col("image_id") == name),
         said=found.statements.filter(pl.col("image_id") == name),

@@ -16,6 +16,7 @@ from oddlattice import images, omezarr, reader
 from oddlattice.children import Refused
 from oddlattice.images import Array, Survey
 from oddlattice.reader import Signal
+from oddlattice.stores import array_of
 
 Row = dict[str, object]
 
@@ -225,15 +226,13 @@ def _count_just_below(group: zarr.Group, survey: Survey) -> int:
     """Number of pixels in the 1/64 of the range below the highest value."""
     highest = float(survey.highest)
     low = highest - max((highest - float(survey.lowest)) / 64, 1.0 if survey.dtype.kind in "iu" else 0.0)
-    array = group["0"]
-    assert isinstance(array, zarr.Array)
+    array = array_of(group, "0")
     return sum(int(np.count_nonzero((band >= low) & (band < highest))) for band in omezarr.bands_of(array))
 
 
 def _fill(task: _Task, image_id: str, pixel_nm: omezarr.PixelNm | None, name: str) -> zarr.Group:
     """Write an image anew, with the mean of its other pixels where one is not finite."""
-    array = task.group[f"{image_id}/0"]
-    assert isinstance(array, zarr.Array)
+    array = array_of(task.group, f"{image_id}/0")
     kept = [band[np.isfinite(band)] for band in omezarr.bands_of(array)]
     value = sum(float(some.sum(dtype=np.float64)) for some in kept) / sum(some.size for some in kept)
     filled = (np.where(np.isfinite(band), band, np.float32(value)) for band in omezarr.bands_of(array))

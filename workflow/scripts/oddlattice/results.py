@@ -14,6 +14,8 @@ import numpy.typing as npt
 import polars as pl
 import zarr
 
+from oddlattice.stores import array_if_any, group_of, listed_in, said_of
+
 Row = dict[str, Any]
 
 #: Unit by the end of a column's or key's name; the longest that fits counts.
@@ -103,8 +105,7 @@ class Results:
         found: dict[str, str] = {}
         for store in sorted((self.path / "1_images").glob("*.zarr")):
             root = zarr.open_group(store, mode="r")
-            listed: Any = root.attrs["images"]
-            found |= {str(row["image_id"]): store.stem for row in listed if row["state"] == "read"}
+            found |= {str(row["image_id"]): store.stem for row in listed_in(root) if row["state"] == "read"}
         return found
 
     def image(self, image_id: str) -> "ResultImage":
@@ -178,15 +179,12 @@ class ResultImage:
         return found
 
     def _group(self, stage: str) -> zarr.Group:
-        found = zarr.open_group(self.results.path / stage / f"{self.shard}.zarr", mode="r")[self.image_id]
-        assert isinstance(found, zarr.Group)
-        return found
+        return group_of(zarr.open_group(self.results.path / stage / f"{self.shard}.zarr", mode="r"), self.image_id)
 
     @cached_property
     def metadata(self) -> Row:
         """What the file said: pixel size, detector, acquisition time, its own metadata."""
-        found: Any = self._group("1_images").attrs["oddlattice"]
-        return dict(found)
+        return said_of(self._group("1_images"))
 
     @property
     def pixel_nm(self) -> tuple[float, float] | None:
@@ -226,8 +224,8 @@ class ResultImage:
     def _tile(self, name: str) -> Any:
         if not (self.results.path / f"2_tiles/{self.shard}.zarr").exists():
             return np.empty((0, 0))  # dropped to save space
-        group = self._group("2_tiles")
-        return group[name][:] if name in group else np.empty((0, 0))  # type: ignore[index]
+        found = array_if_any(self._group("2_tiles"), name)
+        return np.empty((0, 0)) if found is None else found[:]
 
     def signal(self) -> Any:
         """The image as a lazy HyperSpy signal, axes calibrated, its defects as markers that are saved with it."""
