@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+from oddlattice.compiled import load_kernels
 from oddlattice.lifetime import die_with_parent
 
 Given = ParamSpec("Given")
@@ -191,6 +192,7 @@ def serve() -> None:
         importlib.import_module(name)
     module, _, name = order["call"].partition(":")
     function = getattr(importlib.import_module(module), name)
+    load_kernels()
     limits = Limits(**order["limits"])
     gc.freeze()  # what is loaded here is garbage for no child: its pages stay shared
     waiting = order["jobs"][::-1]
