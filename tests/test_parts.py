@@ -16,6 +16,7 @@ import write_pages
 from bench.material import Lattice, write_scan
 from oddlattice import onefile, parts
 from oddlattice.chunks import Windows
+from oddlattice.maps import ToLattice, warped
 from oddlattice.overlap import Behind, ahead
 from oddlattice.settings import load_yaml
 from raw_files import SETTINGS
@@ -166,9 +167,13 @@ def test_raw_pixels_are_laid_on_the_lattice() -> None:
     nodes = np.stack([14 * u - 6 * v + 230, 6 * u + 14 * v + 5]) + bend
     shift = np.random.default_rng(0).normal(0, 0.5, 500)
     rows, cols = slice(100, 400), slice(90, 395)
-    at = find_defects.ToLattice(nodes.astype(np.float32), shift)(rows, cols)
-    uv = (at + 0.5) / 20
-    inside = ((uv > 0) & (uv < np.array([29, 39])[:, None, None])).all(0)
+    # maps of the places themselves: u and v of every pixel of the lattice frame
+    maps = [
+        np.ascontiguousarray(line, np.float32) for line in np.meshgrid(np.arange(580), np.arange(780), indexing="ij")
+    ]
+    at = warped(maps, ToLattice(nodes.astype(np.float32), shift), rows, cols)
+    uv = (np.stack(at).astype(np.float64) + 0.5) / 20
+    inside = ((uv > 0.05) & (uv < np.array([28.9, 38.9])[:, None, None])).all(0)
     assert inside.mean() > 0.8
     back = np.stack([map_coordinates(layer, uv, order=1) for layer in nodes])
     back[1] -= shift[rows][:, None]  # a feature at col c is seen at col c - shift

@@ -2,8 +2,6 @@
 
 import math
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import zarr
-from scipy.ndimage import map_coordinates
 
 from oddlattice.children import Fault, spared
 from oddlattice.chunks import Windows
@@ -40,7 +37,7 @@ from oddlattice.defects import (
 from oddlattice.detect import Noise, estimate_noise, judge_columns, kernel_width_px, published_map, raw_places, z_map
 from oddlattice.intervals import poisson_interval, wilson
 from oddlattice.logs import log_to
-from oddlattice.omezarr import Bands
+from oddlattice.maps import InCounts, Map, ToLattice, write_maps
 from oddlattice.onethread import one_thread
 from oddlattice.parts import Part, in_px, is_inside, parts_of
 from oddlattice.products import COLUMNS, COMPLETENESS, DEFECTS, IMAGES, table, write_parquet
@@ -52,8 +49,6 @@ from oddlattice.whole import whole_directory
 Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
 Row = dict[str, Any]
-BAND_ROWS, BLOCK_COLS = 512, 2048
-STEP_PX = 8  # grid on which raw pixels are laid on the lattice
 CHUNK_CELLS = 32
 AROUND_CELLS = 2  # neighbourhood of a part of a huge image: a column's window and its neighbours
 MIN_CELLS = 36  # a part of a huge image with fewer is not tested
@@ -291,103 +286,6 @@ def image_figures(tally: Tally, area: float, cell_nm2: float, settings: dict[str
         )
         figures["completeness_vacancy"] = hits / n
     return figures
-
-
-class ToLattice:
-    """From raw pixels to pixels of the lattice frame: the inverse of the nodes' places.
-
-    It is solved on a grid, by fixed-point iteration, and linear between: over `STEP_PX` the lattice hardly bends.
-    """
-
-    def __init__(self, nodes_px: Float, row_shift_px: Float) -> None:
-        n_u, n_v = nodes_px.shape[1:]
-        u, v = np.meshgrid(np.arange(n_u), np.arange(n_v), indexing="ij")
-        design = np.stack([np.ones(u.size), u.ravel(), v.ravel()], -1)
-        places = nodes_px.reshape(2, -1).T.astype(np.float64)
-        self.affine = np.linalg.lstsq(design, places, rcond=None)[0]  # origin, a, b
-        self.bend = (places - design @ self.affine).T.reshape(2, n_u, n_v)
-        self.inverse = np.linalg.inv(self.affine[1:])
-        self.row_shift_px = row_shift_px.astype(np.float64)
-
-    def _on_grid(self, rows: Array, cols: Array) -> Array:
-        """Places in the lattice frame [px] of a grid of places (row, col) without row shifts; (2, rows, cols)."""
-        place = np.stack(np.meshgrid(rows, cols, indexing="ij"), -1) - self.affine[0]
-        uv = place @ self.inverse
-        for _ in range(3):
-            bend = [map_coordinates(b, [uv[..., 0], uv[..., 1]], order=1, mode="nearest") for b in self.bend]
-            uv = (place - np.stack(bend, -1)) @ self.inverse
-        return np.asarray(np.moveaxis(uv, -1, 0) * CELL_PX - 0.5)
-
-    def __call__(self, rows: slice, cols: slice) -> Array:
-        """Places in the lattice frame [px] of the raw pixels of a window; shape (2, rows, cols)."""
-        n_rows, n_cols = rows.stop - rows.start, cols.stop - cols.start
-        grid = [np.arange(-1, -(-n // STEP_PX) + 2) * float(STEP_PX) for n in (n_rows, n_cols)]
-        nodes = self._on_grid(rows.start + grid[0], cols.start + grid[1])
-        part = np.arange(STEP_PX) / STEP_PX
-        tall = _between(nodes[:, 1:], part, axis=1)[:, :n_rows]
-        shift = self.row_shift_px[rows][:, None] / STEP_PX
-        lines = tall[:, :, 1:-1] + shift * (tall[:, :, 2:] - tall[:, :, :-2]) / 2
-        return _between(lines, part, axis=2)[:, :, :n_cols]
-
-
-def _between(nodes: Array, part: Array, axis: int) -> Array:
-    """Linear interpolation along an axis at `part` of every step; the last node ends the last step."""
-    nodes = np.moveaxis(nodes, axis, -1)
-    first, second = nodes[..., :-1, None], nodes[..., 1:, None]
-    found = (first + (second - first) * part).reshape(*nodes.shape[:-1], -1)
-    return np.moveaxis(found, -1, axis)
-
-
-class InCounts:
-    """A prediction (U*20, V*20) in the image's counts: times the local mean (U, V), which is known at cell centres."""
-
-    def __init__(self, prediction: Float | Windows, local_mean: Float) -> None:
-        self.shape, self._prediction, self._mean = prediction.shape, prediction, local_mean
-
-    def __getitem__(self, window: tuple[slice, slice]) -> Float:
-        mean = self._mean
-        for axis, (s, n) in enumerate(zip(window, self.shape, strict=True)):
-            last = self._mean.shape[axis] - 1
-            at = np.clip((np.arange(*s.indices(n)) + 0.5) / CELL_PX - 0.5, 0, last)
-            low = np.minimum(at.astype(int), max(last - 1, 0))
-            first, second = mean.take(low, axis), mean.take(np.minimum(low + 1, last), axis)
-            part = (at - low).astype(np.float32)
-            mean = first + (second - first) * (part[:, None] if axis == 0 else part)
-        return np.asarray(self._prediction[window] * mean, dtype=np.float32)
-
-
-Map = Float | Windows | InCounts
-
-
-def warped(maps: Sequence[Map], at: Array) -> list[Float]:
-    """Lattice-frame maps at places `at` (2, rows, cols) [px], 0 outside of it; only what is needed is read."""
-    shape = maps[0].shape
-    low = np.clip(np.floor(at.min(axis=(1, 2))).astype(int) - 1, 0, shape)
-    high = np.clip(np.ceil(at.max(axis=(1, 2))).astype(int) + 2, 0, shape)
-    if (high <= low).any():
-        return [np.zeros(at.shape[1:], np.float32) for _ in maps]
-    at = at - low[:, None, None]
-    window = slice(low[0], high[0]), slice(low[1], high[1])
-    return [map_coordinates(m[window], at, order=1, mode="constant", output=np.float32) for m in maps]
-
-
-def write_maps(
-    group: zarr.Group, maps: dict[str, Map], to_lattice: ToLattice, shape: tuple[int, int], header: Any
-) -> None:
-    """Write lattice-frame maps as OME-Zarr images in the raw frame, with the raw image's scale."""
-    pixel = (float(header[0]), float(header[1])) if header else None
-    with ExitStack() as stack:
-        images = [
-            stack.enter_context(Bands(group.create_group(name), shape, np.float32, pixel, name=name)) for name in maps
-        ]
-        for start in range(0, shape[0], BAND_ROWS):
-            rows = slice(start, min(start + BAND_ROWS, shape[0]))
-            blocks = [
-                warped(list(maps.values()), to_lattice(rows, slice(col, min(col + BLOCK_COLS, shape[1]))))
-                for col in range(0, shape[1], BLOCK_COLS)
-            ]
-            for image, *band in zip(images, *blocks, strict=True):
-                image.push(np.concatenate(band, axis=1))
 
 
 def load_registered(

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
+from oddlattice import tails
 from oddlattice.columns import peak_at, window_of_cell, window_offsets
 from oddlattice.defects import Found, Judged, moved_peak
 from oddlattice.detect import Noise, Scored
@@ -74,7 +74,7 @@ def ideal_part(tested: Scored, some: npt.NDArray[np.intp], signal: Array, share:
     """
     dprime = float(np.sqrt(signal @ np.linalg.solve(tested.kernel.covariance, signal)))
     scatter = np.sqrt(max(1 + signal[0] * share, 1e-3))
-    return float(stats.norm.sf((stats.norm.isf(cut) - dprime / tested.level[some]) / scatter).mean())
+    return float(tails.normal_sf((tails.normal_isf(cut) - dprime / tested.level[some]) / scatter).mean())
 
 
 def _row(found: Array, tested: Scored, some: npt.NDArray[np.intp], cut: float) -> dict[str, float]:

@@ -1,25 +1,25 @@
 """From tested columns to defects: one row per defect, its kind, extended regions, and what could have been found."""
 
-import warnings
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from scipy.ndimage import maximum_filter, uniform_filter
+from scipy.ndimage import uniform_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from oddlattice import tails
 from oddlattice.columns import (
     ColumnShape,
-    as_cells,
     cut_windows,
     peak_at,
     window_of_cell,
     window_offsets,
     window_start_px,
 )
+from oddlattice.compiled import compiled
 from oddlattice.crystal import CELL_PX
 from oddlattice.detect import MIN_COLUMNS, Noise, Scored, q_values
 
@@ -298,45 +298,66 @@ def extra_columns(judged: Judged, z: Float, mask: Mask, all_uv: Array, width_px:
         away &= np.hypot(du[:, None], dv[None, :]) > 0.25
     places = np.tile(away, mask.shape) & (np.repeat(np.repeat(mask, CELL_PX, 0), CELL_PX, 1) > 0)
     # between the columns few electrons are counted and z leans to the bright side, most where it is darkest
-    typical = np.where(places & (np.abs(z) < 6), z, np.nan)
-    lean = _largest_lean(np.asarray(as_cells(typical), dtype=np.float64))
-    bar = next(level for level in np.arange(3.0, 60.0, 0.05) if highest_of(level, places.sum(), width_px, lean) < fdr)
+    lean = _largest_lean(z, mask, away)
+    many = int(places.sum())
+    levels = np.arange(3.0, 60.0, 0.05)
+    bar = float(levels[np.argmax(highest_of(levels, many, width_px, lean) < fdr)])
     free = _away_from(places, np.array([d.uv for d in judged.defects]).reshape(-1, 2), 0.6)
     # the deepest dips of the same map are decoys: no atom can be missing there, so noise alone goes that deep
-    bar = max(bar, DECOY_MARGIN * -float(z[free].min(initial=0.0)))
+    bar = max(bar, DECOY_MARGIN * -float(z.min(initial=0.0, where=free)))
     found = []
-    for row, col in np.argwhere(free & (z > bar) & (z == maximum_filter(z, 7))):
+    for row, col in np.argwhere(free & (z > bar)):
+        if z[row, col] < z[max(row - 3, 0) : row + 4, max(col - 3, 0) : col + 4].max():
+            continue
         uv = ((row + 0.5) / CELL_PX, (col + 0.5) / CELL_PX)
-        chance = highest_of(float(z[row, col]), places.sum(), width_px, lean)
-        p = float(stats.pearson3.sf(z[row, col], lean))
+        chance = float(highest_of(float(z[row, col]), many, width_px, lean))
+        p = float(tails.pearson3_sf(z[row, col], lean))
         found.append(Found(uv, "", "extra", 1.0 - chance, z=float(z[row, col]), p=p, q=chance))
     return found
 
 
-def _largest_lean(cells: Array) -> float:
-    """Skewness where in the cell it is largest, not negative; of cells (U, V, 20, 20), nan where not looked at."""
-    count = np.isfinite(cells).sum(axis=(0, 1))
+@compiled("void(float32[:, ::1], uint8[:, ::1], boolean[:, ::1], float64[:, :, ::1])")
+def _add_powers(z: Float, mask: Mask, away: npt.NDArray[np.bool_], out: Array) -> None:
+    """Add 1, z, z^2 and z^3 of analysed cells to `out` (20, 20, 4), by the pixel of the cell; |z| < 6 alone."""
+    for u in range(mask.shape[0]):
+        for v in range(mask.shape[1]):
+            for i in range(CELL_PX if mask[u, v] else 0):
+                for j in range(CELL_PX):
+                    value = np.float64(z[u * CELL_PX + i, v * CELL_PX + j])
+                    if away[i, j] and abs(value) < 6:
+                        out[i, j, 0] += 1.0
+                        out[i, j, 1] += value
+                        out[i, j, 2] += value * value
+                        out[i, j, 3] += value * value * value
+
+
+def _largest_lean(z: Float, mask: Mask, away: npt.NDArray[np.bool_]) -> float:
+    """Skewness of z at the pixel of the cell, of those `away` (20, 20), where it is largest; not negative."""
+    sums = np.zeros((CELL_PX, CELL_PX, 4))
+    _add_powers(np.ascontiguousarray(z, np.float32), np.ascontiguousarray(mask, np.uint8), away, sums)
+    count = sums[:, :, 0]
     if count.max() < MIN_COLUMNS:
         return 0.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # places that are not looked at
-        middle = np.nanmean(cells, axis=(0, 1))
-        third, second = (np.nanmean((cells - middle) ** power, axis=(0, 1)) for power in (3, 2))
+    first, second, third = np.moveaxis(sums[:, :, 1:], -1, 0) / np.maximum(count, 1.0)
+    variance = second - first**2
     seen = (count >= MIN_COLUMNS).astype(float)
-    lean = np.where(seen > 0, third / second**1.5, 0.0)
+    skewness = (third - 3 * first * second + 2 * first**3) / np.maximum(variance, 1e-12) ** 1.5
+    lean = np.where(seen > 0, skewness, 0.0)
     pooled = uniform_filter(lean, 5, mode="wrap") / np.maximum(uniform_filter(seen, 5, mode="wrap"), 1e-9)
     return float(np.clip(pooled[seen > 0].max(), 0.0, 1.0))
 
 
-def highest_of(level: float, places_px: float, width_px: float, lean: float) -> float:
+def highest_of(level: npt.ArrayLike, places_px: float, width_px: float, lean: float) -> Array:
     """Probability that smoothed noise reaches a level somewhere, at most 1.
 
     Expected number of maxima above the level in white noise smoothed by a Gaussian of `width_px`; source: Worsley et
     al. 1992, doi:10.1038/jcbfm.1992.127. Tails that lean upwards (Pearson III) make it larger.
     """
+    level = np.asarray(level, dtype=np.float64)
     gaussian = level * np.exp(-(level**2) / 2) / (2 * np.pi) ** 1.5 / (2 * width_px**2)
-    heavier = float(stats.pearson3.sf(level, lean) / stats.norm.sf(level)) if level < 37 else 1.0
-    return float(min(1.0, places_px * gaussian * max(heavier, 1.0)))
+    known = np.minimum(level, 36.0)  # beyond it there is no number for the normal's tail
+    heavier = np.where(level < 37, tails.pearson3_sf(known, lean) / tails.normal_sf(known), 1.0)
+    return np.asarray(np.minimum(1.0, places_px * gaussian * np.maximum(heavier, 1.0)))
 
 
 def _away_from(places: npt.NDArray[np.bool_], uv: Array, cells: float) -> npt.NDArray[np.bool_]:

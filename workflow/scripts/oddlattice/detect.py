@@ -4,19 +4,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
-from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates, uniform_filter
+from scipy import fft, stats
+from scipy.ndimage import binary_dilation, map_coordinates, uniform_filter
 
+from oddlattice import tails
+from oddlattice.blur import gaussian_blur
 from oddlattice.columns import (
     REACH_PX,
     ColumnShape,
     as_cells,
+    cells_at,
     column_cells,
     cut_windows,
+    median_cell,
+    sample_of,
     signatures,
     window_of_cell,
     window_start_px,
 )
+from oddlattice.compiled import compiled
 from oddlattice.crystal import CELL_PX
 from oddlattice.smooth import local_plane
 
@@ -95,25 +101,24 @@ class Null:
         distance = np.einsum("ni,ij,nj->n", shift, np.linalg.inv(self.covariance), shift) / level**2
         # the scale itself comes from `columns` columns: Student's and Hotelling's tails instead of the normal's
         freedom = self.columns - 1
-        tail = stats.t.logsf(np.abs(change / change_sigma), freedom)
+        tail = tails.student_sf(np.abs(change / change_sigma), freedom)
         if self.lean > 0:  # upwards as far as a distribution with this skewness reaches (Pearson III)
-            with np.errstate(divide="ignore"):
-                leaning = stats.pearson3.logsf(change / change_sigma, self.lean)
+            leaning = tails.pearson3_sf(change / change_sigma, self.lean)
             tail = np.where(change > 0, np.maximum(tail, leaning), tail)
-        log_p_change = np.log(2) + tail
-        log_p_shift = stats.f.logsf(distance / 2 * (freedom - 1) / freedom, 2, freedom - 1)
-        smaller = np.exp(np.minimum(log_p_change, log_p_shift))
+        p_change = 2 * tail
+        p_shift = tails.fisher_sf(distance / 2 * (freedom - 1) / freedom, 2, freedom - 1)
+        smaller = np.minimum(p_change, p_shift)
         p_value = np.maximum(np.where(smaller > 1e-8, 1 - (1 - smaller) ** 2, 2 * smaller), 1e-300)
-        sign = np.where(log_p_change <= log_p_shift, np.sign(change), 1.0)
+        sign = np.where(p_change <= p_shift, np.sign(change), 1.0)
         return Verdict(
             change=change,
             change_sigma=change_sigma,
             shift_pm=shift,
             shift_covariance_pm2=level[:, None, None] ** 2 * self.covariance,
             z_intensity=change / change_sigma,
-            z_shift=stats.norm.isf(np.maximum(np.exp(log_p_shift), 1e-300) / 2),
+            z_shift=tails.normal_isf(np.maximum(p_shift, 1e-300) / 2),
             p_value=p_value,
-            z=sign * stats.norm.isf(p_value / 2),
+            z=sign * tails.normal_isf(p_value / 2),
         )
 
 
@@ -197,8 +202,8 @@ def estimate_noise(difference: Float, mask: Mask) -> Noise:
     # 0.973: variance of a normal clipped at three standard deviations
     sigma = np.sqrt(np.mean(np.clip(sample, -3 * spread, 3 * spread) ** 2, axis=0) / 0.973)
     energy = np.zeros(mask.shape)
-    for row in range(CELL_PX):
-        energy[good] += np.clip((cells[:, :, row][good] / sigma[row]) ** 2, 0, 9).mean(axis=1) / CELL_PX
+    weights = (1 / sigma).astype(np.float64)
+    _energies(np.ascontiguousarray(difference), np.ascontiguousarray(mask), weights, energy)
     # a line through the neighbourhood, twice: a single odd cell must not raise its own noise level
     typical = float(np.median(energy[good]))
     level2 = np.clip(energy, 0.2 * typical, 4 * typical)
@@ -210,12 +215,45 @@ def estimate_noise(difference: Float, mask: Mask) -> Noise:
     return Noise(np.asarray(sigma, dtype=np.float64), level, _autocorrelation(difference, sigma, level, good))
 
 
-def _quiet(white: Array, good: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+@compiled("void(float32[:, ::1], uint8[:, ::1], float64[:, ::1], float64[:, ::1])")
+def _energies(difference: Float, mask: Mask, weights: Array, out: Array) -> None:
+    """Mean square of the weighted difference in each analysed cell, clipped at three standard deviations."""
+    for u in range(mask.shape[0]):
+        for v in range(mask.shape[1]):
+            total = 0.0
+            for i in range(CELL_PX if mask[u, v] else 0):
+                for j in range(CELL_PX):
+                    value = difference[u * CELL_PX + i, v * CELL_PX + j] * weights[i, j]
+                    total += min(value * value, 9.0)
+            out[u, v] = total / CELL_PX**2
+
+
+@compiled("void(float32[:, ::1], uint8[:, ::1], float32[:, ::1], float32[:, ::1], float32[:, ::1])")
+def _whitened(difference: Float, mask: Mask, weights: Float, level: Float, out: Float) -> None:
+    """The difference times the weight of its pixel of the cell, over the cell's level; 0 where masked."""
+    for u in range(mask.shape[0]):
+        for v in range(mask.shape[1]):
+            over = np.float32(1) / level[u, v] if mask[u, v] else np.float32(0)
+            for i in range(CELL_PX):
+                for j in range(CELL_PX):
+                    at = u * CELL_PX + i, v * CELL_PX + j
+                    out[at] = difference[at] * (weights[i, j] * over)
+
+
+def _in_its_noise(difference: Float, mask: Mask, sigma: npt.NDArray[np.floating], level: Array) -> Float:
+    """The difference over its standard deviation, pixel by pixel; 0 where masked."""
+    out = np.empty(difference.shape, np.float32)
+    weights = (1 / sigma).astype(np.float32)
+    _whitened(np.ascontiguousarray(difference), np.ascontiguousarray(mask), weights, level.astype(np.float32), out)
+    return out
+
+
+def _quiet(white: Float, good: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Cells in and around which nothing stands out of the whitened difference (U * 20, V * 20); shape (U, V).
 
     Strong defects would pass for noise that is correlated over a whole column.
     """
-    cells = np.abs(as_cells(gaussian_filter(white, QUIET_SMOOTH_PX)))
+    cells = np.abs(as_cells(gaussian_blur(white, QUIET_SMOOTH_PX)))
     spread = 1.4826 * float(np.median(cells[good]))
     odd = good & (cells.max(axis=(2, 3)) > QUIET_SIGMA * spread)
     quiet = good & ~binary_dilation(odd, np.ones((3, 3), dtype=bool))
@@ -229,16 +267,21 @@ def _autocorrelation(
     where = np.argwhere(good)
     low = np.clip(np.median(where, axis=0).astype(int) - 32, 0, None)
     part = np.s_[low[0] : low[0] + 64, low[1] : low[1] + 64]
-    cells = as_cells(difference)[part] / sigma * (good / level)[part][:, :, None, None]
-    plane = np.clip(cells, -4, 4).transpose(0, 2, 1, 3).reshape(cells.shape[0] * CELL_PX, -1)
-    seen = np.repeat(np.repeat(_quiet(plane, good[part]), CELL_PX, 0), CELL_PX, 1).astype(float)
-    plane = plane * seen
-    size = (plane.shape[0] + SIDE_PX, plane.shape[1] + SIDE_PX)
-    power = np.fft.irfft2(np.abs(np.fft.rfft2(plane, size)) ** 2, size)
-    count = np.fft.irfft2(np.abs(np.fft.rfft2(seen, size)) ** 2, size)
-    lag = np.arange(-SIDE_PX + 1, SIDE_PX)
-    raw = power[np.ix_(lag, lag)] / np.maximum(count[np.ix_(lag, lag)], 1.0)
+    here = difference[low[0] * CELL_PX : (low[0] + 64) * CELL_PX, low[1] * CELL_PX : (low[1] + 64) * CELL_PX]
+    plane = np.clip(_in_its_noise(here, good[part].astype(np.uint8), sigma, level[part]), -4, 4)
+    seen = np.repeat(np.repeat(_quiet(plane, good[part]), CELL_PX, 0), CELL_PX, 1).astype(np.float32)
+    raw = _products_at_lags(plane * seen) / np.maximum(_products_at_lags(seen), 1.0)
     return np.asarray(raw / raw[SIDE_PX - 1, SIDE_PX - 1])
+
+
+def _products_at_lags(plane: Float) -> Array:
+    """Sums of products of pixels so far apart along (u, v), lags up to 15 px, lag 0 in the middle; shape (31, 31)."""
+    size = [fft.next_fast_len(n + SIDE_PX, real=True) for n in plane.shape]
+    power = np.abs(fft.rfft2(plane, size)) ** 2
+    lag = np.arange(-SIDE_PX + 1, SIDE_PX)
+    # of the back transform few rows are needed
+    down = fft.ifft(power, axis=0)[lag]
+    return np.asarray(fft.irfft(down, size[1], axis=1)[:, lag], dtype=np.float64)
 
 
 def _covariance_of(correlation: Array) -> Array:
@@ -366,11 +409,12 @@ def published_map(difference: Float, prediction: Float, mask: Mask, threshold: f
     Blur and box scale with the pixels per cell (20 here, 23.8 in the method).
     """
     good = mask.astype(bool)
-    top = as_cells(prediction).max(axis=(2, 3))
+    top = prediction.reshape(-1, CELL_PX, prediction.shape[1]).max(axis=1).reshape(*mask.shape, CELL_PX).max(axis=2)
     scale = float(np.median(top[good])) if good.any() else 1.0
-    smooth = gaussian_filter(difference, 2.0 * CELL_PX / 23.8) / max(scale, 1e-9)
+    smooth = gaussian_blur(difference, 2.0 * CELL_PX / 23.8)
+    smooth /= np.float32(max(scale, 1e-9))
     smooth[np.abs(smooth) < threshold] = 0.0
-    return np.asarray(smooth, dtype=np.float32)
+    return smooth
 
 
 def published_score(anm_map: Float, shape: ColumnShape, cells: npt.NDArray[np.intp]) -> Array:
@@ -403,14 +447,14 @@ def z_map(difference: Float, mask: Mask, noise: Noise, shape: ColumnShape) -> Fl
     shape : ColumnShape
         Of the narrowest tested column: its width is the kernel's.
     """
-    good = mask.astype(bool)
-    white = as_cells(difference) / noise.sigma / noise.level[:, :, None, None]
-    plane = np.where(good[:, :, None, None], white, 0).transpose(0, 2, 1, 3).reshape(difference.shape)
-    smooth = gaussian_filter(plane, kernel_width_px(shape), mode="constant")
-    cells = as_cells(smooth)
+    white = _in_its_noise(difference, mask, noise.sigma, noise.level)
+    smooth = gaussian_blur(white, kernel_width_px(shape), mirrored=False)
+    typical = 1.4826 * median_cell(np.abs(cells_at(smooth, sample_of(mask))))
     # pooled over neighbouring pixels of the cell: the largest z must not be the one with the luckiest spread
-    spread = np.sqrt(uniform_filter((1.4826 * np.median(np.abs(cells[good]), axis=0)) ** 2, 7, mode="wrap")) + 1e-9
-    return np.asarray(smooth / np.tile(spread, mask.shape), dtype=np.float32)
+    spread = np.sqrt(uniform_filter(typical**2, 7, mode="wrap")) + 1e-9
+    everywhere = np.ones_like(mask), np.ones(mask.shape, dtype=np.float32)
+    _whitened(smooth, everywhere[0], (1 / spread).astype(np.float32), everywhere[1], smooth)
+    return smooth
 
 
 def raw_places(nodes_px: Float, uv: Array) -> Array:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.columns import ColumnShape, column_cells, cut_windows, window_offsets
+from oddlattice.columns import ColumnShape, column_cells, window_offsets, window_start_px
+from oddlattice.compiled import compiled
 from oddlattice.crystal import CELL_PX, Column, Crystal
 
 Array = npt.NDArray[np.float64]
@@ -22,7 +23,7 @@ FARTHEST_CELLS = 0.2  # a column further off its place is none
 FAINTEST = 0.25  # of the bulk column's height: an emptied column has no place
 CENTRED_CELLS = 0.02  # so near to the middle of its four A neighbours is the B site of the perfect cell
 _STEPS = 5
-_CHUNK, _BAND_CELLS = 4096, 128
+_BAND_CELLS = 128
 
 
 @dataclass(frozen=True)
@@ -98,33 +99,74 @@ def measure_places(tiles: Any, mask: Mask, shape: ColumnShape) -> Places:
 def _measured(tiles: npt.NDArray[np.float32], cells: npt.NDArray[np.intp], shape: ColumnShape) -> Array:
     """Offset of the columns of `cells` from their place in the perfect cell; shape (n, 2) [cells]."""
     du, dv = (np.broadcast_to(d, (16, 16)) for d in window_offsets(shape))
-    near = np.hypot(du, dv) < FIT_CELLS
-    at = np.stack([du[near], dv[near]])
-    parts = [cells[k : k + _CHUNK] for k in range(0, len(cells), _CHUNK)]
-    return np.concatenate([_fit(cut_windows(tiles, shape, c)[:, near].astype(np.float64), at, shape) for c in parts])
-
-
-def _fit(windows: Array, at: Array, shape: ColumnShape) -> Array:
-    """Offset (n, 2) [cells] of Gaussians in windows (n, p) of pixels at distances (2, p), by Gauss-Newton."""
-    p_uu, p_uv, p_vv = shape.precision
-    n = len(windows)
-    offset, height = np.zeros((n, 2)), np.full(n, shape.amplitude)
-    level = np.zeros(n)
-    for _ in range(_STEPS):
-        du, dv = at[0] - offset[:, :1], at[1] - offset[:, 1:]
-        bell = np.exp(-(p_uu * du**2 + 2 * p_uv * du * dv + p_vv * dv**2) / 2)
-        slope_u = height[:, None] * bell * (p_uu * du + p_uv * dv)
-        slope_v = height[:, None] * bell * (p_uv * du + p_vv * dv)
-        design = np.stack([np.ones_like(bell), bell, slope_u, slope_v], axis=-1)
-        rest = windows - level[:, None] - height[:, None] * bell
-        normal = np.einsum("npi,npj->nij", design, design)
-        normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(4)
-        step = np.linalg.solve(normal, np.einsum("npi,np->ni", design, rest)[..., None])[..., 0]
-        level, height = level + step[:, 0], np.maximum(height + step[:, 1], 0.05 * shape.amplitude)
-        offset += np.clip(step[:, 2:], -0.08, 0.08)
+    near = np.ascontiguousarray(np.argwhere(np.hypot(du, dv) < FIT_CELLS))
+    first = cells * CELL_PX + np.array(window_start_px(shape))
+    at = np.ascontiguousarray(np.stack([du, dv], -1)[near[:, 0], near[:, 1]])
+    bell = np.array([shape.amplitude, *shape.precision])
+    found = np.empty((len(cells), 3))
+    _fit(np.ascontiguousarray(tiles, np.float32), np.ascontiguousarray(first), near, at, bell, found)
+    offset, height = found[:, :2], found[:, 2]
     bad = (np.hypot(*offset.T) > FARTHEST_CELLS) | (height < FAINTEST * shape.amplitude)
-    offset[bad] = np.nan
-    return offset
+    return np.where(bad[:, None], np.nan, offset)
+
+
+@compiled("void(float64[:, ::1], float64[::1])")
+def _solve(normal: Array, right: Array) -> None:
+    """Solve `normal` x = `right` in place, by Cholesky; of the positive definite matrix the lower half is read."""
+    for i in range(len(right)):
+        for j in range(i + 1):
+            for k in range(j):
+                normal[i, j] -= normal[i, k] * normal[j, k]
+            normal[i, j] = np.sqrt(normal[i, i]) if i == j else normal[i, j] / normal[j, j]
+        for k in range(i):
+            right[i] -= normal[i, k] * right[k]
+        right[i] /= normal[i, i]
+    for i in range(len(right) - 1, -1, -1):
+        for k in range(i + 1, len(right)):
+            right[i] -= normal[k, i] * right[k]
+        right[i] /= normal[i, i]
+
+
+@compiled("void(float32[:, ::1], int64[:, ::1], int64[:, ::1], float64[:, ::1], float64[::1], float64[:, ::1])")
+def _fit(
+    tiles: npt.NDArray[np.float32],
+    first: npt.NDArray[np.intp],
+    near: npt.NDArray[np.intp],
+    at: Array,
+    bell: Array,
+    out: Array,
+) -> None:
+    """Fit level, height and offset of a Gaussian to every column, by Gauss-Newton; (n, 3): offset [cells] and height.
+
+    `first` (n, 2) is the first pixel of each window, `near` (p, 2) the pixels of a window that are looked at, `at`
+    (p, 2) their distances from the column [cells]; `bell` holds the bulk's height and precision.
+    """
+    p_uu, p_uv, p_vv = bell[1], bell[2], bell[3]
+    normal, right, row = np.empty((4, 4)), np.empty(4), np.empty(4)
+    row[0] = 1.0
+    for n in range(len(first)):
+        u, v, height, level = 0.0, 0.0, bell[0], 0.0
+        for _ in range(_STEPS):
+            normal[:], right[:] = 0.0, 0.0
+            for p in range(len(near)):
+                du, dv = at[p, 0] - u, at[p, 1] - v
+                slope_u, slope_v = p_uu * du + p_uv * dv, p_uv * du + p_vv * dv
+                row[1] = np.exp(-(slope_u * du + slope_v * dv) / 2)
+                row[2], row[3] = height * row[1] * slope_u, height * row[1] * slope_v
+                rest = tiles[first[n, 0] + near[p, 0], first[n, 1] + near[p, 1]] - level - height * row[1]
+                for i in range(4):
+                    right[i] += row[i] * rest
+                    for j in range(i + 1):
+                        normal[i, j] += row[i] * row[j]
+            little = 1e-9 * (normal[0, 0] + normal[1, 1] + normal[2, 2] + normal[3, 3])
+            for i in range(4):
+                normal[i, i] += little
+            _solve(normal, right)
+            level += right[0]
+            height = max(height + right[1], 0.05 * bell[0])
+            u += min(max(right[2], -0.08), 0.08)
+            v += min(max(right[3], -0.08), 0.08)
+        out[n, 0], out[n, 1], out[n, 2] = u, v, height
 
 
 def perovskite_sites(crystal: Crystal) -> tuple[Column, Column] | None:

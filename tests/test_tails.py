@@ -1,0 +1,31 @@
+"""Tails by special functions, against scipy.stats."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from oddlattice import tails
+
+LEVELS = np.linspace(-6, 30, 73)
+
+
+@pytest.mark.parametrize("skewness", [0.0, 0.05, 0.3, 0.8])
+def test_pearson_3(skewness: float) -> None:
+    known = LEVELS[-1.9 / max(skewness, 1e-9) < LEVELS]
+    np.testing.assert_allclose(tails.pearson3_sf(known, skewness), stats.pearson3.sf(known, skewness), rtol=1e-8)
+
+
+def test_beyond_its_end_all_of_a_leaning_distribution_lies_above() -> None:
+    assert tails.pearson3_sf(-2.6, 0.8) == 1.0
+
+
+@pytest.mark.parametrize("freedom", [29, 500, 50_000])
+def test_student_and_fisher(freedom: int) -> None:
+    np.testing.assert_allclose(tails.student_sf(LEVELS, freedom), stats.t.sf(LEVELS, freedom), rtol=1e-9)
+    squares = LEVELS[12:] ** 2
+    np.testing.assert_allclose(tails.fisher_sf(squares, 2, freedom), stats.f.sf(squares, 2, freedom), rtol=1e-9)
+
+
+def test_normal_there_and_back() -> None:
+    np.testing.assert_allclose(tails.normal_sf(LEVELS), stats.norm.sf(LEVELS), rtol=1e-12)
+    np.testing.assert_allclose(tails.normal_isf(tails.normal_sf(LEVELS)), LEVELS, rtol=1e-6, atol=1e-9)

@@ -1,0 +1,143 @@
+"""Maps of the lattice frame laid back onto the raw image, and written there as OME-Zarr."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from scipy.ndimage import map_coordinates
+
+from oddlattice.chunks import Windows
+from oddlattice.compiled import compiled
+from oddlattice.crystal import CELL_PX
+from oddlattice.omezarr import Bands
+
+Array = npt.NDArray[np.float64]
+Float = npt.NDArray[np.float32]
+BAND_ROWS, BLOCK_COLS = 512, 2048
+STEP_PX = 8  # grid on which raw pixels are laid on the lattice
+
+
+class ToLattice:
+    """From raw pixels to pixels of the lattice frame: the inverse of the nodes' places.
+
+    It is solved on a grid, by fixed-point iteration, and linear between: over `STEP_PX` the lattice hardly bends.
+    """
+
+    def __init__(self, nodes_px: Float, row_shift_px: Float) -> None:
+        n_u, n_v = nodes_px.shape[1:]
+        u, v = np.meshgrid(np.arange(n_u), np.arange(n_v), indexing="ij")
+        design = np.stack([np.ones(u.size), u.ravel(), v.ravel()], -1)
+        places = nodes_px.reshape(2, -1).T.astype(np.float64)
+        self.affine = np.linalg.lstsq(design, places, rcond=None)[0]  # origin, a, b
+        self.bend = (places - design @ self.affine).T.reshape(2, n_u, n_v)
+        self.inverse = np.linalg.inv(self.affine[1:])
+        self.row_shift_px = row_shift_px.astype(np.float64)
+
+    def on_grid(self, rows: slice, cols: slice) -> Array:
+        """Places in the lattice frame [px] every STEP_PX from (rows.start, cols.start) - STEP_PX, row shifts left out.
+
+        Shape (2, ceil(rows / STEP_PX) + 3, ceil(cols / STEP_PX) + 3).
+        """
+        grid = (s.start + np.arange(-1, -(-(s.stop - s.start) // STEP_PX) + 2) * float(STEP_PX) for s in (rows, cols))
+        place = np.stack(np.meshgrid(*grid, indexing="ij"), -1) - self.affine[0]
+        uv = place @ self.inverse
+        for _ in range(3):
+            bend = [map_coordinates(b, [uv[..., 0], uv[..., 1]], order=1, mode="nearest") for b in self.bend]
+            uv = (place - np.stack(bend, -1)) @ self.inverse
+        return np.ascontiguousarray(np.moveaxis(uv, -1, 0) * CELL_PX - 0.5)
+
+
+class InCounts:
+    """A prediction (U*20, V*20) in the image's counts: times the local mean (U, V), which is known at cell centres."""
+
+    def __init__(self, prediction: Float | Windows, local_mean: Float) -> None:
+        self.shape, self._prediction, self._mean = prediction.shape, prediction, local_mean
+
+    def __getitem__(self, window: tuple[slice, slice]) -> Float:
+        mean = self._mean
+        for axis, (s, n) in enumerate(zip(window, self.shape, strict=True)):
+            last = self._mean.shape[axis] - 1
+            at = np.clip((np.arange(*s.indices(n)) + 0.5) / CELL_PX - 0.5, 0, last)
+            low = np.minimum(at.astype(int), max(last - 1, 0))
+            first, second = mean.take(low, axis), mean.take(np.minimum(low + 1, last), axis)
+            part = (at - low).astype(np.float32)
+            mean = first + (second - first) * (part[:, None] if axis == 0 else part)
+        return np.asarray(self._prediction[window] * mean, dtype=np.float32)
+
+
+Map = Float | Windows | InCounts
+
+
+@compiled("void(float32[:, ::1], int64[::1], float64[:, :, ::1], float64[::1], float32[:, ::1])")
+def _laid_back(window: Float, low: npt.NDArray[np.int64], grid: Array, shift_px: Array, out: Float) -> None:
+    """Fill `out` (rows, cols) from a window of a map that starts at pixel `low` (row, col); 0 beyond the window.
+
+    `grid` is that of `ToLattice.on_grid`; between its places it is linear, along a row after the row's shift. The
+    window is sampled bilinearly.
+    """
+    rows, cols = out.shape
+    steps = grid.shape[2]
+    line = np.empty((2, steps))
+    last_u, last_v = window.shape[0] - 1, window.shape[1] - 1
+    for row in range(rows):
+        above = 1 + row // STEP_PX
+        part = (row % STEP_PX) / STEP_PX
+        shift = shift_px[row] / (2 * STEP_PX)
+        for axis in range(2):
+            upper, lower = grid[axis, above], grid[axis, above + 1]
+            for k in range(1, steps - 1):
+                here = upper[k] + (lower[k] - upper[k]) * part
+                after = upper[k + 1] + (lower[k + 1] - upper[k + 1]) * part
+                before = upper[k - 1] + (lower[k - 1] - upper[k - 1]) * part
+                line[axis, k] = here + shift * (after - before) - low[axis]
+        for start in range(0, cols, STEP_PX):
+            k = 1 + start // STEP_PX
+            u, v = line[0, k], line[1, k]
+            step_u, step_v = (line[0, k + 1] - u) / STEP_PX, (line[1, k + 1] - v) / STEP_PX
+            for col in range(start, min(start + STEP_PX, cols)):
+                at_u, at_v = u + step_u * (col - start), v + step_v * (col - start)
+                if at_u < 0 or at_v < 0 or at_u > last_u or at_v > last_v:
+                    out[row, col] = 0
+                    continue
+                i, j = min(int(at_u), last_u - 1), min(int(at_v), last_v - 1)
+                down, right = np.float32(at_u - i), np.float32(at_v - j)
+                top = window[i, j] + (window[i, j + 1] - window[i, j]) * right
+                bottom = window[i + 1, j] + (window[i + 1, j + 1] - window[i + 1, j]) * right
+                out[row, col] = top + (bottom - top) * down
+
+
+def warped(maps: Sequence[Map], to_lattice: ToLattice, rows: slice, cols: slice) -> list[Float]:
+    """Lattice-frame maps at the raw pixels of a window, 0 outside of them; only what is needed is read."""
+    grid, shape = to_lattice.on_grid(rows, cols), np.array(maps[0].shape)
+    shift = to_lattice.row_shift_px[rows]
+    reach = 1 + np.abs(shift).max() * np.abs(np.diff(grid, axis=2)).max() / STEP_PX
+    low = np.clip(np.floor(grid.min(axis=(1, 2)) - reach), 0, shape).astype(np.int64)
+    high = np.clip(np.ceil(grid.max(axis=(1, 2)) + reach) + 1, 0, shape).astype(np.int64)
+    found = [np.zeros((rows.stop - rows.start, cols.stop - cols.start), np.float32) for _ in maps]
+    if (high - low >= 2).all():
+        window = slice(low[0], high[0]), slice(low[1], high[1])
+        for values, out in zip(maps, found, strict=True):
+            _laid_back(np.ascontiguousarray(values[window]), low, grid, shift, out)
+    return found
+
+
+def write_maps(
+    group: zarr.Group, maps: dict[str, Map], to_lattice: ToLattice, shape: tuple[int, int], header: Any
+) -> None:
+    """Write lattice-frame maps as OME-Zarr images in the raw frame, with the raw image's scale."""
+    pixel = (float(header[0]), float(header[1])) if header else None
+    with ExitStack() as stack:
+        images = [
+            stack.enter_context(Bands(group.create_group(name), shape, np.float32, pixel, name=name)) for name in maps
+        ]
+        for start in range(0, shape[0], BAND_ROWS):
+            rows = slice(start, min(start + BAND_ROWS, shape[0]))
+            blocks = [
+                warped(list(maps.values()), to_lattice, rows, slice(col, min(col + BLOCK_COLS, shape[1])))
+                for col in range(0, shape[1], BLOCK_COLS)
+            ]
+            for image, *band in zip(images, *blocks, strict=True):
+                image.push(np.concatenate(band, axis=1))
