@@ -30,9 +30,9 @@ from oddlattice.benchmark import (
     recall_of_search,
     separation,
     varied_conditions,
-    wilson,
 )
 from oddlattice.crystal import load_crystal
+from oddlattice.intervals import wilson
 from oddlattice.library import load_library
 from oddlattice.report.charts import Axis, Point, Series, chart
 from oddlattice.truth import nearest

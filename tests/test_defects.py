@@ -191,6 +191,7 @@ def test_intervals_by_hand() -> None:
     assert weighted_poisson_interval(np.full(10, 2.0)) == pytest.approx((2 * same[0], 2 * same[1]))
     assert weighted_poisson_interval(np.empty(0)) == (0.0, pytest.approx(3.6889, abs=1e-3))
     for hits, n in ((0, 7), (7, 7), (3, 40), (499, 500)):
-        known = stats.binomtest(hits, n).proportion_ci(method="wilson")
-        assert wilson(hits, n) == pytest.approx((known.low, known.high))
+        for level in (0.95, 0.68):
+            known = stats.binomtest(hits, n).proportion_ci(level, method="wilson")
+            assert wilson(hits, n, level) == pytest.approx((known.low, known.high))
     assert wilson(8, 10) == (pytest.approx(0.4902, abs=1e-3), pytest.approx(0.9433, abs=1e-3))

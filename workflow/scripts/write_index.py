@@ -315,7 +315,7 @@ def main(
     keys = list(lines[0]) if lines else []
     page = render(
         "index.html.j2",
-        ("review.js", "index.js"),
+        ("dom.js", "review.js", "index.js"),
         {
             "keys": keys,
             "rows": [[x[key] for key in keys] for x in lines],

@@ -393,7 +393,7 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, settings
     taken = write_exports(image, pixel, shard, folder)
     page = render(
         "image.html.j2",
-        ("viewer.js", "review.js", "gallery.js", "image.js"),
+        ("dom.js", "viewer.js", "review.js", "gallery.js", "image.js"),
         viewer_data(image, raw, prediction, maps, crops),
         title=facts.title(row),
         folder=facts.file_name(row)[0],

@@ -336,14 +336,6 @@ def varied_conditions(library: Library, rng: np.random.Generator) -> Conditions:
 # ---------------------------------------------------------------- statistics
 
 
-def wilson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a proportion; (0, 1) without trials. Source: Wilson 1927, doi:10.1080/01621459.1927.10502953."""
-    if n == 0:
-        return 0.0, 1.0
-    found = stats.binomtest(hits, n).proportion_ci(level, method="wilson")
-    return float(found.low), float(found.high)
-
-
 def auroc(bulk: Array, odd: Array) -> tuple[float, float]:
     """Area under the receiver operating curve, and its standard error.
 

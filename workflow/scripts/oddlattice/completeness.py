@@ -79,7 +79,7 @@ def ideal_part(tested: Scored, some: npt.NDArray[np.intp], signal: Array, share:
 
 def _row(found: Array, tested: Scored, some: npt.NDArray[np.intp], cut: float) -> dict[str, float]:
     hits, n = int((tested.null.judge(found, tested.level[some]).p_value <= cut).sum()), len(some)
-    low, high = wilson(hits, n) if n else (0.0, 1.0)
+    low, high = wilson(hits, n)
     return {"n": n, "recovered": hits / n if n else 0.0, "ci_low": low, "ci_high": high}
 
 
@@ -193,7 +193,7 @@ def pooled_curves(first: Curves, second: Curves) -> Curves:
 def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     n = int(one["n"] + other["n"])
     hits = round(one["n"] * one["recovered"]) + round(other["n"] * other["recovered"])
-    low, high = wilson(hits, n) if n else (0.0, 1.0)
+    low, high = wilson(hits, n)
     found = one | {"n": n, "recovered": hits / n if n else 0.0, "ci_low": low, "ci_high": high}
     if "ideal" in one and n:
         found["ideal"] = (one["n"] * one["ideal"] + other["n"] * other["ideal"]) / n

@@ -15,7 +15,7 @@ import polars as pl
 from scipy.ndimage import gaussian_filter
 
 from oddlattice import published
-from oddlattice.benchmark import auroc, wilson
+from oddlattice.benchmark import auroc
 from oddlattice.crop_columns import (
     CANVAS_PX,
     Canvas,
@@ -41,6 +41,7 @@ from oddlattice.crop_lattice import (
 )
 from oddlattice.crop_sets import SIDE_PX, TEST, TRAIN
 from oddlattice.crop_vae import STEPS, Predictor, TrainingSet, train_predictor
+from oddlattice.intervals import wilson
 from oddlattice.lattice import NoLatticeError
 
 Array = npt.NDArray[np.float64]

@@ -1,14 +1,16 @@
-"""95 % intervals of counts and proportions."""
+"""Intervals of counts and proportions."""
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion. Source: Wilson 1927, doi:10.1080/01621459.1927.10502953."""
+def wilson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a proportion; (0, 1) without trials. Source: Wilson 1927, doi:10.1080/01621459.1927.10502953."""
+    if n == 0:
+        return 0.0, 1.0
     # by hand: scipy's binomtest finds a p-value too, which takes a hundred times as long
-    z2, part = 1.959963984540054**2, hits / n
+    z2, part = float(special.ndtri((1 + level) / 2)) ** 2, hits / n
     middle, half = part + z2 / (2 * n), np.sqrt(z2 * (part * (1 - part) + z2 / (4 * n)) / n)
     low, high = (middle - half) / (1 + z2 / n), (middle + half) / (1 + z2 / n)
     return (float(low) if hits else 0.0), (float(high) if hits < n else 1.0)

@@ -17,8 +17,8 @@ from oddlattice.benchmark import (
     recall_of_ideal,
     recall_of_search,
     separation,
-    wilson,
 )
+from oddlattice.intervals import wilson
 from oddlattice.published import Band
 from oddlattice.simulate import Conditions
 
@@ -48,14 +48,18 @@ class Analysed(Protocol):
     def crops(self) -> dict[str, dict[str, Any]]: ...  # noqa: D102
 
 
-def _small(columns: pl.DataFrame, conditions: Conditions, number: int) -> pl.DataFrame:
-    floats = [name for name, kind in columns.schema.items() if kind == pl.Float64 and name != "p_value"]
-    return columns.drop("cell_u", "cell_v", strict=False).with_columns(
-        pl.col(floats).cast(pl.Float32),
-        pl.col("truth").cast(pl.Int32),
+def _of_field(rows: pl.DataFrame, conditions: Conditions, number: int) -> pl.DataFrame:
+    return rows.with_columns(
         pl.lit(number, pl.Int32).alias("field"),
         pl.lit(conditions.dose_e_px).alias("dose_e_px"),
         pl.lit(conditions.jitter_pm).alias("jitter_pm"),
+    )
+
+
+def _small(columns: pl.DataFrame) -> pl.DataFrame:
+    floats = [name for name, kind in columns.schema.items() if kind == pl.Float64 and name != "p_value"]
+    return columns.drop("cell_u", "cell_v", strict=False).with_columns(
+        pl.col(floats).cast(pl.Float32), pl.col("truth").cast(pl.Int32)
     )
 
 
@@ -84,13 +88,10 @@ class Findings:
         job = outcome.job
         c = job.conditions
         for method, columns in outcome.columns.items():
-            self.columns.setdefault((job.experiment, method), []).append(_small(columns, c, job.number))
+            here = _of_field(_small(columns), c, job.number)
+            self.columns.setdefault((job.experiment, method), []).append(here)
         for method, defects in outcome.defects.items():
-            here = defects.with_columns(
-                pl.lit(job.number, pl.Int32).alias("field"),
-                pl.lit(c.dose_e_px).alias("dose_e_px"),
-                pl.lit(c.jitter_pm).alias("jitter_pm"),
-            )
+            here = _of_field(defects, c, job.number)
             self.defects.setdefault((job.experiment, method), []).append(here)
         for method, crops in outcome.crops.items():
             self.crops.setdefault(method, crops)

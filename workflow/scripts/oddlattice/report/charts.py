@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oddlattice.report.numbers import MINUS
-from oddlattice.report.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, ticks
+from oddlattice.report.plots import BOTTOM, BOX, HEIGHT, LEFT, RIGHT, TOP, WIDTH, ticks
 
 COLOURS = {"vae": "#1f78c8", "pca": "#d07a1c", "template": "#5d8a2a", "published": "#b0498f"}
 OTHERS = ("#1f78c8", "#d07a1c", "#5d8a2a", "#b0498f", "#7f6bc4", "#b3423a", "#2a8f8a", "#8a7a2a")
@@ -65,38 +65,37 @@ def label(value: float) -> str:
     return f"{value:g}".replace("-", MINUS)
 
 
+def at_x(axis: Axis, value: float) -> float:
+    """Where a value of the horizontal axis lies in the drawing."""
+    return round(LEFT + axis.part(value) * (WIDTH - LEFT - RIGHT), 1)
+
+
+def at_y(axis: Axis, value: float) -> float:
+    """Where a value of the vertical axis lies in the drawing."""
+    return round(HEIGHT - BOTTOM - axis.part(value) * (HEIGHT - BOTTOM - TOP), 1)
+
+
 def chart(series: Sequence[Series], x: Axis, y: Axis, band: tuple[float, float] | None = None) -> dict[str, Any]:
     """Drawing of series in one frame; `band` is a range of y that is shaded."""
-
-    def at_x(value: float) -> float:
-        return round(LEFT + x.part(value) * (WIDTH - LEFT - RIGHT), 1)
-
-    def at_y(value: float) -> float:
-        return round(HEIGHT - BOTTOM - y.part(value) * (HEIGHT - BOTTOM - TOP), 1)
-
     drawn = []
     for one in series:
         points = [p for p in one.points if math.isfinite(p.x) and math.isfinite(p.y)]
+        places = [(at_x(x, p.x), at_y(y, p.y)) for p in points]
+        sure = [p for p in points if math.isfinite(p.low + p.high)]
         drawn.append(
             {
                 "name": one.name,
                 "colour": one.colour,
                 "dash": one.dash,
-                "line": " ".join(f"{at_x(p.x)},{at_y(p.y)}" for p in points) if one.joined and len(points) > 1 else "",
-                "dots": [(at_x(p.x), at_y(p.y)) for p in points] if one.marked else [],
-                "bars": [(at_x(p.x), at_y(p.low), at_y(p.high)) for p in points if math.isfinite(p.low + p.high)],
+                "line": " ".join(f"{a},{b}" for a, b in places) if one.joined and len(points) > 1 else "",
+                "dots": places if one.marked else [],
+                "bars": [(at_x(x, p.x), at_y(y, p.low), at_y(y, p.high)) for p in sure],
             }
         )
-    shaded = None if band is None else {"y": at_y(band[1]), "height": round(at_y(band[0]) - at_y(band[1]), 1)}
-    return {
-        "width": WIDTH,
-        "height": HEIGHT,
-        "left": LEFT,
-        "right": WIDTH - RIGHT,
-        "top": TOP,
-        "bottom": HEIGHT - BOTTOM,
-        "x_ticks": [{"at": at_x(t), "label": label(t)} for t in x.ticks()],
-        "y_ticks": [{"at": at_y(t), "label": label(t)} for t in y.ticks()],
+    shaded = None if band is None else {"y": at_y(y, band[1]), "height": round(at_y(y, band[0]) - at_y(y, band[1]), 1)}
+    return BOX | {
+        "x_ticks": [{"at": at_x(x, t), "label": label(t)} for t in x.ticks()],
+        "y_ticks": [{"at": at_y(y, t), "label": label(t)} for t in y.ticks()],
         "series": drawn,
         "shaded": shaded,
     }

@@ -12,6 +12,8 @@ Array = npt.NDArray[np.float64]
 
 WIDTH, HEIGHT = 640, 280
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 26, 42
+#: What every template of a plot asks for: the size of the drawing, and where its axes lie.
+BOX = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM}
 FLOOR = 0.5  # lower end of the logarithmic count axis: one column stands clearly above it
 
 
@@ -88,7 +90,7 @@ class _Axes:
         places = ticks(self.low, self.high)
         decimals = max((len(f"{t:.10f}".rstrip("0").partition(".")[2]) for t in places), default=0)
         decades = [10**k for k in range(9) if 10**k <= self.top]
-        return _box() | {
+        return BOX | {
             "x_ticks": [{"at": self.x(t), "label": fixed(t, decimals)} for t in places],
             "y_ticks": [{"at": self.y(n), "label": count(n)} for n in decades],
         }
@@ -147,20 +149,9 @@ def completeness_plot(trials: dict[str, list[dict[str, float]]]) -> dict[str, An
             {"site": site, "band": " ".join([*low, *high]), "line": middle, "number": count(int(rows[0]["n"]))}
         )
     tenths = [k / 5 for k in range(6)]
-    return _box() | {
+    return BOX | {
         "lines": lines,
         "nine_tenths": y(0.9),
         "x_ticks": [{"at": x(t), "label": f"{100 * t:.0f} %"} for t in tenths],
         "y_ticks": [{"at": y(t), "label": f"{100 * t:.0f} %"} for t in tenths],
-    }
-
-
-def _box() -> dict[str, Any]:
-    return {
-        "width": WIDTH,
-        "height": HEIGHT,
-        "left": LEFT,
-        "right": WIDTH - RIGHT,
-        "top": TOP,
-        "bottom": HEIGHT - BOTTOM,
     }

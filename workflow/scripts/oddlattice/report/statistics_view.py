@@ -6,8 +6,8 @@ from typing import Any
 
 from oddlattice.report import fields
 from oddlattice.report import numbers as n
-from oddlattice.report.charts import Axis, Point, Series, chart
-from oddlattice.report.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, ticks
+from oddlattice.report.charts import Axis, Point, Series, at_x, at_y, chart
+from oddlattice.report.plots import ticks
 
 Row = dict[str, Any]
 
@@ -69,10 +69,10 @@ def clustering_view(found: Row) -> Row:
     top = max(*(g[k] for k in known), *highs, 1.5) * 1.05
     x, y = Axis(0.0, edges[-1]), Axis(0.0, min(top, 4 * max(highs)))
     drawn = chart([Series("g(r)", BLUE, [Point(middle[k], g[k]) for k in known])], x, y)
-    low = [(_x(x, middle[k]), _y(y, found["envelope_low"][k])) for k in known]
-    high = [(_x(x, middle[k]), _y(y, found["envelope_high"][k])) for k in reversed(known)]
+    low = [(at_x(x, middle[k]), at_y(y, found["envelope_low"][k])) for k in known]
+    high = [(at_x(x, middle[k]), at_y(y, found["envelope_high"][k])) for k in reversed(known)]
     drawn["envelope"] = " ".join(f"{a},{b}" for a, b in [*low, *high])
-    drawn["one"] = _y(y, 1.0)
+    drawn["one"] = at_y(y, 1.0)
     p = found["p_value"]
     close = [k for k in known if g[k] > found["envelope_high"][k]]
     if p > CLAIM:
@@ -90,14 +90,6 @@ def clustering_view(found: Row) -> Row:
         "simulations": n.count(found["simulations"]),
         "nearest": n.significant(edges[0], 2),
     }
-
-
-def _x(axis: Axis, value: float) -> float:
-    return round(LEFT + axis.part(value) * (WIDTH - LEFT - RIGHT), 1)
-
-
-def _y(axis: Axis, value: float) -> float:
-    return round(HEIGHT - BOTTOM - axis.part(value) * (HEIGHT - BOTTOM - TOP), 1)
 
 
 def polar_view(found: Row, shape_px: tuple[int, int], pixel_nm: tuple[float, float] | None) -> Row:

@@ -1,19 +1,6 @@
 "use strict";
 /* The gallery: every defect with its crops and numbers; only the rows in view exist. */
 
-function element(tag, name, text) {
-  const node = document.createElement(tag);
-  if (name) node.className = name;
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
-
-function drawn(tag, attributes) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  return node;
-}
-
 const VERDICTS = { confirmed: "✓ confirmed", rejected: "✕ rejected", other: "+ other kind", conflict: "! disagreement" };
 
 class Gallery {

@@ -18,19 +18,6 @@
   const view = { query: "", state: "", session: null, only: "", sort: "", down: false };
   let shown = lines;
 
-  function element(tag, name, text) {
-    const node = document.createElement(tag);
-    if (name) node.className = name;
-    if (text !== undefined) node.textContent = text;
-    return node;
-  }
-
-  function drawn(tag, attributes) {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    return node;
-  }
-
   function forest(one) {
     const svg = drawn("svg", { class: "forest", viewBox: "0 0 100 40", preserveAspectRatio: "none", "aria-hidden": "true" });
     const at = (density) => Math.min(100, (100 * density) / top);
