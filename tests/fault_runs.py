@@ -16,7 +16,8 @@ from oddlattice.simulate import Conditions, simulate_scan
 from raw_files import write_dm, write_ncem
 
 ROOT = Path(__file__).parent.parent
-CRYSTAL = ROOT / "models/srtio3_001/crystal.yaml"
+SHIPPED_MODEL = "models/srtio3_001"
+CRYSTAL = ROOT / SHIPPED_MODEL / "crystal.yaml"
 STAGES = ("0_archive", "1_images", "2_tiles", "3_differences", "4_defects", "5_report")
 #: What is no product: locks, marks of Snakemake, and a table of times.
 NO_PRODUCTS = {".lock", ".snakemake_timestamp", "judged.tsv"}
@@ -30,13 +31,13 @@ def write_scan(path: Path, side_px: int = 220, seed: int = 1) -> None:
     (write_ncem if path.suffix == ".emd" else write_dm)(path, counts, pixel=0.02)
 
 
-def install(folder: Path) -> Path:
-    """Copy what a run needs: an edit of the repository while tests run is no reason to do work again."""
+def install(folder: Path, *also: str) -> Path:
+    """Copy what a run needs, and `also`: an edit of the repository while tests run is no reason to do work again."""
     if not folder.exists():
         folder.mkdir()
         for name in ("Snakefile", "config.yaml"):
             shutil.copy(ROOT / name, folder / name)
-        for name in ("envs", "profiles", "workflow", "models/srtio3_001"):
+        for name in ("envs", "profiles", "workflow", *also):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
@@ -46,7 +47,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.installation = install(folder.with_name(f"{folder.name} installation"))
+        self.installation = install(folder.with_name(f"{folder.name} installation"), SHIPPED_MODEL)
         (folder / "tmp").mkdir(parents=True, exist_ok=True)
 
     @property

@@ -13,7 +13,6 @@ from fault_runs import ROOT, Run, differing, write_scan
 from small_disk import small_disk
 
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
-FULL = "The results cannot be written: No space left on device. Nothing half-written is kept; run again later."
 
 
 def lay_out(run: Run) -> None:

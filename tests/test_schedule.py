@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +15,10 @@ import pytest
 import yaml
 
 import schedule_once
+from fault_runs import SHIPPED_MODEL, install
 from oddlattice import retention
 from schedule_once import BUSY, DONE, PERSON, Summary, failures_in, jobs_in, line_of, only_one, processes_of
-from test_workflow import MODEL, ROOT, contents, install, lay_out_archive
+from test_workflow import contents, lay_out_archive
 
 FAILED = """\
 [Sun Nov 22 18:31:45 2026]
@@ -429,8 +429,7 @@ def test_results_that_cannot_be_written_are_one_sentence(place: Place, capsys: p
 @pytest.mark.workflow
 @pytest.mark.timeout(1800)
 def test_a_real_run_drops_stages_that_cost_no_work_again_and_can_be_made_again(tmp_path: Path) -> None:
-    installation, work = install(tmp_path / "installation"), tmp_path / "work"
-    shutil.copytree(ROOT / "models" / MODEL, installation / "models" / MODEL)
+    installation, work = install(tmp_path / "installation", SHIPPED_MODEL), tmp_path / "work"
     work.mkdir()
     lay_out_archive(work / "archive")
     (work / "archive/bad/text.dm3").rename(work / "archive/text.dm3")  # one shard is enough

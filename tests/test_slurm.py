@@ -5,7 +5,6 @@ Skipped where Slurm is not installed (tests/setup_system.sh installs it where it
 
 import hashlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from build_demo_archive import build
+from fault_runs import ROOT, SHIPPED_MODEL, install
 from slurm_cluster import Cluster, cluster, programs_missing
-from test_workflow import MODEL, ROOT, install, lay_out_archive
+from test_workflow import lay_out_archive
 
 PRODUCTS = ("1_images", "2_tiles", "3_differences", "4_defects", "5_report")
 QUICK_STATUS = ["--slurm-init-seconds-before-status-checks", "2", "--slurm-status-command", "squeue"]
@@ -39,9 +39,7 @@ def slurm(tmp_path: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def installation(tmp_path: Path) -> Path:
-    found = install(tmp_path / "installation")
-    shutil.copytree(ROOT / "models" / MODEL, found / "models" / MODEL)
-    return found
+    return install(tmp_path / "installation", SHIPPED_MODEL)
 
 
 @pytest.fixture

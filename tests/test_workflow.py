@@ -20,12 +20,12 @@ import polars as pl
 import pytest
 import yaml
 
+from fault_runs import ROOT, install
 from oddlattice import products
 from oddlattice.crystal import load_crystal
 from oddlattice.simulate import Conditions, simulate_scan
 from raw_files import write_ncem
 
-ROOT = Path(__file__).parent.parent
 PER_SHARD = {"read_images", "cut_tiles", "infer_differences", "find_defects", "measure_images", "write_pages"}
 AT_THE_INDEX = {"write_index", "write_crate"}
 AT_THE_END = {"gather_defects", "compare_images", "write_statistics"} | AT_THE_INDEX
@@ -79,16 +79,6 @@ class Work:
         assert done.returncode != 0, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done.stderr.strip().splitlines()[-1]
-
-
-def install(folder: Path) -> Path:
-    """Copy what a run needs of the repository."""
-    folder.mkdir()
-    for name in ("Snakefile", "config.yaml"):
-        shutil.copy(ROOT / name, folder / name)
-    for name in ("envs", "profiles", "workflow"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
 
 
 def lay_out_archive(archive: Path) -> None:

@@ -24,16 +24,13 @@ LARGEST_FREQUENCY = 0.26  # of the harmonics of the cell [cycles/px]
 LARGEST_ORDER = 8
 FEWEST_CELLS = 1.15  # a crop must show so many periods along both vectors
 POWER_OVER_GROUND = 6.0  # ASSUME: a maximum of the mean spectrum this far above its surroundings is a peak
-SUPERCELL_EXCESS = (
-    3.0  # power at the frequencies of a larger cell over that between them, for the larger cell to be real
-)
+SUPERCELL_EXCESS = 3.0  # power at the frequencies of a larger cell over that between them, for it to be real
 CHUNK = 100  # crops at a time
 WIDEST_RIM_PX = 7
 LEAST_JITTER_PX2 = 1e-3  # less bends nothing
 TRIAL_JITTER_PX2 = 0.1
 RIM_EXCESS = 1.15  # misfit over that further in, from which on a border is left out
 PLANE = 3  # 1, row, col
-GEOMETRY = 6  # shift, and its slopes along row and col
 
 
 def pixel_places(side: int) -> Array:

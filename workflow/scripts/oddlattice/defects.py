@@ -110,13 +110,6 @@ def smallest_cut(p: Array, flagged: npt.NDArray[np.bool_], fdr: float) -> float:
     return max(most, fdr * (int(flagged.sum()) + 1) / max(len(p), 1))
 
 
-def places_uv(judged: Judged) -> Array:
-    """Place of every column [cells]; shape (n, 2)."""
-    if not judged.kinds:
-        return np.empty((0, 2))
-    return np.concatenate([t.cells + np.array([t.shape.u, t.shape.v]) for t in judged.kinds])
-
-
 def moved_peak(shape: ColumnShape, change: float, shift_pm: Array, vectors_pm: Array, reach_px: int = 0) -> Array:
     """What a column with this change adds to the image, exactly: (1 + change) g(r - shift) - g(r), in its window."""
     du, dv = window_offsets(shape, reach_px)

@@ -260,14 +260,3 @@ def bands_of(array: Any, rows: int = CHUNK_PX) -> Iterable[Array]:
 def write_image(group: zarr.Group, array: Any, pixel_nm: PixelNm | None, *, name: str = "", threads: int = 1) -> None:
     """Write a numpy or dask array of shape (rows, cols) as a multiscale image; see `write_bands`."""
     write_bands(group, bands_of(array), array.shape, array.dtype, pixel_nm, name=name, threads=threads)
-
-
-def write_map(parent: zarr.Group, name: str, values: Any, pixel_nm: PixelNm | None, *, threads: int = 1) -> zarr.Group:
-    """Write a float32 map in the raw image's frame, shape (rows, cols), as the multiscale image `parent/name`.
-
-    Give the raw image's pixel size (`pixel_nm_header`), so that viewers lay the map over the image.
-    """
-    group = parent.create_group(name)
-    floats = values.astype(np.float32, copy=False)
-    write_image(group, floats, pixel_nm, name=name, threads=threads)
-    return group

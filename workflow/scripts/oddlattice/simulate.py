@@ -5,7 +5,7 @@ integrated intensity follows Z^1.7 and saturates with thickness. Defects are pla
 It is not multislice: cross-talk and depth dependence are not in it.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -260,21 +260,3 @@ def simulate_scan(
         places_px=places,
         defects=defects,
     )
-
-
-def column_defects(crystal: Crystal, cells: list[tuple[int, int]], column: int, strength: float = 1.0) -> list[Defect]:
-    """The method's classes for one column, one per cell given, in the order: empty, heavier, lighter, shifted.
-
-    `strength` scales the contrast: 1 is the whole column.
-    """
-    here: Column = crystal.columns[column]
-    heaviest = max(crystal.tested, key=column_nm2)
-    ratio = column_nm2(heaviest) / column_nm2(here)
-    heavier = ratio if ratio > 1.2 else 1.6
-    kinds = [
-        Defect((0, 0), column, "vacancy-like", factor=1 - strength),
-        Defect((0, 0), column, "heavier", factor=1 + strength * (heavier - 1)),
-        Defect((0, 0), column, "lighter", factor=1 - 0.5 * strength),
-        Defect((0, 0), column, "displaced", shift_pm=(0.0, 60.0 * strength)),
-    ]
-    return [replace(kinds[i % len(kinds)], cell=cell) for i, cell in enumerate(cells)]
