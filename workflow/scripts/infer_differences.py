@@ -191,18 +191,23 @@ class Samples:
     """The cells of an image by which its model is judged: as seen, as the network has them, as they are predicted."""
 
     def __init__(self, mask: Mask) -> None:
-        self.cells = sample_of(mask)
-        self.kept: dict[str, list[Float]] = {"seen": [], "network": [], "predicted": []}
+        cells = sample_of(mask)
+        # predictions have no noise: of them an eighth of the cells is enough
+        self.cells = {"seen": cells, "network": cells[::8], "predicted": cells[::8]}
+        self.kept: dict[str, list[Float]] = {name: [] for name in self.cells}
+        self._medians: dict[str, npt.NDArray[np.float64]] = {}
 
     def take(self, part: Part, **maps: Float) -> None:
         """Keep the sample's cells of a part of the image."""
-        own = self.cells[is_inside(self.cells, part)] - [part.wide[0].start, part.wide[1].start]
         for name, values in maps.items():
-            self.kept[name].append(cells_at(values, own))
+            own = self.cells[name][is_inside(self.cells[name], part)]
+            self.kept[name].append(cells_at(values, own - [part.wide[0].start, part.wide[1].start]))
 
     def median(self, name: str) -> npt.NDArray[np.float64]:
-        """Median cell (20, 20)."""
-        return median_cell(np.concatenate(self.kept[name]))
+        """Median cell (20, 20), once all parts are taken."""
+        if name not in self._medians:
+            self._medians[name] = median_cell(np.concatenate(self.kept[name]))
+        return self._medians[name]
 
 
 def infer_image(
@@ -242,10 +247,12 @@ def infer_image(
     arrays = {name: new_map(target, name, tiles.shape) for name in ("prediction", "difference")}
     samples, contrast = Samples(mask), contrast_in(tiles, mask)
     for piece in pieces if pieces is not None else pieces_of("", source, mask):
+        samples.take(piece.part, seen=piece.tiles)
+        contrast = contrast if contrast is not None else contrast_of(samples.median("seen"))
         raw, prediction = predictor.whole(piece.tiles, piece.mask, contrast)
         # the model is judged by the network, whatever the method: a template always fits itself
         network = raw if predictor.method == "vae" else predictor.by_network(piece.tiles, piece.mask, contrast)
-        samples.take(piece.part, seen=piece.tiles, network=network, predicted=prediction)
+        samples.take(piece.part, network=network, predicted=prediction)
         difference = predictor_masked(piece.tiles - prediction, piece.mask)
         write(write_core, piece.part, [(arrays["prediction"], prediction), (arrays["difference"], difference)])
     off = misfit(samples.median("seen"), samples.median("network"))

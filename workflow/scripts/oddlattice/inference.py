@@ -283,12 +283,13 @@ def own_mean(residual: Float, mask: npt.NDArray[np.uint8], local_cells: float, t
     planes = Planes(good.astype(np.float64), local_cells)
 
     def take_up(row: int) -> None:  # a row of the cell at a time: memory stays small
-        here = cells[:, :, row][good].T  # (20, n)
+        here = np.ascontiguousarray(cells[:, :, row][good].T)  # (20, n)
         middle = np.median(here, axis=1, keepdims=True)
-        spread = 1.4826 * np.median(np.abs(here - middle), axis=1, keepdims=True) + 1e-9
-        field = np.zeros((CELL_PX, *mask.shape))
-        field[:, good] = np.clip(here - middle, -3 * spread, 3 * spread)
-        mean_cells[:, :, row][good] = (middle + planes.smooth(field)[:, good]).T.astype(np.float32)
+        here -= middle
+        spread = np.float32(1.4826) * np.median(np.abs(here), axis=1, keepdims=True) + np.float32(1e-9)
+        field = np.zeros((CELL_PX, *mask.shape), dtype=np.float32)
+        field[:, good] = np.clip(here, -3 * spread, 3 * spread)
+        mean_cells[:, :, row][good] = (middle + planes.smooth(field)[:, good]).T
 
     with ThreadPoolExecutor(max(1, min(threads, os.cpu_count() or 1))) as pool:
         list(pool.map(take_up, range(CELL_PX)))

@@ -1,5 +1,8 @@
 """Smoothing that does not bend at edges: Gaussian-weighted local fits of a plane on a grid."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -129,7 +132,7 @@ class Planes:
 
     def __init__(self, weights: Array, sigma: float) -> None:
         n, m = weights.shape
-        self.weights = weights
+        self.weights, self._terms = weights, dict[np.dtype[Any], _Terms]()
         self._down, self._across = _gaussian_matrix(n, sigma), _gaussian_matrix(m, sigma).T
         x, y = (np.arange(n) - n / 2) / sigma, (np.arange(m) - m / 2) / sigma
         self._x, self._y = x[:, None], y[None, :]
@@ -147,19 +150,48 @@ class Planes:
     def _blur(self, layer: Array) -> Array:
         return np.asarray(self._down @ layer @ self._across)
 
-    def smooth(self, values: Array) -> Array:
-        """Value of the plane around each grid point; (k, n, m) to (k, n, m), 0 where no weight is within reach."""
-        found = np.empty(values.shape)
-        for layer, out in zip(values, found, strict=True):
-            kept = self.weights * np.where(self.weights > 0, layer, 0.0)
-            across = kept @ self._across
-            mean = self._down @ across / self._safe
-            sxv = self._down_x @ across / self._safe - self._mx * mean
-            syv = self._down @ (kept @ self._across_y) / self._safe - self._my * mean
-            slope_x = (self._syy * sxv - self._sxy * syv) / self._determinant
-            slope_y = (self._sxx * syv - self._sxy * sxv) / self._determinant
-            out[:] = np.where(self._seen, mean + slope_x * (self._x - self._mx) + slope_y * (self._y - self._my), 0.0)
-        return found
+    def smooth(self, values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        """Value of the plane around each grid point; (k, n, m) to (k, n, m), 0 where no weight is within reach.
+
+        In the precision of `values`.
+        """
+        t = self._terms.setdefault(values.dtype, self._in(values.dtype))
+        kept = np.where(self.weights > 0, values, 0)
+        kept *= t.weights
+        along = kept.reshape(-1, kept.shape[2])
+        across, across_y = ((along @ matrix).reshape(kept.shape) for matrix in (t.across, t.across_y))
+        mean, sxv, syv = np.matmul(t.down, across), np.matmul(t.down_x, across), np.matmul(t.down, across_y)
+        # the plane is linear in these three sums
+        mean *= t.of_mean
+        sxv *= t.of_x
+        syv *= t.of_y
+        mean += sxv
+        mean += syv
+        return np.asarray(mean)
+
+    def _in(self, dtype: np.dtype[Any]) -> "_Terms":
+        """The matrices, and the weights of the three sums at each grid point."""
+        off_x, off_y = self._x - self._mx, self._y - self._my
+        by_x = np.where(self._seen, (self._syy * off_x - self._sxy * off_y) / self._determinant, 0.0)
+        by_y = np.where(self._seen, (self._sxx * off_y - self._sxy * off_x) / self._determinant, 0.0)
+        whole = self._seen - self._mx * by_x - self._my * by_y
+        at_points = (factor / self._safe for factor in (whole, by_x, by_y))
+        lines = (self._down, self._down_x, self._across, self._across_y)
+        return _Terms(self.weights.astype(dtype), *(x.astype(dtype) for x in (*lines, *at_points)))
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What `Planes.smooth` works with, in one precision."""
+
+    weights: npt.NDArray[np.floating]
+    down: npt.NDArray[np.floating]
+    down_x: npt.NDArray[np.floating]
+    across: npt.NDArray[np.floating]
+    across_y: npt.NDArray[np.floating]
+    of_mean: npt.NDArray[np.floating]
+    of_x: npt.NDArray[np.floating]
+    of_y: npt.NDArray[np.floating]
 
 
 def _gaussian_matrix(n: int, sigma: float) -> Array:
