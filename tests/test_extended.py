@@ -15,7 +15,7 @@ from oddlattice.detect import raw_places
 from oddlattice.model import load_model
 from oddlattice.regions import extended_regions, gap_cells, loud_cells, loudness
 from oddlattice.register import fit_registration
-from run_benchmark import Predictor, Setup, analysed
+from run_benchmark import Predictor, Setup, analysed, tiled
 
 ROOT = Path(__file__).parents[1]
 WHOLE = np.ones((20, 20), np.uint8)
@@ -96,7 +96,9 @@ def through_the_stages(name: str) -> tuple[Any, Registered, Judged]:
     pixel_nm = (field.pixel_nm, field.pixel_nm)
     found = fit_registration(field.counts, [model.crystal], pixel_nm)
     setup = Setup("", "", config["infer"], config["tile"], config["defects"], "", 1)
-    result = analysed(field.counts, found, model, Predictor(model, config["infer"], 1), field.pixel_nm, setup)
+    result = analysed(
+        tiled(field.counts, found, field.pixel_nm), model, Predictor(model, config["infer"], 1), field.pixel_nm, setup
+    )
     assert not isinstance(result, str), result
     return field, *result
 

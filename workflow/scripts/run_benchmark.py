@@ -60,6 +60,7 @@ from oddlattice.register import NoModelError, Registration, fit_registration, re
 from oddlattice.report.benchmark_page import write_page
 from oddlattice.scores import BULK, NEAR, Findings, summarise
 from oddlattice.simulate import Conditions
+from oddlattice.stores import values_of
 from oddlattice.truth import column_table, defect_table, file_row
 from oddlattice.whole import whole_file
 from read_images import main as read_images
@@ -137,14 +138,19 @@ def _kinds(library: str, model: str, name: str, every: int) -> tuple[Kind, ...]:
 # ---------------------------------------------------------------- one field
 
 
-def analysed(
-    counts: Float, found: Registration, model: Model, predictor: Predictor, pixel_nm: float, setup: Setup
-) -> tuple[Registered, Judged] | str:
-    """An image through the stages infer and defects, in memory; or why it is refused."""
-    root = zarr.open_group(MemoryStore(), mode="w", zarr_format=3)
-    source, target = root.create_group("tiles"), root.create_group("differences")
+def tiled(counts: Float, found: Registration, pixel_nm: float) -> zarr.Group:
+    """What the tile stage makes of an image, in memory."""
+    source = zarr.open_group(MemoryStore(), mode="w", zarr_format=3)
     write_registration(counts, found, source)
     source.attrs["oddlattice"] = tiled_attributes(found, (pixel_nm, pixel_nm))
+    return source
+
+
+def analysed(
+    source: zarr.Group, model: Model, predictor: Predictor, pixel_nm: float, setup: Setup
+) -> tuple[Registered, Judged] | str:
+    """A tiled image through the stages infer and defects, in memory; or why it is refused."""
+    target = zarr.open_group(MemoryStore(), mode="w", zarr_format=3)
     if reason := infer_image(source, target, model, predictor, setup.infer | {"method": predictor.method}):
         return reason
     image = load_registered(source, target, [pixel_nm, pixel_nm])
@@ -225,12 +231,13 @@ def run_field(job: Job, setup: Setup) -> Outcome:
     except (NoLatticeError, NoModelError) as error:
         outcome.refused[""] = str(error)
         return outcome
-    tiles = render(field.scan.counts, found, (slice(0, found.mask.shape[0]), slice(0, found.mask.shape[1])))
+    source = tiled(field.scan.counts, found, pixel_nm)
+    tiles = values_of(source, "tiles")
     for method in job.methods:
         if method == "published":
             continue
         predictor = Predictor(model, setup.infer | {"method": method}, 1)
-        result = analysed(field.scan.counts, found, model, predictor, pixel_nm, setup)
+        result = analysed(source, model, predictor, pixel_nm, setup)
         if isinstance(result, str):
             outcome.refused[method] = result
             continue

@@ -32,9 +32,14 @@ def quiet_patches(patches: Float) -> npt.NDArray[np.bool_]:
 def quiet_components(patches: Float, components: int) -> tuple[Float, Float]:
     """Mean (1600,) and principal components (1600, n) of the quiet ones of patches (n, 40, 40)."""
     quiet = patches[quiet_patches(patches)].reshape(-1, 4 * CELL_PX**2)
-    mean, size = quiet.mean(axis=0), quiet.shape[1]
+    mean = quiet.mean(axis=0)
     off = quiet - mean
-    _, vectors = eigh(off.T @ off, subset_by_index=[size - components, size - 1])
+    few = len(off) < off.shape[1]  # then the same components come from the smaller matrix
+    products = off @ off.T if few else off.T @ off
+    size = len(products)
+    values, vectors = eigh(products, subset_by_index=[max(size - components, 0), size - 1])
+    if few:
+        vectors = off.T @ (vectors / np.sqrt(np.maximum(values, 1e-9 * values[-1])))
     return mean, vectors.astype(np.float32)
 
 

@@ -296,7 +296,7 @@ PLANS = {
     "tiny": Plan(512, ((400.0, 5.0),), 2, (), 0, 1, 2, 1, 64, 1, 1e-3, every=4),
     "quick": Plan(1024, MAIN, 12, ((100.0, 5.0), (5000.0, 5.0)), 4, 12, 24, 3, 400, 20, 1e-3),
     "full": Plan(
-        1024, MAIN, 300, tuple(c for c in product(_DOSES, _JITTERS) if c not in MAIN), 60, 215, 400, 24, 1000, 200, 1e-4
+        1024, MAIN, 150, tuple(c for c in product(_DOSES, _JITTERS) if c not in MAIN), 24, 215, 300, 24, 1000, 200, 1e-4
     ),
 }
 
