@@ -2,15 +2,18 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from lattice_samples import MOS2_60, MOS2_120, OBLIQUE, SRTIO3, draw_conditions, frame_error_pm, true_row_shift_px
+from oddlattice import resample
 from oddlattice.anchor import peaks_of_mean_cell
 from oddlattice.crystal import CELL_PX, Crystal
+from oddlattice.frame import Grid, Lifted
 from oddlattice.lattice import NoLatticeError
 from oddlattice.register import NoModelError, Registration, fit_registration, register, rotation_deg
 from oddlattice.resample import area_averaged, straightened
 from oddlattice.simulate import Conditions, Defect, simulate_scan
-from oddlattice.smooth import local_plane, slow_mean
+from oddlattice.smooth import block_mean, local_plane, running_median, slow_mean
 
 PIXEL_NM = 0.0125
 
@@ -212,6 +215,36 @@ def test_rows_are_shifted_back_by_their_shift() -> None:
     seen = np.stack([np.exp(-0.5 * ((col - (30 - s)) / 2.5) ** 2) for s in shift]).astype(np.float32)
     straight = straightened(seen, shift)
     assert np.abs(straight - seen[0]).max() < 2e-3
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (2, 2), (9, 40), (70, 33)])
+def test_splines_are_those_of_scipy(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    image = rng.normal(size=shape).astype(np.float32)
+    coefficients = image.copy()
+    resample._rows_to_spline(coefficients)
+    resample._cols_to_spline(coefficients)
+    assert np.abs(coefficients - ndimage.spline_filter(image, mode="mirror")).max() < 1e-5
+    places = rng.uniform([[-0.5], [-0.5]], [[shape[0] - 0.5], [shape[1] - 0.5]], (2, 200)).astype(np.float32)
+    values = [resample._spline_at(coefficients, *place) for place in places.T]
+    assert values == pytest.approx(ndimage.map_coordinates(image, places, mode="mirror"), abs=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 9), (1, 17), (5, 3)])
+def test_the_running_median_is_that_of_scipy(height: int, width: int) -> None:
+    image = np.random.default_rng(2).poisson(3, (40, 23)).astype(np.float32) ** 3  # with values that repeat themselves
+    wanted = ndimage.median_filter(image, size=(height, width), mode="nearest")
+    assert (running_median(image[:, ::-1], height, width)[:, ::-1] == wanted).all()
+
+
+def test_blocks_and_slopes_reach_to_the_edge() -> None:
+    rows, cols = np.mgrid[:10, :7].astype(np.float32)
+    image = 3 * rows + cols
+    assert block_mean(image, 4)[2, 1] == image[8:, 4:].mean()
+    grid = Grid(np.array([1.0, 4.0, 7.0]), np.array([1.0, 4.0]))
+    lifted = Lifted(image[None, 1:8:3, 1:5:3].astype(float), grid, image.shape)
+    assert (lifted.strip(slice(0, 10))[0] == image).all()
+    assert (lifted.strip(slice(6, 9))[0] == image[6:9]).all()
 
 
 @pytest.mark.parametrize("width", [1.0, 1.56, 3.0, 5.2])

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from scipy import ndimage
 from skimage.restoration import unwrap_phase
 
+from oddlattice.compiled import compiled
 from oddlattice.lattice import Lattice, NoLatticeError
-from oddlattice.smooth import block_mean, finite, global_polynomial, lerp_at, local_plane
+from oddlattice.smooth import block_mean, finite, global_polynomial, lerp, lerp_at, local_plane
 
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float32]
@@ -73,15 +74,8 @@ class Lifted:
 
     def strip(self, rows: slice) -> Image:
         """Layers at the pixels of `rows`; shape (k, rows, cols)."""
-        low, part = (line[rows] for line in self._rows)
-        here = self._layers[:, low[0] : low[-1] + 2]  # the grid's rows around these alone: memory stays small
-        left, right = self._cols
-        wide = (here[:, :, left] * (1 - right) + here[:, :, left + 1] * right).astype(np.float32)
-        first, second = wide[:, low - low[0]], wide[:, low - low[0] + 1]
-        second -= first
-        second *= part[None, :, None]
-        first += second
-        return np.asarray(first)
+        low, down = self._rows
+        return lerp(self._layers, low[rows], down[rows], *self._cols)
 
 
 @dataclass(frozen=True)
@@ -123,12 +117,19 @@ def fit_flattener(image: Image, period_px: float) -> Flattener:
 
 def flat_strip(image: Image, rows: slice, flattener: Flattener, mean: Lifted) -> Image:
     """Relative deviation of rows of an image from the slowly varying mean, clipped."""
-    strip = finite(image[rows])
-    if flattener.pedestal:
-        strip = strip + np.float32(flattener.pedestal)
-    strip = strip / mean.strip(rows)[0]
-    strip -= 1
-    return np.asarray(np.clip(strip, *flattener.limits, out=strip))
+    low, high = flattener.limits
+    return _flattened(finite(image[rows]), mean.strip(rows)[0], flattener.pedestal, low, high)
+
+
+@compiled("float32[:, ::1](float32[:, :], float32[:, ::1], float32, float32, float32)")
+def _flattened(strip: Image, mean: Image, pedestal: float, low: float, high: float) -> Image:
+    """(strip + pedestal) / mean - 1, between `low` and `high`."""
+    flat = np.empty(strip.shape, np.float32)
+    for r in range(strip.shape[0]):
+        for c in range(strip.shape[1]):
+            value = (strip[r, c] + pedestal) / mean[r, c] - np.float32(1)
+            flat[r, c] = min(max(value, low), high)
+    return flat
 
 
 def _window(grid_px: Array, at: npt.NDArray[np.int64], sigma_px: float) -> Array:

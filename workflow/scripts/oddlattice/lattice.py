@@ -13,7 +13,7 @@ import scipy.fft
 from scipy import ndimage
 
 from oddlattice.crystal import Crystal
-from oddlattice.smooth import finite, slow_mean
+from oddlattice.smooth import finite, running_median, slow_mean
 
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float32]
@@ -142,11 +142,10 @@ def whitened_spectrum(image: Image) -> Spectrum:
     centre, last = int(LARGEST_FREQUENCY * size[0]), int(LARGEST_FREQUENCY * size[1])
     half = np.concatenate([spectrum[-centre:, : last + 1], spectrum[: centre + 1, : last + 1]])
     power = (half.real**2 + half.imag**2).astype(np.float32)
-    around = ndimage.median_filter(power[::2, ::2], size=(9, 9), mode="nearest")
-    streak = ndimage.median_filter(power[::4], size=(17, 1), mode="nearest")
-    streak = ndimage.uniform_filter1d(streak, 3, axis=1)
-    background = np.repeat(np.repeat(around, 2, 0), 2, 1)[: power.shape[0], : power.shape[1]]
-    background = np.maximum(background, np.repeat(streak, 4, 0)[: power.shape[0]]) / np.float32(np.log(2))
+    around = running_median(power[::2, ::2], 9, 9)
+    streak = np.asarray(ndimage.uniform_filter1d(running_median(power[::4].T, 1, 17), 3, axis=0), dtype=np.float32).T
+    around = np.repeat(np.repeat(around, 2, 0), 2, 1)[: power.shape[0], : power.shape[1]]
+    background = np.maximum(around, np.repeat(streak, 4, 0)[: power.shape[0]]) / np.float32(np.log(2))
     background += np.float32(1e-6) * power.max() + np.float32(1e-30)  # side lobes of the window are no peaks
     step = (1 / size[0], 1 / size[1])
     return Spectrum(power / background, power, centre, step)

@@ -1,17 +1,22 @@
 """Resampling into the lattice frame: where the cells lie, and the image cut into them."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
+from oddlattice.compiled import compiled
 from oddlattice.crystal import CELL_PX
 from oddlattice.frame import Frame
 from oddlattice.smooth import finite
 
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float32]
+Number = np.floating[Any]
 
 SPLINE_PX = 48  # image kept along rows: a cubic spline has forgotten its end there to the last digit
+POLE = float(np.sqrt(3.0)) - 2  # of the recursive filter that makes coefficients of cubic splines
+SIDE = 8  # lines that are filtered side by side
 HALO_PX = 12  # image kept around a window, so that the spline does not feel the cut
 
 
@@ -32,34 +37,114 @@ def inside_cells(nodes_px: Array, shape: tuple[int, int], margin_px: float) -> n
     return np.asarray(((centre - reach >= 0) & (centre + reach <= limit)).all(0))
 
 
-def _upsampled(nodes: Array, cells: tuple[slice, slice]) -> Image:
-    """Nodes (k, U + 1, V + 1) interpolated to the pixel centres of the cells' tiles; (k, 20 u, 20 v)."""
-    part = ((np.arange(CELL_PX) + 0.5) / CELL_PX).astype(np.float32)
-    u, v = cells
-    corner = nodes[:, u.start : u.stop + 1, v.start : v.stop + 1].astype(np.float32)
-    k, n_u, n_v = corner.shape[0], u.stop - u.start, v.stop - v.start
-    tall = corner[:, :-1, None] + (corner[:, 1:, None] - corner[:, :-1, None]) * part[None, None, :, None]
-    tall = tall.reshape(k, n_u * CELL_PX, n_v + 1)[..., None]
-    wide = tall[:, :, :-1] + (tall[:, :, 1:] - tall[:, :, :-1]) * part
-    return np.asarray(wide.reshape(k, n_u * CELL_PX, n_v * CELL_PX))
+@compiled("int64(int64, int64)")
+def _mirrored(place: int, length: int) -> int:
+    """Place on a line that is mirrored at its first and last pixel."""
+    if length == 1:
+        return 0
+    place = abs(place) % (2 * length - 2)
+    return min(place, 2 * length - 2 - place)
+
+
+@compiled("void(float64[:, ::1])")
+def _to_spline(lines: Array) -> None:
+    """Values along the first axis become coefficients of cubic splines, side by side along the second; mirrored ends.
+
+    Source: Unser, IEEE Signal Processing Magazine 16(6) (1999) 22, doi:10.1109/79.799930, box 2.
+    """
+    length, side = lines.shape
+    if length == 1:
+        return
+    first = np.zeros(side)
+    for k in range(SPLINE_PX):
+        for j in range(side):
+            first[j] += POLE**k * lines[_mirrored(k, length), j]
+    for j in range(side):
+        lines[0, j] = 6 * first[j]
+    for i in range(1, length):
+        for j in range(side):
+            lines[i, j] = 6 * lines[i, j] + POLE * lines[i - 1, j]
+    for j in range(side):
+        lines[-1, j] = POLE / (POLE * POLE - 1) * (lines[-1, j] + POLE * lines[-2, j])
+    for i in range(length - 2, -1, -1):
+        for j in range(side):
+            lines[i, j] = POLE * (lines[i + 1, j] - lines[i, j])
+
+
+@compiled("void(float32[:, ::1])")
+def _rows_to_spline(image: Image) -> None:
+    """Each row becomes the coefficients of its spline, in place; eight rows at a time, for the processor's vectors."""
+    lines = np.empty((image.shape[1], SIDE))
+    for top in range(0, image.shape[0], SIDE):
+        height = min(SIDE, image.shape[0] - top)
+        for j in range(height):
+            lines[:, j] = image[top + j]
+        _to_spline(lines)
+        for j in range(height):
+            image[top + j] = lines[:, j]
+
+
+@compiled("void(float32[:, ::1])")
+def _cols_to_spline(image: Image) -> None:
+    """Each column becomes the coefficients of its spline, in place; some columns at a time, that fit into the cache."""
+    lines = np.empty((image.shape[0], 4 * SIDE))
+    for left in range(0, image.shape[1], 4 * SIDE):
+        width = min(4 * SIDE, image.shape[1] - left)
+        lines[:, :width] = image[:, left : left + width]
+        _to_spline(lines)
+        image[:, left : left + width] = lines[:, :width]
+
+
+@compiled("float32[:, ::1](float32[:, ::1], float64[::1])")
+def _shifted(coefficients: Image, row_shift_px: Array) -> Image:
+    """Splines along rows, each evaluated at c - shift for every pixel c."""
+    rows, cols = coefficients.shape
+    found = np.empty((rows, cols), np.float32)
+    for r in range(rows):
+        whole = int(np.floor(-row_shift_px[r]))
+        t = -row_shift_px[r] - whole
+        w0, w1 = np.float32((1 - t) ** 3 / 6), np.float32(2 / 3 - t * t + t**3 / 2)
+        w2, w3 = np.float32(2 / 3 - (1 - t) ** 2 + (1 - t) ** 3 / 2), np.float32(t**3 / 6)
+        reach = abs(whole) + 3
+        wide = np.empty(cols + 2 * reach, np.float32)
+        wide[reach : reach + cols] = coefficients[r]
+        for k in range(1, reach + 1):
+            wide[reach - k] = coefficients[r, _mirrored(k, cols)]
+            wide[reach + cols - 1 + k] = coefficients[r, _mirrored(cols - 1 + k, cols)]
+        near = wide[reach + whole - 1 :]
+        for c in range(cols):
+            found[r, c] = w0 * near[c] + w1 * near[c + 1] + w2 * near[c + 2] + w3 * near[c + 3]
+    return found
 
 
 def straightened(strip: Image, row_shift_px: Array) -> Image:
     """Rows shifted back, by cubic splines: a feature seen at col c - shift comes to col c; borders mirror."""
-    coefficients = np.asarray(ndimage.spline_filter1d(strip, order=3, axis=1, mode="mirror", output=np.float32))
-    whole = np.floor(-row_shift_px)
-    t = (-row_shift_px - whole)[:, None]
-    weights = ((1 - t) ** 3 / 6, 2 / 3 - t * t + t**3 / 2, 2 / 3 - (1 - t) ** 2 + (1 - t) ** 3 / 2, t**3 / 6)
-    reach = int(np.abs(whole).max()) + 2
-    wide = np.pad(coefficients, ((0, 0), (reach, reach)), mode="reflect")
-    result = np.zeros_like(strip)
-    cols = strip.shape[1]
-    for shift in np.unique(whole).astype(int):
-        here = whole == shift
-        for k, weight in enumerate(weights):
-            start = reach + shift - 1 + k
-            result[here] += weight[here].astype(np.float32) * wide[here, start : start + cols]
-    return result
+    coefficients = np.array(strip, dtype=np.float32, order="C")
+    _rows_to_spline(coefficients)
+    return _shifted(coefficients, np.ascontiguousarray(row_shift_px, dtype=np.float64))
+
+
+@compiled("float32[:, ::1](float32[:, :], float32[::1])")
+def _averaged(image: Image, kernel: Image) -> Image:
+    """An image weighted with a short kernel along rows and columns; borders mirror."""
+    rows, cols = image.shape
+    half = len(kernel) // 2
+    found = np.empty((rows, cols), np.float32)
+    line = np.empty(cols + 2 * half, np.float32)
+    for r in range(rows):
+        line[:] = 0
+        for k in range(len(kernel)):
+            near = image[_mirrored(r + k - half, rows)]
+            for c in range(cols):
+                line[half + c] += kernel[k] * near[c]
+        for k in range(1, half + 1):
+            line[half - k] = line[half + _mirrored(k, cols)]
+            line[half + cols - 1 + k] = line[half + _mirrored(cols - 1 + k, cols)]
+        found[r] = 0
+        for k in range(len(kernel)):
+            for c in range(cols):
+                found[r, c] += kernel[k] * line[c + k]
+    return found
 
 
 def area_averaged(window: Image, width_px: float) -> Image:
@@ -69,9 +154,7 @@ def area_averaged(window: Image, width_px: float) -> Image:
     whole = int(np.ceil((width_px - 1) / 2 - 1e-9))
     kernel = np.ones(2 * whole + 1)
     kernel[[0, -1]] = (width_px - (2 * whole - 1)) / 2
-    kernel /= kernel.sum()
-    window = ndimage.correlate1d(window, kernel, axis=1, mode="mirror")
-    return np.asarray(ndimage.correlate1d(window, kernel, axis=0, mode="mirror"))
+    return _averaged(window, (kernel / kernel.sum()).astype(np.float32))
 
 
 def _period_px(nodes_px: Array) -> float:
@@ -113,30 +196,98 @@ def cut_cells(
     ndarray of shape (20 u, 20 v), float32
         0 where there is no data.
     """
-    places = _upsampled(nodes_px, cells)
+    u, v = cells
+    corners = np.concatenate([nodes_px, _at_corners(local_mean)])[:, u.start : u.stop + 1, v.start : v.stop + 1]
+    tile = np.zeros(((u.stop - u.start) * CELL_PX, (v.stop - v.start) * CELL_PX), dtype=np.float32)
     rows, cols = image.shape
-    limits = np.array([rows - 0.5, cols - 0.5], dtype=np.float32)[:, None, None]
-    known = ((places >= -0.5) & (places <= limits)).all(0)
-    tile = np.zeros(known.shape, dtype=np.float32)
-    if not known.any():
+    places = corners[:2].reshape(2, -1)
+    low = np.maximum(np.floor(places.min(1)).astype(int) - HALO_PX, 0)
+    high = np.minimum(np.ceil(places.max(1)).astype(int) + HALO_PX + 1, [rows, cols])
+    if (low >= high).any():
         return tile
-    at = places[:, known]
-    low = np.maximum(np.floor(at.min(1)).astype(int) - HALO_PX, 0)
-    high = np.minimum(np.ceil(at.max(1)).astype(int) + HALO_PX + 1, [rows, cols])
     shifts = row_shift_px[low[0] : high[0]]
     reach = SPLINE_PX + int(np.ceil(np.abs(shifts).max()))
     left, right = max(low[1] - reach, 0), min(high[1] + reach, cols)
     window = finite(image[int(low[0]) : int(high[0]), int(left) : int(right)])
     straight = straightened(window, shifts)[:, low[1] - left : high[1] - left]
-    straight = area_averaged(straight, _period_px(nodes_px) / CELL_PX)
-    at -= low[:, None].astype(np.float32)
-    values = ndimage.map_coordinates(straight, at, order=3, mode="mirror", output=np.float32)
-    tile[known] = (values + np.float32(pedestal)) / _mean_at(local_mean, cells)[known]
+    straight = np.ascontiguousarray(area_averaged(straight, _period_px(nodes_px) / CELL_PX))
+    _rows_to_spline(straight)
+    _cols_to_spline(straight)
+    origin = (int(low[0]), int(low[1]))
+    _sample(tile, straight, origin, (rows, cols), np.ascontiguousarray(corners, dtype=np.float32), pedestal)
     return tile
 
 
-def _mean_at(local_mean: Array, cells: tuple[slice, slice]) -> Image:
-    """Local mean (one value in the middle of each cell) at the pixels of a tile."""
+@compiled("void(float32[:, ::1], float32[:, ::1], UniTuple(int64, 2), UniTuple(int64, 2), float32[:, :, ::1], float32)")
+def _sample(
+    tile: Image,
+    coefficients: Image,
+    origin: tuple[int, int],
+    shape: tuple[int, int],
+    corners: Image,
+    pedestal: float,
+) -> None:
+    """Evaluate a spline at the pixels of a tile, over the local mean; what lies outside the image stays as it is.
+
+    Parameters
+    ----------
+    tile : ndarray of shape (20 u, 20 v)
+    coefficients : ndarray of shape (rows', cols')
+        Of the spline in a window of the image.
+    origin : tuple of int
+        (row, col) of the window [px].
+    shape : tuple of int
+        (rows, cols) of the image.
+    corners : ndarray of shape (3, u + 1, v + 1)
+        Row and col [px] and local mean [counts] at the cells' corners, between which they run straight.
+    pedestal : float
+        [counts]
+    """
+    part = ((np.arange(CELL_PX) + 0.5) / CELL_PX).astype(np.float32)
+    bottom, right = np.float32(shape[0] - 0.5), np.float32(shape[1] - 0.5)
+    for y in range(tile.shape[0]):
+        above, below, down = corners[:, y // CELL_PX], corners[:, y // CELL_PX + 1], part[y % CELL_PX]
+        line = above + (below - above) * down
+        for x in range(tile.shape[1]):
+            v, across = x // CELL_PX, part[x % CELL_PX]
+            row = line[0, v] + (line[0, v + 1] - line[0, v]) * across
+            col = line[1, v] + (line[1, v + 1] - line[1, v]) * across
+            if row >= np.float32(-0.5) and col >= np.float32(-0.5) and row <= bottom and col <= right:
+                mean = line[2, v] + (line[2, v + 1] - line[2, v]) * across
+                value = _spline_at(coefficients, row - np.float32(origin[0]), col - np.float32(origin[1]))
+                tile[y, x] = (value + pedestal) / mean
+
+
+@compiled("float32(float32[:, ::1], float32, float32)")
+def _spline_at(coefficients: Image, row: Number, col: Number) -> Number:
+    """Value of a two-dimensional cubic spline, mirrored at its borders."""
+    rows, cols = coefficients.shape
+    r, c = int(np.floor(row)), int(np.floor(col))
+    down, across = _weights(row - np.float32(r)), _weights(col - np.float32(c))
+    total = np.float32(0)
+    if 1 <= r < rows - 2 and 1 <= c < cols - 2:
+        for i in range(4):
+            line = coefficients[r - 1 + i]
+            total += down[i] * (
+                across[0] * line[c - 1] + across[1] * line[c] + across[2] * line[c + 1] + across[3] * line[c + 2]
+            )
+        return total
+    for i in range(4):
+        line = coefficients[_mirrored(r - 1 + i, rows)]
+        for j in range(4):
+            total += down[i] * across[j] * line[_mirrored(c - 1 + j, cols)]
+    return total
+
+
+@compiled("UniTuple(float32, 4)(float32)")
+def _weights(t: Number) -> tuple[Number, Number, Number, Number]:
+    """Weights of the four coefficients around a place, `t` beyond the second."""
+    one, third, sixth, half = np.float32(1), np.float32(2 / 3), np.float32(1 / 6), np.float32(0.5)
+    s = one - t
+    return s * s * s * sixth, third - t * t * (one - t * half), third - s * s * (one - s * half), t * t * t * sixth
+
+
+def _at_corners(local_mean: Array) -> Array:
+    """Local mean (one value in the middle of each cell) at the cells' corners; shape (1, U + 1, V + 1)."""
     wide = np.pad(local_mean, 1, mode="edge")
-    corners = (wide[:-1, :-1] + wide[1:, :-1] + wide[:-1, 1:] + wide[1:, 1:]) / 4
-    return np.asarray(_upsampled(corners[None], cells)[0])
+    return np.asarray((wide[:-1, :-1] + wide[1:, :-1] + wide[:-1, 1:] + wide[1:, 1:])[None] / 4)

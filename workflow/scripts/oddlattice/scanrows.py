@@ -7,11 +7,13 @@ import numpy.typing as npt
 from scipy.interpolate import CubicSpline
 
 from oddlattice.anchor import MeanCell
+from oddlattice.compiled import compiled
 from oddlattice.frame import Flattener, Frame, Lifted, flat_strip, strips
 from oddlattice.smooth import finite, local_plane
 
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float32]
+Index = npt.NDArray[np.int32]
 
 TABLE = 256  # steps of the mean cell's look-up table along u and v
 REACH_PX = 4  # whole-pixel shifts tried when a row is laid on the template
@@ -58,29 +60,27 @@ class Pushes:
         return np.asarray(np.abs(score) > sigmas * max(spread, 1e-9))
 
 
-@dataclass(frozen=True)
-class _Tables:
-    """Look-up tables of the mean cell's deviation and its derivatives by u and v; shape (TABLE * TABLE,) each."""
-
-    value: Image
-    by_u: Image
-    by_v: Image
+def _tables(mean: MeanCell) -> Image:
+    """Look-up table of the mean cell's deviation and its derivatives by u and v; shape (TABLE * TABLE, 3)."""
+    layers = [mean.table(TABLE, derivative).astype(np.float32).ravel() for derivative in ((0, 0), (1, 0), (0, 1))]
+    return np.ascontiguousarray(np.stack(layers, axis=1))
 
 
-def _tables(mean: MeanCell) -> _Tables:
-    value, by_u, by_v = (mean.table(TABLE, d).astype(np.float32).ravel() for d in ((0, 0), (1, 0), (0, 1)))
-    return _Tables(value, by_u, by_v)
+def _low(first: tuple[int, int]) -> tuple[float, float]:
+    """Whole (u, v) below those of all pixels, so that cutting off the fraction of what is above is the floor."""
+    return first[0] - 4.0, first[1] - 4.0
 
 
-def _table_index(u: Image, v: Image, first: tuple[int, int]) -> npt.NDArray[np.int32]:
-    """Index into the tables; `first` is below all (u, v), so that cutting off the fraction is the floor."""
-    high = ((u - np.float32(first[0] - 4)) * np.float32(TABLE)).astype(np.int32)
-    low = ((v - np.float32(first[1] - 4)) * np.float32(TABLE)).astype(np.int32)
-    high &= TABLE - 1
-    low &= TABLE - 1
-    high *= TABLE
-    high += low
-    return np.asarray(high)
+@compiled("int32[:, ::1](float32[:, ::1], float32[:, ::1], float32, float32)")
+def _table_index(u: Image, v: Image, low_u: float, low_v: float) -> Index:
+    """Index into the tables; (low_u, low_v) see `_low`."""
+    index = np.empty(u.shape, np.int32)
+    for r in range(u.shape[0]):
+        for c in range(u.shape[1]):
+            i = np.int32((u[r, c] - low_u) * np.float32(TABLE)) & (TABLE - 1)
+            j = np.int32((v[r, c] - low_v) * np.float32(TABLE)) & (TABLE - 1)
+            index[r, c] = i * TABLE + j
+    return index
 
 
 def coarse_row_shifts(image: Image, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> Array:
@@ -88,7 +88,7 @@ def coarse_row_shifts(image: Image, flattener: Flattener, frame: Frame, mean_cel
 
     The correlation is computed at whole pixels and interpolated.
     """
-    tables = _tables(mean_cell)
+    value = np.ascontiguousarray(_tables(mean_cell)[:, 0])
     mean, uv, quality = (
         flattener.lifted(frame.shape),
         frame.lifted(),
@@ -96,13 +96,13 @@ def coarse_row_shifts(image: Image, flattener: Flattener, frame: Frame, mean_cel
     )
     per_col = np.hypot(*np.linalg.inv(frame.vectors_px)[1])
     reach = int(np.clip(0.3 / per_col, 1, REACH_PX))
-    first, _ = first_and_count(frame)
+    low = _low(first_and_count(frame)[0])
     shifts = np.zeros(frame.shape[0])
     for rows in strips(frame.shape):
         flat = flat_strip(image, rows, flattener, mean)
         flat *= quality.strip(rows)[0] > 0.5
         u, v = uv.strip(rows)
-        template = tables.value[_table_index(u, v, first)]
+        template = value[_table_index(u, v, *low)]
         inner = flat[:, reach:-reach]
         overlap = np.stack(
             [
@@ -170,85 +170,167 @@ def fine_pass(
     )
     along = np.linalg.inv(frame.vectors_px)[1].astype(np.float32)
     first, (n_u, n_v) = first_and_count(frame)
-    sums = np.zeros((8, n_u * n_v))
-    bins = np.zeros((2, (2 * n_u + 2) * (2 * n_v + 2)))
+    left_out = np.zeros((0, 0), dtype=bool) if odd is None else odd
+    sums, bins = np.zeros((n_u, n_v, 8)), np.zeros((2 * n_u + 2, 2 * n_v + 2, 2))
     shifts, sigmas = np.zeros(frame.shape[0]), np.full(frame.shape[0], np.inf)
     for rows in strips(frame.shape):
-        flat = flat_strip(image, rows, flattener, mean)
+        residual = flat_strip(image, rows, flattener, mean)
         u, v = uv.strip(rows)
         before = row_shift_px[rows, None].astype(np.float32)
         u += before * along[0]
         v += before * along[1]
-        index = _table_index(u, v, first)
-        template, by_u, by_v = tables.value[index], tables.by_u[index], tables.by_v[index]
-        slope = by_u * along[0] + by_v * along[1]
-        residual = flat - template
-        good = (quality.strip(rows)[0] > 0.5).astype(np.float32)
-        good *= _inverse_variance(residual, template, good)
-        limit = 4 / np.sqrt(np.maximum(good, 1e-12))
-        if odd is not None or not by_cell:
-            half_u = np.clip(np.floor(2 * u + 0.5).astype(np.int32) - 2 * first[0], 0, 2 * n_u + 1)
-            half_v = np.clip(np.floor(2 * v + 0.5).astype(np.int32) - 2 * first[1], 0, 2 * n_v + 1)
-        if odd is not None:
-            good *= ~odd[half_u, half_v]
-        weighted_slope = slope * good
-        clipped = np.clip(residual, -limit, limit)
-        information = np.einsum("rc,rc->r", weighted_slope, slope)
+        index = _table_index(u, v, *_low(first))
+        _take_template(residual, index, tables)
+        weight = quality.strip(rows)[0]
+        line = _variance_line(residual, index, tables, weight)
+        _weigh(weight, index, tables, line, u, v, first, left_out)
+        information, pull = _row_sums(residual, index, tables, weight, along)
         whole = float(np.median(information[information > 0])) if (information > 0).any() else 1.0
         enough = information > 0.05 * whole
-        step = np.where(enough, np.einsum("rc,rc->r", weighted_slope, clipped) / np.maximum(information, 1e-12), 0.0)
-        step = np.clip(step, -1.0, 1.0)
+        step = np.clip(np.where(enough, pull / np.maximum(information, 1e-12), 0.0), -1.0, 1.0)
         shifts[rows] = np.where(enough, row_shift_px[rows] + step, 0.0)
         sigmas[rows] = np.where(enough, 1 / np.sqrt(np.maximum(information, 1e-12)), np.inf)
-        moved = step[:, None].astype(np.float32)
-        residual -= slope * moved
-        if not by_cell:
-            half = (half_u * (2 * n_v + 2) + half_v).ravel()
-            _add_up(bins, half, (weighted_slope * residual, weighted_slope * slope))
-            continue
-        u += moved * along[0]
-        v += moved * along[1]
-        cell_u = np.clip(np.floor(u).astype(np.int32) - first[0], 0, n_u - 1)
-        cell_v = np.clip(np.floor(v).astype(np.int32) - first[1], 0, n_v - 1)
-        cell = (cell_u * n_v + cell_v).ravel()
-        counts = finite(image[rows]) + np.float32(flattener.pedestal)
-        weighted = (
-            None,
-            counts,
-            1 + template,
-            flat * template,
-            template * template,
-            residual * residual,
-            residual * by_u,
-            residual * by_v,
-        )
-        _add_up(sums, cell, weighted)
-    pushes = Pushes(*(total.reshape(2 * n_u + 2, 2 * n_v + 2) for total in bins))
-    return shifts, sigmas, CellStatistics(first, *(total.reshape(n_u, n_v) for total in sums)), pushes
+        moved = step.astype(np.float32)
+        if by_cell:
+            counts = finite(image[rows])
+            _add_to_cells(sums, residual, index, tables, u, v, moved, along, first, counts, flattener.pedestal)
+        else:
+            _add_to_bins(bins, residual, index, tables, u, v, moved, along, first, weight)
+    statistics = CellStatistics(first, *(np.ascontiguousarray(sums[..., k]) for k in range(8)))
+    return shifts, sigmas, statistics, Pushes(*(np.ascontiguousarray(bins[..., k]) for k in range(2)))
 
 
-def _add_up(totals: Array, index: npt.NDArray[np.int32], weights: tuple[Image | None, ...]) -> None:
-    """Add pixels, by their index, to each of `totals` (k, n); None counts them."""
-    low = int(index.min())
-    index = index - low  # only the totals that are met are touched
-    number = int(index.max()) + 1
-    for total, weight in zip(totals, weights, strict=True):
-        total[low : low + number] += np.bincount(index, weights=None if weight is None else weight.ravel())
+@compiled("void(float32[:, ::1], int32[:, ::1], float32[:, ::1])")
+def _take_template(flat: Image, index: Index, tables: Image) -> None:
+    """Take the rendered mean cell from an image, in place."""
+    for r in range(flat.shape[0]):
+        for c in range(flat.shape[1]):
+            flat[r, c] -= tables[index[r, c], 0]
 
 
-def _inverse_variance(residual: Image, template: Image, good: Image) -> Image:
-    """Weights 1 / variance, the variance of a pixel being a straight line in its expected value."""
+def _variance_line(residual: Image, index: Index, tables: Image, quality: Image) -> tuple[float, float, float]:
+    """Variance of a pixel as a straight line in its expected deviation: value at 0, slope and floor; by a sample."""
     some = (slice(None, None, 4), slice(None, None, 3))
-    square, level, kept = residual[some] ** 2, 1 + template[some], good[some] > 0
+    kept = quality[some] > 0.5
     if kept.sum() < 100:
-        return np.ones_like(residual)
-    square, level = square[kept].astype(np.float64), level[kept].astype(np.float64)
+        return 1.0, 0.0, 1.0
+    square = residual[some][kept].astype(np.float64) ** 2
+    level = tables[index[some][kept], 0].astype(np.float64)
     square = np.minimum(square, 12 * np.median(square) + 1e-12)
     middle, mean = float(level.mean()), float(square.mean())
     slope = float(((level - middle) * square).mean()) / max(float(level.var()), 1e-12)
     slope = min(max(slope, 0.0), mean / max(middle - float(level.min()), 1e-9) * 0.9)
-    variance = np.maximum(mean + slope * (1 + template - middle), 0.05 * mean + 1e-12)
-    return np.asarray(1 / variance, dtype=np.float32)
+    return mean - slope * middle, slope, 0.05 * mean + 1e-12
+
+
+@compiled(
+    "void(float32[:, ::1], int32[:, ::1], float32[:, ::1], UniTuple(float64, 3), float32[:, ::1], float32[:, ::1],"
+    "UniTuple(int64, 2), boolean[:, ::1])"
+)
+def _weigh(
+    weight: Image,
+    index: Index,
+    tables: Image,
+    line: tuple[float, float, float],
+    u: Image,
+    v: Image,
+    first: tuple[int, int],
+    left_out: npt.NDArray[np.bool_],
+) -> None:
+    """The lattice's quality becomes the pixel's weight 1 / variance, 0 outside the crystal and in bins left out."""
+    at_zero, slope, floor = np.float32(line[0]), np.float32(line[1]), np.float32(line[2])
+    for r in range(u.shape[0]):
+        for c in range(u.shape[1]):
+            good = weight[r, c] > np.float32(0.5)
+            if good and left_out.size:
+                i, j = _bin(u[r, c], v[r, c], first, left_out.shape)
+                good = not left_out[i, j]
+            variance = max(at_zero + slope * tables[index[r, c], 0], floor)
+            weight[r, c] = np.float32(1) / variance if good else np.float32(0)
+
+
+@compiled("UniTuple(float64[::1], 2)(float32[:, ::1], int32[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1])")
+def _row_sums(residual: Image, index: Index, tables: Image, weight: Image, along: Image) -> tuple[Array, Array]:
+    """Sums over each row of weighted slope squared, and of slope times residual, clipped at four sigma."""
+    information, pull = np.zeros(len(residual)), np.zeros(len(residual))
+    for r in range(residual.shape[0]):
+        for c in range(residual.shape[1]):
+            w, i = weight[r, c], index[r, c]
+            slope = tables[i, 1] * along[0] + tables[i, 2] * along[1]
+            limit = np.float32(4) / np.sqrt(max(w, np.float32(1e-12)))
+            information[r] += w * slope * slope
+            pull[r] += w * slope * min(max(residual[r, c], -limit), limit)
+    return information, pull
+
+
+@compiled("UniTuple(int64, 2)(float32, float32, UniTuple(int64, 2), UniTuple(int64, 2))")
+def _bin(u: float, v: float, first: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
+    """Bin of half a cell, see `Pushes`, within the bounds of their array."""
+    i, j = int(np.floor(2 * u + np.float32(0.5))), int(np.floor(2 * v + np.float32(0.5)))
+    return min(max(i - 2 * first[0], 0), shape[0] - 1), min(max(j - 2 * first[1], 0), shape[1] - 1)
+
+
+@compiled(
+    "void(float64[:, :, ::1], float32[:, ::1], int32[:, ::1], float32[:, ::1], float32[:, ::1], float32[:, ::1],"
+    "float32[::1], float32[::1], UniTuple(int64, 2), float32[:, ::1])"
+)
+def _add_to_bins(
+    bins: Array,
+    residual: Image,
+    index: Index,
+    tables: Image,
+    u: Image,
+    v: Image,
+    moved: Image,
+    along: Image,
+    first: tuple[int, int],
+    weight: Image,
+) -> None:
+    """Add up, by bins, slope times the residual that is left when each row is moved, and slope squared."""
+    for r in range(residual.shape[0]):
+        for c in range(residual.shape[1]):
+            t = tables[index[r, c]]
+            slope = t[1] * along[0] + t[2] * along[1]
+            i, j = _bin(u[r, c], v[r, c], first, bins.shape[:2])
+            bins[i, j, 0] += weight[r, c] * slope * (residual[r, c] - slope * moved[r])
+            bins[i, j, 1] += weight[r, c] * slope * slope
+
+
+@compiled(
+    "void(float64[:, :, ::1], float32[:, ::1], int32[:, ::1], float32[:, ::1], float32[:, ::1], float32[:, ::1],"
+    "float32[::1], float32[::1], UniTuple(int64, 2), float32[:, :], float32)"
+)
+def _add_to_cells(
+    sums: Array,
+    residual: Image,
+    index: Index,
+    tables: Image,
+    u: Image,
+    v: Image,
+    moved: Image,
+    along: Image,
+    first: tuple[int, int],
+    counts: Image,
+    pedestal: float,
+) -> None:
+    """Add up, by cells, what `CellStatistics` holds, with each row moved."""
+    n_u, n_v = sums.shape[:2]
+    for r in range(residual.shape[0]):
+        step_u, step_v = moved[r] * along[0], moved[r] * along[1]
+        for c in range(residual.shape[1]):
+            i = min(max(int(np.floor(u[r, c] + step_u)) - first[0], 0), n_u - 1)
+            j = min(max(int(np.floor(v[r, c] + step_v)) - first[1], 0), n_v - 1)
+            template, by_u, by_v = tables[index[r, c], 0], tables[index[r, c], 1], tables[index[r, c], 2]
+            left = residual[r, c] - (by_u * along[0] + by_v * along[1]) * moved[r]
+            cell = sums[i, j]
+            cell[0] += 1
+            cell[1] += counts[r, c] + pedestal
+            cell[2] += 1 + template
+            cell[3] += (residual[r, c] + template) * template
+            cell[4] += template * template
+            cell[5] += left * left
+            cell[6] += left * by_u
+            cell[7] += left * by_v
 
 
 def shrunk(shift_px: Array, sigma_px: Array) -> Array:

@@ -7,8 +7,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from oddlattice.compiled import compiled
+
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float32]
+Index = npt.NDArray[np.int64]
+Ranks = npt.NDArray[np.int32]
 
 POLYNOMIAL_POINTS = 300_000
 
@@ -18,23 +22,96 @@ def finite(pixels: npt.ArrayLike) -> Image:
     values = np.asarray(pixels, dtype=np.float32)
     if not np.isfinite(values.sum()):
         values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    return values
+    return values if values.flags.writeable else values.copy()  # compiled loops take no array that is read-only
 
 
 def block_mean(strip: Image, n: int) -> Image:
     """Mean of n x n blocks; blocks cut by the border average what there is. Shape (ceil(rows/n), ceil(cols/n))."""
+    return _block_mean(np.asarray(strip, dtype=np.float32), n)
+
+
+@compiled("float32[:, ::1](float32[:, :], int64)")
+def _block_mean(strip: Image, n: int) -> Image:
     rows, cols = strip.shape
-    at_row, at_col = np.arange(0, rows, n), np.arange(0, cols, n)
-    total = np.add.reduceat(np.add.reduceat(strip, at_row, axis=0), at_col, axis=1)
-    area = np.outer(np.diff(np.append(at_row, rows)), np.diff(np.append(at_col, cols)))
-    return np.asarray(total / area, dtype=np.float32)
+    mean = np.empty((-(-rows // n), -(-cols // n)), np.float32)
+    line = np.empty(cols, np.float32)
+    for i in range(mean.shape[0]):
+        line[:] = 0
+        height = min(n, rows - i * n)
+        for r in range(i * n, i * n + height):
+            for c in range(cols):
+                line[c] += strip[r, c]
+        for j in range(mean.shape[1]):
+            width = min(n, cols - j * n)
+            mean[i, j] = line[j * n : j * n + width].sum() / (height * width)
+    return mean
 
 
-def lerp_at(length: int, first: float, step: float, count: int) -> tuple[npt.NDArray[np.int64], Image]:
+def lerp_at(length: int, first: float, step: float, count: int) -> tuple[Index, Image]:
     """Lower neighbours and parts for linear interpolation (and extrapolation) of a grid at pixels 0 .. length - 1."""
     index = (np.arange(length) - first) / step
     low = np.clip(np.floor(index).astype(np.int64), 0, max(count - 2, 0))
     return low, (index - low).astype(np.float32)
+
+
+def running_median(values: Image, height: int, width: int) -> Image:
+    """Median over `height` x `width` pixels (odd) around each of an image without negative values; edges continue."""
+    wide = np.pad(values, ((height // 2, height // 2), (width // 2, width // 2)), mode="edge")
+    # Numbers from 0 on are in the order of their bits: whole numbers, that the processor compares many at a time.
+    ranks = np.abs(np.ascontiguousarray(wide, dtype=np.float32)).view(np.int32)
+    return np.asarray(_running_median(ranks, height, width).view(np.float32))
+
+
+@compiled("int32[:, ::1](int32[:, ::1], int64, int64)")
+def _running_median(values: Ranks, height: int, width: int) -> Ranks:
+    """Median of the window that begins at each place: from the one before, value by value."""
+    rows, cols = values.shape[0] - height + 1, values.shape[1] - width + 1
+    found = np.empty((rows, cols), np.int32)
+    window = np.empty(height * width, np.int32)
+    half = height * width // 2
+    median = values[0, 0]
+    for r in range(rows):
+        for c in range(cols):
+            for k in range(width if c == 0 else 1):
+                col = c + width - 1 - k
+                for i in range(height):
+                    window[(col % width) * height + i] = values[r + i, col]
+            while True:
+                below, upto, lower, upper = 0, 0, np.int32(-1), np.int32(2147483647)
+                for value in window:
+                    below += value < median
+                    upto += value <= median
+                    lower = max(lower, value if value < median else np.int32(-1))
+                    upper = min(upper, value if value > median else np.int32(2147483647))
+                if below > half:
+                    median = lower
+                elif upto <= half:
+                    median = upper
+                else:
+                    break
+            found[r, c] = median
+    return found
+
+
+@compiled("float32[:, :, ::1](float64[:, :, :], int64[::1], float32[::1], int64[::1], float32[::1])")
+def lerp(layers: Array, low: Index, down: Image, left: Index, across: Image) -> Image:
+    """Layers (k, n, m) at pixels, between grid rows `low` and the next, cols `left` and the next; (k, rows, cols).
+
+    See `lerp_at`.
+    """
+    found = np.empty((layers.shape[0], len(low), len(left)), np.float32)
+    first, last = (low[0], low[-1] + 2) if len(low) else (0, 0)
+    wide = np.empty((last - first, len(left)), np.float32)  # of the grid's rows around these alone: memory stays small
+    for k in range(layers.shape[0]):
+        for n in range(first, last):
+            for c in range(len(left)):
+                here, ahead = layers[k, n, left[c]], layers[k, n, left[c] + 1]
+                wide[n - first, c] = here * (1 - across[c]) + ahead * across[c]
+        for r in range(len(low)):
+            above, below = wide[low[r] - first], wide[low[r] - first + 1]
+            for c in range(len(left)):
+                found[k, r, c] = above[c] + (below[c] - above[c]) * down[r]
+    return found
 
 
 def slow_mean(image: Image, sigma_px: float) -> Image:
@@ -43,10 +120,8 @@ def slow_mean(image: Image, sigma_px: float) -> Image:
     small = ndimage.gaussian_filter(block_mean(image, n), sigma_px / n, mode="nearest", truncate=3.0)
     if min(small.shape) < 2:
         return np.full(image.shape, small.mean(), dtype=np.float32)
-    low, part = lerp_at(image.shape[1], (n - 1) / 2, n, small.shape[1])
-    wide = small[:, low] + (small[:, low + 1] - small[:, low]) * part
-    low, part = lerp_at(image.shape[0], (n - 1) / 2, n, small.shape[0])
-    return np.asarray(wide[low] + (wide[low + 1] - wide[low]) * part[:, None], dtype=np.float32)
+    rows, cols = (lerp_at(pixels, (n - 1) / 2, n, m) for pixels, m in zip(image.shape, small.shape, strict=True))
+    return np.asarray(lerp(small[None].astype(np.float64), *rows, *cols)[0])
 
 
 def local_plane(values: Array, weights: Array, sigma: float) -> tuple[Array, Array]:
