@@ -21,8 +21,8 @@ from oddlattice.inference import (
     padded,
     patches_of,
     predict_bulk,
-    predict_there,
     smooth_latents,
+    whole_there,
 )
 from oddlattice.model import load_model
 from oddlattice.patches import correlated_noise, draw_bulk, standardised
@@ -106,21 +106,24 @@ def test_other_batch_or_precision_flags_the_same_defects() -> None:
         assert flagged(tiles, mask, other) == found, (precision, batch)
 
 
-def test_patches_cut_on_the_device_give_what_those_cut_here_give() -> None:
-    """The GPU's way, on tensors of the CPU: the same cells, the same places, nothing on masked cells."""
+def test_the_way_of_a_gpu_gives_what_the_way_of_the_processor_gives() -> None:
+    """On tensors of the CPU: the same cells, the same places, nothing on masked cells."""
     tiles, mask = bulk_tiles(5)
+    mask[:3, 5:9] = 0
     here = predict_bulk(engine(), tiles, mask, 5.0)
+    residual = np.where(np.repeat(np.repeat(mask, 20, 0), 20, 1) > 0, tiles - here, np.float32(0))
+    whole = here + own_mean(residual, mask, 5.0)
     contrast = contrast_of(mean_cell(tiles, mask))
-    rimmed = standardised(padded(tiles), contrast)
     for batch in (1024, 333):
-        there = predict_there(engine(batch=batch), rimmed, mask, 5.0, contrast)
-        assert there.shape == tiles.shape and not as_cells(there)[mask == 0].any()
-        np.testing.assert_allclose(there, here, atol=1e-4)
+        raw, prediction = whole_there(engine(batch=batch), tiles, mask, 5.0, contrast)
+        assert prediction.shape == tiles.shape and not as_cells(prediction)[mask == 0].any()
+        np.testing.assert_allclose(raw, here, atol=1e-4)
+        np.testing.assert_allclose(prediction, whole, atol=1e-4)
     cells = np.array([[7, 9], [39, 39], [0, 20]])
-    some = engine().engine
-    np.testing.assert_allclose(
-        some.encode_at(cells, torch.from_numpy(rimmed)), some.encode(patches_of(rimmed, cells)), atol=1e-5
-    )
+    some, rimmed = engine().engine, standardised(padded(tiles), contrast)
+    latents = torch.zeros((*mask.shape, some.vae.config.latent))
+    some.encode_at(cells, torch.from_numpy(rimmed), latents)
+    np.testing.assert_allclose(latents[cells[:, 0], cells[:, 1]], some.encode(patches_of(rimmed, cells)), atol=1e-5)
 
 
 def test_gpu_out_of_memory_halves_the_batch_and_then_takes_the_cpu() -> None:

@@ -11,7 +11,7 @@ from bench.figures import Figure
 from bench.material import CRYSTAL, ROOT
 from oddlattice.baselines import COMPONENTS
 from oddlattice.crystal import CELL_PX, load_crystal
-from oddlattice.inference import CHUNK_CELLS, Careful, Engine, mean_cell, padded, patches_of, predict_bulk
+from oddlattice.inference import CHUNK_CELLS, Careful, Engine, mean_cell, padded, patches_of, predict_bulk, whole_there
 from oddlattice.model import load_model
 from oddlattice.onethread import one_thread
 from oddlattice.overlap import Behind, ahead
@@ -107,7 +107,7 @@ def on_gpu(quick: bool) -> list[Figure]:
     def loop() -> None:
         with Behind() as write:
             for tiles, mask in ahead(pieces()):
-                write(np.copyto, out, predict_bulk(careful, tiles, mask, 5.0, 8, contrast))
+                write(np.copyto, out, whole_there(careful, tiles, mask, 5.0, contrast)[1])
 
     loop()
     torch.cuda.synchronize()

@@ -19,6 +19,7 @@ from oddlattice.columns import (
     column_cells,
     cut_windows,
     fit_shapes,
+    mean_cell,
     median_cell,
     sample_of,
     signatures,
@@ -31,6 +32,7 @@ from oddlattice.inference import (
     misfit,
     own_mean,
     predict_bulk,
+    whole_there,
 )
 from oddlattice.logs import log_to
 from oddlattice.model import Model, load_model
@@ -75,6 +77,9 @@ class Predictor:
 
     def whole(self, tiles: Float, mask: Mask, contrast: float | None = None) -> tuple[Float, Float]:
         """Raw prediction, and the one that has taken up the image's own mean residual; 0 on masked cells."""
+        if self.method == "vae" and self.careful.engine.device == "cuda":
+            known = contrast if contrast is not None else contrast_of(mean_cell(tiles, mask))
+            return whole_there(self.careful, tiles, mask, self.width, known)
         raw = predictor_masked(self(tiles, mask, contrast), mask)
         residual = predictor_masked(tiles - raw, mask)
         return raw, raw + own_mean(residual, mask, self.width, self.threads)

@@ -14,7 +14,7 @@ import torch
 from oddlattice.columns import as_cells, mean_cell
 from oddlattice.crystal import CELL_PX
 from oddlattice.patches import standardised
-from oddlattice.smooth import Planes
+from oddlattice.smooth import Planes, planes_through
 from oddlattice.vae import VAE
 
 Float = npt.NDArray[np.float32]
@@ -73,8 +73,17 @@ class Engine:
         here = torch.from_numpy(values)
         return here.pin_memory().to(self.device, non_blocking=True) if self.device == "cuda" else here
 
-    def encode_at(self, cells: npt.NDArray[np.intp], rimmed: torch.Tensor) -> Float:
-        """`encode` of the patches about `cells` (n, 2), cut on the device from tiles with a rim (see `padded`)."""
+    def here(self, values: torch.Tensor) -> Float:
+        """A tensor of the device as an array; by way of pinned memory from a GPU."""
+        if self.device != "cuda":
+            return np.asarray(values.numpy(), dtype=np.float32)
+        back = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        return np.asarray(back.copy_(values).numpy(), dtype=np.float32)
+
+    def encode_at(
+        self, cells: npt.NDArray[np.intp], rimmed: torch.Tensor, latents: torch.Tensor
+    ) -> npt.NDArray[np.intp]:
+        """`encode` of the patches about `cells` (n, 2), cut from tiles with a rim, into `latents` (U, V, k) there."""
         rows, cols = rimmed.shape
         side = 2 * CELL_PX
         view = rimmed.as_strided(
@@ -83,16 +92,17 @@ class Engine:
         u, v = torch.from_numpy(cells.T.copy()).to(rimmed.device)
         with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             mean, _ = self.vae.encode(view[u, v][:, None].to(self.device))
-        return np.asarray(mean.float().cpu().numpy(), dtype=np.float32)
+            latents[u, v] = mean.float().to(latents.device)
+        return cells
 
     def decode_at(
-        self, cells: npt.NDArray[np.intp], latents: Float, contrast: float, prediction: torch.Tensor
+        self, cells: npt.NDArray[np.intp], latents: torch.Tensor, contrast: float, prediction: torch.Tensor
     ) -> npt.NDArray[np.intp]:
         """`decode` for `cells` (n, 2), written in units of the local mean into `prediction` (U * 20, V * 20) there."""
         u, v = torch.from_numpy(cells.T.copy()).to(prediction.device)
         rows, cols = (n // CELL_PX for n in prediction.shape)
         with torch.inference_mode():
-            out = self.vae.decode_centre(self.there(latents[cells[:, 0], cells[:, 1]]).to(self.device))
+            out = self.vae.decode_centre(latents[u, v].to(self.device))
             scaled = (1 + contrast * out[:, 0]).to(prediction.device)
             prediction.view(rows, CELL_PX, cols, CELL_PX)[u, :, v] = scaled
         return cells
@@ -219,7 +229,6 @@ def predict_bulk(
     ndarray of shape (U * 20, V * 20), float32
     """
     contrast = contrast if contrast is not None else contrast_of(mean_cell(tiles, mask))
-    rimmed = standardised(padded(tiles), contrast)
     prediction = np.zeros_like(tiles)
     cells_of = as_cells(prediction)
     latents = np.zeros((*mask.shape, careful.engine.vae.config.latent), dtype=np.float32)
@@ -232,9 +241,10 @@ def predict_bulk(
         cells_of[cells[:, 0], cells[:, 1]] = 1 + contrast * decoded
 
     if careful.engine.device == "cuda":
-        return predict_there(careful, rimmed, mask, width, contrast)
+        engine = careful.engine
+        return engine.here(predict_there(careful, engine.there(tiles), mask, width, contrast))
     torch.set_num_threads(1)
-    chunks = chunk_cells(mask)
+    rimmed, chunks = standardised(padded(tiles), contrast), chunk_cells(mask)
     with ThreadPoolExecutor(min(threads, os.cpu_count() or 1)) as pool:
         list(pool.map(encode, chunks))
         smooth = smooth_latents(latents, mask, width)
@@ -242,20 +252,84 @@ def predict_bulk(
     return prediction
 
 
-def predict_there(careful: Careful, rimmed: Float, mask: npt.NDArray[np.uint8], width: float, contrast: float) -> Float:
-    """`predict_bulk` on a GPU: the image goes there once, patches are cut there, the prediction comes back once.
+@torch.inference_mode()
+def predict_there(
+    careful: Careful, tiles: torch.Tensor, mask: npt.NDArray[np.uint8], width: float, contrast: float
+) -> torch.Tensor:
+    """`predict_bulk` where the tiles are, on a GPU: patches are cut there, and nothing comes back in between.
 
     Parameters
     ----------
-    rimmed : ndarray of shape (U * 20 + 20, V * 20 + 20), float32
-        Standardised tiles with a rim (see `padded`).
+    tiles : tensor of shape (U * 20, V * 20), float32
+
+    Returns
+    -------
+    tensor of shape (U * 20, V * 20), float32, on the same device
     """
-    cells = np.argwhere(mask)
-    latents = np.zeros((*mask.shape, careful.engine.vae.config.latent), dtype=np.float32)
-    prediction = torch.zeros([n - CELL_PX for n in rimmed.shape], device=careful.engine.device)
-    latents[cells[:, 0], cells[:, 1]] = careful.run("encode_at", cells, careful.engine.there(rimmed))
-    careful.run("decode_at", cells, smooth_latents(latents, mask, width), contrast, prediction)
-    return np.asarray(prediction.cpu().numpy(), dtype=np.float32)
+    cells, half = np.argwhere(mask), CELL_PX // 2
+    rimmed = torch.nn.functional.pad(tiles[None, None], (half, half, half, half), mode="reflect")[0, 0]
+    rimmed = ((rimmed - 1) / contrast).contiguous()
+    latents = torch.zeros((*mask.shape, careful.engine.vae.config.latent), device=tiles.device)
+    careful.run("encode_at", cells, rimmed, latents)
+    prediction = torch.zeros_like(tiles)
+    careful.run("decode_at", cells, smooth_latents_there(latents, mask, width), contrast, prediction)
+    return prediction
+
+
+def _median(values: torch.Tensor) -> torch.Tensor:
+    """Median along the last axis, as numpy has it, kept as an axis of length 1."""
+    line, n = values.sort(dim=-1).values, values.shape[-1]
+    return (line[..., (n - 1) // 2, None] + line[..., n // 2, None]) / 2
+
+
+def _planes_there(mask: npt.NDArray[np.uint8], width: float, like: torch.Tensor) -> list[torch.Tensor]:
+    """Terms of `planes_through` beside a tensor."""
+    kind = np.float64 if like.dtype == torch.float64 else np.float32
+    return [torch.from_numpy(x).to(like.device) for x in Planes(mask.astype(np.float64), width).terms(kind)]
+
+
+def smooth_latents_there(latents: torch.Tensor, mask: npt.NDArray[np.uint8], width: float) -> torch.Tensor:
+    """`smooth_latents` where they are; (U, V, n) to (U, V, n), float32."""
+    good = torch.from_numpy(mask.astype(bool)).to(latents.device)
+    layers = latents.permute(2, 0, 1).double()
+    terms = _planes_there((mask > 0).astype(np.uint8), width, layers)
+    smooth = planes_through(layers, *terms)
+    off = (layers - smooth)[:, good]
+    spread = 3 * 1.4826 * _median((off - _median(off)).abs()) + 1e-9
+    layers[:, good] = smooth[:, good] + torch.minimum(torch.maximum(off, -spread), spread)
+    return torch.as_tensor(planes_through(layers, *terms)).permute(1, 2, 0).float().contiguous()
+
+
+def own_mean_there(residual: torch.Tensor, mask: npt.NDArray[np.uint8], local_cells: float) -> torch.Tensor:
+    """`own_mean` where the residual is."""
+    rows, cols = mask.shape
+    out = torch.zeros_like(residual)
+    good = torch.from_numpy(mask.astype(bool)).to(residual.device)
+    if not mask.any():
+        return out
+    cells, means = (x.view(rows, CELL_PX, cols, CELL_PX) for x in (residual, out))
+    terms = _planes_there((mask > 0).astype(np.uint8), local_cells, residual)
+    for row in range(CELL_PX):  # a row of the cell at a time: memory stays small
+        here = cells[:, row].permute(2, 0, 1)[:, good]
+        middle = _median(here)
+        spread = 3 * (1.4826 * _median((here - middle).abs()) + 1e-9)
+        field = torch.zeros((CELL_PX, rows, cols), device=residual.device)
+        field[:, good] = torch.minimum(torch.maximum(here - middle, -spread), spread)
+        means[:, row].permute(2, 0, 1)[:, good] = middle + planes_through(field, *terms)[:, good]
+    return out
+
+
+@torch.inference_mode()
+def whole_there(
+    careful: Careful, tiles: Float, mask: npt.NDArray[np.uint8], width: float, contrast: float
+) -> tuple[Float, Float]:
+    """Raw prediction and the one with the image's own mean residual, by a GPU: tiles go there once, both come back."""
+    engine = careful.engine
+    seen = engine.there(tiles)
+    raw = predict_there(careful, seen, mask, width, contrast)
+    wide = torch.from_numpy(mask.astype(np.float32)).to(seen.device)
+    known = wide.repeat_interleave(CELL_PX, 0).repeat_interleave(CELL_PX, 1)
+    return engine.here(raw), engine.here(raw + own_mean_there((seen - raw) * known, mask, width))
 
 
 def own_mean(residual: Float, mask: npt.NDArray[np.uint8], local_cells: float, threads: int = 1) -> Float:

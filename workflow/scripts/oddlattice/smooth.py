@@ -1,6 +1,5 @@
 """Smoothing that does not bend at edges: Gaussian-weighted local fits of a plane on a grid."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -207,7 +206,7 @@ class Planes:
 
     def __init__(self, weights: Array, sigma: float) -> None:
         n, m = weights.shape
-        self.weights, self._terms = weights, dict[np.dtype[Any], _Terms]()
+        self.weights, self._terms = weights, dict[np.dtype[Any], tuple[npt.NDArray[np.floating], ...]]()
         self._down, self._across = _gaussian_matrix(n, sigma), _gaussian_matrix(m, sigma).T
         x, y = (np.arange(n) - n / 2) / sigma, (np.arange(m) - m / 2) / sigma
         self._x, self._y = x[:, None], y[None, :]
@@ -230,43 +229,35 @@ class Planes:
 
         In the precision of `values`.
         """
-        t = self._terms.setdefault(values.dtype, self._in(values.dtype))
-        kept = np.where(self.weights > 0, values, 0)
-        kept *= t.weights
-        along = kept.reshape(-1, kept.shape[2])
-        across, across_y = ((along @ matrix).reshape(kept.shape) for matrix in (t.across, t.across_y))
-        mean, sxv, syv = np.matmul(t.down, across), np.matmul(t.down_x, across), np.matmul(t.down, across_y)
-        # the plane is linear in these three sums
-        mean *= t.of_mean
-        sxv *= t.of_x
-        syv *= t.of_y
-        mean += sxv
-        mean += syv
-        return np.asarray(mean)
+        if values.dtype not in self._terms:
+            self._terms[values.dtype] = self.terms(values.dtype)
+        return np.asarray(planes_through(np.where(self.weights > 0, values, 0), *self._terms[values.dtype]))
 
-    def _in(self, dtype: np.dtype[Any]) -> "_Terms":
-        """The matrices, and the weights of the three sums at each grid point."""
+    def terms(self, dtype: npt.DTypeLike) -> tuple[npt.NDArray[np.floating], ...]:
+        """What `planes_through` needs beside the values: weights, matrices, and factors at each grid point."""
         off_x, off_y = self._x - self._mx, self._y - self._my
         by_x = np.where(self._seen, (self._syy * off_x - self._sxy * off_y) / self._determinant, 0.0)
         by_y = np.where(self._seen, (self._sxx * off_y - self._sxy * off_x) / self._determinant, 0.0)
         whole = self._seen - self._mx * by_x - self._my * by_y
         at_points = (factor / self._safe for factor in (whole, by_x, by_y))
         lines = (self._down, self._down_x, self._across, self._across_y)
-        return _Terms(self.weights.astype(dtype), *(x.astype(dtype) for x in (*lines, *at_points)))
+        return tuple(x.astype(dtype) for x in (self.weights, *lines, *at_points))
 
 
-@dataclass(frozen=True)
-class _Terms:
-    """What `Planes.smooth` works with, in one precision."""
-
-    weights: npt.NDArray[np.floating]
-    down: npt.NDArray[np.floating]
-    down_x: npt.NDArray[np.floating]
-    across: npt.NDArray[np.floating]
-    across_y: npt.NDArray[np.floating]
-    of_mean: npt.NDArray[np.floating]
-    of_x: npt.NDArray[np.floating]
-    of_y: npt.NDArray[np.floating]
+def planes_through(
+    values: Any, weights: Any, down: Any, down_x: Any, across: Any, across_y: Any, of_mean: Any, of_x: Any, of_y: Any
+) -> Any:
+    """The work of `Planes.smooth` on finite values (k, n, m): numpy arrays, or PyTorch tensors wherever they are."""
+    kept = values * weights
+    lines = kept.reshape(-1, kept.shape[2])
+    wide, wide_y = ((lines @ matrix).reshape(kept.shape) for matrix in (across, across_y))
+    # the plane is linear in these three sums
+    smooth = down @ wide
+    smooth *= of_mean
+    for part, factor in ((down_x @ wide, of_x), (down @ wide_y, of_y)):
+        part *= factor
+        smooth += part
+    return smooth
 
 
 def _gaussian_matrix(n: int, sigma: float) -> Array:
