@@ -17,6 +17,7 @@ Number = np.floating[Any]
 SPLINE_PX = 48  # image kept along rows: a cubic spline has forgotten its end there to the last digit
 POLE = float(np.sqrt(3.0)) - 2  # of the recursive filter that makes coefficients of cubic splines
 SIDE = 8  # lines that are filtered side by side
+AT_EDGE, NOWHERE = -1, -2  # in the place of an index
 HALO_PX = 12  # image kept around a window, so that the spline does not feel the cut
 
 
@@ -243,19 +244,64 @@ def _sample(
     pedestal : float
         [counts]
     """
+    rows, cols = coefficients.shape
     part = ((np.arange(CELL_PX) + 0.5) / CELL_PX).astype(np.float32)
-    bottom, right = np.float32(shape[0] - 0.5), np.float32(shape[1] - 0.5)
+    at, weights = np.empty((3, tile.shape[1]), np.float32), np.empty((8, tile.shape[1]), np.float32)
+    start = np.empty(tile.shape[1], np.int64)
+    flat, down = coefficients.reshape(-1), np.uint64(cols)
     for y in range(tile.shape[0]):
-        above, below, down = corners[:, y // CELL_PX], corners[:, y // CELL_PX + 1], part[y % CELL_PX]
-        line = above + (below - above) * down
+        _between(at, corners[:, y // CELL_PX], corners[:, y // CELL_PX + 1], part[y % CELL_PX], part)
+        _reach(start, weights, at, origin, shape, (rows, cols))
         for x in range(tile.shape[1]):
-            v, across = x // CELL_PX, part[x % CELL_PX]
-            row = line[0, v] + (line[0, v + 1] - line[0, v]) * across
-            col = line[1, v] + (line[1, v + 1] - line[1, v]) * across
-            if row >= np.float32(-0.5) and col >= np.float32(-0.5) and row <= bottom and col <= right:
-                mean = line[2, v] + (line[2, v + 1] - line[2, v]) * across
-                value = _spline_at(coefficients, row - np.float32(origin[0]), col - np.float32(origin[1]))
-                tile[y, x] = (value + pedestal) / mean
+            if start[x] >= 0:
+                total, i = np.float32(0), np.uint64(start[x])
+                for k in range(np.uint64(4)):
+                    lines = weights[0, x] * flat[i + k] + weights[1, x] * flat[i + down + k]
+                    lines += weights[2, x] * flat[i + 2 * down + k] + weights[3, x] * flat[i + 3 * down + k]
+                    total += weights[4 + k, x] * lines
+                tile[y, x] = (total + pedestal) / at[2, x]
+            elif start[x] == AT_EDGE:
+                row, col = at[0, x] - np.float32(origin[0]), at[1, x] - np.float32(origin[1])
+                tile[y, x] = (_spline_at(coefficients, row, col) + pedestal) / at[2, x]
+
+
+@compiled("void(float32[:, ::1], float32[:, :], float32[:, :], float32, float32[::1])")
+def _between(line: Image, above: Image, below: Image, down: Number, across: Image) -> None:
+    """Layers (k, pixels) on a line of pixels, straight between corners (k, cells + 1) above and below it."""
+    for k in range(line.shape[0]):
+        for v in range(above.shape[1] - 1):
+            left = above[k, v] + (below[k, v] - above[k, v]) * down
+            right = above[k, v + 1] + (below[k, v + 1] - above[k, v + 1]) * down
+            for j in range(CELL_PX):
+                line[k, v * CELL_PX + j] = left + (right - left) * across[j]
+
+
+@compiled(
+    "void(int64[::1], float32[:, ::1], float32[:, ::1], UniTuple(int64, 2), UniTuple(int64, 2), UniTuple(int64, 2))"
+)
+def _reach(
+    start: npt.NDArray[np.int64],
+    weights: Image,
+    at: Image,
+    origin: tuple[int, int],
+    shape: tuple[int, int],
+    window: tuple[int, int],
+) -> None:
+    """Where in the window the 4 x 4 coefficients of each pixel of a line begin, and their weights down and across.
+
+    A pixel outside the image gets NOWHERE, one that has not all sixteen within the window AT_EDGE.
+    """
+    bottom, right = np.float32(shape[0] - 0.5), np.float32(shape[1] - 0.5)
+    for x in range(len(start)):
+        row, col = at[0, x] - np.float32(origin[0]), at[1, x] - np.float32(origin[1])
+        top, left = np.floor(row), np.floor(col)
+        weights[0, x], weights[1, x], weights[2, x], weights[3, x] = _weights(row - top)
+        weights[4, x], weights[5, x], weights[6, x], weights[7, x] = _weights(col - left)
+        known = np.float32(-0.5) <= at[0, x] <= bottom and np.float32(-0.5) <= at[1, x] <= right
+        r, c = np.int64(top), np.int64(left)
+        whole = 1 <= r < window[0] - 2 and 1 <= c < window[1] - 2
+        start[x] = (r - 1) * window[1] + c - 1 if whole else AT_EDGE
+        start[x] = start[x] if known else NOWHERE
 
 
 @compiled("float32(float32[:, ::1], float32, float32)")

@@ -14,8 +14,10 @@ from oddlattice.smooth import finite, local_plane
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int32]
+Places = npt.NDArray[np.uint32]
 
 TABLE = 256  # steps of the mean cell's look-up table along u and v
+ZERO = np.float32(0)
 REACH_PX = 4  # whole-pixel shifts tried when a row is laid on the template
 
 
@@ -71,10 +73,10 @@ def _low(first: tuple[int, int]) -> tuple[float, float]:
     return first[0] - 4.0, first[1] - 4.0
 
 
-@compiled("int32[:, ::1](float32[:, ::1], float32[:, ::1], float32, float32)")
-def _table_index(u: Image, v: Image, low_u: float, low_v: float) -> Index:
+@compiled("uint32[:, ::1](float32[:, ::1], float32[:, ::1], float32, float32)")
+def _table_index(u: Image, v: Image, low_u: float, low_v: float) -> Places:
     """Index into the tables; (low_u, low_v) see `_low`."""
-    index = np.empty(u.shape, np.int32)
+    index = np.empty(u.shape, np.uint32)
     for r in range(u.shape[0]):
         for c in range(u.shape[1]):
             i = np.int32((u[r, c] - low_u) * np.float32(TABLE)) & (TABLE - 1)
@@ -171,7 +173,8 @@ def fine_pass(
     along = np.linalg.inv(frame.vectors_px)[1].astype(np.float32)
     first, (n_u, n_v) = first_and_count(frame)
     left_out = np.zeros((0, 0), dtype=bool) if odd is None else odd
-    sums, bins = np.zeros((n_u, n_v, 8)), np.zeros((2 * n_u + 2, 2 * n_v + 2, 2))
+    cells, halves = (n_u, n_v), (2 * n_u + 2, 2 * n_v + 2)
+    sums, pushes = np.zeros((n_u * n_v, 8)), np.zeros((halves[0] * halves[1], 2))
     shifts, sigmas = np.zeros(frame.shape[0]), np.full(frame.shape[0], np.inf)
     for rows in strips(frame.shape):
         residual = flat_strip(image, rows, flattener, mean)
@@ -193,22 +196,23 @@ def fine_pass(
         moved = step.astype(np.float32)
         if by_cell:
             counts = finite(image[rows])
-            _add_to_cells(sums, residual, index, tables, u, v, moved, along, first, counts, flattener.pedestal)
+            _add_to_cells(sums, residual, index, tables, u, v, moved, along, first, cells, counts)
         else:
-            _add_to_bins(bins, residual, index, tables, u, v, moved, along, first, weight)
-    statistics = CellStatistics(first, *(np.ascontiguousarray(sums[..., k]) for k in range(8)))
-    return shifts, sigmas, statistics, Pushes(*(np.ascontiguousarray(bins[..., k]) for k in range(2)))
+            _add_to_bins(pushes, residual, index, tables, u, v, moved, along, first, halves, weight)
+    sums[:, 1] += flattener.pedestal * sums[:, 0]
+    statistics = CellStatistics(first, *np.ascontiguousarray(sums.T).reshape(8, n_u, n_v))
+    return shifts, sigmas, statistics, Pushes(*np.ascontiguousarray(pushes.T).reshape(2, *halves))
 
 
-@compiled("void(float32[:, ::1], int32[:, ::1], float32[:, ::1])")
-def _take_template(flat: Image, index: Index, tables: Image) -> None:
+@compiled("void(float32[:, ::1], uint32[:, ::1], float32[:, ::1])")
+def _take_template(flat: Image, index: Places, tables: Image) -> None:
     """Take the rendered mean cell from an image, in place."""
     for r in range(flat.shape[0]):
         for c in range(flat.shape[1]):
             flat[r, c] -= tables[index[r, c], 0]
 
 
-def _variance_line(residual: Image, index: Index, tables: Image, quality: Image) -> tuple[float, float, float]:
+def _variance_line(residual: Image, index: Places, tables: Image, quality: Image) -> tuple[float, float, float]:
     """Variance of a pixel as a straight line in its expected deviation: value at 0, slope and floor; by a sample."""
     some = (slice(None, None, 4), slice(None, None, 3))
     kept = quality[some] > 0.5
@@ -224,12 +228,12 @@ def _variance_line(residual: Image, index: Index, tables: Image, quality: Image)
 
 
 @compiled(
-    "void(float32[:, ::1], int32[:, ::1], float32[:, ::1], UniTuple(float64, 3), float32[:, ::1], float32[:, ::1],"
+    "void(float32[:, ::1], uint32[:, ::1], float32[:, ::1], UniTuple(float64, 3), float32[:, ::1], float32[:, ::1],"
     "UniTuple(int64, 2), boolean[:, ::1])"
 )
 def _weigh(
     weight: Image,
-    index: Index,
+    index: Places,
     tables: Image,
     line: tuple[float, float, float],
     u: Image,
@@ -239,18 +243,20 @@ def _weigh(
 ) -> None:
     """The lattice's quality becomes the pixel's weight 1 / variance, 0 outside the crystal and in bins left out."""
     at_zero, slope, floor = np.float32(line[0]), np.float32(line[1]), np.float32(line[2])
-    for r in range(u.shape[0]):
-        for c in range(u.shape[1]):
-            good = weight[r, c] > np.float32(0.5)
-            if good and left_out.size:
-                i, j = _bin(u[r, c], v[r, c], first, left_out.shape)
-                good = not left_out[i, j]
+    out, half, near = left_out.reshape(-1), np.float32(0.5), np.empty(weight.shape[1], np.int32)
+    for r in range(weight.shape[0]):
+        if len(out):
+            _bins_of(near, 2 * u[r] + half, 2 * v[r] + half, 2.0, first, left_out.shape)
+            for c in range(len(near)):
+                if out[near[c]]:
+                    weight[r, c] = 0
+        for c in range(len(near)):
             variance = max(at_zero + slope * tables[index[r, c], 0], floor)
-            weight[r, c] = np.float32(1) / variance if good else np.float32(0)
+            weight[r, c] = np.float32(1) / variance if weight[r, c] > half else np.float32(0)
 
 
-@compiled("UniTuple(float64[::1], 2)(float32[:, ::1], int32[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1])")
-def _row_sums(residual: Image, index: Index, tables: Image, weight: Image, along: Image) -> tuple[Array, Array]:
+@compiled("UniTuple(float64[::1], 2)(float32[:, ::1], uint32[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1])")
+def _row_sums(residual: Image, index: Places, tables: Image, weight: Image, along: Image) -> tuple[Array, Array]:
     """Sums over each row of weighted slope squared, and of slope times residual, clipped at four sigma."""
     information, pull = np.zeros(len(residual)), np.zeros(len(residual))
     for r in range(residual.shape[0]):
@@ -263,74 +269,96 @@ def _row_sums(residual: Image, index: Index, tables: Image, weight: Image, along
     return information, pull
 
 
-@compiled("UniTuple(int64, 2)(float32, float32, UniTuple(int64, 2), UniTuple(int64, 2))")
-def _bin(u: float, v: float, first: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
-    """Bin of half a cell, see `Pushes`, within the bounds of their array."""
-    i, j = int(np.floor(2 * u + np.float32(0.5))), int(np.floor(2 * v + np.float32(0.5)))
-    return min(max(i - 2 * first[0], 0), shape[0] - 1), min(max(j - 2 * first[1], 0), shape[1] - 1)
+@compiled("void(int32[::1], float32[::1], float32[::1], float32, UniTuple(int64, 2), UniTuple(int64, 2))")
+def _bins_of(bins: Index, u: Image, v: Image, parts: float, first: tuple[int, int], shape: tuple[int, int]) -> None:
+    """Bins of a line of pixels, `parts` of them to a cell, cells from `first` on, within an array of `shape`."""
+    low_u, low_v = np.int32(parts * first[0]), np.int32(parts * first[1])
+    most_u, most_v = np.int32(shape[0] - 1), np.int32(shape[1] - 1)
+    for c in range(len(bins)):
+        i = min(max(np.int32(np.floor(u[c])) - low_u, np.int32(0)), most_u)
+        j = min(max(np.int32(np.floor(v[c])) - low_v, np.int32(0)), most_v)
+        bins[c] = i * np.int32(shape[1]) + j
 
 
 @compiled(
-    "void(float64[:, :, ::1], float32[:, ::1], int32[:, ::1], float32[:, ::1], float32[:, ::1], float32[:, ::1],"
-    "float32[::1], float32[::1], UniTuple(int64, 2), float32[:, ::1])"
+    "void(float64[:, ::1], float32[:, ::1], uint32[:, ::1], float32[:, ::1], float32[:, ::1], float32[:, ::1],"
+    "float32[::1], float32[::1], UniTuple(int64, 2), UniTuple(int64, 2), float32[:, ::1])"
 )
 def _add_to_bins(
     bins: Array,
     residual: Image,
-    index: Index,
+    index: Places,
     tables: Image,
     u: Image,
     v: Image,
     moved: Image,
     along: Image,
     first: tuple[int, int],
+    shape: tuple[int, int],
     weight: Image,
 ) -> None:
     """Add up, by bins, slope times the residual that is left when each row is moved, and slope squared."""
+    half, near = np.float32(0.5), np.empty(residual.shape[1], np.int32)
     for r in range(residual.shape[0]):
-        for c in range(residual.shape[1]):
-            t = tables[index[r, c]]
-            slope = t[1] * along[0] + t[2] * along[1]
-            i, j = _bin(u[r, c], v[r, c], first, bins.shape[:2])
-            bins[i, j, 0] += weight[r, c] * slope * (residual[r, c] - slope * moved[r])
-            bins[i, j, 1] += weight[r, c] * slope * slope
+        _bins_of(near, 2 * u[r] + half, 2 * v[r] + half, 2.0, first, shape)
+        end = 0
+        while end < len(near):
+            here, push, information = near[end], ZERO, ZERO
+            while end < len(near) and near[end] == here:
+                i = index[r, end]
+                slope = tables[i, 1] * along[0] + tables[i, 2] * along[1]
+                push += weight[r, end] * slope * (residual[r, end] - slope * moved[r])
+                information += weight[r, end] * slope * slope
+                end += 1
+            bins[here, 0] += push
+            bins[here, 1] += information
 
 
 @compiled(
-    "void(float64[:, :, ::1], float32[:, ::1], int32[:, ::1], float32[:, ::1], float32[:, ::1], float32[:, ::1],"
-    "float32[::1], float32[::1], UniTuple(int64, 2), float32[:, :], float32)"
+    "void(float64[:, ::1], float32[:, ::1], uint32[:, ::1], float32[:, ::1], float32[:, ::1], float32[:, ::1],"
+    "float32[::1], float32[::1], UniTuple(int64, 2), UniTuple(int64, 2), float32[:, :])"
 )
 def _add_to_cells(
     sums: Array,
     residual: Image,
-    index: Index,
+    index: Places,
     tables: Image,
     u: Image,
     v: Image,
     moved: Image,
     along: Image,
     first: tuple[int, int],
+    shape: tuple[int, int],
     counts: Image,
-    pedestal: float,
 ) -> None:
     """Add up, by cells, what `CellStatistics` holds, with each row moved."""
-    n_u, n_v = sums.shape[:2]
+    near = np.empty(residual.shape[1], np.int32)
     for r in range(residual.shape[0]):
-        step_u, step_v = moved[r] * along[0], moved[r] * along[1]
-        for c in range(residual.shape[1]):
-            i = min(max(int(np.floor(u[r, c] + step_u)) - first[0], 0), n_u - 1)
-            j = min(max(int(np.floor(v[r, c] + step_v)) - first[1], 0), n_v - 1)
-            template, by_u, by_v = tables[index[r, c], 0], tables[index[r, c], 1], tables[index[r, c], 2]
-            left = residual[r, c] - (by_u * along[0] + by_v * along[1]) * moved[r]
-            cell = sums[i, j]
-            cell[0] += 1
-            cell[1] += counts[r, c] + pedestal
-            cell[2] += 1 + template
-            cell[3] += (residual[r, c] + template) * template
-            cell[4] += template * template
-            cell[5] += left * left
-            cell[6] += left * by_u
-            cell[7] += left * by_v
+        _bins_of(near, u[r] + moved[r] * along[0], v[r] + moved[r] * along[1], 1.0, first, shape)
+        end = 0
+        while end < len(near):
+            here, start = near[end], end
+            total, ones, overlap, energy, rest, rest_u, rest_v = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
+            while end < len(near) and near[end] == here:
+                template, by_u, by_v = tables[index[r, end], 0], tables[index[r, end], 1], tables[index[r, end], 2]
+                left = residual[r, end] - (by_u * along[0] + by_v * along[1]) * moved[r]
+                total += counts[r, end]
+                ones += template
+                overlap += (residual[r, end] + template) * template
+                energy += template * template
+                rest += left * left
+                rest_u += left * by_u
+                rest_v += left * by_v
+                end += 1
+            cell = sums[here]
+            cell[0] += end - start
+            cell[1] += total
+            cell[2] += end - start + ones
+            cell[3] += overlap
+            cell[4] += energy
+            cell[5] += rest
+            cell[6] += rest_u
+            cell[7] += rest_v
 
 
 def shrunk(shift_px: Array, sigma_px: Array) -> Array:

@@ -105,7 +105,7 @@ def lerp(layers: Array, low: Index, down: Image, left: Index, across: Image) -> 
         for n in range(first, last):
             for c in range(len(left)):
                 here, ahead = layers[k, n, left[c]], layers[k, n, left[c] + 1]
-                wide[n - first, c] = here * (1 - across[c]) + ahead * across[c]
+                wide[n - first, c] = here * (np.float32(1) - across[c]) + ahead * across[c]
         for r in range(len(low)):
             above, below = wide[low[r] - first], wide[low[r] - first + 1]
             for c in range(len(left)):
