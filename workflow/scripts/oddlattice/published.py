@@ -124,6 +124,7 @@ def train_published(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     model = PublishedVAE()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(model.parameters(), lr=rate)
     data = torch.from_numpy(patches)[:, None]
     fast = cpu_has_bf16()
@@ -139,7 +140,7 @@ def train_published(
             total += float(loss.detach()) * BATCH
         if epoch in (0, epochs - 1):
             say(f"published method: epoch {epoch + 1} of {epochs}, loss {total / len(data):.1f} nats per patch")
-    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return model.eval()
 
 
 def predict(model: PublishedVAE, patches: Float) -> Float:
