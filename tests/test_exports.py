@@ -4,7 +4,10 @@ import json
 import subprocess
 import sys
 import uuid
+from base64 import b64decode
+from io import BytesIO
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import polars as pl
@@ -15,6 +18,7 @@ import oddlattice
 from oddlattice import crate
 from oddlattice.products import DEFECTS, table
 from oddlattice.report import exports
+from oddlattice.report.kinds import KINDS, kind_of
 from oddlattice.results import unit_of
 
 ROWS = [
@@ -51,29 +55,48 @@ def test_the_same_defect_keeps_its_id() -> None:
 
 @pytest.mark.parametrize("defects", [ROWS, []])
 def test_figures_have_a_scale_bar_and_are_the_same_every_time(tmp_path: Path, defects: list[dict[str, object]]) -> None:
-    raw = np.random.default_rng(0).poisson(50, (80, 120)).astype(np.uint16)
+    view = np.random.default_rng(0).poisson(50, (80, 120)).astype(np.uint8)
     for name in ("one", "two"):
-        exports.save_figure(exports.defect_figure(raw, table(defects, DEFECTS), (0.02, 0.02)), tmp_path / name)
+        figure = exports.defect_figure(view.shape, table(defects, DEFECTS), (0.02, 0.02))
+        exports.save_figure(view, figure, tmp_path / name)
     for end in ("svg", "png"):
         assert (tmp_path / f"one.{end}").read_bytes() == (tmp_path / f"two.{end}").read_bytes()
     text = (tmp_path / "one.svg").read_text()
     assert "0.3 nm" in text  # 12 % of 2.4 nm, rounded up
     assert ("vacancy-like (1)" in text) == bool(defects)
     with Picture.open(tmp_path / "one.png") as picture:
-        assert picture.size[0] == 1050
+        assert picture.size[0] == 1050 and round(picture.info["dpi"][0]) == 300
 
 
-def test_a_large_image_makes_a_figure_of_bounded_size(tmp_path: Path) -> None:
-    exports.save_figure(exports.defect_figure(np.zeros((3300, 50)), table([], DEFECTS), None), tmp_path / "f")
-    assert (tmp_path / "f.svg").stat().st_size < 2_000_000
+def test_a_figure_shows_the_image_and_on_it_the_marks_in_their_colours(tmp_path: Path) -> None:
+    view = np.tile(np.linspace(0, 255, 120).astype(np.uint8), (80, 1))
+    exports.save_figure(view, exports.defect_figure(view.shape, table(ROWS, DEFECTS), None), tmp_path / "f")
+    with Picture.open(tmp_path / "f.png") as picture:
+        shown = np.asarray(picture.convert("RGB")).astype(int)
+    assert shown.shape[0] > 700 and (shown[700:, :20] == 255).all()  # the legend below the image
+    side = shown[4:680:8, 4:1050:9].min(axis=2), shown[4:680:8, 4:1050:9].max(axis=2)
+    gray = np.broadcast_to(view[0, (np.arange(4, 1050, 9) * 120) // 1050], side[0].shape)
+    assert (np.abs(side[0] - gray) <= 2).mean() > 0.95 and (side[1] == side[0]).mean() > 0.95
+    for row in ROWS:  # a pixel of the image is 8.75 of the figure
+        row_at, col_at = (round(8.75 * (float(str(row[axis])) + 0.5)) for axis in ("row_px", "col_px"))
+        around = shown[row_at - 45 : row_at + 45, col_at - 45 : col_at + 45]
+        colour = exports._rgb(KINDS[kind_of(row["kind"])]["colour"])
+        assert (around == colour).all(axis=2).sum() > 50, row
+    tree = ElementTree.parse(tmp_path / "f.svg")
+    (image,) = tree.iter("{http://www.w3.org/2000/svg}image")
+    packed = image.attrib["{http://www.w3.org/1999/xlink}href"].removeprefix("data:image/png;base64,")
+    assert np.array_equal(np.asarray(Picture.open(BytesIO(b64decode(packed))).convert("L")), view)
+    assert (image.attrib["width"], image.attrib["height"]) == ("252", "168")
 
 
-def test_blocks_are_means() -> None:
-    raw = np.arange(35 * 14.0).reshape(35, 14)
-    found = exports.reduced(raw, 12)  # blocks of 3 x 3; what does not fill one at the end is left out
-    assert found.shape == (11, 4)
-    assert found[0, 0] == raw[:3, :3].mean() and found[10, 3] == raw[30:33, 9:12].mean()
-    assert exports.reduced(raw, 100).shape == raw.shape
+def test_a_narrow_image_makes_a_figure_that_fits_a_page(tmp_path: Path) -> None:
+    view = np.full((3300, 50), 100, np.uint8)
+    exports.save_figure(view, exports.defect_figure(view.shape, table([], DEFECTS), None), tmp_path / "f")
+    with Picture.open(tmp_path / "f.png") as picture:
+        shown = np.asarray(picture.convert("L"))
+    assert shown.shape == (2700, 1050)
+    dark = np.flatnonzero((np.abs(shown.astype(int) - 100) <= 1).all(axis=0))
+    assert (dark[0], dark[-1]) == (505, 545)  # 2700 * 50 / 3300 wide, in the middle
 
 
 # ---------------------------------------------------------------- the Python entry

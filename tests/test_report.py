@@ -122,9 +122,18 @@ def test_bytes_of_counts_and_of_what_is_no_number() -> None:
     assert pictures.to_bytes(image, 0, 100).tolist() == [[0, 128, 255], [0, 255, 0]]
 
 
-def test_signed_bytes_have_zero_in_the_middle_and_no_data_transparent() -> None:
-    view = pictures.signed_bytes(np.array([[-2.0, 0.0, 1.0, np.nan]]), 1.0)
-    assert view.tolist() == [[[1, 255], [128, 255], [255, 255], [128, 0]]]
+def test_signed_bytes_have_zero_in_the_middle_and_gaps_where_there_is_no_data() -> None:
+    view, gaps = pictures.signed_bytes(np.array([[-2.0, 0.0, 1.0, np.nan, np.inf]]), 1.0)
+    assert view.tolist() == [[1, 128, 255, 128, 128]]
+    assert gaps is not None and gaps.tolist() == [[False, False, False, True, True]]
+    assert pictures.signed_bytes(np.zeros((1, 2)), 1.0)[1] is None
+
+
+def test_gaps_are_as_gray_as_the_rest_on_average() -> None:
+    view, gaps = pictures.covered_bytes(np.array([[0.0, 50.0, 100.0, np.nan]]), 0, 100)
+    assert view.tolist() == [[0, 128, 255, 128]]
+    assert gaps is not None and gaps.tolist() == [[False, False, False, True]]
+    assert pictures.covered_bytes(np.full((1, 2), np.nan), 0, 100)[0].tolist() == [[0, 0]]
 
 
 def test_display_range_of_a_flat_and_of_an_empty_image() -> None:
@@ -147,7 +156,9 @@ def test_levels_are_halves_of_the_whole_whatever_the_bands(tmp_path: Path) -> No
     while max(expected[-1].shape) > 64:
         expected.append(pictures.halved(expected[-1]))
     for number, heights in enumerate(([333], [128, 205], [64, 64, 64, 64, 64, 13])):
-        writer = pictures.LayerWriter(tmp_path / f"{number}/raw", lambda x: pictures.to_bytes(x, 0, 1), 64, None)
+        writer = pictures.LayerWriter(
+            tmp_path / f"{number}/raw", lambda x: (pictures.to_bytes(x, 0, 1), None), 64, None
+        )
         layer, views = writer.write(np.split(image, np.cumsum(heights)[:-1]), image.shape)
         assert layer.levels == len(expected) == 4
         for view, level in zip(views, expected, strict=True):
@@ -157,15 +168,27 @@ def test_levels_are_halves_of_the_whole_whatever_the_bands(tmp_path: Path) -> No
 
 def test_tiles_of_the_native_level_are_lossless(tmp_path: Path) -> None:
     view = np.random.default_rng(0).integers(0, 256, (70, 90)).astype(np.uint8)
-    writer = pictures.LayerWriter(tmp_path / "a1" / "raw", lambda pixels: pixels.astype(np.uint8), 64, None)
+    writer = pictures.LayerWriter(tmp_path / "a1" / "raw", lambda pixels: (pixels.astype(np.uint8), None), 64, None)
     layer, _ = writer.write([view], view.shape)
     assert (layer.folder, layer.levels, layer.rows, layer.cols) == ("a1/raw", 2, 70, 90)
     back = np.zeros_like(view)
     for i in range(2):
         for j in range(2):
-            part = np.asarray(Picture.open(tmp_path / "a1" / "raw" / f"0_{i}_{j}.webp").convert("L"))
+            part = np.asarray(Picture.open(tmp_path / "a1" / "raw" / f"0_{i}_{j}.png").convert("L"))
             back[64 * i : 64 * i + part.shape[0], 64 * j : 64 * j + part.shape[1]] = part
     assert np.array_equal(back, view)
+
+
+def test_tiles_with_gaps_have_a_picture_that_is_see_through_there(tmp_path: Path) -> None:
+    image = np.zeros((70, 90))
+    image[10:20, 70:90] = np.nan
+    writer = pictures.LayerWriter(tmp_path / "a1" / "z", lambda x: pictures.signed_bytes(x, 1.0), 64, 82)
+    layer, _ = writer.write([image], image.shape)
+    assert (layer.ending, layer.covers) == ("jpg", ["0_0_1", "1_0_0"])
+    with Picture.open(tmp_path / "a1/z/0_0_1.cover.png") as cover:
+        alpha = np.asarray(cover.convert("RGBA"))[..., 3]
+    assert np.array_equal(alpha == 0, np.isnan(image[:64, 64:])) and set(alpha.ravel()) == {0, 255}
+    assert sorted(p.name for p in (tmp_path / "a1/z").glob("*.cover.png")) == ["0_0_1.cover.png", "1_0_0.cover.png"]
 
 
 def test_crop_is_centred_and_nan_outside() -> None:
@@ -363,12 +386,14 @@ def test_links_lead_to_files_that_are_there(shard: tuple[Any, Any, Path], index:
 def test_tiles_the_viewer_asks_for_are_there(shard: tuple[Any, Any, Path]) -> None:
     for page in shard[2].glob("*.html"):
         data = json.loads(read(page).data)
-        for layer in (data["raw"], *data["maps"].values()):
+        for layer in (data["raw"], *filter(None, [data["prediction"]]), *data["maps"].values()):
+            for name in layer["covers"]:
+                assert (shard[2] / layer["folder"] / f"{name}.cover.png").exists()
             for level in range(layer["levels"]):
                 side = layer["tile_px"] * 2**level
                 for i in range(math.ceil(layer["rows"] / side)):
                     for j in range(math.ceil(layer["cols"] / side)):
-                        assert (shard[2] / layer["folder"] / f"{level}_{i}_{j}.webp").exists()
+                        assert (shard[2] / layer["folder"] / f"{level}_{i}_{j}.{layer['ending']}").exists()
 
 
 def test_machine_readable_twin_holds_the_numbers(shard: tuple[Any, Any, Path]) -> None:
@@ -408,7 +433,7 @@ def test_crops_show_the_defect_in_their_middle(shard: tuple[Any, Any, Path]) -> 
     twin = json.loads((shard[2] / "f00d-a.json").read_text())
     index = next(k for k, d in enumerate(twin["defects"]) if d["kind"] == "vacancy-like")
     side = twin["display"]["crops"]["side"]
-    sheet = np.asarray(Picture.open(shard[2] / "f00d-a" / "crops_0.webp")).astype(int)
+    sheet = np.asarray(Picture.open(shard[2] / "f00d-a" / "crops_0.jpg")).astype(int)
     assert sheet.shape == (side * len(twin["defects"]), 3 * side, 3)
     seen, predicted, difference = (
         sheet[index * side : (index + 1) * side, k * side : (k + 1) * side] for k in range(3)

@@ -512,15 +512,15 @@ def test_2000_defects_on_4096_px_are_listed_and_moved(browser: Any, report: Path
     for layer in (data["raw"], data["prediction"], *data["maps"].values()):
         layer |= {"levels": 3, "rows": 4096, "cols": 4096, "tile_px": 1024}
         (tmp_path / layer["folder"]).mkdir(parents=True)
-        tile = Image.open(source / layer["folder"] / "0_0_0.webp").resize((1024, 1024))
-        tile.save(tmp_path / layer["folder"] / "0_0_0.webp", "WEBP", lossless=True, method=0)
-        for level, number in enumerate((4, 2, 1)):
-            for i, j in np.ndindex(number, number):
-                if (level, i, j) != (0, 0, 0):
-                    os.link(
-                        tmp_path / layer["folder"] / "0_0_0.webp", tmp_path / layer["folder"] / f"{level}_{i}_{j}.webp"
-                    )
-    for sheet in (source / "aa-1").glob("c*_*.webp"):
+        names = [f"{k}_{i}_{j}" for k, number in enumerate((4, 2, 1)) for i, j in np.ndindex(number, number)]
+        layer["covers"] = names if layer["covers"] else []
+        for ending in (layer["ending"], *(["cover.png"] if layer["covers"] else [])):
+            first = tmp_path / layer["folder"] / f"0_0_0.{ending}"
+            with Image.open(source / layer["folder"] / f"0_0_0.{ending}") as tile:
+                tile.resize((1024, 1024)).save(first, **tile.info)
+            for name in names[1:]:
+                os.link(first, first.with_name(f"{name}.{ending}"))
+    for sheet in (source / "aa-1").glob("c*_*.*"):
         shutil.copy(sheet, tmp_path / "aa-1")
     (tmp_path / "many.html").write_text(
         f'{head}<script type="application/json" id="data">{json.dumps(data)}</script>{tail}'

@@ -11,7 +11,7 @@ import zarr
 from oddlattice import densities, statistics
 from oddlattice.logs import log_to
 from oddlattice.products import COMPARISONS, DENSITIES, GROUPS, SITES, TRENDS, table, write_csv
-from oddlattice.report.html import json_text
+from oddlattice.report.html import json_lines
 from oddlattice.stores import group_of, listed_in, said_of
 from oddlattice.whole import write_text
 
@@ -113,7 +113,7 @@ def main(
         ("trends", TRENDS, [{k: v for k, v in row.items() if k != "points"} for row in trends]),
     ):
         write_csv(table(some, schema), out_csv[name])
-    write_text(out_json, json_text(found, indent=1) + "\n")
+    write_text(out_json, json_lines(found))
 
 
 if "snakemake" in globals():

@@ -17,7 +17,7 @@ from oddlattice.detect import raw_places
 from oddlattice.logs import log_to
 from oddlattice.onethread import one_thread
 from oddlattice.products import PLACES, table, write_parquet
-from oddlattice.report.html import json_text
+from oddlattice.report.html import json_lines
 from oddlattice.stores import group_of, said_of, values_of
 from oddlattice.whole import write_text
 
@@ -129,7 +129,7 @@ def main(
         clustering, moved = (measured[0][key] for key in ("clustering", "polar"))
         print(f"{name}: g(r) p {clustering.get('p_value')}, noise of polar map {moved.get('sigma_pm')} pm")
     write_parquet(pl.concat(places), out_places)
-    write_text(out_statistics, json_text(found, indent=1) + "\n")
+    write_text(out_statistics, json_lines(found))
 
 
 if "snakemake" in globals():

@@ -5,7 +5,7 @@ from typing import Any
 
 from oddlattice.crate import crate
 from oddlattice.logs import log_to
-from oddlattice.report.html import json_text
+from oddlattice.report.html import json_lines
 from oddlattice.settings import load_yaml
 from oddlattice.whole import write_text
 
@@ -27,8 +27,7 @@ def main(models: list[str], out_json: str | Path, archive: str, versions: dict[s
         {"name": Path(path).parent.name, "weights_sha256": load_yaml(Path(path)).get("weights_sha256", "")}
         for path in models
     ]
-    text = json_text(crate(Path(out_json).parent, found, archive, versions), indent=1)
-    write_text(out_json, text + "\n")
+    write_text(out_json, json_lines(crate(Path(out_json).parent, found, archive, versions)))
 
 
 if "snakemake" in globals():

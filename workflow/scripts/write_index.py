@@ -17,7 +17,7 @@ from oddlattice.logs import log_to
 from oddlattice.products import INVENTORY, PRECISION, read_tsv
 from oddlattice.report import numbers as n
 from oddlattice.report.facts import sentence
-from oddlattice.report.html import json_text, render
+from oddlattice.report.html import json_lines, render
 from oddlattice.whole import whole_file
 
 Row = dict[str, Any]
@@ -338,7 +338,7 @@ def main(
         twin=Path(out_html).with_suffix(".json").name,
     )
     with whole_file(Path(out_html).with_suffix(".json")) as part:
-        part.write_text(json_text(twin, indent=1) + "\n", encoding="ascii")
+        part.write_text(json_lines(twin), encoding="ascii")
     with whole_file(out_html) as part:
         part.write_bytes(page)
 

@@ -16,7 +16,6 @@ import numpy.typing as npt
 import polars as pl
 import yaml
 import zarr
-from scipy import stats
 
 from oddlattice.children import spared
 from oddlattice.chunks import Windows, bands, every
@@ -26,7 +25,7 @@ from oddlattice.products import write_csv
 from oddlattice.report import exports, facts, geometry, pictures, plots
 from oddlattice.report import numbers as n
 from oddlattice.report.facts import Image, Row
-from oddlattice.report.html import json_text, render
+from oddlattice.report.html import json_indented, json_lines, render
 from oddlattice.report.kinds import KINDS
 from oddlattice.report.statistics_view import image_view
 from oddlattice.reviews import Reviewed, lay_on
@@ -37,6 +36,7 @@ from oddlattice.whole import whole_directory
 TILE_PX = 1024  # side of a tile of the viewer
 CROP_CELLS = 3  # side of a defect's crop
 CROPS_PER_SHEET = 50
+FIGURE_PX = 1000  # the longer side of a figure's image has at least so many, where the image has; twice as many at most
 MAP_PERCENTILES = 0.025, 99.975
 AT_ONCE_PX = 1 << 23  # an array of more pixels is read window by window
 CROP_BYTES = 96 << 20  # of the unpacked chunks that are kept of each array that crops are cut from
@@ -84,7 +84,6 @@ def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns
         model=said_if_any(group["differences"]),
         tiles=_frame(group["tiles"], "tiles", CROP_BYTES),
         prediction=_frame(group["differences"], "prediction", CROP_BYTES),
-        difference=_frame(group["differences"], "difference", CROP_BYTES),
         mask=None if mask is None else mask > 0,
         nodes_px=None if nodes is None or not np.isfinite(nodes).all() else nodes.astype(np.float64),
         maps=maps,
@@ -100,15 +99,17 @@ def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns
 # ---------------------------------------------------------------- pictures
 
 
-def write_raw(image: Image, folder: Path) -> Row:
-    """Tiles and thumbnail of the raw image; how its counts became gray."""
+def write_raw(image: Image, folder: Path) -> tuple[Row, pictures.Bytes]:
+    """Tiles and thumbnail of the raw image; how its counts became gray, and the image in that gray for a figure."""
     low, high = pictures.display_range(image.raw)
-    writer = pictures.LayerWriter(folder / "raw", lambda x: pictures.to_bytes(x, low, high), TILE_PX, None)
+    writer = pictures.LayerWriter(folder / "raw", lambda x: (pictures.to_bytes(x, low, high), None), TILE_PX, None)
     layer, levels = writer.write(bands(image.raw), image.raw.shape)
-    small = next(view for view in reversed(levels) if min(view.shape) >= 96 or view is levels[0])
+    first = next(view for view in levels if view.size)  # those of a huge image are not kept
+    small = next(view for view in reversed(levels) if min(view.shape) >= 96 or view is first)
     pictures.thumbnail(small).convert("RGB").save(folder / "thumbnail.webp", "WEBP", quality=35, method=6)
     level = np.percentile(levels[min(2, len(levels) - 1)], np.linspace(0, 100, 101))
-    return vars(layer) | {"low": low, "high": high, "percentiles": [round(float(x), 2) for x in level]}
+    shown = vars(layer) | {"low": low, "high": high, "percentiles": [round(float(x), 2) for x in level]}
+    return shown, next(view for view in reversed(levels) if max(view.shape) >= FIGURE_PX or view is first)
 
 
 def write_maps(image: Image, folder: Path) -> dict[str, Row]:
@@ -144,7 +145,7 @@ def map_limit(between: tuple[float, float], least: float) -> float:
 
 def write_crops(image: Image, folder: Path) -> Row | None:
     """Sheets of crops, a row per defect, and their scales; None where there is nothing to crop."""
-    if image.tiles is None or image.prediction is None or image.difference is None or image.nodes_px is None:
+    if image.tiles is None or image.prediction is None or image.nodes_px is None:
         return None
     if not image.defects.height:
         return None
@@ -153,22 +154,19 @@ def write_crops(image: Image, folder: Path) -> Row | None:
     side = CROP_CELLS * CELL_PX
     inside = Spread(image.mask, image.tiles.shape)
     step = pictures.sample_step(image.tiles.shape)
-    some = every(inside, step)
-    low, high = pictures.range_of(np.where(some, every(image.tiles, step), np.nan), 0.5, 99.5)
-    differences = np.where(some, every(image.difference, step), np.nan)
-    limit = map_limit(pictures.range_of(differences, *MAP_PERCENTILES), 0.2)
+    some = inside.every(step)
+    seen, predicted = (every(frame, step)[some] for frame in (image.tiles, image.prediction))
+    low, high = pictures.range_of(seen, 0.5, 99.5)
+    limit = map_limit(pictures.range_of(seen - predicted, *MAP_PERCENTILES), 0.2)
     for start in range(0, len(uv), CROPS_PER_SHEET):
-        triples = []
-        for u, v in uv[start : start + CROPS_PER_SHEET]:
-            seen = pictures.crop(image.tiles, u, v, side)
-            where = pictures.crop(inside, u, v, side) == 1
-            predicted, difference = (pictures.crop(a, u, v, side) for a in (image.prediction, image.difference))
-            views = (
-                np.where(shown, a, np.nan) for shown, a in ((seen != 0, seen), (where, predicted), (where, difference))
-            )
-            triples.append(list(views))
-        view = pictures.sheet(triples, low, high, limit)
-        pictures.save_webp(view, folder / f"crops_{start // CROPS_PER_SHEET}.webp", 88)
+        seen, predicted, where = (
+            np.stack([pictures.crop(frame, u, v, side) for u, v in uv[start : start + CROPS_PER_SHEET]])
+            for frame in (image.tiles, image.prediction, inside)
+        )
+        seen[seen == 0] = np.nan
+        predicted[where != 1] = np.nan
+        view = pictures.sheet(np.stack([seen, predicted, seen - predicted], axis=1), low, high, limit)
+        pictures.save_lossy(view, folder / f"crops_{start // CROPS_PER_SHEET}.jpg", 88)
     return {
         "src": f"{folder.name}/crops_",
         "per_sheet": CROPS_PER_SHEET,
@@ -194,6 +192,10 @@ class Spread:
         if self._mask is None:
             return np.ones((len(rows), len(cols)), dtype=bool)
         return self._mask[rows[:, None], cols]
+
+    def every(self, step: int) -> npt.NDArray[np.bool_]:
+        """Every `step`-th row and column."""
+        return self[::step, ::step]
 
 
 def write_cells(image: Image, folder: Path) -> Row | None:
@@ -316,19 +318,21 @@ def _kind_rows(found: list[Row]) -> list[Row]:
     return rows
 
 
-def write_exports(image: Image, pixel_nm: tuple[float, float] | None, shard: str, folder: Path) -> Row:
-    """GeoJSON and figures of an image beside its page; what its page says of them."""
+def write_exports(
+    image: Image, view: pictures.Bytes, pixel_nm: tuple[float, float] | None, shard: str, folder: Path
+) -> Row:
+    """GeoJSON and figures of an image, seen as `view`, beside its page; what its page says of them."""
     name = str(image.row["image_id"])
     stem = folder / name / "figure"
-    text = json_text(exports.geojson(name, image.defects, pixel_nm), indent=1)
-    (folder / f"{name}.geojson").write_text(text + "\n", encoding="ascii")
+    text = json_lines(exports.geojson(name, image.defects, pixel_nm))
+    (folder / f"{name}.geojson").write_text(text, encoding="ascii")
     files = [
         ("defects, CSV", f"{name}.defects.csv"),
         ("defects, GeoJSON", f"{name}.geojson"),
         ("every number, JSON", f"{name}.json"),
     ]
     if image.row["state"] == "analysed":
-        exports.save_figure(exports.defect_figure(image.raw, image.defects, pixel_nm), stem)
+        exports.save_figure(view, exports.defect_figure(image.raw.shape, image.defects, pixel_nm), stem)
         files += [(f"figure, {end.upper()}", f"{name}/figure.{end}") for end in ("svg", "png")]
     places = f"results/1_images/{shard}.zarr/{name}"
     if image.maps:
@@ -359,7 +363,8 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, settings
     name = str(row["image_id"])
     beside = folder / name
     beside.mkdir()
-    raw, maps = write_raw(image, beside), write_maps(image, beside)
+    raw, view = write_raw(image, beside)
+    maps = write_maps(image, beside)
     prediction = write_prediction(image, raw, beside)
     crops, cells = write_crops(image, beside), write_cells(image, beside)
     points = image.defects.filter(pl.col("kind") != "extended")
@@ -388,9 +393,9 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, settings
         "defects": image.defects.to_dicts(),
         "provenance": {"shard": shard, "versions": versions(), "config": settings["config"]},
     }
-    (folder / f"{name}.json").write_text(json_text(twin, indent=1) + "\n", encoding="ascii")
+    (folder / f"{name}.json").write_text(json_lines(twin), encoding="ascii")
     write_csv(image.defects, folder / f"{name}.defects.csv")
-    taken = write_exports(image, pixel, shard, folder)
+    taken = write_exports(image, view, pixel, shard, folder)
     page = render(
         "image.html.j2",
         ("dom.js", "viewer.js", "review.js", "gallery.js", "image.js"),
@@ -429,7 +434,7 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, settings
         provenance=lines,
         versions=versions(),
         config=yaml.safe_dump(settings["config"], sort_keys=True, allow_unicode=True),
-        metadata=json_text(image.source.get("original_metadata", {}), indent=1),
+        metadata=json_indented(image.source.get("original_metadata", {})),
         flagged=n.count(image.defects.height),
     )
     (folder / f"{name}.html").write_bytes(page)
@@ -448,7 +453,7 @@ def _texts(image: Image, histograms: Row) -> Row:
         anm = histograms["anm"]
         share = row["published_flagged"] / row["columns_tested"] if row["columns_tested"] else None
         found |= {
-            "normal_share": n.percent(float(2 * stats.norm.sf(anm["band_std"])), 1),
+            "normal_share": n.percent(math.erfc(anm["band_std"] / math.sqrt(2)), 1),
             "band_std": n.significant(anm["band_std"], 2),
             "mean": n.fixed(anm["mean"], n.decimals_for(anm["std"])),
             "std": n.fixed(anm["std"], n.decimals_for(anm["std"])),

@@ -333,9 +333,8 @@ def write_pictures(out: Path, crops: dict[str, dict[str, Any]]) -> list[Row]:
         names = sorted(found, key=lambda name: (name != "", name))
         if not names:
             continue
-        triples = [list(found[name]) for name in names]
-        stack = np.stack([t[0] for t in triples])
-        low, high = (float(v) for v in np.percentile(stack, [1, 99.7]))
+        triples = np.stack([found[name] for name in names])
+        low, high = (float(v) for v in np.percentile(triples[:, 0], [1, 99.7]))
         picture = sheet(triples, low, high, 0.6 * (high - low))
         picture = picture.repeat(PICTURE_SCALE, 0).repeat(PICTURE_SCALE, 1)
         name = f"figure_1_{method}.webp"

@@ -2,6 +2,8 @@
 
 import math
 import uuid
+from base64 import b64encode
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,14 @@ import numpy.typing as npt
 import polars as pl
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import AbstractPathEffect, withStroke
+from PIL import Image
+from PIL.Image import Dither, Resampling
+from PIL.Image import Image as Picture
 
-from oddlattice.chunks import bands
 from oddlattice.report import numbers as n
 from oddlattice.report import pictures
 from oddlattice.report.fields import round_up
@@ -24,11 +29,13 @@ Row = dict[str, Any]
 
 #: Coordinates of QuPath begin at the corner of the first pixel, ours in its middle.
 CORNER_PX = 0.5
-LARGEST_PX = 1100  # a figure's image; more is not seen in print
 WIDTH_IN, LEGEND_IN = 3.5, 0.42
-_OUTLINED: list[AbstractPathEffect] = [
-    withStroke(linewidth=1.9, foreground="#0c0e11")
-]  # seen on light and on dark columns
+TALLEST_IN = 9.0  # a page; an image that would be taller is narrower
+DPI = 300
+DARK = "#0c0e11"
+_GRAYS, _SHADES = 192, 9  # of a figure's PNG: of the image, and of each kind's colour
+_PLACE = "image"  # name of what stands for the image in matplotlib's drawing
+_OUTLINED: list[AbstractPathEffect] = [withStroke(linewidth=1.9, foreground=DARK)]  # seen on light and on dark columns
 _NAMES = uuid.UUID("5f5e9c3e-6f0b-5a55-9a3e-3f1c3a1f0d11")  # of ours alone: the same defect keeps its id
 _MARKERS = {
     "vacancy-like": "o",
@@ -97,33 +104,19 @@ def _rgb(colour: str) -> list[int]:
     return [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
 
 
-def reduced(raw: Any, most_px: int) -> npt.NDArray[np.generic]:
-    """A 2-D array, or what is sliced like one, in means of whole blocks of pixels, at most `most_px` along a side."""
-    side = -(-max(raw.shape) // most_px)
-    if min(raw.shape) < side or side == 1:
-        return np.asarray(raw[0 : raw.shape[0], 0 : raw.shape[1]])
-    cols = raw.shape[1] // side
-    means = [
-        np.asarray(band[: len(band) // side * side, : cols * side], dtype=np.float32)
-        .reshape(len(band) // side, side, cols, side)
-        .mean(axis=(1, 3))
-        for band in bands(raw, 64 * side)
-    ]
-    return np.concatenate(means)
+def defect_figure(shape: tuple[int, int], defects: pl.DataFrame, pixel_nm: tuple[float, float] | None) -> Figure:
+    """What lies on an image of `shape` in its figure: defects marked by kind, a scale bar, below it a legend.
 
-
-def defect_figure(raw: Any, defects: pl.DataFrame, pixel_nm: tuple[float, float] | None) -> Figure:
-    """The image with its defects marked by kind, a scale bar and a legend, as wide as one column of a journal."""
-    view = reduced(raw, LARGEST_PX)
-    low, high = pictures.display_range(raw)
-    rows, cols = raw.shape
-    image_in = WIDTH_IN * rows / cols
+    As wide as one column of a journal. `save_figure` lays the image under it.
+    """
+    rows, cols = shape
+    image_in = min(WIDTH_IN * rows / cols, TALLEST_IN)
     whole_in = image_in + (LEGEND_IN if defects.height else 0.0)
-    figure = Figure(figsize=(WIDTH_IN, whole_in), dpi=300)
-    axes = figure.add_axes((0.0, 1 - image_in / whole_in, 1.0, image_in / whole_in))
-    extent = (-0.5, cols - 0.5, rows - 0.5, -0.5)
-    axes.imshow(view, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="none")
+    figure = Figure(figsize=(WIDTH_IN, whole_in), dpi=DPI)
+    part = image_in * cols / rows / WIDTH_IN
+    axes = figure.add_axes(((1 - part) / 2, 1 - image_in / whole_in, part, image_in / whole_in))
     axes.set_axis_off()
+    axes.add_patch(Rectangle((-0.5, -0.5), cols, rows, facecolor="none", edgecolor="none", zorder=0, gid=_PLACE))
     kinds = [kind_of(k) for k in defects["kind"]]
     for kind in KINDS:
         some = defects.filter(pl.Series([k == kind for k in kinds], dtype=pl.Boolean))
@@ -146,7 +139,7 @@ def _scale_bar(axes: Axes, rows: int, cols: int, pixel_nm: float) -> None:
     nm = round_up(0.12 * cols * pixel_nm)
     length, left, bottom = nm / pixel_nm, 0.04 * cols, 0.95 * rows
     plate = Rectangle((left - 0.015 * cols, bottom - 0.07 * rows), length + 0.03 * cols, 0.095 * rows)
-    plate.set(facecolor="#0c0e11", alpha=0.65, linewidth=0, zorder=3)
+    plate.set(facecolor=DARK, alpha=0.65, linewidth=0, zorder=3)
     bar = Rectangle((left, bottom), length, 0.012 * rows)
     bar.set(facecolor="white", linewidth=0, zorder=3)
     for patch in (plate, bar):
@@ -155,11 +148,84 @@ def _scale_bar(axes: Axes, rows: int, cols: int, pixel_nm: float) -> None:
     words.set(zorder=4, horizontalalignment="center", verticalalignment="bottom")
 
 
-def save_figure(figure: Figure, stem: Path) -> None:
-    """Write a figure as `stem`.svg, text as text, and `stem`.png; the same bytes every time."""
+def save_figure(view: npt.NDArray[np.uint8], figure: Figure, stem: Path) -> None:
+    """Write a figure on an image as `stem`.svg, text as text, and `stem`.png; the same bytes every time.
+
+    Parameters
+    ----------
+    view : ndarray of shape (M, N), uint8
+        The image, of whatever number of pixels; it fills the axes.
+    figure : Figure
+        See `defect_figure`.
+    """
+    # matplotlib would resample the image for both, in colour, and pack it at length: nine tenths of the time
     with rc_context({"svg.hashsalt": "oddlattice", "svg.fonttype": "none"}):
-        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
-    figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
+        text = StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    before, place, after = text.getvalue().partition(f'<g id="{_PLACE}">')
+    assert place, f"{stem}: found no place for the image in the drawing"
+    stem.with_suffix(".svg").write_text(f"{before}{place}{_embedded(view, figure)}{after}", encoding="utf-8")
+    figure.patch.set_facecolor("none")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    drawn = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    _on_image(view, _box(figure, DPI), drawn).save(
+        stem.with_suffix(".png"), dpi=(DPI, DPI), compress_level=1, compress_type=pictures.HUFFMAN_ONLY
+    )
+
+
+def _box(figure: Figure, per_inch: float) -> tuple[float, float, float, float]:
+    """Left and upper edge, width and height of the axes."""
+    box, width, height = figure.axes[0].get_position(), figure.get_figwidth(), figure.get_figheight()
+    found = box.x0 * width, (1 - box.y1) * height, box.width * width, box.height * height
+    left, top, across, down = (per_inch * float(x) for x in found)
+    return left, top, across, down
+
+
+def _embedded(view: npt.NDArray[np.uint8], figure: Figure) -> str:
+    """The image as an element of the figure's SVG."""
+    packed = BytesIO()
+    pictures.save_gray(view, packed)
+    left, top, width, height = (f"{x:.6g}" for x in _box(figure, 72))
+    how = "pixelated" if _few(view.shape[1], _box(figure, DPI)[2]) else "auto"
+    return (
+        f'\n<image x="{left}" y="{top}" width="{width}" height="{height}" preserveAspectRatio="none" '
+        f'style="image-rendering: {how}" '
+        f'xlink:href="data:image/png;base64,{b64encode(packed.getvalue()).decode("ascii")}"/>'
+    )
+
+
+def _on_image(
+    view: npt.NDArray[np.uint8], box: tuple[float, float, float, float], over: npt.NDArray[np.uint8]
+) -> Picture:
+    """What is drawn, RGBA (M, N, 4), on an image in its box [px], in a palette of grays and of the kinds' colours."""
+    left, top, width, height = (round(x) for x in box)
+    how = Resampling.NEAREST if _few(view.shape[1], width) else Resampling.BILINEAR
+    ground = Image.new("L", (over.shape[1], over.shape[0]), 255)
+    ground.paste(Image.fromarray(view).resize((max(width, 1), max(height, 1)), how), (left, top))
+    drawn = Image.composite(Image.fromarray(over[..., :3]), ground.convert("RGB"), Image.fromarray(over[..., 3]))
+    index = np.rint(np.asarray(ground) * np.float32((_GRAYS - 1) / 255)).astype(np.uint8)
+    found, seen = Image.new("P", (1, 1)), over[..., 3] > 0
+    found.putpalette(_palette())
+    if seen.any():
+        few = Image.fromarray(np.asarray(drawn)[seen][None])
+        index[seen] = np.asarray(few.quantize(palette=found, dither=Dither.NONE))[0]
+    found = Image.frombytes("P", ground.size, index.tobytes())
+    found.putpalette(_palette())
+    return found
+
+
+def _few(pixels: int, places: float) -> bool:
+    """Whether pixels are so few that they are shown as squares."""
+    return 2 * pixels <= places
+
+
+def _palette() -> list[int]:
+    """Grays, and every kind's colour in shades down to that of its outline."""
+    grays = np.linspace(0, 255, _GRAYS).repeat(3)
+    dark, share = np.array(_rgb(DARK)), np.linspace(1, 0, _SHADES, endpoint=False)[:, None]
+    shades = [dark + share * (np.array(_rgb(str(kind["colour"]))) - dark) for kind in KINDS.values()]
+    return [round(float(x)) for x in np.concatenate([grays, *(part.ravel() for part in shades)])]
 
 
 def snippet(image_id: str) -> str:

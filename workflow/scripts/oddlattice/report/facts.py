@@ -37,7 +37,7 @@ class Image:
         The image [counts]; like the other arrays of its size, to be sliced along both axes.
     source, lattice, model : dict
         Attributes left by the read, tile and infer stages; empty where a stage did not come to it.
-    tiles, prediction, difference : ndarray or Windows of shape (U*20, V*20), or None
+    tiles, prediction : ndarray or Windows of shape (U*20, V*20), or None
         In the lattice frame.
     mask : ndarray of shape (U, V), bool, or None
         Cells analysed.
@@ -64,7 +64,6 @@ class Image:
     model: dict[str, Any]
     tiles: Any
     prediction: Any
-    difference: Any
     mask: npt.NDArray[np.bool_] | None
     nodes_px: Array | None
     maps: dict[str, Any]

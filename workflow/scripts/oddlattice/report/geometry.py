@@ -1,5 +1,7 @@
 """Between the lattice frame and the raw image: where a column lies in its cell, and what was analysed."""
 
+import itertools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -49,7 +51,10 @@ def lattice_place(nodes_px: Array, places_px: Array, steps: int = 12) -> Array:
     inverse = np.linalg.inv(affine[:2])
     uv = (places_px - affine[2]) @ inverse
     for _ in range(steps):
-        uv = uv + (places_px - bilinear(nodes_px, uv)) @ inverse
+        step = (places_px - bilinear(nodes_px, uv)) @ inverse
+        uv = uv + step
+        if np.abs(step).max(initial=0.0) < 1e-6:
+            break
     return np.asarray(uv)
 
 
@@ -71,29 +76,25 @@ def outlines(mask: npt.NDArray[np.bool_], nodes_px: Array) -> Loops:
     def edge(start: tuple[int, int], end: tuple[int, int]) -> None:
         onward.setdefault(start, []).append(end)
 
-    for i, j in np.argwhere(inside):
-        a, b = int(i) - 1, int(j) - 1  # cell (a, b), corners (a, b) .. (a + 1, b + 1)
-        if not inside[i - 1, j]:
-            edge((a, b), (a, b + 1))
-        if not inside[i, j + 1]:
-            edge((a, b + 1), (a + 1, b + 1))
-        if not inside[i + 1, j]:
-            edge((a + 1, b + 1), (a + 1, b))
-        if not inside[i, j - 1]:
-            edge((a + 1, b), (a, b))
+    here = inside[1:-1, 1:-1]
+    bare = [here & ~inside[:-2, 1:-1], here & ~inside[1:-1, 2:], here & ~inside[2:, 1:-1], here & ~inside[1:-1, :-2]]
+    corners = [(0, 0), (0, 1), (1, 1), (1, 0), (0, 0)]  # cell (a, b) has corners (a, b) .. (a + 1, b + 1)
+    for outer, (start, end) in zip(bare, itertools.pairwise(corners), strict=True):
+        for a, b in np.argwhere(outer).tolist():
+            edge((a + start[0], b + start[1]), (a + end[0], b + end[1]))
     loops: Loops = []
     while onward:
-        start = next(iter(onward))
-        loop, here = [start], start
+        first = next(iter(onward))
+        loop, at = [first], first
         while True:
-            ends = onward[here]
+            ends = onward[at]
             following = ends.pop()
             if not ends:
-                del onward[here]
-            if following == start:
+                del onward[at]
+            if following == first:
                 break
             loop.append(following)
-            here = following
+            at = following
         loops.append([(float(nodes_px[0, i, j]), float(nodes_px[1, i, j])) for i, j in loop])
     return loops
 

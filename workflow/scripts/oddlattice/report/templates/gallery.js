@@ -31,7 +31,7 @@ class Gallery {
     const sheet = Math.floor(one.index / crops.per_sheet), line = one.index % crops.per_sheet;
     for (let k = 0; k < 3; k++) {
       const part = element("div");
-      part.style.backgroundImage = `url("${crops.src}${sheet}.webp")`;
+      part.style.backgroundImage = `url("${crops.src}${sheet}.jpg")`;
       part.style.backgroundPosition = `${-Gallery.CROP_PX * k}px ${-Gallery.CROP_PX * line}px`;
       if (k === 0 && one.kind === "displaced" && one.turned) part.append(this.arrow(one, crops.cells));
       trio.append(part);

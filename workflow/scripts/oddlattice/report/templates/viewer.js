@@ -11,6 +11,7 @@ class TileLayer {
     this.filter = filter;
     this.version = 0; // of the colours
     this.tiles = new Map(); // the order of use: the oldest first
+    this.covers = new Set(source.covers); // tiles with gaps: a second picture says where
   }
 
   recolour(filter) {
@@ -26,8 +27,14 @@ class TileLayer {
       tile = { image: new Image(), canvas: null, version: -1, ready: false };
       const { tile_px, rows, cols } = this.source, step = 2 ** level, side = tile_px * step;
       tile.part = [i * side, j * side, Math.min(rows, (i + 1) * side), Math.min(cols, (j + 1) * side)];
-      tile.image.src = `${this.source.folder}/${key}.webp`;
-      tile.image.decode().then(() => { tile.ready = true; this.changed(tile.part); }, () => { tile.failed = true; });
+      const place = `${this.source.folder}/${key}`, pictures = [tile.image];
+      tile.image.src = `${place}.${this.source.ending}`;
+      if (this.covers.has(key)) {
+        tile.cover = new Image();
+        tile.cover.src = `${place}.cover.png`;
+        pictures.push(tile.cover);
+      }
+      Promise.all(pictures.map((picture) => picture.decode())).then(() => { tile.ready = true; this.changed(tile.part); }, () => { tile.failed = true; });
     }
     this.tiles.set(key, tile);
     while (this.tiles.size > 64) this.tiles.delete(this.tiles.keys().next().value);
@@ -49,6 +56,12 @@ class TileLayer {
     context.clearRect(0, 0, width, height);
     context.filter = this.filter || "none";
     context.drawImage(tile.image, 0, 0);
+    if (tile.cover) {
+      context.filter = "none";
+      context.globalCompositeOperation = "destination-in";
+      context.drawImage(tile.cover, 0, 0);
+      context.globalCompositeOperation = "source-over";
+    }
     tile.version = this.version;
     return tile.canvas;
   }
