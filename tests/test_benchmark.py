@@ -219,9 +219,8 @@ def test_published_prediction_is_of_each_patch_alone(tmp_path: Path) -> None:
     alone = published.predict(model, patches[1:2])
     np.testing.assert_allclose(together[1], alone[0], atol=1e-5)
     published.save_published(model, tmp_path / "p.safetensors")
-    np.testing.assert_array_equal(
-        published.predict(published.load_published(tmp_path / "p.safetensors"), patches), together
-    )
+    again = published.predict(published.load_published(tmp_path / "p.safetensors"), patches)
+    np.testing.assert_allclose(again, together, atol=1e-6)  # loaded weights lie in another order of memory
 
 
 def test_average_near_maximum_counts() -> None:
