@@ -21,6 +21,7 @@ import yaml
 import zarr
 
 import read_images
+import schedule_once
 import test_reader as crafted
 from fault_runs import CRYSTAL, ROOT
 from oddlattice.crystal import load_crystal
@@ -203,11 +204,15 @@ def test_a_compressed_file_under_another_name_is_named_and_not_unpacked(tmp_path
     assert "looks like a gzip-compressed file" in row["reason"]
 
 
+def bomb_of_mappings(levels: int) -> str:
+    lines = ["b0: &b0 {x: 1}"]
+    lines += [f"b{n}: &b{n} {{{', '.join(f'k{k}: *b{n - 1}' for k in range(10))}}}" for n in range(1, levels + 1)]
+    return "\n".join(lines) + f"\narchive: *b{levels}\n"
+
+
 def test_a_mapping_bomb_in_a_config_costs_bounded_memory(tmp_path: Path) -> None:
     """Snakemake itself unfolds mappings of mappings before this program sees them; small ones come to a sentence."""
-    lines = ["b0: &b0 {x: 1}"]
-    lines += [f"b{n}: &b{n} {{{', '.join(f'k{k}: *b{n - 1}' for k in range(10))}}}" for n in range(1, 4)]
-    (tmp_path / "my.yaml").write_text("\n".join(lines) + "\narchive: *b3\n")
+    (tmp_path / "my.yaml").write_text(bomb_of_mappings(3))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path)]
     done = subprocess.run(
         [*command, "-n", "--configfile", str(tmp_path / "my.yaml")],
@@ -219,3 +224,22 @@ def test_a_mapping_bomb_in_a_config_costs_bounded_memory(tmp_path: Path) -> None
     )
     assert done.returncode != 0
     assert "an alias (*name), which is not allowed" in done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("text", [bomb_of_mappings(12), bomb_of_aliases("include"), "[" * 50_000])
+def test_a_scheduled_run_refuses_a_bomb_before_snakemake_sees_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    monkeypatch.setattr(schedule_once, "work", lambda *given: pytest.fail("Snakemake would have been started"))
+    (tmp_path / "my.yaml").write_text(text)
+    code = schedule_once.main(["--directory", str(tmp_path / "work"), "--configfile", str(tmp_path / "my.yaml")])
+    assert code == schedule_once.PERSON
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and "my.yaml: found " in said and "needed a readable YAML file" in said
+
+
+@pytest.mark.parametrize("name", ["--configfile", "--configfiles=my.yaml", "--configf"])
+def test_a_config_file_cannot_be_passed_by_the_check(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    with pytest.raises(SystemExit):
+        schedule_once.main(["--", name, "my.yaml"])
+    assert "a config file is named before --" in capsys.readouterr().err

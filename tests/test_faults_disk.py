@@ -8,10 +8,11 @@ import pytest
 import gather_defects
 import read_images
 import write_index
+from fault_shard import CONFIG, Shard
 from oddlattice.archive import refresh_inventory, scan_archive
 from oddlattice.logs import say_plainly
 from small_disk import SmallDisk, small_disk
-from test_faults_images import CONFIG, Shard, whole
+from test_faults_images import whole
 
 __all__ = ["whole"]
 ENOUGH_KB = 200_000

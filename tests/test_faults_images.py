@@ -1,74 +1,22 @@
 """A stage that fails on one image: that image is rejected with the reason, and the rest of its shard is finished."""
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 import zarr
 
 import cut_tiles
-import find_defects
-import infer_differences
-import measure_images
 import read_images
-import write_pages
-from fault_runs import CRYSTAL, ROOT, write_scan
+from fault_runs import ROOT, write_scan
+from fault_shard import BAD, CONFIG, GOOD, Shard, after_bad
 from oddlattice.archive import refresh_inventory, scan_archive
-from oddlattice.settings import load_yaml
 from raw_files import shard_of
-
-CONFIG = load_yaml(ROOT / "config.yaml")
-SETTINGS = {name: CONFIG[name] | {"seed": CONFIG["seed"]} for name in ("infer", "defects")}
-REPORT = CONFIG["report"] | {"published_band_std": 1.5, "config": {"models": CONFIG["models"]}}
-GOOD, BAD = "f0000", "f0001"
-
-
-class Shard:
-    """The products of one shard in a folder, and its stages one by one."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __getattr__(self, name: str) -> str:
-        return str(self.folder / name)
-
-    def tile(self) -> None:
-        cut_tiles.main(self.images, [CRYSTAL], self.tiles, CONFIG["tile"], threads=2)
-
-    def infer(self) -> None:
-        infer_differences.main(self.tiles, [str(CRYSTAL.parent)], self.differences, SETTINGS["infer"], 1)
-
-    def find(self) -> None:
-        found = (self.images, self.tiles, self.differences)
-        find_defects.main(
-            *found, self.defects, self.table, self.columns, self.completeness, self.maps, SETTINGS["defects"]
-        )
-
-    def measure(self) -> None:
-        stores, tables = (self.images, self.tiles, self.differences), (self.defects, self.table, self.columns)
-        measure_images.main(*stores, [str(CRYSTAL)], *tables, self.statistics, self.places, {"seed": 1})
-
-    def report(self) -> None:
-        stores = (self.images, self.tiles, self.differences, self.maps)
-        said = self.folder / "reviews.json"
-        said.write_text('{"statements": []}')
-        write_pages.main(*stores, self.defects, self.table, self.columns, self.statistics, said, self.pages, REPORT)
-
-    def after(self, stage: str) -> None:
-        """Run the stages that follow."""
-        stages = ["tile", "infer", "find", "measure", "report"]
-        for name in stages[stages.index(stage) + 1 :]:
-            getattr(self, name)()
-
-    def states(self) -> dict[str, str]:
-        return dict(pl.read_parquet(self.table).select("image_id", "state").iter_rows())
-
-    def reason(self) -> str:
-        return str(pl.read_parquet(self.table).filter(pl.col("image_id") == BAD)["reason"].item())
 
 
 @pytest.fixture(scope="module")
@@ -149,22 +97,17 @@ def test_a_full_disk_is_no_fault_of_an_image(shard: Shard, monkeypatch: pytest.M
     assert not list(shard.folder.glob(".*.part"))
 
 
-def fails_on_bad(function: Callable[..., Any], error: Exception, name_of: Callable[..., str]) -> Callable[..., Any]:
-    """The function, which on the one image does its work and then fails."""
+def fail_on_bad(monkeypatch: pytest.MonkeyPatch, stage: str, error: Exception) -> None:
+    """Have a stage do its work on the one image and then fail."""
 
-    def call(*arguments: Any, **keywords: Any) -> Any:
-        found = function(*arguments, **keywords)
-        if BAD in name_of(*arguments):
-            raise error
-        return found
+    def fail() -> None:
+        raise error
 
-    return call
+    monkeypatch.setattr(*after_bad(stage, fail))
 
 
 def test_inference_that_fails(whole: Shard, shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
-    error = FloatingPointError("underflow")
-    bad = fails_on_bad(infer_differences.infer_image, error, lambda source, *others: source.name)
-    monkeypatch.setattr(infer_differences, "infer_image", bad)
+    fail_on_bad(monkeypatch, "infer", FloatingPointError("underflow"))
     shard.infer()
     assert bytes_of(shard.differences, GOOD) == bytes_of(whole.differences, GOOD)
     assert not list((shard.folder / "differences" / BAD).rglob("c"))
@@ -172,22 +115,19 @@ def test_inference_that_fails(whole: Shard, shard: Shard, monkeypatch: pytest.Mo
 
 
 def test_finding_that_fails(whole: Shard, shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = fails_on_bad(find_defects.analyse, IndexError("out of bounds"), lambda row, *others: row["image_id"])
-    monkeypatch.setattr(find_defects, "analyse", bad)
+    fail_on_bad(monkeypatch, "find", IndexError("out of bounds"))
     shard.find()
     check_the_rest(whole, shard, "find", "by a fault of the program: IndexError: out of bounds")
 
 
 def test_products_that_cannot_be_read_are_no_fault_of_an_image(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = fails_on_bad(find_defects.analyse, OSError(5, "Input/output error"), lambda row, *others: row["image_id"])
-    monkeypatch.setattr(find_defects, "analyse", bad)
+    fail_on_bad(monkeypatch, "find", OSError(5, "Input/output error"))
     with pytest.raises(OSError, match="Input/output"):
         shard.find()
 
 
 def test_measuring_that_fails_leaves_the_results(whole: Shard, shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = fails_on_bad(measure_images.measure, ZeroDivisionError("no area"), lambda row, *others: row["image_id"])
-    monkeypatch.setattr(measure_images, "measure", bad)
+    fail_on_bad(monkeypatch, "measure", ZeroDivisionError("no area"))
     shard.measure()
     found, expected = (json.loads(Path(one.statistics).read_text()) for one in (shard, whole))
     assert found == {GOOD: expected[GOOD], BAD: {"failed": "ZeroDivisionError: no area"}}
@@ -201,10 +141,7 @@ def test_measuring_that_fails_leaves_the_results(whole: Shard, shard: Shard, mon
 def test_a_page_that_fails_says_so_and_leaves_the_results(
     whole: Shard, shard: Shard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bad = fails_on_bad(
-        write_pages.write_raw, ValueError("no <i>picture</i>"), lambda image, *others: image.row["image_id"]
-    )
-    monkeypatch.setattr(write_pages, "write_raw", bad)
+    fail_on_bad(monkeypatch, "report", ValueError("no <i>picture</i>"))
     shard.report()
     page = (shard.folder / "pages" / f"{BAD}.html").read_text()
     assert "by a fault of the program: <bdi>ValueError: no &lt;i&gt;picture&lt;/i&gt;</bdi>" in page
@@ -215,13 +152,49 @@ def test_a_page_that_fails_says_so_and_leaves_the_results(
 
 
 def test_measuring_that_fails_costs_the_statistics_of_one_image(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = fails_on_bad(measure_images.measure, IndexError("no <b>"), lambda row, *others: row["image_id"])
-    monkeypatch.setattr(measure_images, "measure", bad)
+    fail_on_bad(monkeypatch, "measure", IndexError("no <b>"))
     shard.measure()
     shard.report()
     pages = {name: (shard.folder / "pages" / f"{name}.html").read_text() for name in (GOOD, BAD)}
     assert "None, by a fault of the program: <bdi>IndexError: no &lt;b&gt;</bdi>" in pages[BAD]
     assert "pair correlation" in pages[GOOD].lower()
+
+
+def crash(shard: Shard, stage: str) -> None:
+    """Do a stage as a job does; its process crashes at the one image."""
+    program = [sys.executable, str(Path(__file__).with_name("fault_shard.py")), str(shard.folder), stage]
+    paths = os.pathsep.join([str(ROOT / "workflow/scripts"), str(ROOT / "tests")])
+    done = subprocess.run(program, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(f"{BAD}: its process died (SIGSEGV)\nthe shard is gone through again") == 2, done.stdout
+
+
+def test_inference_that_crashes(whole: Shard, shard: Shard) -> None:
+    crash(shard, "infer")
+    assert bytes_of(shard.differences, GOOD) == bytes_of(whole.differences, GOOD)
+    assert not list((shard.folder / "differences" / BAD).rglob("c"))
+    check_the_rest(whole, shard, "infer", r"by a fault of the program: its process died \(SIGSEGV\)")
+
+
+def test_finding_that_crashes(whole: Shard, shard: Shard) -> None:
+    crash(shard, "find")
+    assert bytes_of(shard.maps, GOOD) == bytes_of(whole.maps, GOOD)
+    check_the_rest(whole, shard, "find", r"by a fault of the program: its process died \(SIGSEGV\)")
+
+
+def test_measuring_that_crashes_costs_the_statistics_of_one_image(whole: Shard, shard: Shard) -> None:
+    crash(shard, "measure")
+    found, expected = (json.loads(Path(one.statistics).read_text()) for one in (shard, whole))
+    assert found == {GOOD: expected[GOOD], BAD: {"failed": "its process died (SIGSEGV)"}}
+
+
+def test_a_page_that_crashes_says_so_and_the_others_are_written(whole: Shard, shard: Shard) -> None:
+    crash(shard, "report")
+    page = (shard.folder / "pages" / f"{BAD}.html").read_text()
+    assert "by a fault of the program: <bdi>its process died (SIGSEGV)</bdi>" in page
+    good = {p.name for p in Path(whole.pages).iterdir() if p.name.startswith(GOOD)}
+    assert {p.name for p in Path(shard.pages).iterdir()} == good | {f"{BAD}.html"}
+    assert bytes_of(shard.pages, GOOD) == bytes_of(whole.pages, GOOD)
 
 
 def test_a_rejected_image_makes_a_rejected_file(whole: Shard, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import gather_defects
 import infer_differences
 import read_images
 from fault_runs import CRYSTAL
+from fault_shard import CONFIG, SETTINGS, Shard
 from oddlattice.crystal import load_crystal
 from oddlattice.simulate import Conditions, Defect, simulate_scan
 from raw_files import shard_of, write_dm
-from test_faults_images import CONFIG, SETTINGS, Shard
 from test_inference import TOLERANCE
 
 

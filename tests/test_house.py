@@ -73,6 +73,13 @@ def test_snakemake_appears_only_in_the_guard(name: str) -> None:
     assert "def main(" in before
 
 
+@pytest.mark.parametrize("name", ["infer_differences", "find_defects", "measure_images", "write_pages"])
+def test_a_stage_outlives_its_images(name: str) -> None:
+    before, _, after = (SCRIPTS / f"{name}.py").read_text().partition('\nif "snakemake" in globals():\n')
+    assert "watch.spared(" in before
+    assert after.count("go_on_watched()") == 1
+
+
 def test_one_wildcard() -> None:
     for file in RULE_FILES:
         for text in re.findall(r'(?<![f\w])"([^"\n]*)"', re.sub(r'""".*?"""', "", file.read_text(), flags=re.DOTALL)):

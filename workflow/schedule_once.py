@@ -532,6 +532,8 @@ def parse(arguments: Sequence[str]) -> Order:
     parser.add_argument("--slurm", action="store_true", help="run the jobs on a Slurm cluster: profiles/slurm")
     parser.add_argument("rest", nargs="*", metavar="-- ARGUMENT", help="for snakemake")
     found = parser.parse_args(arguments)
+    if any(name.startswith("--configf") for name in found.rest):  # Snakemake takes any beginning of --configfile(s)
+        parser.error("a config file is named before --, not after it: it is checked before Snakemake reads it")
     configfiles = tuple(file.resolve() for file in found.configfile)
     return Order(found.directory.resolve(), configfiles, found.cores, found.slurm, tuple(found.rest))
 

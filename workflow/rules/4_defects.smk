@@ -96,7 +96,7 @@ rule measure_images:
     threads: 1
     resources:
         mem_mb=grown(4000),
-        runtime=60,
+        runtime=120,
     params:
         settings={"seed": config["seed"]},
     script:

@@ -32,7 +32,7 @@ rule write_pages:
     threads: 1
     resources:
         mem_mb=grown(2000),
-        runtime=60,
+        runtime=120,
     params:
         settings=config["report"]
         | {"published_band_std": config["defects"]["published_band_std"], "config": analysis_config()},

@@ -156,6 +156,7 @@ def of_shards(path):
 
 def again(wildcards):
     """Input function: what has a shard read again, where files that were out of reach have come back."""
+    shards()  # looks at the archive, also for a run that is asked for one shard only
     return archive.again(RESULTS, wildcards.shard)
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 import zarr
 
-from oddlattice.children import Fault, spared
+from oddlattice.children import Fault
 from oddlattice.chunks import Windows
 from oddlattice.columns import ColumnShape, as_cells, mean_cell
 from oddlattice.completeness import (
@@ -44,6 +44,7 @@ from oddlattice.products import COLUMNS, COMPLETENESS, DEFECTS, IMAGES, table, w
 from oddlattice.regions import extended_regions, gap_cells, loud_cells
 from oddlattice.stores import array_of, group_of, listed_in, said_of, values_of
 from oddlattice.trials import Trial
+from oddlattice.watched import Watch, go_on_watched
 from oddlattice.whole import whole_directory
 
 Array = npt.NDArray[np.float64]
@@ -459,10 +460,11 @@ def main(
     out_completeness: str,
     out_maps: str,
     settings: dict[str, Any],
+    watch: Watch | None = None,
 ) -> None:
     """List the defects of every image of a shard; refused images keep their row and their reason."""
     images = zarr.open_group(images_zarr, mode="r")
-    found: list[Analysis] = []
+    watch, found = watch or Watch(), list[Analysis]()
     with whole_directory(out_maps) as part:
         maps = zarr.open_group(part, mode="w", zarr_format=3)
         stores = Stores(
@@ -472,7 +474,7 @@ def main(
             if row["state"] == "rejected":
                 found.append(Analysis(row))
                 continue
-            one, fault = spared(analyse, row, stores, settings)
+            one, fault = watch.spared(row["image_id"], analyse, row, stores, settings)
             if fault is not None:
                 shutil.rmtree(part / row["image_id"], ignore_errors=True)
                 print(fault.trace)
@@ -501,4 +503,5 @@ if "snakemake" in globals():
         snakemake.output.completeness,
         snakemake.output.maps_zarr,
         dict(snakemake.params.settings),
+        go_on_watched(),
     )

@@ -41,6 +41,7 @@ from oddlattice.overlap import Behind, ahead
 from oddlattice.parts import Part, in_px, is_inside, parts_of
 from oddlattice.stores import array_of, group_of, listed_in, said_of, values_of
 from oddlattice.trials import trials_of
+from oddlattice.watched import Watch, go_on_watched
 from oddlattice.whole import whole_directory
 
 Float = npt.NDArray[np.float32]
@@ -328,29 +329,38 @@ class Handed:
             self._next = next(self._pieces, None)
 
 
-def main(tiles_zarr: str, model_dirs: list[str], out_zarr: str, settings: dict[str, Any], threads: int) -> None:
+def main(
+    tiles_zarr: str,
+    model_dirs: list[str],
+    out_zarr: str,
+    settings: dict[str, Any],
+    threads: int,
+    watch: Watch | None = None,
+) -> None:
     """Predict every tiled image of a shard; the rule file says what is written.
 
     The next piece is read, and the last one written, while one is predicted.
     """
+    watch = watch or Watch()
     tiles = zarr.open_group(tiles_zarr, mode="r")
     models = {model.crystal.name: model for model in map(load_model, map(Path, model_dirs))}
     predictors = {name: Predictor(model, settings, threads) for name, model in models.items()}
     listed = listed_in(tiles)
     with whole_directory(out_zarr) as part, Behind() as write:
         out = zarr.open_group(part, mode="w", zarr_format=3)
-        pieces, _ = spared(Handed.of_all, tiles, listed)
+        pieces = None if watch.careful else spared(Handed.of_all, tiles, listed)[0]
         rows = []
         for row in listed:
             name, state, reason = row["image_id"], row["state"], row["reason"]
             if state == "tiled":
                 crystal = str(said_of(group_of(tiles, name))["crystal"])
                 given = (tiles, out, name, models[crystal], predictors[crystal], settings)
-                said, fault = spared(infer_one, *given, pieces.of(name) if pieces is not None else None, write)
-                if fault is not None:  # perhaps it is that of the next image, whose pieces are read ahead
+                meanwhile = (pieces.of(name), write) if pieces is not None else ()
+                said, fault = watch.spared(name, infer_one, *given, *meanwhile)
+                if fault is not None and meanwhile:  # perhaps it is that of the next image, whose pieces are read ahead
                     write.wait()
                     pieces = None
-                    said, fault = spared(infer_one, *given)
+                    said, fault = watch.spared(name, infer_one, *given)
                 if fault is not None:
                     print(fault.trace)
                 state, reason = said or refuse(out, name, fault)
@@ -405,4 +415,5 @@ if "snakemake" in globals():
         snakemake.output.differences_zarr,
         dict(snakemake.params.settings),
         snakemake.threads,
+        go_on_watched(),
     )

@@ -10,7 +10,6 @@ import polars as pl
 import zarr
 
 from oddlattice import polar, statistics
-from oddlattice.children import spared
 from oddlattice.columns import ColumnShape
 from oddlattice.crystal import Crystal, load_crystal
 from oddlattice.detect import raw_places
@@ -19,6 +18,7 @@ from oddlattice.onethread import one_thread
 from oddlattice.products import PLACES, table, write_parquet
 from oddlattice.report.html import json_lines
 from oddlattice.stores import group_of, said_of, values_of
+from oddlattice.watched import Watch, go_on_watched
 from oddlattice.whole import write_text
 
 Row = dict[str, Any]
@@ -94,6 +94,7 @@ def main(
     out_statistics: str | Path,
     out_places: str | Path,
     settings: dict[str, Any],
+    watch: Watch | None = None,
 ) -> None:
     """Write statistics and measured columns of the analysed images of a shard; a failure costs its image alone.
 
@@ -107,18 +108,21 @@ def main(
         The shard's tables.
     settings : dict
         ``seed``.
+    watch : Watch, optional
+        Of a process that is watched.
     """
     paths = {"images": images_zarr, "tiles": tiles_zarr, "differences": differences_zarr}
     stores = {key: zarr.open_group(str(path), mode="r") for key, path in paths.items()}
     tables = {"defects": pl.read_parquet(defects), "columns": pl.read_parquet(columns)}
     known = {Path(path).parent.name: load_crystal(Path(path)) for path in crystals}
+    watch = watch or Watch()
     found: dict[str, Row] = {}
     places = [table([], PLACES)]
     for row in pl.read_parquet(images).iter_rows(named=True):
         if row["state"] != "analysed":
             continue
         name = str(row["image_id"])
-        measured, fault = spared(measure, row, stores, known, tables, settings["seed"])
+        measured, fault = watch.spared(name, measure, row, stores, known, tables, settings["seed"])
         if measured is None:
             assert fault is not None
             print(f"{name}: {fault.trace}")
@@ -147,4 +151,5 @@ if "snakemake" in globals():
         snakemake.output.statistics,
         snakemake.output.places,
         dict(snakemake.params.settings),
+        go_on_watched(),
     )

@@ -17,7 +17,6 @@ import polars as pl
 import yaml
 import zarr
 
-from oddlattice.children import spared
 from oddlattice.chunks import Windows, bands, every
 from oddlattice.crystal import CELL_PX
 from oddlattice.logs import log_to
@@ -31,6 +30,7 @@ from oddlattice.report.statistics_view import image_view
 from oddlattice.reviews import Reviewed, lay_on
 from oddlattice.settings import versions
 from oddlattice.stores import array_if_any, group_if_any, said_if_any
+from oddlattice.watched import Watch, go_on_watched
 from oddlattice.whole import whole_directory
 
 TILE_PX = 1024  # side of a tile of the viewer
@@ -502,6 +502,7 @@ def main(
     reviews_json: str | Path,
     out_dir: str | Path,
     settings: dict[str, Any],
+    watch: Watch | None = None,
 ) -> None:
     """Write the pages of one shard into `out_dir`.
 
@@ -520,7 +521,10 @@ def main(
     settings : dict
         ``published_band_std``: half width of the published rule's band [std]; ``config``: the merged configuration,
         shown as it is.
+    watch : Watch, optional
+        Of a process that is watched.
     """
+    watch = watch or Watch()
     paths = {"images": images_zarr, "tiles": tiles_zarr, "differences": differences_zarr, "maps": maps_zarr}
     stores = {key: zarr.open_group(str(path), mode="r") for key, path in paths.items()}
     tested = pl.read_parquet(columns)
@@ -530,8 +534,9 @@ def main(
     measured = json.loads(Path(statistics).read_text(encoding="utf-8"))
     with whole_directory(out_dir) as part:
         for row in rows:
-            image, known = partial(load_image, row, stores, found, tested), measured.get(row["image_id"], {})
-            _, fault = spared(write_page_of, image, known, Path(out_dir).name, part, settings)
+            name, image = row["image_id"], partial(load_image, row, stores, found, tested)
+            given = (image, measured.get(name, {}), Path(out_dir).name, part, settings)
+            _, fault = watch.spared(name, write_page_of, *given)
             if fault is not None:
                 print(fault.trace)
                 write_failure(row, fault.words, part)
@@ -552,4 +557,5 @@ if "snakemake" in globals():
         snakemake.input.reviews_json,
         snakemake.output.pages,
         dict(snakemake.params.settings),
+        go_on_watched(),
     )
