@@ -38,6 +38,7 @@ CROP_CELLS = 3  # side of a defect's crop
 CROPS_PER_SHEET = 50
 FIGURE_PX = 1000  # the longer side of a figure's image has at least so many, where the image has; twice as many at most
 MAP_PERCENTILES = 0.025, 99.975
+MAP_QUALITY, SHOWN_Z = 95, 6.0  # of JPEG: less makes rings about strong defects; z up to which colours go at first
 AT_ONCE_PX = 1 << 23  # an array of more pixels is read window by window
 CROP_BYTES = 96 << 20  # of the unpacked chunks that are kept of each array that crops are cut from
 # ---------------------------------------------------------------- reading
@@ -119,8 +120,9 @@ def write_maps(image: Image, folder: Path) -> dict[str, Row]:
         if key == "prediction":
             continue
         limit = map_limit(pictures.display_range(values, *MAP_PERCENTILES), 8.0 if key == "z" else 0.2)
-        start = min(limit, 6.0 if key == "z" else limit / 2)
-        writer = pictures.LayerWriter(folder / key, partial(pictures.signed_bytes, limit=limit), TILE_PX, 82)
+        # a strong defect must not take the few gray levels away from all that is shown in the beginning
+        limit, start = (min(limit, 4 * SHOWN_Z), SHOWN_Z) if key == "z" else (limit, limit / 2)
+        writer = pictures.LayerWriter(folder / key, partial(pictures.signed_bytes, limit=limit), TILE_PX, MAP_QUALITY)
         layer, _ = writer.write(bands(values), values.shape)
         found[key] = vars(layer) | {"limit": limit, "start": start}
     return found
