@@ -108,8 +108,8 @@ def write_raw(image: Image, folder: Path) -> tuple[Row, pictures.Bytes]:
     first = next(view for view in levels if view.size)  # those of a huge image are not kept
     small = next(view for view in reversed(levels) if min(view.shape) >= 96 or view is first)
     pictures.thumbnail(small).convert("RGB").save(folder / "thumbnail.webp", "WEBP", quality=35, method=6)
-    level = np.percentile(levels[min(2, len(levels) - 1)], np.linspace(0, 100, 101))
-    shown = vars(layer) | {"low": low, "high": high, "percentiles": [round(float(x), 2) for x in level]}
+    grays = pictures.percentiles(levels[min(2, len(levels) - 1)])
+    shown = vars(layer) | {"low": low, "high": high, "percentiles": grays}
     return shown, next(view for view in reversed(levels) if max(view.shape) >= FIGURE_PX or view is first)
 
 

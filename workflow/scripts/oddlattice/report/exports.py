@@ -203,15 +203,17 @@ def _on_image(
     how = Resampling.NEAREST if _few(view.shape[1], width) else Resampling.BILINEAR
     ground = Image.new("L", (over.shape[1], over.shape[0]), 255)
     ground.paste(Image.fromarray(view).resize((max(width, 1), max(height, 1)), how), (left, top))
-    drawn = Image.composite(Image.fromarray(over[..., :3]), ground.convert("RGB"), Image.fromarray(over[..., 3]))
-    index = np.rint(np.asarray(ground) * np.float32((_GRAYS - 1) / 255)).astype(np.uint8)
-    found, seen = Image.new("P", (1, 1)), over[..., 3] > 0
+    seen = np.flatnonzero(over[..., 3])
+    found = ground.point([round(k * (_GRAYS - 1) / 255) for k in range(256)])
     found.putpalette(_palette())
-    if seen.any():
-        few = Image.fromarray(np.asarray(drawn)[seen][None])
-        index[seen] = np.asarray(few.quantize(palette=found, dither=Dither.NONE))[0]
-    found = Image.frombytes("P", ground.size, index.tobytes())
-    found.putpalette(_palette())
+    if len(seen):
+        colours, part = np.split(over.reshape(-1, 4)[seen], [3], axis=1)
+        below = np.asarray(ground).reshape(-1)[seen, None]
+        mixed = np.rint(below + (part / np.float32(255)) * (colours - below.astype(np.float32))).astype(np.uint8)
+        index = np.array(found).reshape(-1)
+        index[seen] = np.asarray(Image.fromarray(mixed[None]).quantize(palette=found, dither=Dither.NONE))[0]
+        found = Image.frombytes("P", ground.size, index.tobytes())
+        found.putpalette(_palette())
     return found
 
 

@@ -58,6 +58,13 @@ def range_of(pixels: npt.NDArray[np.generic], low: float, high: float) -> tuple[
     return (bottom, top) if top > bottom else (bottom, bottom + 1.0)
 
 
+def percentiles(view: Bytes) -> list[int]:
+    """Percentiles 0 to 100 of the pixels of an 8-bit view."""
+    below = np.cumsum(np.bincount(view.ravel(), minlength=256))
+    places = np.rint(np.linspace(0, view.size - 1, 101))
+    return [int(gray) for gray in np.searchsorted(below, places, side="right")]
+
+
 def to_bytes(image: npt.NDArray[np.generic], low: float, high: float) -> Bytes:
     """8-bit view of `image`: `low` is 0, `high` is 255; what is no number is 0."""
     scaled = np.subtract(image, np.float32(low), dtype=np.float32)
@@ -65,7 +72,7 @@ def to_bytes(image: npt.NDArray[np.generic], low: float, high: float) -> Bytes:
     np.clip(scaled, 0, 255, out=scaled)
     np.rint(scaled, out=scaled)
     if np.isnan(scaled.sum()):
-        np.nan_to_num(scaled, copy=False)
+        np.copyto(scaled, 0, where=np.isnan(scaled))
     return np.asarray(scaled, dtype=np.uint8)
 
 
@@ -74,7 +81,8 @@ def covered_bytes(image: npt.NDArray[np.generic], low: float, high: float) -> Co
     gaps = gaps_of(image)
     view = to_bytes(image, low, high)
     if gaps is not None and not gaps.all():
-        view[gaps] = round(float(view[~gaps].mean()))
+        np.copyto(view, 0, where=gaps)  # infinity is 255
+        np.copyto(view, round(view.sum(dtype=np.int64) / np.count_nonzero(~gaps)), where=gaps)
     return view, gaps
 
 
@@ -86,7 +94,7 @@ def signed_bytes(image: npt.NDArray[np.generic], limit: float) -> Covered:
     np.rint(scaled, out=scaled)
     scaled += 128
     if gaps is not None:
-        scaled[gaps] = 128
+        np.copyto(scaled, 128, where=gaps)
     return scaled.astype(np.uint8), gaps
 
 
