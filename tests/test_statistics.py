@@ -13,7 +13,7 @@ import pytest
 import compare_images
 import report_products as made_up
 import write_statistics
-from oddlattice import statistics
+from oddlattice import many_images, statistics
 from oddlattice.products import COLUMNS, DEFECTS, DENSITIES, TRENDS, table
 from oddlattice.report import fields, methods, statistics_view
 from oddlattice.settings import load_yaml
@@ -36,10 +36,10 @@ def test_what_is_counted() -> None:
     rows = [
         {"kind": k, "review": r} for k, r in (("lighter", ""), ("extended", ""), ("heavier", "rejected"), (None, None))
     ]
-    points = statistics.point_defects(table(rows, DEFECTS))
-    assert statistics.kinds_of(points) == ["lighter", "unknown"]
+    points = many_images.point_defects(table(rows, DEFECTS))
+    assert many_images.kinds_of(points) == ["lighter", "unknown"]
     without = table(rows, DEFECTS).with_columns(excluded=pl.lit(True))
-    assert statistics.point_defects(without).height == 0
+    assert many_images.point_defects(without).height == 0
 
 
 def test_clustering_takes_only_columns_that_were_tested() -> None:
@@ -65,7 +65,7 @@ def test_clustering_takes_only_columns_that_were_tested() -> None:
 
 def test_times_in_hours_and_those_that_cannot_be_compared() -> None:
     texts = ["2026-03-17T10:00:00", "2026-03-17T08:30:00", "2026-03-17", "", "2026-03-17T10:00:00+01:00"]
-    points, without = statistics.timed([row(str(k), acquired=t) for k, t in enumerate(texts)])
+    points, without = many_images.timed([row(str(k), acquired=t) for k, t in enumerate(texts)])
     assert [(x, r["image_id"]) for x, r in points] == [(0.0, "1"), (1.5, "0")]
     assert without == 3
 
@@ -77,7 +77,7 @@ def test_a_damaged_session_shows_a_slope_and_a_quiet_one_does_not() -> None:
             name = f"{folder}{k}"
             rows.append(row(name, f"{folder}/{k}.dm4", acquired=f"2026-03-17T1{k}:00:00"))
             counts[name] = Counter({"vacancy-like": number})
-    beam, _, calm, _ = statistics.trends(rows, counts, seed=1)
+    beam, _, calm, _ = many_images.trends(rows, counts, seed=1)
     assert (beam["series"], beam["kind"], beam["unit"], beam["images"]) == ("beam", "all", "h", 6)
     assert beam["p_holm"] < 1e-6 and beam["slope"] == pytest.approx(0.35, abs=0.1)
     assert calm["p_value"] > 0.9 and calm["slope"] == pytest.approx(0.0, abs=1e-6)
@@ -87,25 +87,25 @@ def test_a_damaged_session_shows_a_slope_and_a_quiet_one_does_not() -> None:
 def test_frames_of_a_stack_are_a_series_and_one_image_of_their_session() -> None:
     rows = [row(f"s-f{k:04d}", "a/stack.emd", frame=k, acquired="2026-03-17T10:00:00") for k in range(4)]
     rows += [row("x", "a/x.emd", acquired="2026-03-17T11:00:00"), row("y", "a/y.emd", acquired="2026-03-17T12:00:00")]
-    found = statistics.series_of(rows)
+    found = many_images.series_of(rows)
     assert [(name, unit, len(points)) for name, unit, points, _ in found] == [
         ("a", "h", 3),
         ("a/stack.emd · HAADF", "frame", 4),
     ]
-    assert [r["image_id"] for r in statistics.one_of_each_stack(rows)] == ["s-f0000", "x", "y"]
+    assert [r["image_id"] for r in many_images.one_of_each_stack(rows)] == ["s-f0000", "x", "y"]
 
 
 def test_groups_by_folder_column_and_metadata() -> None:
     one = row("1", "a/b/1.dm4", signal="HAADF")
-    assert statistics.group_name(one, {}, "folder") == "a/b"
-    assert statistics.group_name(one, {}, "signal") == "HAADF"
-    assert statistics.group_name(one, {"Microscope": {"HT_V": 200000}}, "Microscope/HT_V") == "200000"
-    assert statistics.group_name(one, {}, "Microscope/HT_V") == "not told"
+    assert many_images.group_name(one, {}, "folder") == "a/b"
+    assert many_images.group_name(one, {}, "signal") == "HAADF"
+    assert many_images.group_name(one, {"Microscope": {"HT_V": 200000}}, "Microscope/HT_V") == "200000"
+    assert many_images.group_name(one, {}, "Microscope/HT_V") == "not told"
 
 
 def test_what_people_excluded_is_taken_out() -> None:
     rows = [row("1", unusable=True), row("2") | {"area_reviewed_nm2": 40.0}, row("3"), row("4") | {"state": "rejected"}]
-    assert [(r["image_id"], r["area_nm2"]) for r in statistics.as_reviewed(rows)] == [("2", 40.0), ("3", 100.0)]
+    assert [(r["image_id"], r["area_nm2"]) for r in many_images.as_reviewed(rows)] == [("2", 40.0), ("3", 100.0)]
 
 
 # ---------------------------------------------------------------- drawings and pages

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import zarr
 
-from oddlattice import densities, statistics
+from oddlattice import densities, many_images
 from oddlattice.logs import log_to
 from oddlattice.products import COMPARISONS, DENSITIES, GROUPS, SITES, TRENDS, table, write_csv
 from oddlattice.report.html import json_lines
@@ -20,9 +20,9 @@ Row = dict[str, Any]
 
 def counts_by_kind(defects: pl.DataFrame) -> dict[str, Counter[str]]:
     """Point defects of each kind in each image."""
-    points = statistics.point_defects(defects)
+    points = many_images.point_defects(defects)
     found: dict[str, Counter[str]] = {}
-    for image, kind in zip(points["image_id"], statistics.kinds_of(points), strict=True):
+    for image, kind in zip(points["image_id"], many_images.kinds_of(points), strict=True):
         found.setdefault(image, Counter())[kind] += 1
     return found
 
@@ -81,25 +81,26 @@ def main(
     settings : dict
         ``group_by``, ``seed``.
     """
-    rows = statistics.as_reviewed(pl.read_parquet(images).to_dicts())
+    rows = many_images.as_reviewed(pl.read_parquet(images).to_dicts())
     counts = counts_by_kind(pl.read_parquet(defects))
-    shards: dict[str, Row] = {}
-    for path in statistics_json:
-        shards |= json.loads(Path(path).read_text(encoding="utf-8"))
+    sites: dict[str, list[Row]] = {}
+    for path in statistics_json:  # of all that a shard says only this is kept: there may be 100,000 images
+        said = json.loads(Path(path).read_text(encoding="utf-8"))
+        sites |= {name: one.get("sites", []) for name, one in said.items()}
     group_by = settings["group_by"]
     plain = group_by == "folder" or (rows and group_by in rows[0])
     metadata = {} if plain else metadata_of(images_zarr, {row["image_id"] for row in rows})
-    names = {row["image_id"]: statistics.group_name(row, metadata.get(row["image_id"], {}), group_by) for row in rows}
-    each = statistics.one_of_each_stack(rows)
-    kinds, sites = by_model(each, counts, {name: one.get("sites", []) for name, one in shards.items()})
-    listed, compared = statistics.groups(each, counts, names)
-    trends = statistics.trends(rows, counts, settings["seed"])
+    names = {row["image_id"]: many_images.group_name(row, metadata.get(row["image_id"], {}), group_by) for row in rows}
+    each = many_images.one_of_each_stack(rows)
+    kinds, fractions = by_model(each, counts, sites)
+    listed, compared = many_images.groups(each, counts, names)
+    trends = many_images.trends(rows, counts, settings["seed"])
     found = {
         "images": len(rows),
         "images_counted": len(each),
         "group_by": group_by,
         "densities": kinds,
-        "sites": sites,
+        "sites": fractions,
         "groups": listed,
         "comparisons": compared,
         "trends": trends,
@@ -107,7 +108,7 @@ def main(
     print(f"{len(rows)} images, {len(listed)} groups, {len(trends)} trends")
     for name, schema, some in (
         ("densities", DENSITIES, kinds),
-        ("sites", SITES, sites),
+        ("sites", SITES, fractions),
         ("groups", GROUPS, listed),
         ("comparisons", COMPARISONS, compared),
         ("trends", TRENDS, [{k: v for k, v in row.items() if k != "points"} for row in trends]),

@@ -14,6 +14,7 @@ from oddlattice.columns import ColumnShape
 from oddlattice.crystal import Crystal, load_crystal
 from oddlattice.detect import raw_places
 from oddlattice.logs import log_to
+from oddlattice.many_images import seed_for
 from oddlattice.onethread import one_thread
 from oddlattice.products import PLACES, table, write_parquet
 from oddlattice.report.html import json_lines
@@ -64,7 +65,7 @@ def measure(
     found = statistics.defect_figures(row, defects, columns)
     cell_nm = math.sqrt(abs(float(np.linalg.det(vectors_nm))))
     found["clustering"] = statistics.clustering(
-        defects, columns, pixel_nm, cell_nm, row["area_nm2"], statistics.seed_for(name, seed)
+        defects, columns, pixel_nm, cell_nm, row["area_nm2"], seed_for(name, seed)
     )
     found["lattice"] = statistics.lattice_figures(*polar.lattice_field(nodes_px, mask, pixel_nm), nodes_px)
     shapes = [ColumnShape(c["site"], c["u"], c["v"], c["amplitude"], tuple(c["precision"])) for c in model["columns"]]

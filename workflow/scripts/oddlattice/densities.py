@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from oddlattice.intervals import poisson_interval, wilson
 
@@ -69,13 +69,13 @@ def corrected_density(number: float, exposure: float, found: Found | None, level
         low, high = poisson_interval(int(number), level)
         return number / exposure, low / exposure, high / exposure
     steps = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    part = stats.beta.ppf(steps, found.hits + 0.5, found.trials - found.hits + 0.5)
+    part = special.betaincinv(found.hits + 0.5, found.trials - found.hits + 0.5, steps)
 
     def quantile(shape: float, probability: float) -> float:
-        ends = stats.gamma.ppf(probability, shape) / part[[-1, 0]]
+        ends = special.gammaincinv(shape, probability) / part[[-1, 0]]
         if ends[1] - ends[0] <= 1e-12 * ends[1]:
             return float(ends[0])
-        below = lambda x: float(stats.gamma.cdf(x * part, shape).mean()) - probability
+        below = lambda x: float(special.gammainc(shape, x * part).mean()) - probability
         return float(optimize.brentq(below, ends[0], ends[1]))
 
     low = quantile(number, tail) if number else 0.0
