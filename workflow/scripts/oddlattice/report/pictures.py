@@ -155,9 +155,7 @@ def save_gray(view: Bytes, path: Path | BinaryIO) -> None:
     As colours of a palette, which PNG neither filters nor, said so, searches for repetitions: noise has none. A third
     of the time of the smallest picture, a fifth larger.
     """
-    image = Image.frombuffer("P", (view.shape[1], view.shape[0]), np.ascontiguousarray(view), "raw", "P", 0, 1)
-    image.putpalette([level for gray in range(256) for level in (gray, gray, gray)])
-    image.save(path, "PNG", compress_level=1, compress_type=HUFFMAN_ONLY)
+    _with_palette(view, range(256)).save(path, "PNG", compress_level=1, compress_type=HUFFMAN_ONLY)
 
 
 def save_lossy(view: Bytes, path: Path, quality: int) -> None:
@@ -167,8 +165,14 @@ def save_lossy(view: Bytes, path: Path, quality: int) -> None:
 
 def save_cover(gaps: npt.NDArray[np.bool_], path: Path) -> None:
     """Save where there is data as PNG: see-through in the gaps."""
-    image = Image.fromarray(~gaps)
-    image.save(path, "PNG", compress_level=1, transparency=0)
+    _with_palette((~gaps).view(np.uint8), (0, 255)).save(path, "PNG", compress_level=1, transparency=0)
+
+
+def _with_palette(view: Bytes, grays: Iterable[int]) -> Image.Image:
+    """Picture of the indices (M, N) of grays."""
+    image = Image.frombuffer("P", (view.shape[1], view.shape[0]), np.ascontiguousarray(view), "raw", "P", 0, 1)
+    image.putpalette([level for gray in grays for level in (gray, gray, gray)])
+    return image
 
 
 @dataclass(frozen=True)
