@@ -5,6 +5,7 @@ It imports no more than it needs: the fork server that loads it must stay free o
 
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class _Task:
     group: zarr.Group
     folder: Path
     file: Mapping[str, Any]
-    sha256: str
+    sha256: Future[str]
     settings: Mapping[str, Any]
     threads: int
     only_signal: bool
@@ -66,15 +67,21 @@ def read_file(
     """
     handle = reader.open_checked(path, file["size_bytes"], file["mtime_ns"])
     kind = reader.family(handle)
-    digest = reader.sha256(handle)
     group = zarr.open_group(folder, mode="w", zarr_format=3)
-    with reader.safe_name(handle, kind, Path(folder)) as name:
-        if kind == "emd":
-            reader.check_hdf5(str(name))
-        signals = reader.load(name, kind)
-        if not signals:
-            raise Refused("holds no image")
-        rows = _read_signals(_Task(group, Path(folder), file, digest, settings, threads, len(signals) == 1), signals)
+    with ThreadPoolExecutor(1) as beside, reader.safe_name(handle, kind, Path(folder)) as name:
+        digest = beside.submit(reader.sha256, handle)
+        if threads == 1:
+            digest.result()
+        try:
+            if kind == "emd":
+                reader.check_hdf5(str(name))
+            signals = reader.load(name, kind)
+            if not signals:
+                raise Refused("holds no image")
+            is_only = len(signals) == 1
+            rows = _read_signals(_Task(group, Path(folder), file, digest, settings, threads, is_only), signals)
+        finally:
+            digest.result()  # what is wrong with the file as a whole comes first, whatever the number of threads
     reader.check_unchanged(handle, file["size_bytes"], file["mtime_ns"])
     return rows
 
@@ -197,7 +204,7 @@ def _write(
         "cols": shape[1],
         "pixel_nm_header": None if pixel_nm is None else list(pixel_nm),
         "units_header": col_axis.units,
-        "sha256": task.sha256,
+        "sha256": task.sha256.result(),
         "acquired": signal.acquired,
         "detector": signal.detector,
         "warnings": warnings + (notes or []) + more,
