@@ -202,7 +202,7 @@ def frames(data: Any) -> Iterator[tuple[int, Iterator[Array]]]:
     `AT_ONCE_BYTES` allows; a frame larger than that is read in bands of rows.
     """
     frame_bytes = data.nbytes // data.shape[0]
-    if frame_bytes > AT_ONCE_BYTES or _comes_in_bands(data):
+    if is_large(data):
         for number in range(data.shape[0]):
             yield number, _bands(data[number])
         return
@@ -213,6 +213,11 @@ def frames(data: Any) -> Iterator[tuple[int, Iterator[Array]]]:
         block = computed(data[start : start + group])
         for number, frame in enumerate(block, start):
             yield number, _bands(frame)
+
+
+def is_large(data: Any) -> bool:
+    """Whether the frames of (frames, rows, cols) are read in bands of rows, one after the other."""
+    return bool(data.nbytes // data.shape[0] > AT_ONCE_BYTES or _comes_in_bands(data))
 
 
 def _comes_in_bands(data: Any) -> bool:

@@ -4,9 +4,10 @@ It imports no more than it needs: the fork server that loads it must stay free o
 """
 
 import shutil
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ Row = dict[str, object]
 class _Task:
     """What all images of a file share."""
 
-    group: zarr.Group
     folder: Path
     file: Mapping[str, Any]
     sha256: Future[str]
@@ -67,7 +67,7 @@ def read_file(
     """
     handle = reader.open_checked(path, file["size_bytes"], file["mtime_ns"])
     kind = reader.family(handle)
-    group = zarr.open_group(folder, mode="w", zarr_format=3)
+    Path(folder).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(1) as beside, reader.safe_name(handle, kind, Path(folder)) as name:
         digest = beside.submit(reader.sha256, handle)
         if threads == 1:
@@ -79,7 +79,7 @@ def read_file(
             if not signals:
                 raise Refused("holds no image")
             is_only = len(signals) == 1
-            rows = _read_signals(_Task(group, Path(folder), file, digest, settings, threads, is_only), signals)
+            rows = _read_signals(_Task(Path(folder), file, digest, settings, threads, is_only), signals)
         finally:
             digest.result()  # what is wrong with the file as a whole comes first, whatever the number of threads
     reader.check_unchanged(handle, file["size_bytes"], file["mtime_ns"])
@@ -152,10 +152,27 @@ def _read_signal(task: _Task, signal: Signal) -> list[Row]:
         return [_write_sum(task, signal, data)]
     if task.settings["frames"] != "each":
         raise ValueError(f"read.frames: {task.settings['frames']!r}; need each or sum")
-    return [
-        _write(task, signal, bands, data.shape[1:], data.dtype, _image_id(task, signal, frame), frame)
-        for frame, bands in images.frames(data)
-    ]
+    return _write_frames(task, signal, data)
+
+
+def _write_frames(task: _Task, signal: Signal, data: Any) -> list[Row]:
+    """Write the frames of a stack, as many at a time as there are threads; more are not read ahead."""
+    rows: list[Row] = []
+    under_way: deque[Future[Row]] = deque()
+    alone = replace(task, threads=1)
+    with ThreadPoolExecutor(task.threads) as pool:
+        for frame, bands in images.frames(data):
+            if task.threads == 1 or images.is_large(data):
+                rows.append(_write_frame(task, signal, data, frame, bands))
+                continue
+            if len(under_way) == task.threads:
+                rows.append(under_way.popleft().result())
+            under_way.append(pool.submit(_write_frame, alone, signal, data, frame, bands))
+        return rows + [written.result() for written in under_way]
+
+
+def _write_frame(task: _Task, signal: Signal, data: Any, frame: int, bands: Iterator[Array]) -> Row:
+    return _write(task, signal, bands, data.shape[1:], data.dtype, _image_id(task, signal, frame), frame)
 
 
 def _write_sum(task: _Task, signal: Signal, data: Any) -> Row:
@@ -183,18 +200,18 @@ def _write(
     pixel_nm, warnings = images.pixel_size_nm(row_axis, col_axis)
     name = _name(signal) if frame <= 0 else f"{_name(signal)} [{frame}]"
     survey = Survey()
-    group = task.group.create_group(image_id)
-    omezarr.write_bands(group, survey.watch(bands), shape, dtype, pixel_nm, name=name, threads=task.threads)
-    reason, more = _judge(group, survey)
+    folder = task.folder / image_id
+    omezarr.write_bands(folder, survey.watch(bands), shape, dtype, pixel_nm, name=name, threads=task.threads)
+    reason, more = _judge(folder, survey)
     if reason:
-        shutil.rmtree(task.folder / image_id)
+        shutil.rmtree(folder)
         subject = (
             f"Frame {frame}" if frame > 0 else "The signal" if task.only_signal else f"The signal {_name(signal)!r}"
         )
         return row(task.file, image_id, _name(signal), frame, f"{subject} {reason}.")
     if survey.not_finite:
-        group = _fill(task, image_id, pixel_nm, name)
-    group.attrs["oddlattice"] = {
+        _fill(folder, pixel_nm, name, task.threads)
+    said = {
         "image_id": image_id,
         "file_id": task.file["file_id"],
         "path": task.file["path"],
@@ -210,10 +227,11 @@ def _write(
         "warnings": warnings + (notes or []) + more,
         "original_metadata": signal.metadata if frame <= 0 else {"_kept_with": _image_id(task, signal, 0)},
     }
+    omezarr.add_attribute(folder, "oddlattice", said)
     return row(task.file, image_id, _name(signal), frame, "")
 
 
-def _judge(group: zarr.Group, survey: Survey) -> tuple[str, list[str]]:
+def _judge(folder: Path, survey: Survey) -> tuple[str, list[str]]:
     """Refusal and warnings by the pixels of an image just written."""
     reason = images.refusal_of_pixels(survey)
     if reason:
@@ -222,31 +240,29 @@ def _judge(group: zarr.Group, survey: Survey) -> tuple[str, list[str]]:
     if survey.not_finite:
         share = 100 * survey.not_finite / survey.pixels
         warnings.append(f"{share:.2g} % of the pixels were not numbers; they are set to the image's mean.")
-    if survey.saturated > images.NOTABLE_SATURATED and images.is_clipped(survey, _count_just_below(group, survey)):
+    if survey.saturated > images.NOTABLE_SATURATED and images.is_clipped(survey, _count_just_below(folder, survey)):
         reason = images.refusal_of_saturation(survey)
         share = 100 * survey.saturated
         warnings.append(f"{share:.2g} % of the pixels sit at the highest value ({survey.highest:g}): cut off there.")
     return reason, warnings
 
 
-def _count_just_below(group: zarr.Group, survey: Survey) -> int:
+def _count_just_below(folder: Path, survey: Survey) -> int:
     """Number of pixels in the 1/64 of the range below the highest value."""
     highest = float(survey.highest)
     low = highest - max((highest - float(survey.lowest)) / 64, 1.0 if survey.dtype.kind in "iu" else 0.0)
-    array = array_of(group, "0")
+    array = array_of(zarr.open_group(folder, mode="r"), "0")
     return sum(int(np.count_nonzero((band >= low) & (band < highest))) for band in omezarr.bands_of(array))
 
 
-def _fill(task: _Task, image_id: str, pixel_nm: omezarr.PixelNm | None, name: str) -> zarr.Group:
+def _fill(folder: Path, pixel_nm: omezarr.PixelNm | None, name: str, threads: int) -> None:
     """Write an image anew, with the mean of its other pixels where one is not finite."""
-    array = array_of(task.group, f"{image_id}/0")
+    array = array_of(zarr.open_group(folder, mode="r"), "0")
     kept = [band[np.isfinite(band)] for band in omezarr.bands_of(array)]
     value = sum(float(some.sum(dtype=np.float64)) for some in kept) / sum(some.size for some in kept)
     filled = (np.where(np.isfinite(band), band, np.float32(value)) for band in omezarr.bands_of(array))
-    other = task.group.create_group(f"{image_id}-filled")
-    omezarr.write_bands(
-        other, filled, (array.shape[0], array.shape[1]), array.dtype, pixel_nm, name=name, threads=task.threads
-    )
-    shutil.rmtree(task.folder / image_id)
-    (task.folder / f"{image_id}-filled").rename(task.folder / image_id)
-    return zarr.open_group(task.folder / image_id, mode="r+", zarr_format=3)
+    other = folder.with_name(f"{folder.name}-filled")
+    shape = (array.shape[0], array.shape[1])
+    omezarr.write_bands(other, filled, shape, array.dtype, pixel_nm, name=name, threads=threads)
+    shutil.rmtree(folder)
+    other.rename(folder)
