@@ -33,3 +33,5 @@ echo "installing the packages of envs/requirements.txt into .venv (once; some mi
 import pathlib, sysconfig
 pathlib.Path(sysconfig.get_path("purelib"), "oddlattice.pth").write_text(f"{pathlib.Path('workflow/scripts').resolve()}\n")
 END
+# without this the first jobs would
+.venv/bin/python -c 'from oddlattice.compiled import compile_all; compile_all()'

@@ -38,7 +38,7 @@ def install(folder: Path, *also: str) -> Path:
         for name in ("Snakefile", "config.yaml"):
             shutil.copy(ROOT / name, folder / name)
         for name in ("envs", "profiles", "workflow", *also):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc"))  # with compiled kernels
     return folder
 
 

@@ -6,8 +6,12 @@ not import it). A fork server loads all of them once (`load_kernels`), for all i
 parallel: the same input gives the same bytes on any number of cores.
 """
 
+import fcntl
+import importlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property, update_wrapper
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -64,6 +68,19 @@ def compiled(signature: str) -> Callable[[Function], Function]:
 
 
 def load_kernels() -> None:
-    """Compile or load the kernels of all modules imported so far."""
-    for kernel in _kernels:
-        _ = kernel.machine
+    """Compile or load the kernels of all modules imported so far; one process at a time compiles, the others load."""
+    if not _kernels:
+        return
+    with open(__file__, "rb") as lock:
+        with suppress(OSError):  # a file system without locks: each compiles for itself
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for kernel in _kernels:
+            _ = kernel.machine
+
+
+def compile_all() -> None:
+    """Compile the kernels of all modules of the package, so that no job has to."""
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        if "\n@compiled(" in path.read_text(encoding="utf-8"):
+            importlib.import_module(".".join(path.relative_to(Path(__file__).parents[1]).with_suffix("").parts))
+    load_kernels()
