@@ -23,6 +23,7 @@ def jobs(work: Path, name: str, what: str) -> list[Figure]:
     found = []
     for number in STAGES:
         taken, _ = stage(work, number)
+        print(f"  {number}, {what}: {taken.peak_mb:.0f} MB, {taken.cpu_s:.0f} s of one core", flush=True)
         found.append(
             Figure(
                 f"{number}_{name}_mb",

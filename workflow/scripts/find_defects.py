@@ -13,7 +13,7 @@ import polars as pl
 import zarr
 
 from oddlattice.children import Fault
-from oddlattice.chunks import Windows
+from oddlattice.chunks import Windows, give_back
 from oddlattice.columns import ColumnShape, as_cells, mean_cell
 from oddlattice.completeness import (
     Curves,
@@ -51,6 +51,7 @@ Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
 Row = dict[str, Any]
 CHUNK_CELLS = 32
+MAP_BYTES = 96 << 20  # of each map of a huge image are kept unpacked while it is laid back
 AROUND_CELLS = 2  # neighbourhood of a part of a huge image: a column's window and its neighbours
 MIN_CELLS = 36  # a part of a huge image with fewer is not tested
 NOWHERE = Part((slice(0, 0), slice(0, 0)), (slice(0, 0), slice(0, 0)))
@@ -383,7 +384,7 @@ def analyse(row: Row, stores: Stores, settings: dict[str, Any]) -> Analysis:
         found |= figures | {"reason": "; ".join(warnings)}
         group = stores.maps.create_group(name)
         difference, prediction = (
-            Windows(stored) if isinstance(z, Windows) else np.asarray(stored[:])
+            Windows(stored, MAP_BYTES) if isinstance(z, Windows) else np.asarray(stored[:])
             for stored in (array_of(differences, "difference"), array_of(differences, "prediction"))
         )
         maps: dict[str, Map] = {"difference": difference, "z": z, "prediction": InCounts(prediction, local_mean)}
@@ -438,9 +439,11 @@ def find_by_parts(
         loud[part.core] = loud_cells(z, image.prediction, image.mask)[part.inner]
         if stored is not None:
             stored[in_px(part.core)] = z[in_px(part.inner)]
+            del image, judged, noise
+            give_back()
     regions = gap_cells(mask, values_of(tiles, "inside"), brightness) | loud
     tally.defects = with_regions(tally.defects, regions, settings)
-    return tally, Windows(stored) if stored is not None else z
+    return tally, Windows(stored, MAP_BYTES) if stored is not None else z
 
 
 def refused(row: Row, fault: Fault | None) -> Analysis:

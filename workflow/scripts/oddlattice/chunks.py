@@ -1,6 +1,8 @@
 """Arrays larger than memory: zarr read window by window, band by band, and every k-th pixel of it."""
 
+import ctypes
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -57,3 +59,9 @@ def every(array: Any, step: int) -> npt.NDArray[Any]:
     """Every `step`-th row and column of a 2-D array, or of what is sliced like one."""
     height = step * max(BAND_ROWS // step, 1)  # so that every band begins with a row that is taken
     return np.concatenate([np.asarray(band)[::step, ::step] for band in bands(array, height)])
+
+
+def give_back() -> None:
+    """Let the C library hand freed memory back to the system: of what many threads freed it would keep the most."""
+    with suppress(AttributeError, OSError):  # glibc's own
+        ctypes.CDLL(None).malloc_trim(0)

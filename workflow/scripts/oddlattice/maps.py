@@ -9,7 +9,7 @@ import numpy.typing as npt
 import zarr
 from scipy.ndimage import map_coordinates
 
-from oddlattice.chunks import Windows
+from oddlattice.chunks import Windows, give_back
 from oddlattice.compiled import compiled
 from oddlattice.crystal import CELL_PX
 from oddlattice.omezarr import Bands
@@ -141,3 +141,5 @@ def write_maps(
             ]
             for image, *band in zip(images, *blocks, strict=True):
                 image.push(np.concatenate(band, axis=1))
+            if shape[1] > BLOCK_COLS:
+                give_back()
