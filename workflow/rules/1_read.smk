@@ -21,7 +21,7 @@ rule read_images:
         "results/benchmarks/read_images/{shard}.tsv"
     conda:
         "../../envs/conda.yaml"
-    threads: 4
+    threads: spread(4)
     resources:
         mem_mb=grown(config["read"]["memory_mb"]),
         runtime=120,

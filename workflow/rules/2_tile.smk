@@ -22,7 +22,7 @@ rule cut_tiles:
         "results/benchmarks/cut_tiles/{shard}.tsv"
     conda:
         "../../envs/conda.yaml"
-    threads: 4
+    threads: spread(4)
     resources:
         mem_mb=grown(4000),
         runtime=120,

@@ -21,7 +21,7 @@ rule infer_differences:
         "results/benchmarks/infer_differences/{shard}.tsv"
     conda:
         "../../envs/conda.yaml"
-    threads: 8
+    threads: spread(8)
     resources:
         mem_mb=grown(4000),
         runtime=120,

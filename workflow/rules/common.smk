@@ -197,6 +197,18 @@ def grown(first_mb):
     return lambda wildcards, attempt: first_mb * 2 ** (attempt - 1)
 
 
+def spread(most):
+    """Threads of a job: at most so many, and fewer where there are shards enough to keep every core busy."""
+
+    def threads(wildcards):
+        cores = workflow.resource_settings.cores
+        if not workflow.is_main_process or not isinstance(cores, int):
+            return most
+        return max(1, min(most, cores // max(len(shards()), 1)))
+
+    return threads
+
+
 def analysis_config():
     """The sections of the config that shape results; where the archive is and how it is packed do not."""
     return {key: config[key] for key in ("read", "models", "tile", "infer", "defects", "report", "seed")}
