@@ -1,4 +1,6 @@
-"""Gaussian blur of large float32 maps, several times faster than by way of doubles."""
+"""Symmetric filters along rows and columns of large float32 maps, several times faster than by way of doubles."""
+
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,10 +42,22 @@ def gaussian_blur(image: Float, sigma_px: float, *, mirrored: bool = True) -> Fl
     mirrored : bool
         Whether the image goes on beyond its edges as in a mirror, or with 0.
     """
-    reach = int(TRUNCATE * sigma_px + 0.5)
-    half = np.exp(-0.5 * (np.arange(reach + 1) / sigma_px) ** 2)
-    half /= half[0] + 2 * half[1:].sum()
-    wide = np.pad(image.astype(np.float32, copy=False), reach, mode="symmetric" if mirrored else "constant")
+    half = np.exp(-0.5 * (np.arange(int(TRUNCATE * sigma_px + 0.5) + 1) / sigma_px) ** 2)
+    return weighted(image, half, "symmetric" if mirrored else "constant")
+
+
+def weighted(image: Float, half: npt.NDArray[np.float64], beyond: Literal["symmetric", "reflect", "constant"]) -> Float:
+    """An image (rows, cols) under a symmetric kernel along rows and columns.
+
+    Parameters
+    ----------
+    half : ndarray of shape (reach + 1,)
+        The kernel's middle and one side; what it adds up to does not matter.
+    beyond : str
+        How the image goes on beyond its edges, as `numpy.pad` has it.
+    """
+    half = half / (half[0] + 2 * half[1:].sum())
+    wide = np.pad(image.astype(np.float32, copy=False), len(half) - 1, mode=beyond)
     out = np.empty(image.shape, dtype=np.float32)
     _blurred(wide, half.astype(np.float32), out)
     return out

@@ -452,9 +452,7 @@ def z_map(difference: Float, mask: Mask, noise: Noise, shape: ColumnShape) -> Fl
     typical = 1.4826 * median_cell(np.abs(cells_at(smooth, sample_of(mask))))
     # pooled over neighbouring pixels of the cell: the largest z must not be the one with the luckiest spread
     spread = np.sqrt(uniform_filter(typical**2, 7, mode="wrap")) + 1e-9
-    everywhere = np.ones_like(mask), np.ones(mask.shape, dtype=np.float32)
-    _whitened(smooth, everywhere[0], (1 / spread).astype(np.float32), everywhere[1], smooth)
-    return smooth
+    return _in_its_noise(smooth, np.ones_like(mask), spread, np.ones(mask.shape))
 
 
 def raw_places(nodes_px: Float, uv: Array) -> Array:

@@ -282,17 +282,17 @@ def _median(values: torch.Tensor) -> torch.Tensor:
     return (line[..., (n - 1) // 2, None] + line[..., n // 2, None]) / 2
 
 
-def _planes_there(mask: npt.NDArray[np.uint8], width: float, like: torch.Tensor) -> list[torch.Tensor]:
+def _planes_there(good: npt.NDArray[np.bool_], width: float, like: torch.Tensor) -> list[torch.Tensor]:
     """Terms of `planes_through` beside a tensor."""
     kind = np.float64 if like.dtype == torch.float64 else np.float32
-    return [torch.from_numpy(x).to(like.device) for x in Planes(mask.astype(np.float64), width).terms(kind)]
+    return [torch.from_numpy(x).to(like.device) for x in Planes(good.astype(np.float64), width).terms(kind)]
 
 
 def smooth_latents_there(latents: torch.Tensor, mask: npt.NDArray[np.uint8], width: float) -> torch.Tensor:
     """`smooth_latents` where they are; (U, V, n) to (U, V, n), float32."""
     good = torch.from_numpy(mask.astype(bool)).to(latents.device)
     layers = latents.permute(2, 0, 1).double()
-    terms = _planes_there((mask > 0).astype(np.uint8), width, layers)
+    terms = _planes_there(mask > 0, width, layers)
     smooth = planes_through(layers, *terms)
     off = (layers - smooth)[:, good]
     spread = 3 * 1.4826 * _median((off - _median(off)).abs()) + 1e-9
@@ -308,7 +308,7 @@ def own_mean_there(residual: torch.Tensor, mask: npt.NDArray[np.uint8], local_ce
     if not mask.any():
         return out
     cells, means = (x.view(rows, CELL_PX, cols, CELL_PX) for x in (residual, out))
-    terms = _planes_there((mask > 0).astype(np.uint8), local_cells, residual)
+    terms = _planes_there(mask > 0, local_cells, residual)
     for row in range(CELL_PX):  # a row of the cell at a time: memory stays small
         here = cells[:, row].permute(2, 0, 1)[:, good]
         middle = _median(here)

@@ -16,7 +16,7 @@ def wilson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
     return (float(low) if hits else 0.0), (float(high) if hits < n else 1.0)
 
 
-def poisson_interval(number: int, level: float = 0.95) -> tuple[float, float]:
+def poisson_interval(number: float, level: float = 0.95) -> tuple[float, float]:
     """Exact interval of a Poisson mean. Source: Garwood 1936, doi:10.1093/biomet/28.3-4.437."""
     tail = (1 - level) / 2
     low = float(gammaincinv(number, tail)) if number else 0.0

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
-from scipy.special import gammaincinv
 
 from oddlattice import densities, rates
 from oddlattice.intervals import poisson_interval
@@ -239,6 +238,5 @@ def groups(
 
 def _scaled_interval(number: int, dispersion: float) -> tuple[float, float]:
     """Interval of a count that scatters by `dispersion` times what counting does."""
-    n = number / dispersion
-    low = float(gammaincinv(n, 0.025)) if n else 0.0
-    return dispersion * low, dispersion * float(gammaincinv(n + 1, 0.975))
+    low, high = poisson_interval(number / dispersion)
+    return dispersion * low, dispersion * high

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from oddlattice.blur import weighted
 from oddlattice.compiled import compiled
 from oddlattice.crystal import CELL_PX
 from oddlattice.frame import Frame
@@ -125,37 +126,14 @@ def straightened(strip: Image, row_shift_px: Array) -> Image:
     return _shifted(coefficients, np.ascontiguousarray(row_shift_px, dtype=np.float64))
 
 
-@compiled("float32[:, ::1](float32[:, :], float32[::1])")
-def _averaged(image: Image, kernel: Image) -> Image:
-    """An image weighted with a short kernel along rows and columns; borders mirror."""
-    rows, cols = image.shape
-    half = len(kernel) // 2
-    found = np.empty((rows, cols), np.float32)
-    line = np.empty(cols + 2 * half, np.float32)
-    for r in range(rows):
-        line[:] = 0
-        for k in range(len(kernel)):
-            near = image[_mirrored(r + k - half, rows)]
-            for c in range(cols):
-                line[half + c] += kernel[k] * near[c]
-        for k in range(1, half + 1):
-            line[half - k] = line[half + _mirrored(k, cols)]
-            line[half + cols - 1 + k] = line[half + _mirrored(cols - 1 + k, cols)]
-        found[r] = 0
-        for k in range(len(kernel)):
-            for c in range(cols):
-                found[r, c] += kernel[k] * line[c + k]
-    return found
-
-
 def area_averaged(window: Image, width_px: float) -> Image:
     """Mean of an image over a square of `width_px` around each pixel; unchanged when that is at most one pixel."""
     if width_px <= 1:
         return window
     whole = int(np.ceil((width_px - 1) / 2 - 1e-9))
-    kernel = np.ones(2 * whole + 1)
-    kernel[[0, -1]] = (width_px - (2 * whole - 1)) / 2
-    return _averaged(window, (kernel / kernel.sum()).astype(np.float32))
+    half = np.ones(whole + 1)
+    half[-1] = (width_px - (2 * whole - 1)) / 2
+    return weighted(window, half, "reflect")
 
 
 def _period_px(nodes_px: Array) -> float:

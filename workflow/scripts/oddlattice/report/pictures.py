@@ -140,13 +140,10 @@ def level_shapes(shape: tuple[int, int], tile_px: int) -> list[tuple[int, int]]:
     return shapes
 
 
-def save_webp(view: Bytes, path: Path, quality: int | None = None) -> None:
-    """Save gray (M, N) or RGB (M, N, 3) as WebP; lossless without `quality`."""
+def save_webp(view: Bytes, path: Path) -> None:
+    """Save gray (M, N) or RGB (M, N, 3) as WebP, without loss."""
     image = Image.fromarray(np.ascontiguousarray(view)).convert("RGB")
-    if quality is None:
-        image.save(path, "WEBP", lossless=True, method=1, quality=20)
-    else:
-        image.save(path, "WEBP", quality=quality, method=0)
+    image.save(path, "WEBP", lossless=True, method=1, quality=20)
 
 
 def save_gray(view: Bytes, path: Path | BinaryIO) -> None:
