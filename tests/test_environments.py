@@ -1,5 +1,6 @@
 """The environments for --sdm conda and for Apptainer: in step with what .venv holds, and whole."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -71,12 +72,16 @@ def test_what_the_image_holds_is_enough_to_run(image: Path, arguments: list[str]
     done = subprocess.run(
         [sys.executable, *wanted, "--config", f"archive={image}/archive", "settle_s=0"],
         cwd=image,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^write_index +1$", done.stdout, flags=re.MULTILINE)
+    assert re.search(
+        r"rule infer_differences:\n(    .*\n)*    resources: .*\bgpu=0\b", done.stdout
+    )  # it takes processors
     profile = "gpu" if "gpu" in arguments else "default"
     assert f"workflow specific profile {image}/opt/oddlattice/profiles/{profile}" in done.stderr
 

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from oddlattice.settings import SettingsError, check_model, checked, dumped, find_model, load_yaml, source, versions
+from oddlattice.settings import (
+    SettingsError,
+    check_model,
+    checked,
+    dumped,
+    find_model,
+    load_yaml,
+    source,
+    takes_gpu,
+    versions,
+)
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = load_yaml(ROOT / "workflow/schemas/config.schema.yaml")
@@ -210,6 +220,36 @@ def test_weights_without_a_hash_are_refused(tmp_path: Path) -> None:
 def test_the_shipped_models_are_whole() -> None:
     for name in SHIPPED["models"]:
         check_model(find_model(name, [ROOT / "models"]))
+
+
+@pytest.mark.parametrize(
+    ("device", "look", "there", "visible", "taken"),
+    [
+        ("cpu", True, ["nvidia0"], None, False),
+        ("cuda", True, [], None, True),
+        ("auto", True, ["nvidia0", "nvidiactl"], None, True),
+        ("auto", True, ["kfd"], None, True),
+        ("auto", True, ["nvidiactl", "null"], None, False),
+        ("auto", True, ["nvidia0"], "", False),
+        ("auto", True, ["nvidia0"], "0", True),
+        ("auto", False, [], None, True),  # on a cluster: what this machine has says nothing
+    ],
+)
+def test_a_gpu_is_asked_for_where_one_may_do_the_work(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    look: bool,
+    there: list[str],
+    visible: str | None,
+    taken: bool,
+) -> None:
+    for name in there:
+        (tmp_path / name).touch()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert takes_gpu(device, look=look, devices=tmp_path) == taken
 
 
 def test_versions_name_this_program_first() -> None:

@@ -25,7 +25,7 @@ rule infer_differences:
     resources:
         mem_mb=grown(4000),
         runtime=120,
-        gpu=0 if config["infer"]["device"] == "cpu" else 1,
+        gpu=gpus,
     params:
         settings=config["infer"] | {"seed": config["seed"]},
     script:

@@ -197,6 +197,15 @@ def grown(first_mb):
     return lambda wildcards, attempt: first_mb * 2 ** (attempt - 1)
 
 
+def gpus(wildcards):
+    """GPUs of an inference job: none where the processors of this machine do the work, so that jobs go on side by side.
+
+    What a cluster's nodes have is not seen from here: a job there asks for one, unless `infer.device` is cpu.
+    """
+    here = workflow.is_main_process and workflow.local_exec
+    return 1 if settings.takes_gpu(config["infer"]["device"], look=here) else 0
+
+
 def spread(most):
     """Threads of a job: at most so many, and fewer where there are shards enough to keep every core busy."""
 

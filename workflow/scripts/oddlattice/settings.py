@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -218,3 +219,21 @@ def versions() -> dict[str, str]:
     """Versions of this program, of Python and of the packages that results depend on."""
     ours = {"oddlattice": __version__, "python": platform.python_version()}
     return ours | {package: version(package) for package in PACKAGES}
+
+
+def takes_gpu(device: str, *, look: bool, devices: Path = Path("/dev")) -> bool:
+    """Whether inference may take a GPU, told without PyTorch, which would take seconds to load.
+
+    Parameters
+    ----------
+    device : str
+        `infer.device`: auto, cpu or cuda.
+    look : bool
+        Whether inference runs on this machine, so that "auto" can be told by its devices.
+    devices : Path
+        Where the system has its devices: of NVIDIA, of AMD, or of Windows below a Linux.
+    """
+    if device != "auto" or not look:
+        return device != "cpu"
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return not hidden and any(any(devices.glob(name)) for name in ("nvidia[0-9]*", "kfd", "dxg"))
