@@ -187,11 +187,13 @@ def test_known_signal_scores_are_standard_normal_in_bulk() -> None:
 
 def test_ideal_recalls() -> None:
     dprime = np.array([0.0, 2.0, 4.0, 8.0])
-    known, searching = recall_of_ideal(dprime, 0.01), recall_of_search(dprime, 0.01)
+    known, searching = recall_of_ideal(dprime, 0.01), recall_of_search(dprime, 0.01, 0.5)
     assert known[0] == pytest.approx(0.01)
     assert known[2] == pytest.approx(stats.norm.cdf(4 - stats.norm.isf(0.01)))
     assert (searching[1:3] < known[1:3]).all()
     assert searching[3] > 0.999
+    leaning = recall_of_search(dprime, 0.01, 0.1)
+    assert (searching[1:3] < leaning[1:3]).all() and (leaning[1:3] < known[1:3]).all()
 
 
 def test_interval_without_trials_says_nothing() -> None:

@@ -13,6 +13,7 @@ from oddlattice.detect import (
     SIDE_PX,
     Null,
     Scored,
+    either,
     estimate_noise,
     judge_columns,
     lean_of,
@@ -176,3 +177,20 @@ def test_a_leaning_null_is_not_taken_for_heavier_columns() -> None:
     p, p_plain = (n.judge(quiet, np.ones(len(z))).p_value / 2 for n in (null, plain))  # Sidak: half of it each
     up = z > 0
     assert 0.6 < (p[up] < 2e-4).sum() / (len(z) * 1e-4) < 1.5 < (p_plain[up] < 2e-4).sum() / (len(z) * 1e-4)
+
+
+@pytest.mark.parametrize("shift_share", [0.5, 0.2])
+def test_false_alarms_are_shared_out_as_told(shift_share: float) -> None:
+    """At any threshold: so many in all as p says, and of these the displacement's share."""
+    p_change, p_shift = np.random.default_rng(21).random((2, 1_000_000))
+    p, by_shift = either(p_change, p_shift, shift_share)
+    for cut in (0.001, 0.01, 0.3, 0.9):
+        assert (p < cut).mean() == pytest.approx(cut, rel=4 / np.sqrt(cut * len(p)))
+    low = p < 0.01
+    assert by_shift[low].mean() == pytest.approx(shift_share, abs=0.02)
+
+
+def test_the_smallest_p_values_keep_their_digits() -> None:
+    p, by_shift = either(np.array([1e-40, 1.0]), np.array([1.0, 1e-200]), 0.2)
+    assert p == pytest.approx([1.25e-40, 5e-200], rel=1e-12)
+    assert by_shift.tolist() == [False, True]

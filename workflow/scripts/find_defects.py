@@ -109,21 +109,20 @@ def find_in_part(image: Registered, settings: dict[str, Any]) -> tuple[Judged, F
     noise = estimate_noise(image.difference, image.mask)
     vectors_pm = image.vectors_px * image.pixel_nm * 1000
     anm = published_map(image.difference, image.prediction, image.mask, settings["published_threshold"])
-    tested = [
-        (found, response)
-        for shape, response in zip(image.shapes, image.responses, strict=True)
-        if (found := judge_columns(image.difference, image.mask, noise, shape, vectors_pm, response, anm)) is not None
-    ]
-    judged = judge_all([found for found, _ in tested], settings["fdr"])
-    single_defects(
-        judged, image.difference, noise, vectors_pm, [np.array(response) for _, response in tested], settings["fdr"]
-    )
+    fdr, shift_share = settings["fdr"], settings["shift_share"]
+    tested = []
+    for shape, response in zip(image.shapes, image.responses, strict=True):
+        found = judge_columns(image.difference, image.mask, noise, shape, vectors_pm, response, anm, shift_share)
+        if found is not None:
+            tested.append((found, response))
+    judged = judge_all([found for found, _ in tested], fdr)
+    single_defects(judged, image.difference, noise, vectors_pm, [np.array(response) for _, response in tested], fdr)
     if not image.shapes:
         return judged, np.zeros_like(image.difference), noise
     narrowest = max(image.shapes, key=lambda shape: sum(shape.precision[::2]))
     z = z_map(image.difference, image.mask, noise, narrowest)
     places = np.array([(shape.u, shape.v) for shape in image.shapes])
-    judged.defects += extra_columns(judged, z, image.mask, places, kernel_width_px(narrowest), settings["fdr"])
+    judged.defects += extra_columns(judged, z, image.mask, places, kernel_width_px(narrowest), fdr)
     return judged, z, noise
 
 

@@ -446,7 +446,7 @@ def main(
                 print(f"{done} of {len(jobs)} fields", flush=True)
         files = whole_files(plan, setup, stages["read"], seed)
     ideal = ideals(library, model.crystal, (*kinds["detection"],))
-    tables = summarise(findings, kinds, ideal, files, float(stages["defects"]["published_band_std"]))
+    tables = summarise(findings, kinds, ideal, files, stages["defects"])
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     for name, found in tables.items():

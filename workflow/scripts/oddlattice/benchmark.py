@@ -427,16 +427,17 @@ def recall_of_ideal(dprime: Array, rate: float) -> Array:
     return np.asarray(stats.norm.sf(stats.norm.isf(rate) - dprime))
 
 
-def recall_of_search(dprime: Array, rate: float, samples: int = 100_000, seed: int = 0) -> Array:
+def recall_of_search(dprime: Array, rate: float, shift_share: float, samples: int = 100_000, seed: int = 0) -> Array:
     """Recall of an ideal test that is told neither kind nor sign nor direction, for changes of intensity.
 
-    Three independent standard normal estimates, intensity and two of displacement; the smaller p-value counts.
+    Three independent standard normal estimates, intensity and two of displacement; the smaller p-value counts, of which
+    `shift_share` of the false alarms are the displacement's.
     """
     draws = np.random.default_rng(seed).standard_normal((samples, 3))
-    shift = -(draws[:, 1:] ** 2).sum(1) / 2
+    shift = -(draws[:, 1:] ** 2).sum(1) / 2 - np.log(2 * shift_share)
 
     def surprise(lift: float) -> Array:
-        return -np.asarray(np.minimum(np.log(2) + stats.norm.logsf(np.abs(draws[:, 0] + lift)), shift))
+        return -np.asarray(np.minimum(stats.norm.logsf(np.abs(draws[:, 0] + lift)) - np.log(1 - shift_share), shift))
 
     threshold = np.quantile(surprise(0.0), 1 - rate)
     return np.array([float((surprise(float(d)) > threshold).mean()) for d in np.ravel(dprime)])

@@ -85,6 +85,8 @@ class Null:
         Columns it was estimated from.
     lean : float
         Skewness of the relative intensity, not negative: few electrons scatter further up than down.
+    shift_share : float
+        Part of the false alarms that may come from displacements; the rest from intensity.
     """
 
     middle: float
@@ -93,6 +95,7 @@ class Null:
     covariance: Array
     columns: int
     lean: float = 0.0
+    shift_share: float = 0.5
 
     def judge(self, found: Array, level: Array) -> "Verdict":
         """Judge estimates (n, 3) at places with noise `level` (n,); see `Verdict`."""
@@ -107,9 +110,8 @@ class Null:
             tail = np.where(change > 0, np.maximum(tail, leaning), tail)
         p_change = 2 * tail
         p_shift = tails.fisher_sf(distance / 2 * (freedom - 1) / freedom, 2, freedom - 1)
-        smaller = np.minimum(p_change, p_shift)
-        p_value = np.maximum(np.where(smaller > 1e-8, 1 - (1 - smaller) ** 2, 2 * smaller), 1e-300)
-        sign = np.where(p_change <= p_shift, np.sign(change), 1.0)
+        p_value, by_shift = either(p_change, p_shift, self.shift_share)
+        sign = np.where(by_shift, 1.0, np.sign(change))
         return Verdict(
             change=change,
             change_sigma=change_sigma,
@@ -138,7 +140,7 @@ class Verdict:
     z_shift : ndarray of shape (n,)
         The displacement's p-value as a normal deviate, never negative.
     p_value : ndarray of shape (n,)
-        Of the more striking of the two, both having been looked at (Sidak).
+        Of the more striking of the two, both having been looked at (`either`).
     z : ndarray of shape (n,)
         `p_value` as a normal deviate; negative where intensity is missing.
     """
@@ -360,6 +362,19 @@ def robust_plane(values: Array) -> tuple[Array, Array]:
     return centre, covariance
 
 
+def either(p_change: Array, p_shift: Array, shift_share: float) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """p-values (n,) of the more striking of two independent tests, and whether it is the displacement's.
+
+    At any threshold `shift_share` of the false alarms are the displacement's. Source: Sidak's correction with weights,
+    Holland and Copenhaver 1987, doi:10.2307/2531989; Genovese et al. 2006, doi:10.1093/biomet/93.3.509.
+    """
+    weights = 2 * (1 - shift_share), 2 * shift_share
+    by_change, by_shift = p_change / weights[0], p_shift / weights[1]
+    smaller = np.minimum(by_change, by_shift)
+    # 1 - (1 - w0 p)(1 - w1 p), in a form that loses no digits of the smallest
+    return np.maximum(2 * smaller - weights[0] * weights[1] * smaller**2, 1e-300), by_shift < by_change
+
+
 def judge_columns(
     difference: Float,
     mask: Mask,
@@ -368,6 +383,7 @@ def judge_columns(
     vectors_pm: Array,
     response: tuple[float, float],
     anm_map: Float,
+    shift_share: float = 0.5,
 ) -> Scored | None:
     """Test every column of one kind against the scatter of its own kind in this image.
 
@@ -377,6 +393,8 @@ def judge_columns(
         Part of an intensity change, and of a displacement, that the prediction leaves in the difference (1: all).
     anm_map : ndarray of shape (U * 20, V * 20)
         From `published_map`.
+    shift_share : float
+        Part of the false alarms that may come from displacements.
 
     Returns
     -------
@@ -393,7 +411,7 @@ def judge_columns(
     middle, spread = robust_normal(found[:, 0] / level)
     centre, covariance = robust_plane(found[:, 1:] / level[:, None])
     lean = lean_of((found[:, 0] / level - middle) / spread)
-    null = Null(middle, spread, centre, covariance, len(cells), lean)
+    null = Null(middle, spread, centre, covariance, len(cells), lean, shift_share)
     anm = published_score(anm_map, shape, cells)
     return Scored(shape, cells, found, level, kernel, null, null.judge(found, level), anm, response)
 

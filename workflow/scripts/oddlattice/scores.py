@@ -1,6 +1,6 @@
 """Tables of the benchmark, made from every tested column of every field: what is found, how surely, under what name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
@@ -238,14 +238,14 @@ def efficiency_table(detection: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def ideal_curve() -> pl.DataFrame:
+def ideal_curve(shift_share: float) -> pl.DataFrame:
     """Recall against the ideal d': of the ideal observer, and of an ideal test that must search."""
     dprime = np.linspace(0, 10, 41)
     columns: dict[str, Array] = {"dprime_ideal": dprime}
     for rate, name in RATES:
         columns |= {
             f"ideal_at_{name}": recall_of_ideal(dprime, rate),
-            f"search_at_{name}": recall_of_search(dprime, rate),
+            f"search_at_{name}": recall_of_search(dprime, rate, shift_share),
         }
     return pl.DataFrame(columns)
 
@@ -458,9 +458,13 @@ def confusion_table(findings: Findings) -> pl.DataFrame:
 
 
 def summarise(
-    findings: Findings, kinds: dict[str, tuple[Kind, ...]], ideal: dict[str, float], files: pl.DataFrame, width: float
+    findings: Findings,
+    kinds: dict[str, tuple[Kind, ...]],
+    ideal: dict[str, float],
+    files: pl.DataFrame,
+    defects: Mapping[str, Any],
 ) -> Tables:
-    """All tables, by the name of their file.
+    """All tables, by the name of their file; `defects` are the settings of that stage.
 
     Raises
     ------
@@ -471,11 +475,11 @@ def summarise(
     if not len(detection):
         reasons = sorted({row["refused"] for row in findings.fields if row["refused"]})
         raise ValueError(f"benchmark: found no field that could be analysed ({'; '.join(reasons)}); needed some")
-    table_1, figure_2 = class_tables(findings, kinds["classes"], width)
+    table_1, figure_2 = class_tables(findings, kinds["classes"], float(defects["published_band_std"]))
     tables: Tables = {
         "detection": detection,
         "efficiency": efficiency_table(detection),
-        "ideal": ideal_curve(),
+        "ideal": ideal_curve(float(defects["shift_share"])),
         "table_1": table_1,
         "figure_2": figure_2,
         "calibration": calibration_table(findings),
