@@ -10,6 +10,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec
 
+from oddlattice import chunkfiles
 from oddlattice.anchor import column_weights
 from oddlattice.children import Ending, Fault, Limits, run_limited, spared
 from oddlattice.chunks import Windows
@@ -18,6 +19,7 @@ from oddlattice.frame import Frame
 from oddlattice.lattice import NoLatticeError, describe, stretch_of
 from oddlattice.logs import log_to
 from oddlattice.onethread import one_thread
+from oddlattice.parts import in_px
 from oddlattice.register import (
     NoModelError,
     Registration,
@@ -192,7 +194,7 @@ def write_registration(image: Any, found: Registration, group: zarr.Group) -> No
     for u in range(0, n_u, BAND_CELLS):
         for v in range(0, n_v, BAND_CELLS):
             cells = slice(u, min(u + BAND_CELLS, n_u)), slice(v, min(v + BAND_CELLS, n_v))
-            tiles[tuple(slice(s.start * CELL_PX, s.stop * CELL_PX) for s in cells)] = render(image, found, cells)
+            chunkfiles.write(tiles, in_px(cells), render(image, found, cells))
     arrays: dict[str, tuple[npt.NDArray[Any], tuple[str, ...]]] = {
         "mask": (found.mask.astype(np.uint8), ("u", "v")),
         "inside": (found.inside.astype(np.uint8), ("u", "v")),
@@ -204,7 +206,7 @@ def write_registration(image: Any, found: Registration, group: zarr.Group) -> No
         array = group.create_array(
             name, shape=values.shape, chunks=values.shape, dtype=values.dtype, compressors=[CODEC], dimension_names=dims
         )
-        array[:] = values
+        chunkfiles.write(array, (), values)
 
 
 def tile_image(
@@ -216,7 +218,7 @@ def tile_image(
     image: Any = array_of(source, "0")
     pixel_nm = header_nm(said_of(source))
     group = zarr.open_group(out, mode="r+").create_group(image_id)
-    image = np.asarray(image[:]) if image.shape[0] * image.shape[1] <= AT_ONCE_PX else Windows(image)
+    image = chunkfiles.read(image) if image.shape[0] * image.shape[1] <= AT_ONCE_PX else Windows(image)
     try:
         found = fit_registration(image, crystals, pixel_nm, settings_from(settings))
     except NoLatticeError as error:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 import zarr
 
+from oddlattice import chunkfiles
 from oddlattice.children import Fault
 from oddlattice.chunks import Windows, give_back
 from oddlattice.columns import ColumnShape, as_cells, mean_cell
@@ -383,7 +384,7 @@ def analyse(row: Row, stores: Stores, settings: dict[str, Any]) -> Analysis:
         found |= figures | {"reason": "; ".join(warnings)}
         group = stores.maps.create_group(name)
         difference, prediction = (
-            Windows(stored, MAP_BYTES) if isinstance(z, Windows) else np.asarray(stored[:])
+            Windows(stored, MAP_BYTES) if isinstance(z, Windows) else chunkfiles.read(stored)
             for stored in (array_of(differences, "difference"), array_of(differences, "prediction"))
         )
         maps: dict[str, Map] = {"difference": difference, "z": z, "prediction": InCounts(prediction, local_mean)}

@@ -11,6 +11,7 @@ import torch
 import zarr
 from zarr.codecs import BloscCodec
 
+from oddlattice import chunkfiles
 from oddlattice.baselines import predict_pca, predict_template
 from oddlattice.children import Fault, spared
 from oddlattice.columns import (
@@ -117,7 +118,7 @@ def responses(
     """
     cells = densest_part(mask)
     part = mask[cells]
-    here = np.asarray(tiles[in_px(cells)], dtype=np.float32)
+    here = chunkfiles.read(tiles, in_px(cells)).astype(np.float32, copy=False)
     _, before = predictor.whole(here, part)
     placed = []
     for offset, shape in enumerate(shapes):  # every kind has cells of its own: no two trials touch
@@ -186,7 +187,7 @@ def contrast_in(tiles: zarr.Array[Any], mask: Mask) -> float | None:
         return None
     sample = sample_of(mask)
     cells = [
-        cells_at(np.asarray(tiles[in_px(part.core)]), sample[own] - [part.core[0].start, part.core[1].start])
+        cells_at(chunkfiles.read(tiles, in_px(part.core)), sample[own] - [part.core[0].start, part.core[1].start])
         for part in parts_of(mask.shape, 0)
         if (own := is_inside(sample, part)).any()
     ]
@@ -292,7 +293,7 @@ def new_map(target: zarr.Group, name: str, shape: tuple[int, ...]) -> zarr.Array
 def write_core(part: Part, maps: list[tuple[zarr.Array[Any], Float]]) -> None:
     """Write a part's own cells of maps that cover its neighbourhood too."""
     for array, values in maps:
-        array[in_px(part.core)] = values[in_px(part.inner)]
+        chunkfiles.write(array, in_px(part.core), values[in_px(part.inner)])
 
 
 def _mask(source: zarr.Group) -> Mask:

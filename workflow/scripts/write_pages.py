@@ -17,6 +17,7 @@ import polars as pl
 import yaml
 import zarr
 
+from oddlattice import chunkfiles
 from oddlattice.chunks import Windows, bands, every
 from oddlattice.crystal import CELL_PX
 from oddlattice.logs import log_to
@@ -49,12 +50,12 @@ def _frame(group: zarr.Group | None, name: str, most_bytes: int = 0) -> Any:
     found = array_if_any(group, name)
     if found is None:
         return None
-    return Windows(found, most_bytes) if found.shape[0] * found.shape[1] > AT_ONCE_PX else found[:]
+    return Windows(found, most_bytes) if found.shape[0] * found.shape[1] > AT_ONCE_PX else chunkfiles.read(found)
 
 
 def _values(group: zarr.Group | None, name: str) -> Any:
     found = array_if_any(group, name)
-    return None if found is None else found[:]
+    return None if found is None else chunkfiles.read(found)
 
 
 def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns: pl.DataFrame) -> Image:

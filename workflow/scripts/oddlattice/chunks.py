@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from oddlattice import chunkfiles
+
 MOST_BYTES = 192 << 20
 BAND_ROWS = 1024  # as many as a chunk of an image has
 
@@ -30,7 +32,7 @@ class Windows:
         rows, cols = self._chunk = (array.chunks[0], array.chunks[1])
 
         def chunk(i: int, j: int) -> npt.NDArray[Any]:
-            return np.asarray(array[i * rows : (i + 1) * rows, j * cols : (j + 1) * cols])
+            return chunkfiles.read(array, (slice(i * rows, (i + 1) * rows), slice(j * cols, (j + 1) * cols)))
 
         self._read = lru_cache(max(1, most_bytes // (rows * cols * array.dtype.itemsize)))(chunk)
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import zarr
+
+from oddlattice import chunkfiles
 
 Row = dict[str, Any]
 
@@ -43,7 +44,7 @@ def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
 
 def values_of(group: zarr.Group, name: str, window: tuple[slice, ...] = ()) -> npt.NDArray[Any]:
     """An array of a group, or a window of it, as it is read; errors as of `array_of`."""
-    return np.asarray(array_of(group, name)[window or slice(None)])
+    return chunkfiles.read(array_of(group, name), window)
 
 
 def said_of(group: zarr.Group) -> Row:
