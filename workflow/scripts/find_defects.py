@@ -12,7 +12,6 @@ import numpy.typing as npt
 import polars as pl
 import zarr
 
-from oddlattice import chunkfiles
 from oddlattice.children import Fault
 from oddlattice.chunks import Windows, give_back
 from oddlattice.columns import ColumnShape, as_cells, mean_cell
@@ -372,7 +371,7 @@ def analyse(row: Row, stores: Stores, settings: dict[str, Any]) -> Analysis:
     found["model"] = model["model"]
     tiles, header = group_of(stores.tiles, name), source.get("pixel_nm_header")
     with TemporaryDirectory(dir=stores.scratch, prefix=".z-") as scratch:
-        tally, z = find_by_parts(name, tiles, differences, header, settings, Path(scratch))
+        tally, maps = find_by_parts(name, tiles, differences, header, settings, Path(scratch))
         image = load_registered(tiles, differences, header, NOWHERE)
         warnings = [*source.get("warnings", []), *lattice.get("warnings", [])]
         if not tally.columns or not sum(map(len, tally.columns)):
@@ -383,12 +382,8 @@ def analyse(row: Row, stores: Stores, settings: dict[str, Any]) -> Analysis:
         figures["dose_counts_per_nm2"] = float(local_mean[mask > 0].mean() / np.prod(image.pixel_nm))
         found |= figures | {"reason": "; ".join(warnings)}
         group = stores.maps.create_group(name)
-        difference, prediction = (
-            Windows(stored, MAP_BYTES) if isinstance(z, Windows) else chunkfiles.read(stored)
-            for stored in (array_of(differences, "difference"), array_of(differences, "prediction"))
-        )
-        maps: dict[str, Map] = {"difference": difference, "z": z, "prediction": InCounts(prediction, local_mean)}
-        write_maps(group, maps, ToLattice(nodes_px, image.row_shift_px), (found["rows"], found["cols"]), header)
+        laid: dict[str, Map] = {**maps, "prediction": InCounts(maps["prediction"], local_mean)}
+        write_maps(group, laid, ToLattice(nodes_px, image.row_shift_px), (found["rows"], found["cols"]), header)
     said = {"image_id": name, "completeness": tally.losses, "trials": tally.trials}
     group.update_attributes({"oddlattice": said})
     whole = replace(image, nodes_px=nodes_px)
@@ -407,7 +402,7 @@ def find_by_parts(
     header: list[float] | None,
     settings: dict[str, Any],
     scratch: Path,
-) -> tuple[Tally, Float | Windows]:
+) -> tuple[Tally, dict[str, Float | Windows]]:
     """Test the columns of an image part by part; nearly every image is one part.
 
     A part of a huge image is judged by its own scatter, and keeps the false-discovery rate by itself.
@@ -415,8 +410,8 @@ def find_by_parts(
     Returns
     -------
     tally : Tally
-    z : ndarray or Windows of shape (U * 20, V * 20), float32
-        z map in the lattice frame; that of a huge image lies in `scratch`.
+    maps : dict of ndarray or Windows of shape (U * 20, V * 20), float32
+        In the lattice frame: difference, z, prediction; z of a huge image lies in `scratch`.
     """
     tally = Tally()
     trials = [Trial(**entry) for entry in said_of(differences)["trial_defects"]]
@@ -443,7 +438,11 @@ def find_by_parts(
             give_back()
     regions = gap_cells(mask, values_of(tiles, "inside"), brightness) | loud
     tally.defects = with_regions(tally.defects, regions, settings)
-    return tally, Windows(stored, MAP_BYTES) if stored is not None else z
+    if stored is None:
+        return tally, {"difference": image.difference, "z": z, "prediction": image.prediction}
+    arrays = {"difference": array_of(differences, "difference"), "z": stored}
+    arrays["prediction"] = array_of(differences, "prediction")
+    return tally, {name: Windows(array, MAP_BYTES) for name, array in arrays.items()}
 
 
 def refused(row: Row, fault: Fault | None) -> Analysis:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 from scipy.optimize import least_squares
 
 from oddlattice.crystal import CELL_PX, Column
+from oddlattice.medians import median
 
 Array = npt.NDArray[np.float64]
 
@@ -61,8 +62,7 @@ def cells_at(tiles: npt.NDArray[np.floating], cells: npt.NDArray[np.intp]) -> np
 
 def median_cell(cells: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Median of cells (n, 20, 20); shape (20, 20)."""
-    by_pixel = np.ascontiguousarray(cells.reshape(len(cells), -1).T)  # three times faster than along the first axis
-    return np.asarray(np.median(by_pixel, axis=1).reshape(cells.shape[1:]), dtype=np.float64)
+    return np.asarray(median(cells, axis=0), dtype=np.float64)
 
 
 def mean_cell(tiles: npt.NDArray[np.floating], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:

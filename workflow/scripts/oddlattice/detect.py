@@ -24,6 +24,7 @@ from oddlattice.columns import (
 )
 from oddlattice.compiled import compiled
 from oddlattice.crystal import CELL_PX
+from oddlattice.medians import median
 from oddlattice.smooth import local_plane
 
 Array = npt.NDArray[np.float64]
@@ -200,7 +201,7 @@ def estimate_noise(difference: Float, mask: Mask) -> Noise:
     inside = np.argwhere(good)
     some = inside[:: max(1, len(inside) // 4096)]
     sample = cells[some[:, 0], some[:, 1]]
-    spread = 1.4826 * np.median(np.abs(sample), axis=0) + 1e-9
+    spread = 1.4826 * median(np.abs(sample), axis=0) + 1e-9
     # 0.973: variance of a normal clipped at three standard deviations
     sigma = np.sqrt(np.mean(np.clip(sample, -3 * spread, 3 * spread) ** 2, axis=0) / 0.973)
     energy = np.zeros(mask.shape)
@@ -256,7 +257,7 @@ def _quiet(white: Float, good: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     Strong defects would pass for noise that is correlated over a whole column.
     """
     cells = np.abs(as_cells(gaussian_blur(white, QUIET_SMOOTH_PX)))
-    spread = 1.4826 * float(np.median(cells[good]))
+    spread = 1.4826 * float(median(cells[good].ravel()))
     odd = good & (cells.max(axis=(2, 3)) > QUIET_SIGMA * spread)
     quiet = good & ~binary_dilation(odd, np.ones((3, 3), dtype=bool))
     return np.asarray(quiet if quiet.sum() > 0.3 * good.sum() else good)

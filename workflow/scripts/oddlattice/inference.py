@@ -13,6 +13,7 @@ import torch
 
 from oddlattice.columns import as_cells, mean_cell
 from oddlattice.crystal import CELL_PX
+from oddlattice.medians import median
 from oddlattice.patches import standardised
 from oddlattice.smooth import Planes, planes_through
 from oddlattice.vae import VAE
@@ -197,7 +198,7 @@ def smooth_latents(latents: Float, mask: npt.NDArray[np.uint8], width: float) ->
     layers = latents.transpose(2, 0, 1).astype(np.float64)
     smooth = planes.smooth(layers)
     off = (layers - smooth)[:, good]
-    spread = 3 * 1.4826 * np.median(np.abs(off - np.median(off, axis=1, keepdims=True)), axis=1, keepdims=True) + 1e-9
+    spread = 3 * 1.4826 * median(np.abs(off - median(off, keepdims=True)), keepdims=True) + 1e-9
     layers[:, good] = smooth[:, good] + np.clip(off, -spread, spread)
     return planes.smooth(layers).transpose(1, 2, 0).astype(np.float32)
 
@@ -358,9 +359,9 @@ def own_mean(residual: Float, mask: npt.NDArray[np.uint8], local_cells: float, t
 
     def take_up(row: int) -> None:  # a row of the cell at a time: memory stays small
         here = np.ascontiguousarray(cells[:, :, row][good].T)  # (20, n)
-        middle = np.median(here, axis=1, keepdims=True)
+        middle = median(here, keepdims=True)
         here -= middle
-        spread = np.float32(1.4826) * np.median(np.abs(here), axis=1, keepdims=True) + np.float32(1e-9)
+        spread = np.float32(1.4826) * median(np.abs(here), keepdims=True) + np.float32(1e-9)
         field = np.zeros((CELL_PX, *mask.shape), dtype=np.float32)
         field[:, good] = np.clip(here, -3 * spread, 3 * spread)
         mean_cells[:, :, row][good] = (middle + planes.smooth(field)[:, good]).T

@@ -13,6 +13,7 @@ import scipy.fft
 from scipy import ndimage
 
 from oddlattice.crystal import Crystal
+from oddlattice.medians import median
 from oddlattice.smooth import finite, running_median, slow_mean
 
 Array = npt.NDArray[np.float64]
@@ -88,9 +89,9 @@ def flattened(image: Image, sigma_px: float) -> Image:
     mean = slow_mean(image, sigma_px)
     floor = max(float(np.abs(mean).mean()) * 0.05, 1e-20)
     deviation = (image - mean) / np.maximum(mean, floor)
-    some = deviation[::3, ::3]
-    middle = float(np.median(some))
-    spread = 1.4826 * float(np.median(np.abs(some - middle)))
+    some = deviation[::3, ::3].ravel()
+    middle = float(median(some))
+    spread = 1.4826 * float(median(np.abs(some - middle)))
     limit = 8.0 * max(spread, 0.25 * float(deviation.std()))
     return np.asarray(np.clip(deviation, middle - limit, middle + limit), dtype=np.float32)
 

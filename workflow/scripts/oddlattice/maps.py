@@ -71,6 +71,27 @@ class InCounts:
 Map = Float | Windows | InCounts
 
 
+@compiled("void(float64[:, ::1], UniTuple(int64, 2), float64[:, ::1], int32[::1], float32[:, ::1])")
+def _corners(line: Array, shape: tuple[int, int], at: Array, start: npt.NDArray[np.int32], parts: Float) -> None:
+    """Where in a window of `shape` the four pixels around each place of a line begin, -1 beyond it; how far it lies on.
+
+    `line` (2, steps) holds places (row, col) in the window every STEP_PX, the first before the line begins; `at` is
+    filled with the places between them.
+    """
+    for axis in range(2):
+        for first in range(0, len(start), STEP_PX):
+            here = line[axis, 1 + first // STEP_PX]
+            step = (line[axis, 2 + first // STEP_PX] - here) / STEP_PX
+            for col in range(first, min(first + STEP_PX, len(start))):
+                at[axis, col] = here + step * (col - first)
+    last_u, last_v, width = np.int32(shape[0] - 1), np.int32(shape[1] - 1), np.int32(shape[1])
+    for col in range(len(start)):
+        u, v = at[0, col], at[1, col]
+        i, j = min(np.int32(u), last_u - np.int32(1)), min(np.int32(v), last_v - np.int32(1))
+        parts[0, col], parts[1, col] = np.float32(u - i), np.float32(v - j)
+        start[col] = i * width + j if (u >= 0) & (v >= 0) & (u <= last_u) & (v <= last_v) else np.int32(-1)
+
+
 @compiled("void(float32[:, ::1], int64[::1], float64[:, :, ::1], float64[::1], float32[:, ::1])")
 def _laid_back(window: Float, low: npt.NDArray[np.int64], grid: Array, shift_px: Array, out: Float) -> None:
     """Fill `out` (rows, cols) from a window of a map that starts at pixel `low` (row, col); 0 beyond the window.
@@ -81,7 +102,8 @@ def _laid_back(window: Float, low: npt.NDArray[np.int64], grid: Array, shift_px:
     rows, cols = out.shape
     steps = grid.shape[2]
     line = np.empty((2, steps))
-    last_u, last_v = window.shape[0] - 1, window.shape[1] - 1
+    at, start, parts = np.empty((2, cols)), np.empty(cols, np.int32), np.empty((2, cols), np.float32)
+    flat, below = window.reshape(-1), np.uint64(window.shape[1])
     for row in range(rows):
         above = 1 + row // STEP_PX
         part = (row % STEP_PX) / STEP_PX
@@ -93,20 +115,13 @@ def _laid_back(window: Float, low: npt.NDArray[np.int64], grid: Array, shift_px:
                 after = upper[k + 1] + (lower[k + 1] - upper[k + 1]) * part
                 before = upper[k - 1] + (lower[k - 1] - upper[k - 1]) * part
                 line[axis, k] = here + shift * (after - before) - low[axis]
-        for start in range(0, cols, STEP_PX):
-            k = 1 + start // STEP_PX
-            u, v = line[0, k], line[1, k]
-            step_u, step_v = (line[0, k + 1] - u) / STEP_PX, (line[1, k + 1] - v) / STEP_PX
-            for col in range(start, min(start + STEP_PX, cols)):
-                at_u, at_v = u + step_u * (col - start), v + step_v * (col - start)
-                if at_u < 0 or at_v < 0 or at_u > last_u or at_v > last_v:
-                    out[row, col] = 0
-                    continue
-                i, j = min(int(at_u), last_u - 1), min(int(at_v), last_v - 1)
-                down, right = np.float32(at_u - i), np.float32(at_v - j)
-                top = window[i, j] + (window[i, j + 1] - window[i, j]) * right
-                bottom = window[i + 1, j] + (window[i + 1, j + 1] - window[i + 1, j]) * right
-                out[row, col] = top + (bottom - top) * down
+        _corners(line, window.shape, at, start, parts)
+        for col in range(cols):
+            i = np.uint64(max(start[col], np.int32(0)))
+            down, right = parts[0, col], parts[1, col]
+            top = flat[i] + (flat[i + np.uint64(1)] - flat[i]) * right
+            bottom = flat[i + below] + (flat[i + below + np.uint64(1)] - flat[i + below]) * right
+            out[row, col] = top + (bottom - top) * down if start[col] >= 0 else np.float32(0)
 
 
 def warped(maps: Sequence[Map], to_lattice: ToLattice, rows: slice, cols: slice) -> list[Float]:

@@ -9,6 +9,7 @@ from scipy.interpolate import CubicSpline
 from oddlattice.anchor import MeanCell
 from oddlattice.compiled import compiled
 from oddlattice.frame import Flattener, Frame, Lifted, flat_strip, strips
+from oddlattice.medians import median
 from oddlattice.smooth import finite, local_plane
 
 Array = npt.NDArray[np.float64]
@@ -220,7 +221,7 @@ def _variance_line(residual: Image, index: Places, tables: Image, quality: Image
         return 1.0, 0.0, 1.0
     square = residual[some][kept].astype(np.float64) ** 2
     level = tables[index[some][kept], 0].astype(np.float64)
-    square = np.minimum(square, 12 * np.median(square) + 1e-12)
+    square = np.minimum(square, 12 * median(square) + 1e-12)
     middle, mean = float(level.mean()), float(square.mean())
     slope = float(((level - middle) * square).mean()) / max(float(level.var()), 1e-12)
     slope = min(max(slope, 0.0), mean / max(middle - float(level.min()), 1e-9) * 0.9)
