@@ -16,6 +16,7 @@ from oddlattice.baselines import predict_pca, predict_template
 from oddlattice.children import Fault, spared
 from oddlattice.columns import (
     ColumnShape,
+    as_cells,
     cells_at,
     column_cells,
     cut_windows,
@@ -83,13 +84,13 @@ class Predictor:
             known = contrast if contrast is not None else contrast_of(mean_cell(tiles, mask))
             return whole_there(self.careful, tiles, mask, self.width, known)
         raw = predictor_masked(self(tiles, mask, contrast), mask)
-        residual = predictor_masked(tiles - raw, mask)
-        return raw, raw + own_mean(residual, mask, self.width, self.threads)
+        return raw, raw + own_mean(tiles - raw, mask, self.width, self.threads)
 
 
 def predictor_masked(values: Float, mask: Mask) -> Float:
-    """`values` (U * 20, V * 20) with masked cells set to 0."""
-    return np.where(np.repeat(np.repeat(mask, CELL_PX, 0), CELL_PX, 1) > 0, values, np.float32(0))
+    """`values` (U * 20, V * 20) with masked cells set to 0, in place."""
+    as_cells(values)[mask == 0] = 0
+    return values
 
 
 def densest_part(mask: Mask) -> tuple[slice, slice]:
