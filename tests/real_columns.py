@@ -31,13 +31,15 @@ class RealScan:
     vectors_px : ndarray of shape (2, 2)
         Lattice vectors as rows (row, col) [px].
     places_px : dict of str to ndarray of shape (n, 2)
-        (row, col) of the columns in the image [px] by site, row shifts included; whole cells only.
+        (row, col) of the columns in the image [px] by site, were there no jitter; whole cells only.
     brightness : dict of str to ndarray of shape (n,)
         Local mean about each column [counts].
     cell : ndarray of shape (20, 20)
         Median cell over the local mean.
     ground : float
         Its mean between the columns.
+    jitter_px : tuple of ndarray
+        What jitter adds to (row, col) of the pixels, to be broadcast to (rows, cols): pixel plus jitter is the place.
     """
 
     counts: Array
@@ -47,6 +49,7 @@ class RealScan:
     brightness: dict[str, Array]
     cell: Array
     ground: float
+    jitter_px: tuple[Array, Array] = (np.zeros((1, 1)), np.zeros((1, 1)))
 
 
 def read_counts(path: Path) -> tuple[Array, tuple[float, float]]:
@@ -70,14 +73,13 @@ def lay_on_lattice(path: Path, crystal: Crystal) -> RealScan:
     vectors = np.array([a, b])
     places, brightness = {}, {}
     for column in crystal.tested:
-        at = raw_places(found.nodes_px.astype(np.float32), cells + np.array([column.u, column.v]))
-        row = np.clip(np.rint(at[:, 0]).astype(int), 0, len(counts) - 1)
-        at[:, 1] -= found.row_shift_px[row]
-        places[column.site] = at
+        places[column.site] = raw_places(found.nodes_px.astype(np.float32), cells + np.array([column.u, column.v]))
         brightness[column.site] = found.local_mean[cells[:, 0], cells[:, 1]]
     ground = float(sample(cell, np.array(BETWEEN)).mean())
     pixel_nm = float(np.sqrt(crystal.a_nm * crystal.b_nm / abs(np.linalg.det(vectors))))
-    return RealScan(counts, pixel_nm, vectors, places, brightness, cell, ground)
+    still, shift = np.zeros((1, 1)), found.row_shift_px
+    jitter = (shift[None, :], still) if found.turned else (still, shift[:, None])
+    return RealScan(counts, pixel_nm, vectors, places, brightness, cell, ground, jitter)
 
 
 def sample(cell: Array, uv: Array) -> Array:
@@ -113,7 +115,8 @@ def change_at(
     high = np.minimum(np.rint(place).astype(int) + reach + 1, scan.counts.shape)
     part = slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
     rows, cols = np.mgrid[part]
-    away = np.stack([rows - place[0], cols - place[1]], -1)
+    jitter = [np.broadcast_to(shift, scan.counts.shape)[part] for shift in scan.jitter_px]
+    away = np.stack([rows + jitter[0] - place[0], cols + jitter[1] - place[1]], -1)
     at = {column.site: np.array([column.u, column.v]) for column in crystal.tested}
     inverse = np.linalg.inv(scan.vectors_px)
 

@@ -111,6 +111,7 @@ def test_attributes_say_what_was_fitted(shard: tuple[zarr.Group, dict[str, np.nd
     assert 0 < found["a_sigma_px"] < 0.02
     assert found["cells_analysed"] == int(shard[0]["bulk"]["mask"][:].sum())
     assert 0.2 < found["row_jitter_px_rms"] < 0.6  # 5 pm are 0.4 px
+    assert found["scan_turned"] is False
     (warning,) = found["warnings"]
     assert warning.startswith("header says 13.1")
     assert "the lattice says 12.5" in warning

@@ -1,5 +1,7 @@
 """The lattice frame, counted against simulated scans whose truth is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -7,10 +9,19 @@ from scipy import ndimage
 from lattice_samples import MOS2_60, MOS2_120, OBLIQUE, SRTIO3, draw_conditions, frame_error_pm, true_row_shift_px
 from oddlattice import resample
 from oddlattice.anchor import peaks_of_mean_cell
+from oddlattice.columns import as_cells
 from oddlattice.crystal import CELL_PX, Crystal
 from oddlattice.frame import Grid, Lifted
-from oddlattice.lattice import NoLatticeError
-from oddlattice.register import NoModelError, Registration, fit_registration, register, rotation_deg
+from oddlattice.lattice import NoLatticeError, find_lattice
+from oddlattice.register import (
+    NoModelError,
+    Registration,
+    fit_registration,
+    register,
+    render,
+    rotation_deg,
+    scanned_down,
+)
 from oddlattice.resample import area_averaged, straightened
 from oddlattice.simulate import Conditions, Defect, simulate_scan
 from oddlattice.smooth import block_mean, local_plane, running_median, slow_mean
@@ -93,6 +104,43 @@ def test_row_shifts_are_recovered() -> None:
 def test_without_jitter_and_with_few_electrons_rows_are_left_alone() -> None:
     found = fitted(Conditions(rotation_deg=17, dose_e_px=60, jitter_pm=0), size=320)
     assert float(found.row_shift_px.std()) < 0.15  # the shifts' own errors are 0.4 px
+
+
+def test_a_scan_stored_with_rows_and_columns_exchanged_is_straightened_along_its_lines() -> None:
+    conditions = Conditions(rotation_deg=17, dose_e_px=400, jitter_pm=5)
+    scan = simulate_scan(SRTIO3, conditions, (500, 600), seed=4)
+    upright = fit_registration(scan.counts, [SRTIO3], (PIXEL_NM, PIXEL_NM))
+    turned = fit_registration(np.ascontiguousarray(scan.counts.T), [SRTIO3], (PIXEL_NM, PIXEL_NM))
+    assert (upright.turned, turned.turned) == (False, True)
+    assert turned.row_shift_px.shape == (500,)
+    shifts = turned.row_shift_px
+    np.testing.assert_allclose(shifts, upright.row_shift_px, atol=0.03)
+    assert np.linalg.det(turned.frame.vectors_px) > 0  # right-handed, as in every image
+    # lattice points are where they were, rows and columns exchanged
+    corners = upright.nodes_px.reshape(2, -1).T[:, ::-1]
+    uv = turned.frame.uv_at(corners[((corners > 20) & (corners < [580, 480])).all(axis=1)])
+    assert np.abs(uv - np.rint(uv)).max() < 0.02
+
+    def scatter(image: np.ndarray, found: Registration) -> float:
+        whole = render(image, found, (slice(0, found.mask.shape[0]), slice(0, found.mask.shape[1])))
+        cells = as_cells(whole)[found.mask]
+        return float((cells - cells.mean(axis=0)).var())
+
+    straight, jittered = (
+        scatter(scan.counts.T, turned),
+        scatter(scan.counts.T, replace(turned, row_shift_px=0 * shifts)),
+    )
+    assert straight == pytest.approx(scatter(scan.counts, upright), rel=0.02)
+    assert straight < 0.95 * jittered
+
+
+@pytest.mark.parametrize("jitter_pm", [0.0, 1.0, 8.0])
+@pytest.mark.parametrize("dose_e_px", [30.0, 5000.0])
+def test_a_scan_along_rows_is_not_taken_for_one_along_columns(jitter_pm: float, dose_e_px: float) -> None:
+    for seed in range(3):
+        conditions = Conditions(rotation_deg=30 * seed, dose_e_px=dose_e_px, jitter_pm=jitter_pm)
+        counts = simulate_scan(SRTIO3, conditions, (400, 400), seed=seed).counts
+        assert not scanned_down(counts, find_lattice(counts))
 
 
 @pytest.mark.parametrize("shift_pm", [(40.0, 0.0), (0.0, 40.0)])

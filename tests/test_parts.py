@@ -181,6 +181,18 @@ def test_raw_pixels_are_laid_on_the_lattice() -> None:
     assert np.abs(back - true)[:, inside].max() < 0.02
 
 
+def test_a_turned_scan_is_laid_back_as_its_transpose_is() -> None:
+    rng = np.random.default_rng(3)
+    u, v = np.meshgrid(np.arange(12.0), np.arange(15.0), indexing="ij")
+    nodes = np.stack([14 * u - 6 * v + 90, 6 * u + 14 * v + 5]).astype(np.float32)
+    shift, values = rng.normal(0, 0.5, 300), rng.random((220, 280), dtype=np.float32)
+    rows, cols = slice(20, 170), slice(10, 140)
+    (upright,) = warped([values], ToLattice(nodes, shift), rows, cols)
+    (turned,) = warped([values], ToLattice(nodes[::-1], shift, turned=True), cols, rows)
+    np.testing.assert_array_equal(turned, upright.T)
+    assert upright.any()
+
+
 def test_pages_are_the_same_when_pictures_are_read_band_by_band(
     tiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,6 +169,7 @@ def tiled_attributes(found: Registration, pixel_nm: tuple[float, float] | None) 
         "rotation_deg": None if crystal is None else rotation_deg(found.frame.vectors_px, crystal),
         "pixel_nm": ruler,
         "lattice_rms_px": rms,
+        "scan_turned": found.turned,
         "row_jitter_px_rms": float(found.row_shift_px.std()),
         "cells_analysed": analysed,
         "cells_masked": inside - analysed,
@@ -199,7 +200,7 @@ def write_registration(image: Any, found: Registration, group: zarr.Group) -> No
         "mask": (found.mask.astype(np.uint8), ("u", "v")),
         "inside": (found.inside.astype(np.uint8), ("u", "v")),
         "nodes_px": (found.nodes_px.astype(np.float32), ("axis", "u", "v")),
-        "row_shift_px": (found.row_shift_px.astype(np.float32), ("row",)),
+        "row_shift_px": (found.row_shift_px.astype(np.float32), ("col" if found.turned else "row",)),
         "local_mean": (found.local_mean.astype(np.float32), ("u", "v")),
     }
     for name, (values, dims) in arrays.items():

@@ -383,7 +383,8 @@ def analyse(row: Row, stores: Stores, settings: dict[str, Any]) -> Analysis:
         found |= figures | {"reason": "; ".join(warnings)}
         group = stores.maps.create_group(name)
         laid: dict[str, Map] = {**maps, "prediction": InCounts(maps["prediction"], local_mean)}
-        write_maps(group, laid, ToLattice(nodes_px, image.row_shift_px), (found["rows"], found["cols"]), header)
+        to_lattice = ToLattice(nodes_px, image.row_shift_px, lattice["scan_turned"])
+        write_maps(group, laid, to_lattice, (found["rows"], found["cols"]), header)
     said = {"image_id": name, "completeness": tally.losses, "trials": tally.trials}
     group.update_attributes({"oddlattice": said})
     whole = replace(image, nodes_px=nodes_px)

@@ -51,6 +51,18 @@ class Windows:
         return out
 
 
+class Turned:
+    """A 2-D array, or what is sliced like one, with rows and columns exchanged."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.shape, self.dtype = (array.shape[1], array.shape[0]), array.dtype
+
+    def __getitem__(self, window: slice | tuple[slice, slice]) -> npt.NDArray[Any]:
+        rows, cols = (window, slice(None)) if isinstance(window, slice) else window
+        return np.ascontiguousarray(self._array[cols, rows].T)
+
+
 def bands(array: Any, rows: int = BAND_ROWS) -> Iterator[npt.NDArray[Any]]:
     """Bands of rows of a 2-D array, or of what is sliced like one."""
     for start in range(0, array.shape[0], rows):

@@ -46,6 +46,11 @@ class Grid:
         """Steps along (row, col) [px]."""
         return float(self.rows_px[1] - self.rows_px[0]), float(self.cols_px[1] - self.cols_px[0])
 
+    @property
+    def turned(self) -> "Grid":
+        """The grid with rows and columns exchanged."""
+        return Grid(self.cols_px, self.rows_px)
+
     def at(self, layers: Array, places_px: Array) -> Array:
         """Layers (k, n, m) interpolated at places (p, 2) [px], edge values outside; shape (k, p)."""
         index = (places_px - [self.rows_px[0], self.cols_px[0]]) / np.array(self.step_px)
@@ -90,6 +95,11 @@ class Flattener:
     def lifted(self, shape: tuple[int, int]) -> Lifted:
         """The mean, ready to be interpolated to pixels."""
         return Lifted(self.mean[None], self.grid, shape)
+
+    @property
+    def turned(self) -> "Flattener":
+        """That of the image with rows and columns exchanged."""
+        return replace(self, mean=np.ascontiguousarray(self.mean.T), grid=self.grid.turned)
 
 
 def fit_flattener(image: Image, period_px: float) -> Flattener:
@@ -273,6 +283,19 @@ class Frame:
     def moved(self, shift: Array) -> "Frame":
         """The same frame with its origin at lattice coordinates `shift`."""
         return replace(self, origin_px=self.origin_px + np.asarray(shift) @ self.vectors_px)
+
+    @property
+    def turned(self) -> "Frame":
+        """That of the image with rows and columns exchanged: the same (u, v) for the same point of the specimen."""
+        return replace(
+            self,
+            vectors_px=np.ascontiguousarray(self.vectors_px[:, ::-1]),
+            origin_px=self.origin_px[::-1].copy(),
+            field=np.ascontiguousarray(self.field.transpose(0, 2, 1)),
+            grid=self.grid.turned,
+            quality=np.ascontiguousarray(self.quality.T),
+            shape=(self.shape[1], self.shape[0]),
+        )
 
 
 def _edge_phase(length: int, grid_px: Array, sigma_px: float) -> Array:

@@ -24,9 +24,11 @@ class ToLattice:
     """From raw pixels to pixels of the lattice frame: the inverse of the nodes' places.
 
     It is solved on a grid, by fixed-point iteration, and linear between: over `STEP_PX` the lattice hardly bends.
+    Where the scan is `turned`, all of it is of the image with rows and columns exchanged, whose rows have the shifts.
     """
 
-    def __init__(self, nodes_px: Float, row_shift_px: Float) -> None:
+    def __init__(self, nodes_px: Float, row_shift_px: Float, turned: bool = False) -> None:
+        nodes_px = nodes_px[::-1] if turned else nodes_px
         n_u, n_v = nodes_px.shape[1:]
         u, v = np.meshgrid(np.arange(n_u), np.arange(n_v), indexing="ij")
         design = np.stack([np.ones(u.size), u.ravel(), v.ravel()], -1)
@@ -35,6 +37,7 @@ class ToLattice:
         self.bend = (places - design @ self.affine).T.reshape(2, n_u, n_v)
         self.inverse = np.linalg.inv(self.affine[1:])
         self.row_shift_px = row_shift_px.astype(np.float64)
+        self.turned = turned
 
     def on_grid(self, rows: slice, cols: slice) -> Array:
         """Places in the lattice frame [px] every STEP_PX from (rows.start, cols.start) - STEP_PX, row shifts left out.
@@ -126,6 +129,12 @@ def _laid_back(window: Float, low: npt.NDArray[np.int64], grid: Array, shift_px:
 
 def warped(maps: Sequence[Map], to_lattice: ToLattice, rows: slice, cols: slice) -> list[Float]:
     """Lattice-frame maps at the raw pixels of a window, 0 outside of them; only what is needed is read."""
+    if to_lattice.turned:
+        return [np.ascontiguousarray(found.T) for found in _warped(maps, to_lattice, cols, rows)]
+    return _warped(maps, to_lattice, rows, cols)
+
+
+def _warped(maps: Sequence[Map], to_lattice: ToLattice, rows: slice, cols: slice) -> list[Float]:
     grid, shape = to_lattice.on_grid(rows, cols), np.array(maps[0].shape)
     shift = to_lattice.row_shift_px[rows]
     reach = 1 + np.abs(shift).max() * np.abs(np.diff(grid, axis=2)).max() / STEP_PX

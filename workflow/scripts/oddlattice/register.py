@@ -5,13 +5,15 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from oddlattice.anchor import BINS, Anchor, MeanCell, find_anchor, fit_mean_cell, gather, peaks_of_mean_cell
+from oddlattice.chunks import Turned
 from oddlattice.crystal import Crystal
 from oddlattice.frame import Flattener, Frame, Lifted, fit_flattener, fit_frame, flat_strip, strips
 from oddlattice.lattice import Lattice, Match, NoLatticeError, describe, find_lattice, matches, not_atomic
@@ -24,6 +26,7 @@ Image = npt.NDArray[np.float32]
 
 LOCAL_MEAN_CELLS = 3.0  # rms width over which the local mean is taken
 LARGEST_PERIOD_NM = 1.5  # ASSUME: primitive cells in projection are smaller, unless a crystal in use says otherwise
+SCAN_PX = 512  # side of the part of an image that tells along which direction it was scanned
 BINNED_PX = 1 << 20  # pixels that make the mean cell; more would not make it better than its systematic errors
 
 
@@ -72,6 +75,7 @@ class Registration:
     nodes_px : ndarray of shape (2, U + 1, V + 1)
         (row, col) of the cells' corners [px], row shifts not included.
     row_shift_px : ndarray of shape (rows,)
+        Of each line of the scan: of each column, shape (cols,), where the scan is `turned`.
     row_sigma_px : float
         Median standard error of a row shift [px]; nan when none was measured.
     local_mean : ndarray of shape (U, V)
@@ -85,6 +89,8 @@ class Registration:
         Contrast of each cell, 1 in good crystal.
     shift_uv : ndarray of shape (2, U, V)
         Displacement of each cell as a whole from the frame [cells].
+    turned : bool
+        Whether the lines of the scan are the image's columns, not its rows.
     """
 
     frame: Frame
@@ -101,6 +107,7 @@ class Registration:
     inside: npt.NDArray[np.bool_]
     amplitude: Array
     shift_uv: Array
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -333,7 +340,28 @@ def fit_registration(
         (mean_cell,) = measure_mean_cell(image, flattener, frame, [np.eye(2, dtype=np.int64)])
         (u, v, _), *_ = peaks_of_mean_cell(mean_cell.cell())
         frame, mean_cell = frame.moved(np.array([u, v])), mean_cell.moved(np.array([u, v]))
-    return _measured(image, flattener, frame, crystal, anchor, mean_cell, settings)
+    turned = scanned_down(image, lattice)
+    return _measured(image, flattener, frame, crystal, anchor, mean_cell, settings, turned)
+
+
+def scanned_down(image: Image, lattice: Lattice) -> bool:
+    """Whether the lines of the scan are the image's columns: some files hold the scan with rows and columns exchanged.
+
+    Lines jitter, each as a whole. So the middle of the image is measured both ways, and the scan runs down the columns
+    where these shift by more than the rows do, and by more than the error of a shift.
+    """
+    part = tuple(slice(max(n - SCAN_PX, 0) // 2, max(n - SCAN_PX, 0) // 2 + SCAN_PX) for n in image.shape)
+    middle = np.ascontiguousarray(image[part])
+    try:
+        flattener = fit_flattener(middle, float(np.sqrt(abs(np.linalg.det(lattice.vectors_px)))))
+        frame = fit_frame(middle, lattice, flattener)
+        (mean_cell,) = measure_mean_cell(middle, flattener, frame, [np.eye(2, dtype=np.int64)])
+        rows, cols = (
+            _measured(middle, flattener, frame, None, None, mean_cell, Settings(), turned) for turned in (False, True)
+        )
+    except NoLatticeError:
+        return False
+    return bool(cols.row_shift_px.var() > 1.5 * rows.row_shift_px.var() + cols.row_sigma_px**2)
 
 
 def _on_a_crystal(
@@ -380,7 +408,14 @@ def _measured(
     anchor: Anchor | None,
     mean_cell: MeanCell,
     settings: Settings,
+    turned: bool,
 ) -> Registration:
+    """Row shifts, mask and local mean on a known frame; of an image `turned`, with rows and columns exchanged."""
+    if turned:
+        exchanged: Any = Turned(image)
+        of_it = flattener.turned, frame.turned, crystal, anchor, mean_cell
+        found = _measured(exchanged, *of_it, settings, turned=False)
+        return replace(found, frame=found.frame.turned, nodes_px=found.nodes_px[::-1], turned=True)
     coarse = coarse_row_shifts(image, flattener, frame, mean_cell)
     known = np.where(coarse != 0, 1.0, np.inf)
     slow = slow_part(coarse, known, 2.0 * frame.period_px)
@@ -426,7 +461,9 @@ def _measured(
 def render(image: Image, registration: Registration, cells: tuple[slice, slice]) -> Image:
     """Cut a window of cells, indices into `registration.mask`, from an image; see `resample.cut_cells`."""
     r = registration
-    return cut_cells(image, r.nodes_px, r.row_shift_px, r.local_mean, cells, r.pedestal)
+    seen: Any = Turned(image) if r.turned else image
+    nodes_px = r.nodes_px[::-1] if r.turned else r.nodes_px
+    return cut_cells(seen, nodes_px, r.row_shift_px, r.local_mean, cells, r.pedestal)
 
 
 def register(

@@ -295,7 +295,8 @@ def lattice_table(image: Image) -> list[tuple[str, str]]:
             lines.append((label, f"{n.significant(value, 2)} px{metric}"))
 
     length("Columns about the smooth lattice, rms", "lattice_rms_px")
-    length("Row jitter, rms", "row_jitter_px_rms")
+    jitter = "Jitter of columns (the scan ran along them), rms" if found.get("scan_turned") else "Row jitter, rms"
+    length(jitter, "row_jitter_px_rms")
     units = image.source.get("units_header")
     as_written = f", unit written {units!r}" if units not in (None, "nm", "m") else ""
     lines.append(("Pixel by the header", _pixel_text(header) + as_written))
