@@ -143,6 +143,8 @@ def test_robust_estimates_ignore_outliers() -> None:
 def test_benjamini_hochberg_by_hand() -> None:
     np.testing.assert_allclose(q_values(np.array([0.01, 0.04, 0.03, 0.5])), [0.04, 0.16 / 3, 0.16 / 3, 0.5])
     assert len(q_values(np.empty(0))) == 0
+    p = np.random.default_rng(6).random(2000).round(3) ** 3
+    np.testing.assert_allclose(q_values(p), stats.false_discovery_control(p, method="bh"), rtol=1e-14)
 
 
 def test_published_score_has_the_sign_of_the_difference() -> None:

@@ -29,3 +29,20 @@ def test_student_and_fisher(freedom: int) -> None:
 def test_normal_there_and_back() -> None:
     np.testing.assert_allclose(tails.normal_sf(LEVELS), stats.norm.sf(LEVELS), rtol=1e-12)
     np.testing.assert_allclose(tails.normal_isf(tails.normal_sf(LEVELS)), LEVELS, rtol=1e-6, atol=1e-9)
+
+
+def test_densities_are_those_of_scipy() -> None:
+    rng = np.random.default_rng(4)
+    off, sigma = rng.normal(0, 3, 50), rng.random(50) + 0.1
+    np.testing.assert_allclose(tails.normal_logpdf(off, sigma), stats.norm.logpdf(off, 0, sigma), rtol=1e-12)
+    covariance = np.array([[4.0, 1.0], [1.0, 0.5]])
+    for place in rng.normal(0, 3, (10, 2)):
+        expected = stats.multivariate_normal.logpdf(place, np.zeros(2), covariance)
+        assert tails.plane_logpdf(place, covariance) == pytest.approx(expected, rel=1e-12)
+
+
+def test_small_statistics_are_those_of_scipy() -> None:
+    assert tails.clipped_std(2.5) == pytest.approx(stats.truncnorm.std(-2.5, 2.5), rel=1e-12)
+    assert tails.chi2_cdf(5.99, 4) == pytest.approx(stats.chi2.cdf(5.99, 4), rel=1e-12)
+    values = np.random.default_rng(5).gamma(2.0, size=1000)
+    assert tails.skewness(values) == pytest.approx(stats.skew(values), rel=1e-12)

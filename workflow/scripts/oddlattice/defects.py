@@ -4,7 +4,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 from scipy.ndimage import uniform_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -157,17 +156,17 @@ def kind_probabilities(change: float, change_sigma: float, shift_pm: Array, cova
     s2 = change_sigma**2
     wide = covariance_pm2 + PRIOR_SHIFT_PM**2 * np.eye(2)
     log_change = (
-        stats.norm.logpdf(change, 0, np.sqrt(s2)),
-        stats.norm.logpdf(change, 0, np.hypot(change_sigma, PRIOR_CHANGE)),
+        tails.normal_logpdf(change, change_sigma),
+        tails.normal_logpdf(change, np.hypot(change_sigma, PRIOR_CHANGE)),
     )
-    log_shift = tuple(float(stats.multivariate_normal.logpdf(shift_pm, np.zeros(2), c)) for c in (covariance_pm2, wide))
+    log_shift = tuple(tails.plane_logpdf(shift_pm, c) for c in (covariance_pm2, wide))
     log_models = np.log(PRIOR_MODELS) + np.array(
         [log_change[1] + log_shift[0], log_change[0] + log_shift[1], log_change[1] + log_shift[1]]
     )
     models = np.exp(log_models - log_models.max())
     models /= models.sum()
     shrink = PRIOR_CHANGE**2 / (PRIOR_CHANGE**2 + s2)
-    below = np.asarray(stats.norm.cdf(np.array([EMPTY_BELOW, 0.0]), shrink * change, np.sqrt(shrink * s2)))
+    below = tails.normal_sf((shrink * change - np.array([EMPTY_BELOW, 0.0])) / np.sqrt(shrink * s2))
     by_intensity = float(models[0] + models[2])
     return {
         "vacancy-like": by_intensity * float(below[0]),
@@ -228,7 +227,7 @@ def single_defects(
         if found[0] < CORE_BELOW and shape.tail_weight > LEAST_TAIL:
             core, wider = core_change(window, shape, noise, float(responses[judged.kind[k]][0]))
             core_sigma = float(np.hypot(wider * verdict.change_sigma[0], SHAPE_ERROR))
-            _count_as_empty(chances, float(stats.norm.cdf(EMPTY_BELOW, core, core_sigma)))
+            _count_as_empty(chances, float(tails.normal_sf((core - EMPTY_BELOW) / core_sigma)))
         best = max(chances, key=lambda kind: chances[kind])
         judged.defects.append(
             Found(

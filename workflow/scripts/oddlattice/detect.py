@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import fft, stats
+from scipy import fft
 from scipy.ndimage import binary_dilation, map_coordinates, uniform_filter
 
 from oddlattice import tails
@@ -327,7 +327,7 @@ def robust_normal(values: Array) -> tuple[float, float]:
     """
     centre = float(np.median(values))
     spread = 1.4826 * float(np.median(np.abs(values - centre))) + 1e-12
-    kept_part = float(stats.truncnorm.std(-2.5, 2.5))
+    kept_part = tails.clipped_std(2.5)
     for _ in range(10):
         kept = values[np.abs(values - centre) < 2.5 * spread]
         centre, new = float(kept.mean()), float(kept.std(ddof=1)) / kept_part
@@ -341,16 +341,16 @@ def lean_of(values: Array) -> float:
     """Skewness of the bulk of standardised `values`, not negative, drawn towards LEAN where they are few."""
     kept = values[np.abs(values) < 3.5]
     known = len(kept) / 6  # inverse variance of a sample's skewness
-    return float(np.clip((stats.skew(kept) * known + LEAN[0] / LEAN[1] ** 2) / (known + LEAN[1] ** -2), 0.0, 0.8))
+    return float(np.clip((tails.skewness(kept) * known + LEAN[0] / LEAN[1] ** 2) / (known + LEAN[1] ** -2), 0.0, 0.8))
 
 
 def robust_plane(values: Array) -> tuple[Array, Array]:
     """Centre (2,) and covariance (2, 2) of the bulk of two-dimensional `values` (n, 2)."""
     centre = np.median(values, axis=0)
     covariance = np.diag(np.maximum(1.4826 * np.median(np.abs(values - centre), axis=0), 1e-9) ** 2)
-    cut = float(stats.chi2.ppf(0.95, 2))
+    cut = -2 * np.log(1 - 0.95)  # 95 % of chi-square with two degrees of freedom
     # variance left after cutting a normal at `cut`: source: Rousseeuw and Leroy 1987, sec. 7.1
-    shrink = float(stats.chi2.cdf(cut, 4) / stats.chi2.cdf(cut, 2))
+    shrink = tails.chi2_cdf(cut, 4) / tails.chi2_cdf(cut, 2)
     for _ in range(20):
         off = values - centre
         distance = np.einsum("ni,ij,nj->n", off, np.linalg.inv(covariance), off)
@@ -419,7 +419,11 @@ def judge_columns(
 
 def q_values(p_values: Array) -> Array:
     """Benjamini-Hochberg adjusted p-values. Source: doi:10.1111/j.2517-6161.1995.tb02031.x."""
-    return np.asarray(stats.false_discovery_control(p_values, method="bh")) if len(p_values) else p_values
+    order, n = np.argsort(p_values, kind="stable"), len(p_values)
+    raised = p_values[order] * n / np.arange(1, n + 1)
+    q = np.empty(n)
+    q[order] = np.minimum.accumulate(raised[::-1])[::-1]
+    return np.minimum(q, 1.0)
 
 
 def published_map(difference: Float, prediction: Float, mask: Mask, threshold: float) -> Float:
