@@ -1,6 +1,7 @@
 """Rule run_benchmark: every method on composed fields with known defects, through the pipeline's own stages."""
 
 import importlib.util
+import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -41,6 +42,7 @@ from oddlattice.crystal import CELL_PX, Crystal
 from oddlattice.defects import Judged
 from oddlattice.lattice import NoLatticeError
 from oddlattice.library import Library, load_library
+from oddlattice.lifetime import die_with_parent
 from oddlattice.logs import log_to
 from oddlattice.model import Model, load_model
 from oddlattice.onethread import one_thread
@@ -260,7 +262,8 @@ def run_all(jobs: list[Job], setup: Setup, threads: int) -> Iterator[Outcome]:
         for job in jobs:
             yield run_field(job, setup)
         return
-    with ProcessPoolExecutor(min(threads, len(jobs)), mp_context=get_context("spawn")) as pool:
+    workers = min(threads, len(jobs))
+    with ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent, (os.getpid(),)) as pool:
         yield from pool.map(run_field, jobs, [setup] * len(jobs))
 
 

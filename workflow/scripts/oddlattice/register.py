@@ -18,7 +18,7 @@ from oddlattice.crystal import Crystal
 from oddlattice.frame import Flattener, Frame, Lifted, fit_flattener, fit_frame, flat_strip, strips
 from oddlattice.lattice import Lattice, Match, NoLatticeError, describe, find_lattice, matches, not_atomic
 from oddlattice.resample import cut_cells, inside_cells, nodes_of
-from oddlattice.scanrows import CellStatistics, coarse_row_shifts, fine_pass, shrunk, slow_part, with_slow_rows
+from oddlattice.scanrows import CellStatistics, Pushes, coarse_row_shifts, fine_pass, shrunk, slow_part, with_slow_rows
 from oddlattice.smooth import local_plane
 
 Array = npt.NDArray[np.float64]
@@ -26,7 +26,7 @@ Image = npt.NDArray[np.float32]
 
 LOCAL_MEAN_CELLS = 3.0  # rms width over which the local mean is taken
 LARGEST_PERIOD_NM = 1.5  # ASSUME: primitive cells in projection are smaller, unless a crystal in use says otherwise
-SCAN_PX = 512  # side of the part of an image that tells along which direction it was scanned
+SCAN_PX = 384  # side of the part of an image that tells along which direction it was scanned
 BINNED_PX = 1 << 20  # pixels that make the mean cell; more would not make it better than its systematic errors
 
 
@@ -356,12 +356,43 @@ def scanned_down(image: Image, lattice: Lattice) -> bool:
         flattener = fit_flattener(middle, float(np.sqrt(abs(np.linalg.det(lattice.vectors_px)))))
         frame = fit_frame(middle, lattice, flattener)
         (mean_cell,) = measure_mean_cell(middle, flattener, frame, [np.eye(2, dtype=np.int64)])
-        rows, cols = (
-            _measured(middle, flattener, frame, None, None, mean_cell, Settings(), turned) for turned in (False, True)
-        )
+        rows_px2, _ = _jitter_px2(middle, flattener, frame, mean_cell)
+        cols_px2, error_px2 = _jitter_px2(middle.T, flattener.turned, frame.turned, mean_cell)
     except NoLatticeError:
         return False
-    return bool(cols.row_shift_px.var() > 1.5 * rows.row_shift_px.var() + cols.row_sigma_px**2)
+    return cols_px2 > 1.5 * rows_px2 + error_px2
+
+
+def _jitter_px2(image: Image, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> tuple[float, float]:
+    """Variance of the row shifts, their slow part left out, and that of the error of one; (0, infinite) without any."""
+    found = _first_pass(image, flattener, frame, mean_cell)
+    shifts = found.shift_px - slow_part(found.shift_px, found.sigma_px, 2.0 * frame.period_px)
+    known = np.isfinite(found.sigma_px)
+    if not known.any():
+        return 0.0, np.inf
+    return float(shrunk(shifts, found.sigma_px).var()), float(np.median(found.sigma_px[known])) ** 2
+
+
+@dataclass(frozen=True)
+class _FirstPass:
+    """Row shifts (rows,) to begin with, their errors, the frame less its slow part, and the mean cell without them."""
+
+    frame: Frame
+    mean_cell: MeanCell
+    coarse_px: Array
+    shift_px: Array
+    sigma_px: Array
+    pushes: Pushes
+
+
+def _first_pass(image: Image, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> _FirstPass:
+    coarse = coarse_row_shifts(image, flattener, frame, mean_cell)
+    known = np.where(coarse != 0, 1.0, np.inf)
+    slow = slow_part(coarse, known, 2.0 * frame.period_px)
+    frame, coarse = with_slow_rows(frame, slow), coarse - slow
+    (sharper,) = measure_mean_cell(image, flattener, frame, [np.eye(2, dtype=np.int64)], coarse)
+    shifts, sigmas, _, pushes = fine_pass(image, flattener, frame, sharper, coarse, by_cell=False)
+    return _FirstPass(frame, sharper, coarse, shifts, sigmas, pushes)
 
 
 def _on_a_crystal(
@@ -416,16 +447,12 @@ def _measured(
         of_it = flattener.turned, frame.turned, crystal, anchor, mean_cell
         found = _measured(exchanged, *of_it, settings, turned=False)
         return replace(found, frame=found.frame.turned, nodes_px=found.nodes_px[::-1], turned=True)
-    coarse = coarse_row_shifts(image, flattener, frame, mean_cell)
-    known = np.where(coarse != 0, 1.0, np.inf)
-    slow = slow_part(coarse, known, 2.0 * frame.period_px)
-    frame, coarse = with_slow_rows(frame, slow), coarse - slow
-    (sharper,) = measure_mean_cell(image, flattener, frame, [np.eye(2, dtype=np.int64)], coarse)
-    shifts, _, _, pushes = fine_pass(image, flattener, frame, sharper, coarse, by_cell=False)
-    if (odd := pushes.odd()).any():
-        shifts, sigmas, statistics, _ = fine_pass(image, flattener, frame, sharper, shifts, odd)
+    begun = _first_pass(image, flattener, frame, mean_cell)
+    frame, sharper = begun.frame, begun.mean_cell
+    if (odd := begun.pushes.odd()).any():
+        shifts, sigmas, statistics, _ = fine_pass(image, flattener, frame, sharper, begun.shift_px, odd)
     else:
-        shifts, sigmas, statistics, _ = fine_pass(image, flattener, frame, sharper, coarse)
+        shifts, sigmas, statistics, _ = fine_pass(image, flattener, frame, sharper, begun.coarse_px)
     slow = slow_part(shifts, sigmas, 2.0 * frame.period_px)
     frame, shifts = with_slow_rows(frame, slow), np.where(np.isfinite(sigmas), shifts - slow, 0.0)
     shifts = shrunk(shifts, sigmas)
