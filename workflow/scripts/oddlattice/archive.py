@@ -17,6 +17,7 @@ listing the archive.
 
 import fcntl
 import hashlib
+import math
 import os
 import re
 from collections import Counter, defaultdict
@@ -219,17 +220,19 @@ def pack(files: Iterable[File], most_files: int, most_mb: float) -> Iterator[tup
     name : str
         A slug of the folder and 8 hex digits of a hash of the ids of the files.
     files : list of File
-        In order of path; a file larger than `most_mb` stands alone.
+        In order of path, in shards of about as many files each, so that no last one is worked on while all else is
+        done; a file larger than `most_mb` stands alone.
     """
     by_folder: dict[str, list[File]] = defaultdict(list)
     for file in files:
         by_folder[file.path.rpartition("/")[0]].append(file)
     for folder in sorted(by_folder):
         group: list[File] = []
-        size_mb = 0.0
+        size_mb, number = 0.0, len(by_folder[folder])
+        most = math.ceil(number / math.ceil(number / most_files))
         for file in sorted(by_folder[folder], key=lambda file: file.path):
             file_mb = file.size_bytes / 1e6
-            if group and (len(group) >= most_files or size_mb + file_mb > most_mb):
+            if group and (len(group) >= most or size_mb + file_mb > most_mb):
                 yield shard_name(folder, group), group
                 group, size_mb = [], 0.0
             group.append(file)
