@@ -340,8 +340,11 @@ def fit_registration(
         (mean_cell,) = measure_mean_cell(image, flattener, frame, [np.eye(2, dtype=np.int64)])
         (u, v, _), *_ = peaks_of_mean_cell(mean_cell.cell())
         frame, mean_cell = frame.moved(np.array([u, v])), mean_cell.moved(np.array([u, v]))
-    turned = scanned_down(image, lattice)
-    return _measured(image, flattener, frame, crystal, anchor, mean_cell, settings, turned)
+    known = flattener, frame, crystal, anchor, mean_cell, settings
+    found = _measured(image, *known, turned=False)
+    # rows that jitter are lines of the scan: only where they do not is it asked whether columns are
+    jitters = found.row_shift_px.var() > found.row_sigma_px**2
+    return _measured(image, *known, turned=True) if not jitters and scanned_down(image, lattice) else found
 
 
 def scanned_down(image: Image, lattice: Lattice) -> bool:
