@@ -1,6 +1,7 @@
 """Huge images: worked on in parts, with the results of the whole; read ahead, written behind."""
 
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import infer_differences
 import write_pages
 from bench.material import Lattice, write_scan
 from oddlattice import onefile, parts
-from oddlattice.chunks import Windows
+from oddlattice.chunks import Windows, every
 from oddlattice.maps import ToLattice, warped
 from oddlattice.overlap import Behind, ahead
 from oddlattice.settings import load_yaml
@@ -179,6 +180,23 @@ def test_raw_pixels_are_laid_on_the_lattice() -> None:
     back[1] -= shift[rows][:, None]  # a feature at col c is seen at col c - shift
     true = np.stack(np.meshgrid(np.arange(100, 400), np.arange(90, 395), indexing="ij"))
     assert np.abs(back - true)[:, inside].max() < 0.02
+
+
+def test_a_sample_of_a_huge_image_keeps_none_of_its_bands() -> None:
+    living: list[weakref.ref[np.ndarray]] = []
+
+    class Bands:
+        shape = (4096, 64)
+
+        def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
+            band = np.arange(4096 * 64, dtype=np.float32).reshape(4096, 64)[window].copy()
+            assert sum(old() is not None for old in living) <= 1
+            living.append(weakref.ref(band))
+            return band
+
+    sample = every(Bands(), 3)
+    np.testing.assert_array_equal(sample, np.arange(4096 * 64, dtype=np.float32).reshape(4096, 64)[::3, ::3])
+    assert len(living) > 2
 
 
 def test_a_turned_scan_is_laid_back_as_its_transpose_is() -> None:

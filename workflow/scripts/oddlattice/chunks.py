@@ -72,7 +72,8 @@ def bands(array: Any, rows: int = BAND_ROWS) -> Iterator[npt.NDArray[Any]]:
 def every(array: Any, step: int) -> npt.NDArray[Any]:
     """Every `step`-th row and column of a 2-D array, or of what is sliced like one."""
     height = step * max(BAND_ROWS // step, 1)  # so that every band begins with a row that is taken
-    return np.concatenate([np.asarray(band)[::step, ::step] for band in bands(array, height)])
+    # copied: a view would keep its band, and all bands together are the image
+    return np.concatenate([np.asarray(band)[::step, ::step].copy() for band in bands(array, height)])
 
 
 def give_back() -> None:
