@@ -99,8 +99,8 @@ def _of_images(rows: Sequence[Row], config: Mapping[str, Any], versions: Mapping
         f"and the crystal's lattice constants; images whose header disagreed in length by more than "
         f"{n.percent(tile['length_tolerance'])} or in shape by more than {n.percent(tile['strain_tolerance'])} were "
         f"not taken for this crystal. The lattice was fitted from the phases of its strongest reflections "
-        f"{cite('gpa')} with a slowly varying displacement field, the shifts of scan lines were measured over whole lines and "
-        f"taken out, the image was divided by its local mean and resampled to 20 px per unit cell along both lattice "
+        f"{cite('gpa')} with a slowly varying displacement field, the shifts of scan lines were measured over whole "
+        f"lines and taken out, the image was divided by its local mean and resampled to 20 px per unit cell along both lattice "
         f"vectors. In all {n.count(cells)} unit cells ({n.significant(area)} nm²) were analysed; regions without the "
         f"crystal's lattice were masked."
     )
