@@ -100,9 +100,9 @@ def _of_images(rows: Sequence[Row], config: Mapping[str, Any], versions: Mapping
         f"{n.percent(tile['length_tolerance'])} or in shape by more than {n.percent(tile['strain_tolerance'])} were "
         f"not taken for this crystal. The lattice was fitted from the phases of its strongest reflections "
         f"{cite('gpa')} with a slowly varying displacement field, the shifts of scan lines were measured over whole "
-        f"lines and taken out, the image was divided by its local mean and resampled to 20 px per unit cell along both lattice "
-        f"vectors. In all {n.count(cells)} unit cells ({n.significant(area)} nm²) were analysed; regions without the "
-        f"crystal's lattice were masked."
+        f"lines and taken out, the image was divided by its local mean and resampled to 20 px per unit cell along both "
+        f"lattice vectors. In all {n.count(cells)} unit cells ({n.significant(area)} nm²) were analysed; regions "
+        f"without the crystal's lattice were masked."
     )
 
 
