@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import stats
 
 import run_benchmark
+import train_published
 from oddlattice import published
 from oddlattice.benchmark import (
     SPACING_CELLS,
@@ -297,7 +298,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name: config[name] | ({"device": "cpu"} if name == "infer" else {})
         for name in ("read", "tile", "infer", "defects")
     }
-    run_benchmark.main(str(CARD), str(MODEL), str(out), settings, stages, {"versions": {"oddlattice": "0"}}, 1)
+    weights = str(tmp_path_factory.mktemp("published") / "published.safetensors")
+    train_published.main(str(CARD), str(MODEL), weights, settings["size"], settings["seed"])
+    run_benchmark.main(str(CARD), str(MODEL), weights, str(out), settings, stages, {"versions": {"oddlattice": "0"}}, 1)
     return out
 
 
@@ -362,5 +365,7 @@ def test_nothing_analysed_is_said(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="benchmark: found no field that could be analysed .*no model for this crystal"
     ):
-        run_benchmark.main(str(CARD), str(MODEL), str(tmp_path), settings, stages, {"versions": {"oddlattice": "0"}}, 1)
+        run_benchmark.main(
+            str(CARD), str(MODEL), "", str(tmp_path), settings, stages, {"versions": {"oddlattice": "0"}}, 1
+        )
     assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 import run_benchmark
+import train_published
 
 ROOT = Path(__file__).parents[1]
 CARD, MODEL = ROOT / "models/libraries/srtio3_001.yaml", ROOT / "models/srtio3_001"
@@ -20,7 +21,9 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pl.DataFrame]:
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     settings = {"size": "quick", "methods": ["vae", "template", "pca", "published"], "seed": 7}
     stages = {name: config[name] for name in ("read", "tile", "infer", "defects")}
-    run_benchmark.main(str(CARD), str(MODEL), str(out), settings, stages, {"versions": {"oddlattice": "0"}}, 2)
+    weights = str(tmp_path_factory.mktemp("published") / "published.safetensors")
+    train_published.main(str(CARD), str(MODEL), weights, settings["size"], settings["seed"])
+    run_benchmark.main(str(CARD), str(MODEL), weights, str(out), settings, stages, {"versions": {"oddlattice": "0"}}, 2)
     return {path.stem: pl.read_csv(path) for path in out.glob("*.csv")}
 
 

@@ -94,8 +94,13 @@ class Tab:
         self.requests: list[str] = []
         self.page.on("console", lambda m: self.faults.append(m.text) if m.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda e: self.faults.append(str(e)))
-        self.page.on("requestfailed", lambda r: self.faults.append(f"failed: {r.url}"))
+        self.page.on("requestfailed", self.failed)
         self.page.on("request", lambda r: self.requests.append(r.url))
+
+    def failed(self, request: Any) -> None:
+        """A file that is missing or refused is a fault; a picture still on its way when the page is left is not."""
+        if request.failure != "net::ERR_ABORTED":
+            self.faults.append(f"failed: {request.url} {request.failure}")
 
     def open(self, path: Path, extra: str = "") -> Any:
         self.page.goto(path.as_uri() + extra)

@@ -2,7 +2,8 @@
 
 In:  models/libraries/<name>.yaml          the multislice library the fields are composed from
      models/<name>/                        the model that is measured: the first of `models`
-Out: results/benchmark/index.html          figures 1 and 2, table 1, efficiency, calibration, kinds, whole files
+Out: results/benchmark/published_<size>.safetensors   the published network, trained on bulk of the library
+     results/benchmark/index.html          figures 1 and 2, table 1, efficiency, calibration, kinds, whole files
      results/benchmark/<table>.csv         every number of it, units in the names
 """
 
@@ -27,8 +28,39 @@ rule benchmark:
         "results/benchmark/index.html",
 
 
+rule train_published:
+    input:
+        library=f"{REPOSITORY}/models/libraries/{config['benchmark']['library']}.yaml",
+        crystal=lambda wildcards: str(models()[0] / "crystal.yaml"),
+        model=lambda wildcards: str(models()[0] / "model.yaml"),
+        weights=lambda wildcards: str(models()[0] / "weights.safetensors"),
+        modules=modules_of("train_published"),
+    output:
+        weights=f"results/benchmark/published_{config['benchmark']['size']}.safetensors",
+    log:
+        f"results/logs/train_published/{config['benchmark']['size']}.log",
+    benchmark:
+        f"results/benchmarks/train_published/{config['benchmark']['size']}.tsv"
+    conda:
+        "../../envs/conda.yaml"
+    threads: 1
+    resources:
+        mem_mb=grown(4000),
+        runtime=240,
+    params:
+        size=config["benchmark"]["size"],
+        seed=config["seed"],
+    script:
+        "../scripts/train_published.py"
+
+
 rule run_benchmark:
     input:
+        **(
+            {"published": f"results/benchmark/published_{config['benchmark']['size']}.safetensors"}
+            if "published" in config["benchmark"]["methods"]
+            else {}
+        ),
         library=f"{REPOSITORY}/models/libraries/{config['benchmark']['library']}.yaml",
         crystal=lambda wildcards: str(models()[0] / "crystal.yaml"),
         model=lambda wildcards: str(models()[0] / "model.yaml"),

@@ -54,11 +54,9 @@ from oddlattice.published import (
     patches_at,
     predict,
     prepared,
-    save_published,
-    train_published,
     whole_patches,
 )
-from oddlattice.register import NoModelError, Registration, fit_registration, render
+from oddlattice.register import NoModelError, Registration, fit_registration
 from oddlattice.report.benchmark_page import write_page
 from oddlattice.scores import BULK, NEAR, Findings, summarise
 from oddlattice.simulate import Conditions
@@ -302,27 +300,6 @@ def jobs_of(plan: Plan, library: Library, model: Model, methods: tuple[str, ...]
     return jobs
 
 
-def published_weights(plan: Plan, library: Library, crystal: Crystal, seed: int, path: Path) -> None:
-    """Train the published network on crops, centred on columns, of bulk fields of their own seeds."""
-    crops: list[Float] = []
-    field_number = 0
-    while sum(len(part) for part in crops) < plan.published_patches:
-        rng = np.random.default_rng([seed, field_number])
-        conditions = detection_conditions(library, 400.0, 5.0, rng)
-        shape = (plan.side_px, plan.side_px)
-        scan = compose_field(library, crystal, conditions, shape, (), int(rng.integers(2**31))).scan
-        found = fit_registration(scan.counts, [crystal], (conditions.pixel_nm,) * 2)
-        tiles = render(scan.counts, found, (slice(0, found.mask.shape[0]), slice(0, found.mask.shape[1])))
-        cells = np.argwhere(found.mask)
-        uv = np.concatenate([cells + np.array([column.u, column.v]) for column in crystal.tested])
-        uv = rng.permutation(uv[whole_patches(tiles, uv)])
-        most = -(-plan.published_patches // 4)  # from four fields at least
-        crops.append(patches_at(prepared(tiles), uv[:most]))
-        field_number += 1
-    patches = np.concatenate(crops)[: plan.published_patches]
-    save_published(train_published(patches, plan.published_epochs, seed, print, plan.published_rate), path)
-
-
 # ---------------------------------------------------------------- whole files
 
 
@@ -405,6 +382,7 @@ def ideals(library: Library, crystal: Crystal, kinds: tuple[Kind, ...], pixel_nm
 def main(
     library_card: str,
     model_dir: str,
+    published: str,
     out_dir: str,
     settings: dict[str, Any],
     stages: dict[str, dict[str, Any]],
@@ -415,6 +393,8 @@ def main(
 
     Parameters
     ----------
+    published : str
+        File of the published network's weights, as `train_published` writes it; "" where it is none of the methods.
     settings : dict
         Section `benchmark` of the config: ``size``, ``methods``; and ``seed``.
     stages : dict
@@ -434,20 +414,14 @@ def main(
         )
     library, model = load_library(Path(library_card)), load_model(Path(model_dir))
     kinds = {name: _kinds(library_card, model_dir, name, plan.every) for name in KIND_SETS}
-    with tempfile.TemporaryDirectory() as name:
-        weights = Path(name) / "published.safetensors"
-        setup = Setup(
-            library_card, model_dir, stages["infer"], stages["tile"], stages["defects"], str(weights), plan.every
-        )
-        if "published" in methods:
-            published_weights(plan, library, model.crystal, seed, weights)
-        jobs = jobs_of(plan, library, model, methods, seed)
-        findings = Findings(methods)
-        for done, outcome in enumerate(run_all(jobs, setup, threads), 1):
-            findings.add(outcome)
-            if done % 10 == 0 or done == len(jobs):
-                print(f"{done} of {len(jobs)} fields", flush=True)
-        files = whole_files(plan, setup, stages["read"], seed)
+    setup = Setup(library_card, model_dir, stages["infer"], stages["tile"], stages["defects"], published, plan.every)
+    jobs = jobs_of(plan, library, model, methods, seed)
+    findings = Findings(methods)
+    for done, outcome in enumerate(run_all(jobs, setup, threads), 1):
+        findings.add(outcome)
+        if done % 10 == 0 or done == len(jobs):
+            print(f"{done} of {len(jobs)} fields", flush=True)
+    files = whole_files(plan, setup, stages["read"], seed)
     ideal = ideals(library, model.crystal, (*kinds["detection"],))
     tables = summarise(findings, kinds, ideal, files, stages["defects"])
     out = Path(out_dir)
@@ -472,6 +446,7 @@ if "snakemake" in globals():
     main(
         snakemake.input.library,
         str(Path(snakemake.input.model).parent),
+        str(snakemake.input.get("published", "")),
         str(Path(snakemake.output.page).parent),
         dict(snakemake.params.settings),
         {name: dict(stage) for name, stage in snakemake.params.stages.items()},
