@@ -13,15 +13,19 @@ from oddlattice.detect import (
     SIDE_PX,
     Null,
     Scored,
+    change_error,
     either,
     estimate_noise,
+    in_mean_cells,
     judge_columns,
     lean_of,
+    local_contrast,
     published_map,
     q_values,
     raw_places,
     robust_normal,
     robust_plane,
+    shift_error_pm,
 )
 
 VECTORS_PM = np.array([[390.0, 0.0], [0.0, 390.0]])
@@ -196,3 +200,58 @@ def test_the_smallest_p_values_keep_their_digits() -> None:
     p, by_shift = either(np.array([1e-40, 1.0]), np.array([1.0, 1e-200]), 0.2)
     assert p == pytest.approx([1.25e-40, 5e-200], rel=1e-12)
     assert by_shift.tolist() == [False, True]
+
+
+def on_ground(contrast: np.ndarray) -> np.ndarray:
+    """A perfect crystal over its local mean, that stands so high over its ground at each place (40, 40)."""
+    line = (np.arange(CELL_PX) + 0.5) / CELL_PX
+    cell = np.cos(2 * np.pi * line[:, None]) + np.cos(2 * np.pi * line[None, :])
+    return (1 + 0.3 * np.kron(contrast, cell)).astype(np.float32)
+
+
+def test_contrast_on_a_ground_that_varies() -> None:
+    line = np.arange(CELLS) / CELLS
+    contrast = 1 + 0.3 * np.cos(np.pi * line[:, None]) * np.cos(np.pi * line[None, :])
+    contrast /= contrast.mean()
+    mask = np.ones((CELLS, CELLS), np.uint8)
+    mask[:6, :6] = 0
+    image = on_ground(contrast)
+    put(image, SR, (20, 20), -4 * (image[410:430, 410:430].mean() - 0.5) * np.ones((SIDE_PX, SIDE_PX)))  # one odd cell
+    noise = 0.5 * noise_map(41)
+    found = local_contrast(image, noise, mask, 0.3)
+    good = mask > 0
+    assert (found[~good] == 1).all()
+    assert found[good].mean() == pytest.approx(1.0, abs=0.03)
+    assert found[good] == pytest.approx(contrast[good] / contrast[good].mean(), rel=0.04)
+    assert contrast[good].std() > 0.1  # the test could fail
+    assert local_contrast(on_ground(np.ones((CELLS, CELLS))), noise, mask, 0.3) == pytest.approx(1.0, abs=0.03)
+    part = local_contrast(image, noise, mask, 0.2)  # of an image that is fainter than this part of it
+    assert part[good] == pytest.approx(1.5 * found[good])
+
+
+def test_a_change_is_that_of_the_column_wherever_it_is() -> None:
+    """A column that lost 40 % on a high ground, and one on a low ground."""
+    line = np.arange(CELLS) / CELLS
+    contrast = np.broadcast_to(1 + 0.5 * (line - line.mean()), (CELLS, CELLS))
+    image = on_ground(contrast)
+    difference = 0.2 * noise_map(42)
+    du, dv = window_offsets(SR)
+    places = [(20, 4), (20, 20), (20, 35)]
+    for u, v in places:
+        put(difference, SR, (u, v), -0.4 * contrast[u, v] * peak_at(SR, du, dv))
+    mask = np.ones((CELLS, CELLS), np.uint8)
+    found = judged(in_mean_cells(difference, local_contrast(image, difference, mask, 0.3)), SR)
+    plain = judged(difference, SR)
+    for u, v in places:
+        k = int(np.flatnonzero((found.cells == (u, v)).all(axis=1))[0])
+        assert found.verdict.change[k] == pytest.approx(-0.4, abs=0.03)
+        assert plain.verdict.change[k] == pytest.approx(-0.4 * contrast[u, v], abs=0.03)
+        assert found.verdict.z[k] == pytest.approx(plain.verdict.z[k], rel=0.1)
+
+
+def test_standard_errors_hold_the_error_of_the_shape() -> None:
+    assert change_error(np.array([0.03, 0.0]), np.array([0.0, -1.0])) == pytest.approx([0.03, 0.06])
+    assert shift_error_pm(3.0, np.array([60.0, 80.0])) == pytest.approx(5.0)
+    assert shift_error_pm(np.zeros((2, 2)), np.array([[[30.0, 40.0]], [[0.0, 0.0]]])) == pytest.approx(
+        np.array([[2.0, 2.0], [0.0, 0.0]])
+    )

@@ -34,7 +34,19 @@ from oddlattice.defects import (
     judge_all,
     single_defects,
 )
-from oddlattice.detect import Noise, estimate_noise, judge_columns, kernel_width_px, published_map, raw_places, z_map
+from oddlattice.detect import (
+    Noise,
+    change_error,
+    estimate_noise,
+    in_mean_cells,
+    judge_columns,
+    kernel_width_px,
+    local_contrast,
+    published_map,
+    raw_places,
+    shift_error_pm,
+    z_map,
+)
 from oddlattice.intervals import poisson_interval, wilson
 from oddlattice.logs import log_to
 from oddlattice.maps import InCounts, Map, ToLattice, write_maps
@@ -70,6 +82,7 @@ class Registered:
     brightness: Array  # mean of each cell over the local mean of the crystal
     nodes_px: Float
     row_shift_px: Float
+    contrast: float  # standard deviation of the mean cell of the whole image
     shapes: list[ColumnShape]
     responses: list[tuple[float, float]]
     vectors_px: Array
@@ -106,21 +119,23 @@ def with_regions(defects: list[Found], regions: npt.NDArray[np.bool_], settings:
 
 def find_in_part(image: Registered, settings: dict[str, Any]) -> tuple[Judged, Float, Noise]:
     """Test all columns of an image, or of a part of one, and list what is odd; as `find_in_image`, without regions."""
-    noise = estimate_noise(image.difference, image.mask)
+    contrast = local_contrast(image.prediction, image.difference, image.mask, image.contrast)
+    difference = in_mean_cells(image.difference, contrast)
+    noise = estimate_noise(difference, image.mask)
     vectors_pm = image.vectors_px * image.pixel_nm * 1000
     anm = published_map(image.difference, image.prediction, image.mask, settings["published_threshold"])
     fdr, shift_share = settings["fdr"], settings["shift_share"]
     tested = []
     for shape, response in zip(image.shapes, image.responses, strict=True):
-        found = judge_columns(image.difference, image.mask, noise, shape, vectors_pm, response, anm, shift_share)
+        found = judge_columns(difference, image.mask, noise, shape, vectors_pm, response, anm, shift_share)
         if found is not None:
             tested.append((found, response))
     judged = judge_all([found for found, _ in tested], fdr)
-    single_defects(judged, image.difference, noise, vectors_pm, [np.array(response) for _, response in tested], fdr)
+    single_defects(judged, difference, noise, vectors_pm, [np.array(response) for _, response in tested], fdr)
     if not image.shapes:
         return judged, np.zeros_like(image.difference), noise
     narrowest = max(image.shapes, key=lambda shape: sum(shape.precision[::2]))
-    z = z_map(image.difference, image.mask, noise, narrowest)
+    z = z_map(difference, image.mask, noise, narrowest)
     places = np.array([(shape.u, shape.v) for shape in image.shapes])
     judged.defects += extra_columns(judged, z, image.mask, places, kernel_width_px(narrowest), fdr)
     return judged, z, noise
@@ -148,10 +163,10 @@ def column_rows(image_id: str, judged: Judged, nodes_px: Float) -> pl.DataFrame:
                     "z_shift": v.z_shift,
                     "anm": tested.anm,
                     "intensity_change": v.change,
-                    "intensity_change_sigma": v.change_sigma,
+                    "intensity_change_sigma": change_error(v.change_sigma, v.change),
                     "shift_row_pm": v.shift_pm[:, 0],
                     "shift_col_pm": v.shift_pm[:, 1],
-                    "shift_sigma_pm": np.linalg.det(v.shift_covariance_pm2) ** 0.25,
+                    "shift_sigma_pm": shift_error_pm(np.linalg.det(v.shift_covariance_pm2) ** 0.25, v.shift_pm),
                 },
                 schema=COLUMNS,
             )
@@ -306,6 +321,7 @@ def load_registered(
         brightness=as_cells(values_of(tiles, "tiles", pixels)).mean(axis=(2, 3), dtype=np.float64),
         nodes_px=values_of(tiles, "nodes_px", corners),
         row_shift_px=values_of(tiles, "row_shift_px"),
+        contrast=model["contrast"],
         shapes=[ColumnShape(**{k: c[k] for k in SHAPE_KEYS} | {"precision": tuple(c["precision"])}) for c in columns],
         responses=[(c["response_intensity"], c["response_shift"]) for c in columns],
         vectors_px=np.array([lattice["a_px"], lattice["b_px"]]),

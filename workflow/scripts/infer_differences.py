@@ -265,17 +265,16 @@ def infer_image(
         write(write_core, piece.part, [(arrays["prediction"], prediction), (arrays["difference"], difference)])
     off = misfit(samples.median("seen"), samples.median("network"))
     reason = objection(model.name, off, float(attributes["stretch"]), float(settings["misfit_limit"]))
-    shapes = fit_shapes(samples.median("predicted"), model.crystal.columns) if not reason else []
+    cell = samples.median("predicted")
+    shapes = fit_shapes(cell, model.crystal.columns) if not reason else []
     vectors_pm = np.array([attributes["a_px"], attributes["b_px"]]) * float(attributes["pixel_nm"]) * 1000
     left = responses(predictor, tiles, mask, shapes, vectors_pm) if shapes else []
     columns = [
         asdict(shape) | {"response_intensity": a, "response_shift": b}
         for shape, (a, b) in zip(shapes, left, strict=True)
     ]
-    state = "no_model" if reason else "analysed"
-    target.update_attributes(
-        {"oddlattice": {**said, "state": state, "reason": reason, "model_misfit": off, "columns": columns}}
-    )
+    said |= {"state": "no_model" if reason else "analysed", "reason": reason, "model_misfit": off}
+    target.update_attributes({"oddlattice": {**said, "contrast": contrast_of(cell), "columns": columns}})
     return reason
 
 

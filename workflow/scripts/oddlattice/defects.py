@@ -20,7 +20,7 @@ from oddlattice.columns import (
 )
 from oddlattice.compiled import compiled
 from oddlattice.crystal import CELL_PX
-from oddlattice.detect import MIN_COLUMNS, Noise, Scored, q_values
+from oddlattice.detect import MIN_COLUMNS, Noise, Scored, change_error, q_values, shift_error_pm
 
 Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
@@ -31,7 +31,6 @@ EMPTY_BELOW = -0.8  # a column that lost more than this is vacancy-like: Ti in p
 CERTAIN = 0.6  # a kind less probable than this is unknown
 PRIOR_CHANGE, PRIOR_SHIFT_PM = 0.5, 40.0  # ASSUME: spread of the changes that defects make
 PRIOR_MODELS = (0.5, 0.4, 0.1)  # ASSUME: intensity only, displacement only, both
-SHAPE_ERROR = 0.06  # of a change: rms over multislice cells, thin and thick, with and without ground below them
 DECOY_MARGIN = 1.15  # an extra column stands out by so much more than the deepest dip between the columns
 NEAR_CELLS = 1.05  # odd columns closer than this belong together
 
@@ -221,12 +220,12 @@ def single_defects(
         start = np.array([verdict.change[0], *verdict.shift_pm[0]])
         found = refine(window, shape, start, noise, vectors_pm, responses[judged.kind[k]])
         _take_out(left, shape, cell[0], found, vectors_pm, float(responses[judged.kind[k]].mean()))
-        sigma = float(np.hypot(verdict.change_sigma[0], SHAPE_ERROR * found[0]))
+        sigma = float(change_error(verdict.change_sigma[0], found[0]))
         covariance = verdict.shift_covariance_pm2[0]
         chances = kind_probabilities(float(found[0]), sigma, found[1:], covariance)
         if found[0] < CORE_BELOW and shape.tail_weight > LEAST_TAIL:
             core, wider = core_change(window, shape, noise, float(responses[judged.kind[k]][0]))
-            core_sigma = float(np.hypot(wider * verdict.change_sigma[0], SHAPE_ERROR))
+            core_sigma = float(change_error(wider * verdict.change_sigma[0], 1.0))
             _count_as_empty(chances, float(tails.normal_sf((core - EMPTY_BELOW) / core_sigma)))
         best = max(chances, key=lambda kind: chances[kind])
         judged.defects.append(
@@ -240,7 +239,7 @@ def single_defects(
                 change=float(found[0]),
                 change_sigma=sigma,
                 shift_pm=(float(found[1]), float(found[2])),
-                shift_sigma_pm=float(np.hypot(np.linalg.det(covariance) ** 0.25, SHAPE_ERROR * np.hypot(*found[1:]))),
+                shift_sigma_pm=float(shift_error_pm(np.linalg.det(covariance) ** 0.25, found[1:])),
                 anm=float(tested.anm[i]),
             )
         )

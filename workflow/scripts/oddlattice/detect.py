@@ -16,6 +16,7 @@ from oddlattice.columns import (
     cells_at,
     column_cells,
     cut_windows,
+    mean_cell,
     median_cell,
     sample_of,
     signatures,
@@ -33,6 +34,10 @@ Mask = npt.NDArray[np.uint8]
 SIDE_PX = 2 * REACH_PX + 2
 MIN_COLUMNS = 30  # fewer columns of a kind give no null to judge by
 NOISE_CELLS = 6.0  # width over which the noise level may change [cells]
+CONTRAST_CELLS = 3.0  # width over which the contrast of the crystal may change [cells]
+CONTRAST = 0.5, 2.0  # of a place over the image's: the range in which it is believed
+# rms errors of a column's shape, as parts of a change and of a displacement: multislice cells, thin and thick, no noise
+CHANGE_ERROR, SHIFT_ERROR = 0.06, 0.04
 LEAN = 0.08, 0.1  # typical skewness of a column's intensity, and how far from it
 QUIET_SMOOTH_PX, QUIET_SIGMA = 2.3, 4.8  # what stands out is no noise: width of a column, and how far it stands out
 
@@ -156,6 +161,16 @@ class Verdict:
     z: Array
 
 
+def change_error(sigma: npt.ArrayLike, change: npt.ArrayLike) -> Array:
+    """Standard error of an intensity change: the scatter of bulk, and the error of the column's shape."""
+    return np.asarray(np.hypot(sigma, CHANGE_ERROR * np.asarray(change)))
+
+
+def shift_error_pm(sigma_pm: npt.ArrayLike, shift_pm: npt.ArrayLike) -> Array:
+    """Standard error of a displacement (..., 2) along a direction [pm]: as `change_error`."""
+    return np.asarray(np.hypot(sigma_pm, SHIFT_ERROR * np.hypot(*np.moveaxis(np.asarray(shift_pm), -1, 0))))
+
+
 @dataclass(frozen=True)
 class Scored:
     """Every tested column of one kind in an image.
@@ -187,6 +202,58 @@ class Scored:
     verdict: Verdict
     anm: Array
     response: tuple[float, float]
+
+
+def local_contrast(prediction: Float, difference: Float, mask: Mask, of_image: float) -> Array:
+    """Contrast of the crystal about each cell over that of the image's mean cell, shape (U, V); 1 where masked.
+
+    Contamination, or a thin place, raises the ground between the columns. Prediction and difference are parts of the
+    local mean, in which columns on a higher ground stand less high: so does what is missing of them. It is the slope of
+    the cells on the mean cell, in a plane through the neighbourhood.
+
+    Parameters
+    ----------
+    prediction, difference : ndarray of shape (U * 20, V * 20), float32
+        Their sum is the image.
+    mask : ndarray of shape (U, V), uint8; at least one cell is 1
+    of_image : float
+        Standard deviation of the mean cell of the image that this is, or is a part of.
+    """
+    good = mask.astype(bool)
+    cell = mean_cell(prediction, mask)
+    weights = cell - cell.mean()
+    weights /= max(float((weights**2).sum()), 1e-12)
+    slopes = np.zeros(mask.shape)
+    image = np.ascontiguousarray(prediction), np.ascontiguousarray(difference), np.ascontiguousarray(mask)
+    _sums(*image, weights, slopes)
+    smooth = np.ones(mask.shape)
+    for _ in range(2):  # a single odd cell must not change its own contrast
+        kept = np.clip(slopes, 0.6 * smooth, 1.4 * smooth)
+        smooth = np.clip(local_plane(kept[None], good.astype(float), CONTRAST_CELLS)[0][0], *CONTRAST)
+    here = float(cell.std()) / max(of_image * float(smooth[good].mean()), 1e-12)
+    return np.where(good, here * smooth, 1.0)
+
+
+def in_mean_cells(difference: Float, contrast: Array) -> Float:
+    """The difference (U * 20, V * 20) in units of the image's mean cell: over the local `contrast` (U, V)."""
+    out = np.empty_like(difference)
+    for u, line in enumerate((1 / contrast).astype(np.float32)):
+        strip = np.s_[u * CELL_PX : (u + 1) * CELL_PX]
+        np.multiply(difference[strip], np.repeat(line, CELL_PX), out=out[strip])
+    return out
+
+
+@compiled("void(float32[:, ::1], float32[:, ::1], uint8[:, ::1], float64[:, ::1], float64[:, ::1])")
+def _sums(prediction: Float, difference: Float, mask: Mask, weights: Array, out: Array) -> None:
+    """Weighted sum of prediction and difference over each analysed cell."""
+    for u in range(mask.shape[0]):
+        for v in range(mask.shape[1]):
+            total = 0.0
+            for i in range(CELL_PX if mask[u, v] else 0):
+                for j in range(CELL_PX):
+                    at = u * CELL_PX + i, v * CELL_PX + j
+                    total += (prediction[at] + difference[at]) * weights[i, j]
+            out[u, v] = total
 
 
 def estimate_noise(difference: Float, mask: Mask) -> Noise:

@@ -18,6 +18,7 @@ from oddlattice.benchmark import (
     recall_of_search,
     separation,
 )
+from oddlattice.detect import shift_error_pm
 from oddlattice.intervals import wilson
 from oddlattice.published import Band
 from oddlattice.simulate import Conditions
@@ -406,7 +407,8 @@ def _shift_errors(columns: pl.DataFrame, shift_pm: float) -> Row:
     """Errors of both components; the bias is along the true displacement: negative where it comes out too small."""
     error = _numbers(columns, "shift_row_pm", "shift_col_pm") - _numbers(columns, "true_row_pm", "true_col_pm")
     if "cov_row_pm2" in columns.columns:
-        sigma = np.sqrt(_numbers(columns, "cov_row_pm2", "cov_col_pm2"))
+        bulk = np.sqrt(_numbers(columns, "cov_row_pm2", "cov_col_pm2"))
+        sigma = shift_error_pm(bulk, _numbers(columns, "shift_row_pm", "shift_col_pm")[:, None])
     else:
         sigma = _numbers(columns, "shift_sigma_pm", "shift_sigma_pm")
     towards = (error * _numbers(columns, "true_row_pm", "true_col_pm")).sum(axis=1) / shift_pm
@@ -414,7 +416,10 @@ def _shift_errors(columns: pl.DataFrame, shift_pm: float) -> Row:
 
 
 def interval_table(findings: Findings, kinds: tuple[Kind, ...]) -> pl.DataFrame:
-    """Errors and coverage of intensity change and displacement: of all placed columns, and of the listed defects."""
+    """Errors and coverage of intensity change and displacement: of all placed columns, and of the listed defects.
+
+    A defect that is listed as a region has neither.
+    """
     rows: list[Row] = []
     for method in findings.methods:
         columns, listed = findings.of("calibration", method), findings.listed("calibration", method)
@@ -422,7 +427,7 @@ def interval_table(findings: Findings, kinds: tuple[Kind, ...]) -> pl.DataFrame:
             continue
         for kind in kinds:
             for which, found in (("every column placed", columns), ("listed defects", listed)):
-                here = found.filter(pl.col("kind") == kind.name).drop_nulls("change")
+                here = found.filter(pl.col("kind") == kind.name).filter(pl.col("change").is_finite())
                 if not len(here):
                     continue
                 about: Row = {"method": method, "kind": kind.name, "family": kind.family, "of": which}

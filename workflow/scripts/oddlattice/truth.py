@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from oddlattice.benchmark import NEAR_CELLS, Field
 from oddlattice.defects import Judged
-from oddlattice.detect import raw_places
+from oddlattice.detect import change_error, raw_places
 from oddlattice.scores import BULK, NEAR
 
 Array = npt.NDArray[np.float64]
@@ -75,7 +75,7 @@ def column_table(field: Field, nodes_px: Float, judged: Judged) -> pl.DataFrame:
                     "p_value": v.p_value,
                     "z_intensity": v.z_intensity,
                     "change": v.change,
-                    "change_sigma": v.change_sigma,
+                    "change_sigma": change_error(v.change_sigma, v.change),
                     "shift_row_pm": v.shift_pm[:, 0],
                     "shift_col_pm": v.shift_pm[:, 1],
                     "cov_row_pm2": v.shift_covariance_pm2[:, 0, 0],
