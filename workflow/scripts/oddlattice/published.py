@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -188,7 +188,7 @@ class Band:
 
 def save_published(model: PublishedVAE, path: Path) -> None:
     """Write the weights as safetensors."""
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, str(path))
+    path.write_bytes(save({key: value.contiguous() for key, value in model.state_dict().items()}))
 
 
 def load_published(path: Path) -> PublishedVAE:
