@@ -13,10 +13,10 @@ from scipy.stats import norm
 
 import gather_defects
 from oddlattice import polar, review_files, statistics
+from oddlattice.by_image import write_by_image
 from oddlattice.crystal import Crystal, crystal_from_dict
 from oddlattice.products import COLUMNS, DEFECTS, IMAGES, READ, table, write_parquet
 from oddlattice.report.geometry import bilinear
-from oddlattice.report.html import json_text
 from oddlattice.simulate import Conditions, Defect, Scan, simulate_scan
 
 CRYSTAL = {
@@ -365,7 +365,7 @@ class Shard:
             write_parquet(table(rows, schema), path)
         text = review_files.dumped({"files": self.files, "statements": self.statements})
         self.paths.reviews_json.write_text(text, encoding="ascii")
-        self.paths.statistics.write_text(json_text(self.statistics), encoding="ascii")
+        write_by_image(self.statistics.items(), self.paths.statistics)
         return self.paths
 
     def gathered(self, folder: Path) -> dict[str, str]:

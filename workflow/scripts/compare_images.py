@@ -1,6 +1,5 @@
 """Rule compare_images: densities of all images together, trends within sessions and stacks, groups compared."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import polars as pl
 import zarr
 
 from oddlattice import densities, many_images
+from oddlattice.by_image import ByImage
 from oddlattice.logs import log_to
 from oddlattice.products import COMPARISONS, DENSITIES, GROUPS, SITES, TRENDS, table, write_csv
 from oddlattice.report.html import json_lines
@@ -85,8 +85,7 @@ def main(
     counts = counts_by_kind(pl.read_parquet(defects))
     sites: dict[str, list[Row]] = {}
     for path in statistics_json:  # of all that a shard says only this is kept: there may be 100,000 images
-        said = json.loads(Path(path).read_text(encoding="utf-8"))
-        sites |= {name: one.get("sites", []) for name, one in said.items()}
+        sites |= {name: one.get("sites", []) for name, one in ByImage(path).items()}
     group_by = settings["group_by"]
     plain = group_by == "folder" or (rows and group_by in rows[0])
     metadata = {} if plain else metadata_of(images_zarr, {row["image_id"] for row in rows})

@@ -1,6 +1,7 @@
 """Rule measure_images: where the columns of each image stand, and its statistics."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import polars as pl
 import zarr
 
 from oddlattice import polar, statistics
+from oddlattice.by_image import write_by_image
 from oddlattice.columns import ColumnShape
 from oddlattice.crystal import Crystal, load_crystal
 from oddlattice.detect import raw_places
@@ -17,10 +19,8 @@ from oddlattice.logs import log_to
 from oddlattice.many_images import seed_for
 from oddlattice.onethread import one_thread
 from oddlattice.products import PLACES, table, write_parquet
-from oddlattice.report.html import json_lines
 from oddlattice.stores import group_of, said_of, values_of
 from oddlattice.watched import Watch, go_on_watched
-from oddlattice.whole import write_text
 
 Row = dict[str, Any]
 
@@ -117,24 +117,26 @@ def main(
     tables = {"defects": pl.read_parquet(defects), "columns": pl.read_parquet(columns)}
     known = {Path(path).parent.name: load_crystal(Path(path)) for path in crystals}
     watch = watch or Watch()
-    found: dict[str, Row] = {}
     places = [table([], PLACES)]
-    for row in pl.read_parquet(images).iter_rows(named=True):
-        if row["state"] != "analysed":
-            continue
-        name = str(row["image_id"])
-        measured, fault = watch.spared(name, measure, row, stores, known, tables, settings["seed"])
-        if measured is None:
-            assert fault is not None
-            print(f"{name}: {fault.trace}")
-            found[name] = {"failed": fault.words}
-            continue
-        found[name] = measured[0]
-        places += measured[1]
-        clustering, moved = (measured[0][key] for key in ("clustering", "polar"))
-        print(f"{name}: g(r) p {clustering.get('p_value')}, noise of polar map {moved.get('sigma_pm')} pm")
+
+    def each() -> Iterator[tuple[str, Row]]:
+        for row in pl.read_parquet(images).iter_rows(named=True):
+            if row["state"] != "analysed":
+                continue
+            name = str(row["image_id"])
+            measured, fault = watch.spared(name, measure, row, stores, known, tables, settings["seed"])
+            if measured is None:
+                assert fault is not None
+                print(f"{name}: {fault.trace}")
+                yield name, {"failed": fault.words}
+                continue
+            places.extend(measured[1])
+            clustering, moved = (measured[0][key] for key in ("clustering", "polar"))
+            print(f"{name}: g(r) p {clustering.get('p_value')}, noise of polar map {moved.get('sigma_pm')} pm")
+            yield name, measured[0]
+
+    write_by_image(each(), out_statistics)
     write_parquet(pl.concat(places), out_places)
-    write_text(out_statistics, json_lines(found))
 
 
 if "snakemake" in globals():

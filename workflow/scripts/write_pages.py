@@ -18,6 +18,7 @@ import yaml
 import zarr
 
 from oddlattice import chunkfiles
+from oddlattice.by_image import ByImage
 from oddlattice.chunks import Windows, bands, every
 from oddlattice.crystal import CELL_PX
 from oddlattice.logs import log_to
@@ -534,11 +535,11 @@ def main(
     said = json.loads(Path(reviews_json).read_text(encoding="ascii"))["statements"]
     found = lay_on(pl.read_parquet(defects), pl.read_parquet(images), partial(places_of, tested), said)
     rows = [row for row in found.images.iter_rows(named=True) if row["state"] != "rejected"]
-    measured = json.loads(Path(statistics).read_text(encoding="utf-8"))
+    measured = ByImage(statistics)
     with whole_directory(out_dir) as part:
         for row in rows:
             name, image = row["image_id"], partial(load_image, row, stores, found, tested)
-            given = (image, measured.get(name, {}), Path(out_dir).name, part, settings)
+            given = (image, measured.get(name), Path(out_dir).name, part, settings)
             _, fault = watch.spared(name, write_page_of, *given)
             if fault is not None:
                 print(fault.trace)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 import zarr
 
+from oddlattice.by_image import ByImage
 from oddlattice.stores import array_if_any, group_of, listed_in, said_of
 
 Row = dict[str, Any]
@@ -174,9 +175,7 @@ class ResultImage:
     @cached_property
     def statistics(self) -> Row:
         """Densities, site fractions, clustering and displacements; empty where it was not analysed."""
-        path = self.results.path / f"4_defects/{self.shard}.statistics.json"
-        found: Row = json.loads(path.read_text(encoding="utf-8")).get(self.image_id, {})
-        return found
+        return ByImage(self.results.path / f"4_defects/{self.shard}.statistics.json").get(self.image_id)
 
     def _group(self, stage: str) -> zarr.Group:
         return group_of(zarr.open_group(self.results.path / stage / f"{self.shard}.zarr", mode="r"), self.image_id)
