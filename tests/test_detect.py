@@ -250,7 +250,7 @@ def test_a_change_is_that_of_the_column_wherever_it_is() -> None:
 
 
 def test_standard_errors_hold_the_error_of_the_shape() -> None:
-    assert change_error(np.array([0.03, 0.0]), np.array([0.0, -1.0])) == pytest.approx([0.03, 0.06])
+    assert change_error(np.array([0.03, 0.0]), np.array([0.0, -1.0])) == pytest.approx([0.03, 0.04])
     assert shift_error_pm(3.0, np.array([60.0, 80.0])) == pytest.approx(5.0)
     assert shift_error_pm(np.zeros((2, 2)), np.array([[[30.0, 40.0]], [[0.0, 0.0]]])) == pytest.approx(
         np.array([[2.0, 2.0], [0.0, 0.0]])

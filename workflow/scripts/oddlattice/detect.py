@@ -36,8 +36,7 @@ MIN_COLUMNS = 30  # fewer columns of a kind give no null to judge by
 NOISE_CELLS = 6.0  # width over which the noise level may change [cells]
 CONTRAST_CELLS = 3.0  # width over which the contrast of the crystal may change [cells]
 CONTRAST = 0.5, 2.0  # of a place over the image's: the range in which it is believed
-# rms errors of a column's shape, as parts of a change and of a displacement: multislice cells, thin and thick, no noise
-CHANGE_ERROR, SHIFT_ERROR = 0.06, 0.04
+SHAPE_ERROR = 0.04  # of a change or a displacement: what 68 % intervals need in composed fields not of the benchmark
 LEAN = 0.08, 0.1  # typical skewness of a column's intensity, and how far from it
 QUIET_SMOOTH_PX, QUIET_SIGMA = 2.3, 4.8  # what stands out is no noise: width of a column, and how far it stands out
 
@@ -163,12 +162,12 @@ class Verdict:
 
 def change_error(sigma: npt.ArrayLike, change: npt.ArrayLike) -> Array:
     """Standard error of an intensity change: the scatter of bulk, and the error of the column's shape."""
-    return np.asarray(np.hypot(sigma, CHANGE_ERROR * np.asarray(change)))
+    return np.asarray(np.hypot(sigma, SHAPE_ERROR * np.asarray(change)))
 
 
 def shift_error_pm(sigma_pm: npt.ArrayLike, shift_pm: npt.ArrayLike) -> Array:
     """Standard error of a displacement (..., 2) along a direction [pm]: as `change_error`."""
-    return np.asarray(np.hypot(sigma_pm, SHIFT_ERROR * np.hypot(*np.moveaxis(np.asarray(shift_pm), -1, 0))))
+    return np.asarray(np.hypot(sigma_pm, SHAPE_ERROR * np.hypot(*np.moveaxis(np.asarray(shift_pm), -1, 0))))
 
 
 @dataclass(frozen=True)
