@@ -352,9 +352,12 @@ def test_the_page_shows_its_tables_and_pictures(tiny: Path) -> None:
     for title in ("What is reached", "Figure 1", "Figure 2", "Table 1", "Efficiency", "Calibration", "Whole files"):
         assert title in page
     assert "nan" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL).lower().split()
-    with Image.open(tiny / "figure_1_vae.webp") as picture:
-        assert picture.size[0] == 2 * 3 * 60
-        assert picture.size[1] >= 2 * 60 * 4
+    for method, side_px in (("vae", 60), ("template", 60), ("published", 64)):
+        with Image.open(tiny / f"figure_1_{method}.webp") as picture:
+            assert picture.size[0] == 2 * 3 * side_px
+            assert picture.size[1] >= 2 * side_px * 4
+    heads = re.findall(r"<th scope=.col.>([^<]*)</th>", page[page.index('id="aims"') :])
+    assert heads[:6] == ["Aim", "To reach", "n", "vae", "template", "published"]
 
 
 def test_nothing_analysed_is_said(tmp_path: Path) -> None:

@@ -197,6 +197,22 @@ def published_table(
     return columns[chosen].select("site", "truth", "kind").with_columns(anm=pl.Series(average_near_maximum(difference)))
 
 
+def published_crops(
+    crystal: Crystal, tiles: Float, columns: pl.DataFrame, model: PublishedVAE
+) -> dict[str, npt.NDArray[Any]]:
+    """As `crops_of`, by the published network: patches (3, 64, 64) of 2.7 cells, as it sees them."""
+    image = prepared(tiles)
+    offset = {column.site: (column.u, column.v) for column in crystal.tested}
+    known = columns.filter(pl.col("truth") != NEAR)
+    uv = np.array([np.add((u, v), offset[s]) for s, u, v in known.select("site", "cell_u", "cell_v").iter_rows()])
+    first: dict[str, int] = {}
+    for k in np.flatnonzero(whole_patches(tiles, uv)):
+        first.setdefault(known["kind"][int(k)], int(k))
+    patches = patches_at(image, uv[list(first.values())])
+    predicted = predict(model, patches)
+    return dict(zip(first, np.stack([patches, predicted, patches - predicted], axis=1), strict=True))
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What one field gave.
@@ -251,6 +267,8 @@ def run_field(job: Job, setup: Setup) -> Outcome:
         outcome.columns["published"] = published_table(
             model.crystal, tiles, some, _published(setup.published), job.seed
         )
+        if job.keep:
+            outcome.crops["published"] = published_crops(model.crystal, tiles, some, _published(setup.published))
     return outcome
 
 

@@ -18,6 +18,7 @@ Row = dict[str, Any]
 Tables = dict[str, pl.DataFrame]
 PICTURE_SCALE = 2  # screen pixels for a pixel of the lattice frame
 FALLBACK = "#69727c"
+MISSED = "(no)"
 
 
 def _colour(method: str) -> str:
@@ -29,46 +30,57 @@ def _rate(row: Row, key: str, decimals: int = 1) -> str:
     value, low, high = row[key], row[f"{key}_low"], row[f"{key}_high"]
     if value is None:
         return n.NONE
-    return f"{n.percent(value, decimals)} ({n.fixed(100 * low, decimals)} to {n.fixed(100 * high, decimals)})"
+    return f"{n.percent(value, decimals)} ({n.fixed(100 * low, decimals)}–{n.fixed(100 * high, decimals)})"
 
 
-def aims_rows(aims: pl.DataFrame) -> list[Row]:
-    """The table of aims as text."""
+def aims_rows(aims: pl.DataFrame) -> tuple[list[str], list[Row]]:
+    """Methods, and a row for every aim: what each method measured, as text; n and note are the first method's."""
+    methods = aims["method"].unique(maintain_order=True).to_list()
     rows = []
-    for row in aims.to_dicts():
-        decimals = 3 if row["value"] is not None and abs(row["value"]) < 2 else 1
-        value = n.with_error(row["value"], row["se"]) if row["se"] else n.fixed(row["value"], decimals)
+    for _, here in aims.group_by("aim", "target", maintain_order=True):
+        found = {row["method"]: row for row in here.to_dicts()}
+        first = next(found[method] for method in methods if method in found)
         rows.append(
             {
-                "aim": row["aim"],
-                "method": row["method"],
-                "value": value,
-                "target": row["target"],
-                "n": n.count(row["n"]),
-                "reached": {True: "yes", False: "no", None: n.NONE}[row["reached"]],
-                "note": row["note"],
+                "aim": first["aim"],
+                "target": first["target"],
+                "n": n.count(first["n"]),
+                "note": first["note"],
+                "cells": [_measured(found.get(method)) for method in methods],
             }
         )
-    return rows
+    return methods, rows
+
+
+def _measured(row: Row | None) -> str:
+    """What a method reached of an aim; with a "no" where that is too little."""
+    if row is None:
+        return n.NONE
+    decimals = 3 if row["value"] is not None and abs(row["value"]) < 2 else 1
+    value = n.with_error(row["value"], row["se"]) if row["se"] else n.fixed(row["value"], decimals)
+    return f"{value} {MISSED}" if row["reached"] is False else value
 
 
 def table_1(tables: Tables) -> tuple[list[str], list[Row]]:
-    """Methods, and a row for every kind: part outside the published band, and part flagged by our test."""
+    """Methods, and a row for every kind: part outside the published band, part flagged by our test.
+
+    n is the first method's; where another's differs it stands beside its part.
+    """
     found = tables["table_1"]
     if not len(found):
         return [], []
     methods = found["method"].unique(maintain_order=True).to_list()
     rows = []
     for kind in found["kind"].unique(maintain_order=True).to_list():
+        of_kind = {row["method"]: row for row in found.filter(pl.col("kind") == kind).to_dicts()}
+        number = next(iter(of_kind.values()))["n"]
         cells = []
         for method in methods:
-            here = found.filter((pl.col("kind") == kind) & (pl.col("method") == method)).to_dicts()
-            cells.append(
-                (_rate(here[0], "outside_band"), _rate(here[0], "flagged"), n.count(here[0]["n"]))
-                if here
-                else (n.NONE,) * 3
-            )
-        rows.append({"kind": kind, "cells": cells})
+            here = of_kind.get(method)
+            outside, flagged = (_rate(here, key) if here else n.NONE for key in ("outside_band", "flagged"))
+            other = f", n {n.count(here['n'])}" if here and here["n"] != number else ""
+            cells.append((outside + other, flagged))
+        rows.append({"kind": kind, "n": n.count(number), "cells": cells})
     return methods, rows
 
 
@@ -366,8 +378,8 @@ def write_page(out: Path, tables: Tables, crops: dict[str, dict[str, Any]], plan
     """
     pictures = write_pictures(out, crops)
     methods, first_table = table_1(tables)
-    aims = aims_rows(tables["aims"])
-    reached = [row for row in aims if row["reached"] == "yes"]
+    judged, aims = aims_rows(tables["aims"])
+    known = [row for row in aims if row["cells"][0] != n.NONE]
     page = render(
         "benchmark.html.j2",
         (),
@@ -375,8 +387,8 @@ def write_page(out: Path, tables: Tables, crops: dict[str, dict[str, Any]], plan
         versions=about["versions"],
         about=about,
         plan=vars(plan),
-        aims=aims,
-        reached=(len(reached), len([row for row in aims if row["reached"] != n.NONE])),
+        aims={"methods": judged, "rows": aims},
+        reached=(len([row for row in known if MISSED not in row["cells"][0]]), len(known)),
         pictures=pictures,
         table_1={"methods": methods, "rows": first_table},
         figure_2=figure_2(tables, float(about["published_band_std"])),
