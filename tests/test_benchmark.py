@@ -299,7 +299,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("read", "tile", "infer", "defects")
     }
     weights = str(tmp_path_factory.mktemp("published") / "published.safetensors")
-    train_published.main(str(CARD), str(MODEL), weights, settings["size"], settings["seed"])
+    train_published.main(str(CARD), str(MODEL / "crystal.yaml"), weights, settings["size"], settings["seed"])
     run_benchmark.main(str(CARD), str(MODEL), weights, str(out), settings, stages, {"versions": {"oddlattice": "0"}}, 1)
     return out
 

@@ -22,7 +22,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pl.DataFrame]:
     settings = {"size": "quick", "methods": ["vae", "template", "pca", "published"], "seed": 7}
     stages = {name: config[name] for name in ("read", "tile", "infer", "defects")}
     weights = str(tmp_path_factory.mktemp("published") / "published.safetensors")
-    train_published.main(str(CARD), str(MODEL), weights, settings["size"], settings["seed"])
+    train_published.main(str(CARD), str(MODEL / "crystal.yaml"), weights, settings["size"], settings["seed"])
     run_benchmark.main(str(CARD), str(MODEL), weights, str(out), settings, stages, {"versions": {"oddlattice": "0"}}, 2)
     return {path.stem: pl.read_csv(path) for path in out.glob("*.csv")}
 

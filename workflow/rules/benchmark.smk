@@ -22,6 +22,8 @@ BENCHMARK_TABLES = [
     "fields",
 ]
 
+PUBLISHED = f"results/benchmark/published_{config['benchmark']['size']}.safetensors"
+
 
 rule benchmark:
     input:
@@ -32,11 +34,9 @@ rule train_published:
     input:
         library=f"{REPOSITORY}/models/libraries/{config['benchmark']['library']}.yaml",
         crystal=lambda wildcards: str(models()[0] / "crystal.yaml"),
-        model=lambda wildcards: str(models()[0] / "model.yaml"),
-        weights=lambda wildcards: str(models()[0] / "weights.safetensors"),
         modules=modules_of("train_published"),
     output:
-        weights=f"results/benchmark/published_{config['benchmark']['size']}.safetensors",
+        weights=PUBLISHED,
     log:
         f"results/logs/train_published/{config['benchmark']['size']}.log",
     benchmark:
@@ -56,11 +56,7 @@ rule train_published:
 
 rule run_benchmark:
     input:
-        **(
-            {"published": f"results/benchmark/published_{config['benchmark']['size']}.safetensors"}
-            if "published" in config["benchmark"]["methods"]
-            else {}
-        ),
+        **({"published": PUBLISHED} if "published" in config["benchmark"]["methods"] else {}),
         library=f"{REPOSITORY}/models/libraries/{config['benchmark']['library']}.yaml",
         crystal=lambda wildcards: str(models()[0] / "crystal.yaml"),
         model=lambda wildcards: str(models()[0] / "model.yaml"),

@@ -179,35 +179,37 @@ def _axes(place: tuple[float, float]) -> tuple[tuple[str, float], tuple[str, flo
     return ("cell_u", place[0]), ("cell_v", place[1])
 
 
-def published_table(
-    crystal: Crystal, tiles: Float, columns: pl.DataFrame, model: PublishedVAE, seed: int
-) -> pl.DataFrame:
-    """The published score of a patch about every defect and about some bulk columns; `columns` as of `column_table`."""
-    rng = np.random.default_rng(seed)
-    image = prepared(tiles)
+def with_whole_patches(crystal: Crystal, tiles: Float, columns: pl.DataFrame) -> tuple[pl.DataFrame, Array]:
+    """The columns about which the published network has a patch with data throughout, and their places (n, 2) [cells].
+
+    `columns` as of `column_table`.
+    """
     offset = {column.site: (column.u, column.v) for column in crystal.tested}
     uv = np.array([np.add((u, v), offset[s]) for s, u, v in columns.select("site", "cell_u", "cell_v").iter_rows()])
     fits = whole_patches(tiles, uv)
+    return columns.filter(pl.Series(fits)), uv[fits]
+
+
+def published_table(image: Float, columns: pl.DataFrame, uv: Array, model: PublishedVAE, seed: int) -> pl.DataFrame:
+    """The published score of a patch about every defect and about some bulk columns.
+
+    `image` as of `prepared`; `columns` and `uv` as of `with_whole_patches`.
+    """
+    rng = np.random.default_rng(seed)
     truth = columns["truth"].to_numpy()
-    odd = np.flatnonzero(fits & (truth >= 0))
-    bulk = np.flatnonzero(fits & (truth == BULK))
+    odd, bulk = np.flatnonzero(truth >= 0), np.flatnonzero(truth == BULK)
     chosen = np.concatenate([odd, rng.permutation(bulk)[:PUBLISHED_BULK]])
     patches = patches_at(image, uv[chosen])
     difference = patches - predict(model, patches)
     return columns[chosen].select("site", "truth", "kind").with_columns(anm=pl.Series(average_near_maximum(difference)))
 
 
-def published_crops(
-    crystal: Crystal, tiles: Float, columns: pl.DataFrame, model: PublishedVAE
-) -> dict[str, npt.NDArray[Any]]:
+def published_crops(image: Float, columns: pl.DataFrame, uv: Array, model: PublishedVAE) -> dict[str, npt.NDArray[Any]]:
     """As `crops_of`, by the published network: patches (3, 64, 64) of 2.7 cells, as it sees them."""
-    image = prepared(tiles)
-    offset = {column.site: (column.u, column.v) for column in crystal.tested}
-    known = columns.filter(pl.col("truth") != NEAR)
-    uv = np.array([np.add((u, v), offset[s]) for s, u, v in known.select("site", "cell_u", "cell_v").iter_rows()])
     first: dict[str, int] = {}
-    for k in np.flatnonzero(whole_patches(tiles, uv)):
-        first.setdefault(known["kind"][int(k)], int(k))
+    for k, (truth, kind) in enumerate(columns.select("truth", "kind").iter_rows()):
+        if truth != NEAR:
+            first.setdefault(kind, k)
     patches = patches_at(image, uv[list(first.values())])
     predicted = predict(model, patches)
     return dict(zip(first, np.stack([patches, predicted, patches - predicted], axis=1), strict=True))
@@ -264,11 +266,11 @@ def run_field(job: Job, setup: Setup) -> Outcome:
             outcome.crops[method] = crops_of(outcome.columns[method], image, tiles, model.crystal)
     if "published" in job.methods and outcome.columns:
         some = next(iter(outcome.columns.values()))
-        outcome.columns["published"] = published_table(
-            model.crystal, tiles, some, _published(setup.published), job.seed
-        )
+        whole, seen = with_whole_patches(model.crystal, tiles, some), prepared(tiles)
+        network = _published(setup.published)
+        outcome.columns["published"] = published_table(seen, *whole, network, job.seed)
         if job.keep:
-            outcome.crops["published"] = published_crops(model.crystal, tiles, some, _published(setup.published))
+            outcome.crops["published"] = published_crops(seen, *whole, network)
     return outcome
 
 

@@ -7,10 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from oddlattice.benchmark import PLANS, Plan, compose_field, detection_conditions
-from oddlattice.crystal import Crystal
+from oddlattice.crystal import Crystal, load_crystal
 from oddlattice.library import Library, load_library
 from oddlattice.logs import log_to
-from oddlattice.model import load_model
 from oddlattice.onethread import one_thread
 from oddlattice.published import patches_at, prepared, save_published, train_published, whole_patches
 from oddlattice.register import fit_registration, render
@@ -37,21 +36,21 @@ def bulk_patches(plan: Plan, library: Library, crystal: Crystal, seed: int) -> F
     return np.concatenate(crops)[: plan.published_patches]
 
 
-def main(library_card: str, crystal_dir: str, out: str, size: str, seed: int) -> None:
+def main(library_card: str, crystal_file: str, out: str, size: str, seed: int) -> None:
     """Train and write the weights.
 
     Parameters
     ----------
     library_card : str
         The multislice library that bulk is composed from.
-    crystal_dir : str
-        Model folder whose crystal is taken; its weights are not.
+    crystal_file : str
+        The unit cell, crystal.yaml.
     out : str
         File to write, safetensors.
     size : str
         Of the benchmark: how many patches and epochs; see `oddlattice.benchmark.PLANS`.
     """
-    plan, library, crystal = PLANS[size], load_library(Path(library_card)), load_model(Path(crystal_dir)).crystal
+    plan, library, crystal = PLANS[size], load_library(Path(library_card)), load_crystal(Path(crystal_file))
     patches = bulk_patches(plan, library, crystal, seed)
     trained = train_published(
         patches, plan.published_epochs, seed, lambda line: print(line, flush=True), plan.published_rate
@@ -66,7 +65,7 @@ if "snakemake" in globals():
     one_thread()
     main(
         snakemake.input.library,
-        str(Path(snakemake.input.model).parent),
+        snakemake.input.crystal,
         snakemake.output.weights,
         snakemake.params.size,
         snakemake.params.seed,
