@@ -5,44 +5,44 @@ import os
 import signal
 from typing import Any
 
-import cut_tiles
+from oddlattice import oneimage
 from oddlattice.children import Fault, spared
 
 
-def fail(**job: Any) -> cut_tiles.Row:
+def fail(**job: Any) -> oneimage.Row:
     if job["image_id"].startswith("f0001"):
         raise ZeroDivisionError("<b>nothing</b> to divide by")
-    return cut_tiles.tile_image(**job)
+    return oneimage.tile_image(**job)
 
 
-def tile_failing(**job: Any) -> tuple[cut_tiles.Row, None] | tuple[None, Fault]:
+def tile_failing(**job: Any) -> tuple[oneimage.Row, None] | tuple[None, Fault]:
     return spared(fail, **job)
 
 
-def tile_crashing(**job: Any) -> tuple[cut_tiles.Row, None] | tuple[None, Fault]:
-    found = cut_tiles.tile_or_tell(**job)  # with its arrays written
+def tile_crashing(**job: Any) -> tuple[oneimage.Row, None] | tuple[None, Fault]:
+    found = oneimage.tile_or_tell(**job)  # with its arrays written
     if job["image_id"].startswith("f0001"):
         ctypes.string_at(8)
     return found
 
 
-def tile_killed(**job: Any) -> tuple[cut_tiles.Row, None] | tuple[None, Fault]:
+def tile_killed(**job: Any) -> tuple[oneimage.Row, None] | tuple[None, Fault]:
     if job["image_id"].startswith("f0001"):
         os.kill(os.getpid(), signal.SIGKILL)
-    return cut_tiles.tile_or_tell(**job)
+    return oneimage.tile_or_tell(**job)
 
 
-def tile_killed_once(**job: Any) -> tuple[cut_tiles.Row, None] | tuple[None, Fault]:
+def tile_killed_once(**job: Any) -> tuple[oneimage.Row, None] | tuple[None, Fault]:
     mark = os.path.join(os.path.dirname(job["images_zarr"]), "killed once")
     if job["image_id"].startswith("f0001") and not os.path.exists(mark):
         open(mark, "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
-    return cut_tiles.tile_or_tell(**job)
+    return oneimage.tile_or_tell(**job)
 
 
-def tile_on_full_disk(**job: Any) -> tuple[cut_tiles.Row, None] | tuple[None, Fault]:
+def tile_on_full_disk(**job: Any) -> tuple[oneimage.Row, None] | tuple[None, Fault]:
     return spared(_fill, **job)
 
 
-def _fill(**job: Any) -> cut_tiles.Row:
+def _fill(**job: Any) -> oneimage.Row:
     raise OSError(28, "No space left on device")

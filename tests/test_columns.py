@@ -9,13 +9,12 @@ from oddlattice.columns import (
     as_cells,
     column_cells,
     cut_windows,
-    fit_shape,
-    fit_shapes,
     peak_at,
     signatures,
     window_offsets,
 )
 from oddlattice.crystal import CELL_PX, Column
+from oddlattice.shapes import fit_shape, fit_shapes
 
 CORNER = ColumnShape("Sr", 0.0, 0.0, 2.0, (90.0, 10.0, 70.0))
 MIDDLE = ColumnShape("Ti", 0.5, 0.5, 1.0, (80.0, 0.0, 80.0))

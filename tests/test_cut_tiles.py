@@ -13,6 +13,7 @@ from rsciio import digitalmicrograph, emd
 
 import cut_tiles
 from lattice_samples import MOS2_120, SRTIO3
+from oddlattice import oneimage
 from oddlattice.crystal import CELL_PX, Crystal
 from oddlattice.register import fit_registration, render
 from oddlattice.simulate import Conditions, simulate_scan
@@ -125,9 +126,9 @@ def test_cutting_in_bands_equals_cutting_at_once(monkeypatch: pytest.MonkeyPatch
     found = fit_registration(scan.counts, [SRTIO3], (0.03, 0.03))
     whole = render(scan.counts, found, tuple(slice(0, n) for n in found.mask.shape))
     for name in ("BAND_CELLS", "TILE_CELLS"):  # a chunk has one writer
-        monkeypatch.setattr(cut_tiles, name, 13)
+        monkeypatch.setattr(oneimage, name, 13)
     group = zarr.open_group(str(tmp_path / "g.zarr"), mode="w", zarr_format=3)
-    cut_tiles.write_registration(scan.counts, found, group)
+    oneimage.write_registration(scan.counts, found, group)
     assert np.abs(group["tiles"][:] - whole).max() < 1e-3
 
 
@@ -151,7 +152,7 @@ def test_images_in_parallel_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_an_unknown_setting_is_refused() -> None:
     with pytest.raises(ValueError, match="lenght_tolerance"):
-        cut_tiles.settings_from({"lenght_tolerance": 0.1})
+        oneimage.settings_from({"lenght_tolerance": 0.1})
 
 
 def real_image(name: str) -> tuple[np.ndarray, tuple[float, float] | None]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from oddlattice.baselines import predict_pca, predict_template
-from oddlattice.columns import as_cells, fit_shape, mean_cell
+from oddlattice.columns import as_cells, mean_cell
 from oddlattice.crystal import CELL_PX, load_crystal
 from oddlattice.defects import judge_all
 from oddlattice.detect import estimate_noise, judge_columns
@@ -26,6 +26,7 @@ from oddlattice.inference import (
 )
 from oddlattice.model import load_model
 from oddlattice.patches import correlated_noise, draw_bulk, standardised
+from oddlattice.shapes import fit_shape
 
 MODEL = Path(__file__).parents[1] / "models/srtio3_001"
 CRYSTAL = load_crystal(MODEL / "crystal.yaml")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from oddlattice.columns import fit_shape, mean_cell
+from oddlattice.columns import mean_cell
 from oddlattice.crystal import CELL_PX, crystal_from_dict, load_crystal
 from oddlattice.library import load_library
 from oddlattice.model import load_model
@@ -20,6 +20,7 @@ from oddlattice.patches import (
     simulated_batches,
 )
 from oddlattice.register import register
+from oddlattice.shapes import fit_shape
 from oddlattice.simulate import Conditions, simulate_scan
 from oddlattice.training import Progress, train_vae
 from oddlattice.vae import VAEConfig

@@ -1,6 +1,7 @@
 """What a command takes: wall and processor time, and the memory of its whole family of processes."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -25,7 +26,8 @@ class Taken:
     ----------
     wall_s, cpu_s : float
     peak_mb : float
-        Largest resident memory of the command and its children together, pages they share counted once for each.
+        Largest resident memory of the command and its children together, pages they share counted once for each; not a
+        number where memory was not watched.
     pss_mb : float
         The same with shared pages counted once; looked at less often.
     out : str
@@ -73,8 +75,10 @@ def _pss(process: psutil.Process) -> int:
     return 0
 
 
-def run(command: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Taken:
-    """Run a command and measure it.
+def run(
+    command: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None, *, memory: bool = True
+) -> Taken:
+    """Run a command and measure it; its `memory`, too, which takes some hundredths of a processor by itself.
 
     Raises
     ------
@@ -85,21 +89,24 @@ def run(command: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] 
     with subprocess.Popen(
         command, cwd=cwd, env=os.environ | (env or {}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        watch = Watch(process.pid)
-        watch.start()
+        watch = Watch(process.pid) if memory else None
+        if watch is not None:
+            watch.start()
         out, said = process.communicate()
     wall, after = time.monotonic() - start, os.times()
-    watch.join()
+    if watch is not None:
+        watch.join()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)}: status {process.returncode}\n{said[-3000:]}")
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return Taken(wall, cpu, watch.peak_mb, watch.pss_mb, out, said)
+    peak_mb, pss_mb = (watch.peak_mb, watch.pss_mb) if watch is not None else (math.nan, math.nan)
+    return Taken(wall, cpu, peak_mb, pss_mb, out, said)
 
 
-def python(*arguments: str, cwd: Path | None = None) -> Taken:
+def python(*arguments: str, cwd: Path | None = None, memory: bool = True) -> Taken:
     """Run this Python with the house's modules in reach."""
     paths = os.pathsep.join(str(ROOT / folder) for folder in ("workflow/scripts", "tests"))
-    return run([sys.executable, *arguments], cwd, {"PYTHONPATH": paths, "PYTHONWARNINGS": "ignore"})
+    return run([sys.executable, *arguments], cwd, {"PYTHONPATH": paths, "PYTHONWARNINGS": "ignore"}, memory=memory)
 
 
 def stage(work: Path, *stages: str) -> tuple[Taken, dict[str, dict[str, float]]]:
@@ -108,7 +115,7 @@ def stage(work: Path, *stages: str) -> tuple[Taken, dict[str, dict[str, float]]]
     return taken, json.loads(taken.out)
 
 
-def snakemake(work: Path, *arguments: str, cores: int = 2) -> Taken:
+def snakemake(work: Path, *arguments: str, cores: int = 2, memory: bool = True) -> Taken:
     """Run the workflow in a working folder that holds bench.yaml."""
     given = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(work), "--cores", str(cores)]
-    return python("-m", "snakemake", *given, "--configfile", str(work / "bench.yaml"), *arguments)
+    return python("-m", "snakemake", *given, "--configfile", str(work / "bench.yaml"), *arguments, memory=memory)

@@ -14,7 +14,7 @@ def worked_through(work: Path, archive: Path, **sections: object) -> Taken:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     config_file(work, archive, **sections)
-    taken = snakemake(work)
+    taken = snakemake(work, memory=False)
     assert (work / "results/5_report/index.html").is_file()
     return taken
 

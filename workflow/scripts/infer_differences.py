@@ -20,7 +20,6 @@ from oddlattice.columns import (
     cells_at,
     column_cells,
     cut_windows,
-    fit_shapes,
     mean_cell,
     median_cell,
     sample_of,
@@ -41,6 +40,7 @@ from oddlattice.model import Model, load_model
 from oddlattice.onethread import one_thread
 from oddlattice.overlap import Behind, ahead
 from oddlattice.parts import Part, in_px, is_inside, parts_of
+from oddlattice.shapes import fit_shapes
 from oddlattice.stores import array_of, group_of, listed_in, said_of, values_of
 from oddlattice.trials import trials_of
 from oddlattice.watched import Watch, go_on_watched

@@ -18,11 +18,11 @@ import zarr
 from oddlattice import reader, reasons
 from oddlattice.children import Ending, Limits, run_limited
 from oddlattice.logs import log_to
-from oddlattice.onefile import Row, row
 from oddlattice.paths import unescape
 from oddlattice.products import READ, SHARD, read_tsv, table
 from oddlattice.whole import whole_directory
 
+Row = dict[str, object]
 #: Imported once by the fork server, not once per file.
 PRELOAD = (
     "hyperspy.api",
@@ -148,9 +148,16 @@ def read_all(
                 continue
             file = jobs[ending.key]["file"]
             reason = sentence(ending, file, paths[ending.key], settings)
-            rows = ending.value if ending.how == "returned" else [row(file, ending.key, "", 0, reason)]
+            rows = ending.value if ending.how == "returned" else refused(file, ending.key, reason)
             collect(rows, part, part / f".{ending.key}")
             yield ending, rows
+
+
+def refused(file: Mapping[str, Any], key: str, reason: str) -> list[Row]:
+    """The row of a file that gave none itself."""
+    from oddlattice.onefile import row  # here, not above: it loads all that the children need
+
+    return [row(file, key, "", 0, reason)]
 
 
 def collect(rows: list[Row], part: Path, folder: Path) -> None:

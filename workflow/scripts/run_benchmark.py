@@ -20,7 +20,6 @@ import zarr
 from zarr.storage import MemoryStore
 
 from cut_tiles import main as cut_tiles
-from cut_tiles import settings_from, tiled_attributes, write_registration
 from find_defects import Registered, find_in_image, load_registered
 from find_defects import main as find_defects
 from infer_differences import Predictor, infer_image
@@ -45,6 +44,7 @@ from oddlattice.library import Library, load_library
 from oddlattice.lifetime import die_with_parent
 from oddlattice.logs import log_to
 from oddlattice.model import Model, load_model
+from oddlattice.oneimage import settings_from, tiled_attributes, write_registration
 from oddlattice.onethread import one_thread
 from oddlattice.products import SHARD, table, write_tsv
 from oddlattice.published import (

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from oddlattice.anchor import peaks_of_mean_cell
 from oddlattice.benchmark import trial_defects
-from oddlattice.columns import as_cells, fit_shape, mean_cell
+from oddlattice.columns import as_cells, mean_cell
 from oddlattice.compose import check_cell
 from oddlattice.crystal import CELL_PX, Crystal, crystal_from_dict, load_crystal
 from oddlattice.inference import Careful, Engine, misfit, padded, patches_of
@@ -31,6 +31,7 @@ from oddlattice.patches import Batch, ImagePatches, image_batches, simulated_bat
 from oddlattice.paths import unescape
 from oddlattice.products import SHARD, table, write_tsv
 from oddlattice.register import register
+from oddlattice.shapes import fit_shape
 from oddlattice.stores import group_of, listed_in, said_of, values_of
 from oddlattice.training import Progress, train_vae
 from oddlattice.vae import VAE, VAEConfig

@@ -47,13 +47,10 @@ def changed(tested: Scored, some: npt.NDArray[np.intp], change: float, share: fl
 def displaced(tested: Scored, some: npt.NDArray[np.intp], shift_pm: float, vectors_pm: Array) -> Array:
     """Estimates (n, 3) of bulk columns had they been moved, each in one of DIRECTIONS directions."""
     angle = 2 * np.pi * (np.arange(DIRECTIONS) + 0.25) / DIRECTIONS
-    added = [
-        tested.response[1]
-        * tested.kernel.weights
-        @ moved_peak(tested.shape, 0.0, shift_pm * np.array([np.cos(a), np.sin(a)]), vectors_pm).ravel()
-        for a in angle
-    ]
-    return np.asarray(tested.found[some] + np.stack(added)[np.arange(len(some)) % DIRECTIONS])
+    ways_pm = shift_pm * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    moved = moved_peak(tested.shape, 0.0, ways_pm, vectors_pm).reshape(DIRECTIONS, -1)
+    added = tested.response[1] * moved @ tested.kernel.weights.T
+    return np.asarray(tested.found[some] + added[np.arange(len(some)) % DIRECTIONS])
 
 
 def bulk_sample(judged: Judged, kind: int) -> npt.NDArray[np.intp]:

@@ -109,9 +109,12 @@ def smallest_cut(p: Array, flagged: npt.NDArray[np.bool_], fdr: float) -> float:
 
 
 def moved_peak(shape: ColumnShape, change: float, shift_pm: Array, vectors_pm: Array, reach_px: int = 0) -> Array:
-    """What a column with this change adds to the image, exactly: (1 + change) g(r - shift) - g(r), in its window."""
+    """What a column with this change adds to the image, exactly: (1 + change) g(r - shift) - g(r), in its window.
+
+    For displacements (..., 2) windows (..., 16, 16).
+    """
     du, dv = window_offsets(shape, reach_px)
-    su, sv = np.asarray(shift_pm) @ np.linalg.inv(vectors_pm)
+    su, sv = np.moveaxis(np.asarray(shift_pm) @ np.linalg.inv(vectors_pm), -1, 0)[..., None, None]
     return (1 + change) * peak_at(shape, du - su, dv - sv) - peak_at(shape, du, dv)
 
 

@@ -1,6 +1,7 @@
 """Which columns are odd: matched kernels at every column, the image's own null, a stated false-discovery rate."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +59,11 @@ class Noise:
     sigma: Array
     level: Array
     correlation: Array
+
+    @cached_property
+    def covariance(self) -> Array:
+        """Covariance (256, 256) of a window in whitened noise."""
+        return _covariance_of(self.correlation)
 
 
 @dataclass(frozen=True)
@@ -338,8 +344,9 @@ def _autocorrelation(
     part = np.s_[low[0] : low[0] + 64, low[1] : low[1] + 64]
     here = difference[low[0] * CELL_PX : (low[0] + 64) * CELL_PX, low[1] * CELL_PX : (low[1] + 64) * CELL_PX]
     plane = np.clip(_in_its_noise(here, good[part].astype(np.uint8), sigma, level[part]), -4, 4)
-    seen = np.repeat(np.repeat(_quiet(plane, good[part]), CELL_PX, 0), CELL_PX, 1).astype(np.float32)
-    raw = _products_at_lags(plane * seen) / np.maximum(_products_at_lags(seen), 1.0)
+    quiet = _quiet(plane, good[part])
+    as_cells(plane)[~quiet] = 0
+    raw = _products_at_lags(plane) / np.maximum(_pairs_at_lags(quiet), 1.0)
     return np.asarray(raw / raw[SIDE_PX - 1, SIDE_PX - 1])
 
 
@@ -353,8 +360,19 @@ def _products_at_lags(plane: Float) -> Array:
     return np.asarray(fft.irfft(down, size[1], axis=1)[:, lag], dtype=np.float64)
 
 
+def _pairs_at_lags(cells: npt.NDArray[np.bool_]) -> Array:
+    """Pairs of pixels of `cells` (U, V) so far apart, as `_products_at_lags` counts them; shape (31, 31)."""
+    lag = np.arange(-SIDE_PX + 1, SIDE_PX)
+    near, far = CELL_PX - np.abs(lag), np.abs(lag)  # a pixel's partner is in its own cell, or in the next one
+    wide = np.pad(cells, 1).astype(np.float64)
+    rows, cols = cells.shape
+    both = [[(wide[1:-1, 1:-1] * wide[i : i + rows, j : j + cols]).sum() for j in range(3)] for i in range(3)]
+    parts = np.stack([np.where(lag < 0, far, 0), near, np.where(lag > 0, far, 0)])
+    return np.asarray(parts.T @ np.array(both) @ parts)
+
+
 def _covariance_of(correlation: Array) -> Array:
-    """Covariance (256, 256) of a window in whitened noise; long lags fade out so that it is positive definite."""
+    """See `Noise.covariance`; long lags fade out so that it is positive definite."""
     index = np.arange(SIDE_PX)
     lag = index[:, None] - index[None, :]
     fade = np.clip(1 - np.abs(lag) / SIDE_PX, 0, 1)
@@ -372,7 +390,7 @@ def make_kernel(shape: ColumnShape, noise: Noise, vectors_pm: Array) -> Kernel:
     """
     sigma = window_of_cell(noise.sigma, shape)
     design = (signatures(shape, vectors_pm) / sigma).reshape(3, -1).T
-    solved = np.linalg.solve(_covariance_of(noise.correlation), design)
+    solved = np.linalg.solve(noise.covariance, design)
     covariance = np.linalg.inv(design.T @ solved)
     return Kernel(weights=covariance @ solved.T / sigma.ravel(), covariance=covariance)
 

@@ -6,6 +6,7 @@ blame; and once more without that image. The others are worked on as in an undis
 """
 
 import faulthandler
+import gc
 import os
 import resource
 import select
@@ -82,6 +83,7 @@ def go_on_watched(longest_s: float = LONGEST_S) -> Watch:
     lost: dict[str, str] = {}
     killed: set[str] = set()
     careful = False
+    gc.freeze()  # what is loaded by now is garbage for no child: its pages stay shared, nothing looks through it again
     while True:
         line, watched = os.pipe()
         sys.stdout.flush()
