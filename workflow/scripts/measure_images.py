@@ -31,9 +31,9 @@ def place_rows(name: str, places: polar.Places, found: polar.Polar | None, nodes
     cells, at = places.cells[known], raw_places(nodes_px, places.uv[known])
     shift = np.full((len(cells), 2), np.nan)
     if found is not None and found.b_site == places.site:
-        where = {(int(u), int(v)): k for k, (u, v) in enumerate(found.cells)}
-        index = np.array([where.get((int(u), int(v)), -1) for u, v in cells], dtype=int)
-        shift[index >= 0] = found.shift_pm[index[index >= 0]]
+        moved = np.full((*nodes_px.shape[1:], 2), np.nan)
+        moved[found.cells[:, 0], found.cells[:, 1]] = found.shift_pm
+        shift = moved[cells[:, 0], cells[:, 1]]
     return pl.DataFrame(
         {
             "image_id": [name] * len(cells),

@@ -8,24 +8,35 @@ import numpy.typing as npt
 from oddlattice.compiled import compiled
 
 Float = npt.NDArray[np.float32]
+Index = npt.NDArray[np.int64]
 TRUNCATE = 4.0  # the kernel ends at so many rms widths
 
 
-@compiled("void(float32[:, ::1], float32[::1], float32[:, ::1])")
-def _blurred(wide: Float, half: Float, out: Float) -> None:
-    """Fill `out` with the middle of `wide` under the symmetric kernel `half` (its middle, then one side)."""
+@compiled("void(float32[:, ::1], int64[::1], int64[::1], float32[::1], float32[:, ::1])")
+def _blurred(image: Float, rows_at: Index, cols_at: Index, half: Float, out: Float) -> None:
+    """Fill `out` with `image` under the symmetric kernel `half` (its middle, then one side).
+
+    `rows_at` and `cols_at` are the places in the image of a line as much longer as the kernel reaches; -1 is 0.
+    """
     rows, cols = out.shape
     reach = len(half) - 1
-    line = np.empty(wide.shape[1], np.float32)
+    nothing, line = np.zeros(cols, np.float32), np.zeros(len(cols_at), np.float32)
+    inner = line[reach : reach + cols]
     for row in range(rows):
         middle = row + reach
-        for col in range(len(line)):
-            line[col] = half[0] * wide[middle, col]
-        for k in range(1, reach + 1):
-            for col in range(len(line)):
-                line[col] += half[k] * (wide[middle - k, col] + wide[middle + k, col])
+        here = image[row]
         for col in range(cols):
-            out[row, col] = half[0] * line[reach + col]
+            inner[col] = half[0] * here[col]
+        for k in range(1, reach + 1):
+            above = image[rows_at[middle - k]] if rows_at[middle - k] >= 0 else nothing
+            below = image[rows_at[middle + k]] if rows_at[middle + k] >= 0 else nothing
+            for col in range(cols):
+                inner[col] += half[k] * (above[col] + below[col])
+        for k in range(reach):
+            for end in (k, reach + cols + k):
+                line[end] = inner[cols_at[end]] if cols_at[end] >= 0 else np.float32(0)
+        for col in range(cols):
+            out[row, col] = half[0] * inner[col]
         for k in range(1, reach + 1):
             before, after = line[reach - k :], line[reach + k :]
             for col in range(cols):
@@ -57,7 +68,13 @@ def weighted(image: Float, half: npt.NDArray[np.float64], beyond: Literal["symme
         How the image goes on beyond its edges, as `numpy.pad` has it.
     """
     half = half / (half[0] + 2 * half[1:].sum())
-    wide = np.pad(image.astype(np.float32, copy=False), len(half) - 1, mode=beyond)
-    out = np.empty(image.shape, dtype=np.float32)
-    _blurred(wide, half.astype(np.float32), out)
+    reach, out = len(half) - 1, np.empty(image.shape, dtype=np.float32)
+    rows_at, cols_at = (_at(n, reach, beyond) for n in image.shape)
+    _blurred(np.ascontiguousarray(image, np.float32), rows_at, cols_at, half.astype(np.float32), out)
     return out
+
+
+def _at(length: int, reach: int, beyond: Literal["symmetric", "reflect", "constant"]) -> Index:
+    """Places in a line of `length` of the places -`reach` to `length` + `reach`; -1 where there is nothing."""
+    line = np.arange(length)
+    return np.pad(line, reach, constant_values=-1) if beyond == "constant" else np.pad(line, reach, mode=beyond)

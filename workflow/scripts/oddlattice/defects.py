@@ -207,8 +207,8 @@ def single_defects(
     A neighbour that was flagged only because the kernel reached into a stronger defect is no defect of its own; the
     false-discovery rate is kept among the p-values that are left.
     """
-    left = np.pad(difference.astype(np.float64), CELL_PX, mode="constant")
     order = np.flatnonzero(judged.flagged)
+    left = _around([judged.kinds[judged.kind[k]].cells[int(judged.index[k])] for k in order], difference)
     listed = []
     for k in order[np.argsort(judged.p[order], kind="stable")]:
         tested, i = judged.kinds[judged.kind[k]], int(judged.index[k])
@@ -255,6 +255,16 @@ def single_defects(
         for defect, k in zip(judged.defects, listed, strict=True)
         if judged.flagged[k]
     ]
+
+
+def _around(cells: list[npt.NDArray[np.intp]], difference: Float) -> Array:
+    """The difference about `cells`, a cell of rim around all of it; 0 elsewhere, where no memory is touched."""
+    left = np.zeros([n + 2 * CELL_PX for n in difference.shape])
+    inner = left[CELL_PX:-CELL_PX, CELL_PX:-CELL_PX]
+    for u, v in cells:
+        near = tuple(slice(max(at - 2, 0) * CELL_PX, (at + 3) * CELL_PX) for at in (u, v))
+        inner[near] = difference[near]
+    return left
 
 
 def _take_out(

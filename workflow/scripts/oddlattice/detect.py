@@ -526,17 +526,17 @@ def published_map(difference: Float, prediction: Float, mask: Mask, threshold: f
 
 def published_score(anm_map: Float, shape: ColumnShape, cells: npt.NDArray[np.intp]) -> Array:
     """Average near maximum: signed mean of the 11x11-px box at the largest difference in the column's window."""
-    half = 5
     score = np.zeros(len(cells))
-    padded = np.pad(anm_map, half + SIDE_PX)
     windows = cut_windows(anm_map, shape, cells).reshape(len(cells), -1)
     best = np.abs(windows).argmax(axis=1)
     start_u, start_v = window_start_px(shape)
-    row = cells[:, 0] * CELL_PX + start_u + best // SIDE_PX + SIDE_PX
-    col = cells[:, 1] * CELL_PX + start_v + best % SIDE_PX + SIDE_PX
-    box = np.lib.stride_tricks.sliding_window_view(padded, (2 * half + 1, 2 * half + 1))
     hit = np.flatnonzero(np.abs(windows[np.arange(len(cells)), best]) > 0)
-    score[hit] = box[row[hit], col[hit]].mean(axis=(1, 2))
+    box = np.arange(-5, 6)
+    row = (cells[hit, 0] * CELL_PX + start_u + best[hit] // SIDE_PX)[:, None, None] + box[:, None]
+    col = (cells[hit, 1] * CELL_PX + start_v + best[hit] % SIDE_PX)[:, None, None] + box
+    rows, cols = anm_map.shape
+    inside = (row >= 0) & (row < rows) & (col >= 0) & (col < cols)
+    score[hit] = np.where(inside, anm_map[np.clip(row, 0, rows - 1), np.clip(col, 0, cols - 1)], 0).mean(axis=(1, 2))
     return score
 
 

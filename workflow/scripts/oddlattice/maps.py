@@ -13,6 +13,7 @@ from oddlattice.chunks import Windows, give_back
 from oddlattice.compiled import compiled
 from oddlattice.crystal import CELL_PX
 from oddlattice.omezarr import Bands
+from oddlattice.smooth import lerp
 
 Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
@@ -57,18 +58,18 @@ class InCounts:
     """A prediction (U*20, V*20) in the image's counts: times the local mean (U, V), which is known at cell centres."""
 
     def __init__(self, prediction: Float | Windows, local_mean: Float) -> None:
-        self.shape, self._prediction, self._mean = prediction.shape, prediction, local_mean
+        self.shape, self._prediction = prediction.shape, prediction
+        self._mean = np.pad(local_mean.astype(np.float64), ((0, 1), (0, 1)), mode="edge")[None]
 
     def __getitem__(self, window: tuple[slice, slice]) -> Float:
-        mean = self._mean
-        for axis, (s, n) in enumerate(zip(window, self.shape, strict=True)):
-            last = self._mean.shape[axis] - 1
-            at = np.clip((np.arange(*s.indices(n)) + 0.5) / CELL_PX - 0.5, 0, last)
-            low = np.minimum(at.astype(int), max(last - 1, 0))
-            first, second = mean.take(low, axis), mean.take(np.minimum(low + 1, last), axis)
-            part = (at - low).astype(np.float32)
-            mean = first + (second - first) * (part[:, None] if axis == 0 else part)
-        return np.asarray(self._prediction[window] * mean, dtype=np.float32)
+        lines: list[Any] = []
+        for s, n in zip(window, self.shape, strict=True):
+            at = np.clip((np.arange(*s.indices(n)) + 0.5) / CELL_PX - 0.5, 0, n / CELL_PX - 1)
+            low = at.astype(np.int64)
+            lines += [low, (at - low).astype(np.float32)]
+        counts = np.asarray(lerp(self._mean, *lines)[0])
+        counts *= self._prediction[window]
+        return counts
 
 
 Map = Float | Windows | InCounts
@@ -95,18 +96,23 @@ def _corners(line: Array, shape: tuple[int, int], at: Array, start: npt.NDArray[
         start[col] = i * width + j if (u >= 0) & (v >= 0) & (u <= last_u) & (v <= last_v) else np.int32(-1)
 
 
-@compiled("void(float32[:, ::1], int64[::1], float64[:, :, ::1], float64[::1], float32[:, ::1])")
-def _laid_back(window: Float, low: npt.NDArray[np.int64], grid: Array, shift_px: Array, out: Float) -> None:
-    """Fill `out` (rows, cols) from a window of a map that starts at pixel `low` (row, col); 0 beyond the window.
+@compiled("void(UniTuple(int64, 2), int64[::1], float64[:, :, ::1], float64[::1], int32[:, ::1], float32[:, :, ::1])")
+def _places(
+    shape: tuple[int, int],
+    low: npt.NDArray[np.int64],
+    grid: Array,
+    shift_px: Array,
+    start: npt.NDArray[np.int32],
+    parts: Float,
+) -> None:
+    """`_corners` of all rows, in a window of `shape` that starts at pixel `low` (row, col) of the lattice frame.
 
-    `grid` is that of `ToLattice.on_grid`; between its places it is linear, along a row after the row's shift. The
-    window is sampled bilinearly.
+    `grid` is that of `ToLattice.on_grid`; between its places it is linear, along a row after the row's shift. Filled
+    are `start` (rows, cols) and `parts` (rows, 2, cols).
     """
-    rows, cols = out.shape
+    rows, cols = start.shape
     steps = grid.shape[2]
-    line = np.empty((2, steps))
-    at, start, parts = np.empty((2, cols)), np.empty(cols, np.int32), np.empty((2, cols), np.float32)
-    flat, below = window.reshape(-1), np.uint64(window.shape[1])
+    line, at = np.empty((2, steps)), np.empty((2, cols))
     for row in range(rows):
         above = 1 + row // STEP_PX
         part = (row % STEP_PX) / STEP_PX
@@ -118,13 +124,20 @@ def _laid_back(window: Float, low: npt.NDArray[np.int64], grid: Array, shift_px:
                 after = upper[k + 1] + (lower[k + 1] - upper[k + 1]) * part
                 before = upper[k - 1] + (lower[k - 1] - upper[k - 1]) * part
                 line[axis, k] = here + shift * (after - before) - low[axis]
-        _corners(line, window.shape, at, start, parts)
-        for col in range(cols):
-            i = np.uint64(max(start[col], np.int32(0)))
-            down, right = parts[0, col], parts[1, col]
+        _corners(line, shape, at, start[row], parts[row])
+
+
+@compiled("void(float32[:, ::1], int32[:, ::1], float32[:, :, ::1], float32[:, ::1])")
+def _sampled(window: Float, start: npt.NDArray[np.int32], parts: Float, out: Float) -> None:
+    """Fill `out` (rows, cols) bilinearly from a window of a map, at `_places`; 0 beyond the window."""
+    flat, below = window.reshape(-1), np.uint64(window.shape[1])
+    for row in range(out.shape[0]):
+        for col in range(out.shape[1]):
+            i = np.uint64(max(start[row, col], np.int32(0)))
+            down, right = parts[row, 0, col], parts[row, 1, col]
             top = flat[i] + (flat[i + np.uint64(1)] - flat[i]) * right
             bottom = flat[i + below] + (flat[i + below + np.uint64(1)] - flat[i + below]) * right
-            out[row, col] = top + (bottom - top) * down if start[col] >= 0 else np.float32(0)
+            out[row, col] = top + (bottom - top) * down if start[row, col] >= 0 else np.float32(0)
 
 
 def warped(maps: Sequence[Map], to_lattice: ToLattice, rows: slice, cols: slice) -> list[Float]:
@@ -143,8 +156,11 @@ def _warped(maps: Sequence[Map], to_lattice: ToLattice, rows: slice, cols: slice
     found = [np.zeros((rows.stop - rows.start, cols.stop - cols.start), np.float32) for _ in maps]
     if (high - low >= 2).all():
         window = slice(low[0], high[0]), slice(low[1], high[1])
+        size = int(high[0] - low[0]), int(high[1] - low[1])
+        start, parts = np.empty(found[0].shape, np.int32), np.empty((len(found[0]), 2, found[0].shape[1]), np.float32)
+        _places(size, low, grid, shift, start, parts)
         for values, out in zip(maps, found, strict=True):
-            _laid_back(np.ascontiguousarray(values[window]), low, grid, shift, out)
+            _sampled(np.ascontiguousarray(values[window]), start, parts, out)
     return found
 
 

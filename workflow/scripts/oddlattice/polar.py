@@ -22,7 +22,7 @@ FIT_CELLS = 0.27  # radius of the disc around a column that its place is fitted 
 FARTHEST_CELLS = 0.2  # a column further off its place is none
 FAINTEST = 0.25  # of the bulk column's height: an emptied column has no place
 CENTRED_CELLS = 0.02  # so near to the middle of its four A neighbours is the B site of the perfect cell
-_STEPS = 5
+_STEPS, _NEAR_CELLS = 5, 1e-5  # of Gauss-Newton: at most so many, until a place moves by no more
 _BAND_CELLS = 128
 
 
@@ -166,6 +166,8 @@ def _fit(
             height = max(height + right[1], 0.05 * bell[0])
             u += min(max(right[2], -0.08), 0.08)
             v += min(max(right[3], -0.08), 0.08)
+            if abs(right[2]) < _NEAR_CELLS and abs(right[3]) < _NEAR_CELLS:
+                break
         out[n, 0], out[n, 1], out[n, 2] = u, v, height
 
 
