@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.optimize._numdiff import approx_derivative
 
 from oddlattice.columns import (
     REACH_PX,
@@ -14,7 +15,7 @@ from oddlattice.columns import (
     window_offsets,
 )
 from oddlattice.crystal import CELL_PX, Column
-from oddlattice.shapes import fit_shape, fit_shapes
+from oddlattice.shapes import TAIL_WIDTH, _MeanCell, fit_shape, fit_shapes
 
 CORNER = ColumnShape("Sr", 0.0, 0.0, 2.0, (90.0, 10.0, 70.0))
 MIDDLE = ColumnShape("Ti", 0.5, 0.5, 1.0, (80.0, 0.0, 80.0))
@@ -76,6 +77,29 @@ def test_columns_without_tails_get_none() -> None:
     du, dv = window_offsets(MIDDLE)
     own, seen = peak_at(MIDDLE, du, dv), peak_at(found, du, dv)
     assert (own * seen).sum() / (seen * seen).sum() == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_fit_goes_on_to_the_end_where_there_are_no_tails() -> None:
+    """Slopes by differences stop short at a tail of no weight: changes of Ti were read 10 % too small."""
+    columns = (Column("Sr", 0.0, 0.0, {"Sr": 1}, 0.009, True), Column("Ti", 0.5, 0.5, {"Ti": 1}, 0.009, True))
+    cell = periodic_cell(ColumnShape("Sr", 0.0, 0.0, 2.0, (113.0, 0.0, 113.0)))
+    cell += periodic_cell(ColumnShape("Ti", 0.5, 0.5, 1.0, (116.0, 0.0, 116.0))) - 0.5
+    model = _MeanCell(cell, [(0.0, 0.0), (0.5, 0.5)], 2)
+    start = [0.5, 2.0, 113.0, 0.0, 113.0, 0.0, 1.0, 116.0, 0.0, 116.0, 0.0, TAIL_WIDTH[0]]
+    best = (model.misfit(np.array(start)) ** 2).sum()
+    found = fit_shapes(cell, columns)
+    level = cell.mean() - sum(
+        s.amplitude * (1 + s.tail_weight * s.tail_width**2) * 2 * np.pi / np.sqrt(s.precision[0] * s.precision[2])
+        for s in found
+    )
+    each = [x for s in found for x in (s.amplitude, *s.precision, s.tail_weight)]
+    assert (model.misfit(np.array([level, *each, found[0].tail_width])) ** 2).sum() <= 1.01 * best
+
+
+def test_slopes_of_the_mean_cell_are_its_derivatives() -> None:
+    model = _MeanCell(periodic_cell(CORNER), [(0.0, 0.0), (0.5, 0.5), (0.5, 0.0), (0.0, 0.5)], 2)
+    p = np.array([0.3, 1.0, 90.0, 3.0, 100.0, 0.2, 0.5, 110.0, -2.0, 95.0, 0.1, 2.1, 0.05, 0.03])
+    np.testing.assert_allclose(model.slopes(p), approx_derivative(model.misfit, p, method="3-point"), atol=1e-6)
 
 
 def test_a_column_without_a_peak_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:

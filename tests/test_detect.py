@@ -13,6 +13,7 @@ from oddlattice.detect import (
     SIDE_PX,
     Null,
     Scored,
+    _pairs_at_lags,
     change_error,
     either,
     estimate_noise,
@@ -255,3 +256,17 @@ def test_standard_errors_hold_the_error_of_the_shape() -> None:
     assert shift_error_pm(np.zeros((2, 2)), np.array([[[30.0, 40.0]], [[0.0, 0.0]]])) == pytest.approx(
         np.array([[2.0, 2.0], [0.0, 0.0]])
     )
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (7, 2)])
+def test_pairs_of_pixels_are_counted(shape: tuple[int, int]) -> None:
+    cells = np.random.default_rng(0).random(shape) > 0.3
+    pixels = np.repeat(np.repeat(cells, CELL_PX, 0), CELL_PX, 1)
+    rows, cols = pixels.shape
+    found = _pairs_at_lags(cells)
+    assert found.shape == (2 * SIDE_PX - 1, 2 * SIDE_PX - 1)
+    for row, col in ((0, 0), (3, 0), (0, 15), (7, 11)):
+        for sign in (1, -1):
+            first = pixels[: rows - row, max(-sign * col, 0) : cols - max(sign * col, 0)]
+            second = pixels[row:, max(sign * col, 0) : cols - max(-sign * col, 0)]
+            assert found[SIDE_PX - 1 + row, SIDE_PX - 1 + sign * col] == (first & second).sum()

@@ -1,5 +1,7 @@
 """Imports are found by reading, through other modules, and for functions that are called by name."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,14 @@ def test_modules_of_a_script(root: Path, script: str, expected: list[str]) -> No
 def test_the_reader_in_the_child_process_is_found() -> None:
     names = {path.name for path in imported(SCRIPTS / "read_images.py", SCRIPTS)}
     assert {"children.py", "onefile.py", "reader.py"} <= names
+
+
+def test_what_only_waits_for_its_children_loads_little() -> None:
+    code = (
+        "import sys, cut_tiles, read_images; print(*sorted({'hyperspy', 'numba', 'scipy', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
 
 
 def test_the_reports_templates_are_found() -> None:
