@@ -4,13 +4,15 @@ Each copy of the scan gets a few dozen isolated edits of all kinds; it is writte
 judged with the shipped settings. An edit adds the image's own mean column, scaled or moved, so the noise of what is
 taken away stays.
 
-The limit. An edit changes a column within a third of a cell; what lies beyond, wide tails, stays. So what an emptied
-column reads on average is less than 1: the edit's part e of the column. Let s be the scatter of the image's own columns
-of a site in intensity, as measured in the scan as it is, over e. If it is Gaussian, a column that changed by the part
-c is found, at one false alarm in 1,000 columns, when |N(c / s, 1)| is above 3.29. A column displaced by d, with scatter
-s (rms of one direction, over e), is found when the non-central chi-square of two degrees of freedom, (d / s)^2, is
-above 13.8. The test asks both questions of each column and shares the false alarms out between them
-(`defects.shift_share`): 3.35 for 3.29, and 17.0 for 13.8 (`limit_both`).
+The limit. What an edit truly reads is told, without noise, by the difference of its column's readings in the copy and
+in the scan as it is: the part of the column that is edited, wide tails left out, and of a column moved by 50 pm the
+part of first order, which is less than 50 pm, and a loss of intensity besides. Let c and d be the mean change and
+displacement so read, s and t the scatter (t: rms of one direction) of the readings of the image's own columns. If it
+is Gaussian, a column that changed is found, at one false alarm in 1,000 columns, when |N(c / s, 1)| is above 3.29,
+and one that moved anywhere when the non-central chi-square of two degrees of freedom, (d / t)^2 + (c / s)^2, is above
+13.8: one who looks for moved columns knows of their loss of intensity. The test asks both questions of each column
+and shares the false alarms out between them (`defects.shift_share`): 3.35 for 3.29, and 17.0 for 13.8, and either
+will do (`limit_both`).
 """
 
 import argparse
@@ -120,35 +122,41 @@ def spread(values: Array) -> float:
     return float(1.4826 * np.median(np.abs(values - np.median(values))))
 
 
-def limits(columns: pl.DataFrame, emptied: dict[str, float]) -> dict[tuple[str, str], tuple[float, float, float]]:
-    """Scatter and the limits of recall for each edit and site, from the tested columns of the scan as it is.
+def limits(bare: pl.DataFrame, signal: pl.DataFrame) -> pl.DataFrame:
+    """Scatter and the limits of recall for each edit and site.
 
     Parameters
     ----------
-    emptied : dict of str to float
-        What an emptied column of each site reads on average: the edit's part of the column's image, wide tails and all.
+    bare : DataFrame
+        Tested columns of the scan as it is.
+    signal : DataFrame
+        Per `edit` and `site` the mean `change` (of a column) and displacement `moved` [pm] that an edit adds.
     """
-    found = {}
+    rows = []
     share = yaml.safe_load((ROOT / "config.yaml").read_text())["defects"]["shift_share"]
-    for (site,), here in columns.group_by("site"):
-        part = abs(emptied[str(site)])
-        intensity = spread(here["intensity_change"].to_numpy()) / part
-        shift = np.sqrt(np.mean([spread(here[f"shift_{axis}_pm"].to_numpy()) ** 2 for axis in ("row", "col")])) / part
-        for edit, how in EDITS.items():
-            cuts = [ALARM_RATE, ALARM_RATE * (share if "moved_pm" in how else 1 - share)]
-            if "moved_pm" in how:
-                away = (how["moved_pm"] / shift) ** 2
-                best = [float(stats.ncx2.sf(stats.chi2.isf(cut, 2), 2, away)) for cut in cuts]
-            else:
-                z, far = stats.norm.isf(np.array(cuts) / 2), (how["to"] - 1) / intensity
-                best = [float(p) for p in stats.norm.sf(z - far) + stats.norm.cdf(-z - far)]
-            found[edit, str(site)] = (float(shift if "moved_pm" in how else intensity), best[0], best[1])
-    return found
+    for edit, site, change, moved in signal.select("edit", "site", "change", "moved").iter_rows():
+        here = bare.filter(pl.col("site") == site)
+        intensity = spread(here["intensity_change"].to_numpy())
+        shift = np.sqrt(np.mean([spread(here[f"shift_{axis}_pm"].to_numpy()) ** 2 for axis in ("row", "col")]))
+        displaced = "moved_pm" in EDITS[edit]
+        away = np.array([(change / intensity) ** 2, (moved / shift) ** 2 if displaced else 0.0])
+        best = float(_beyond(ALARM_RATE, away.sum(), 2 if displaced else 1))
+        missed = (1 - _beyond(ALARM_RATE * (1 - share), away[0], 1)) * (1 - _beyond(ALARM_RATE * share, away[1], 2))
+        reads, scatter = (moved, shift) if displaced else (change, intensity)
+        rows.append((edit, site, reads, float(scatter), best, float(1 - missed)))
+    return pl.DataFrame(rows, schema=["edit", "site", "reads", "scatter", "limit", "limit_both"], orient="row")
 
 
-def _read(column: dict[str, float]) -> dict[str, float]:
-    shift = float(np.hypot(column["shift_row_pm"], column["shift_col_pm"]))
-    return {"change": column["intensity_change"], "moved": shift}
+def _beyond(rate: float, away: float, directions: int) -> float:
+    """Chance that a non-central chi-square passes the cut that so much of a central one passes."""
+    return float(stats.ncx2.sf(stats.chi2.isf(rate, directions), directions, max(away, 1e-12)))
+
+
+def _added(column: dict[str, float], before: dict[str, float]) -> dict[str, float]:
+    """What an edit adds to the readings of its column: change, and displacement [pm]."""
+    by_row, by_col = (column[f"shift_{axis}_pm"] - before[f"shift_{axis}_pm"] for axis in ("row", "col"))
+    change = column["intensity_change"] - before["intensity_change"]
+    return {"change": change, "moved": float(np.hypot(by_row, by_col))}
 
 
 def table_of(
@@ -162,6 +170,7 @@ def table_of(
         Of a cell [px].
     """
     of, p_bulk, listed_bulk, listed_far = [], [], 0, 0
+    bare_tree = cKDTree(bare.select("row_px", "col_px").to_numpy())
     for number, copy in enumerate(copies):
         tested = columns.filter(pl.col("image") == number)
         listed = defects.filter((pl.col("image") == number) & (pl.col("kind") != "extended"))
@@ -177,24 +186,26 @@ def table_of(
         found = set(hit[far <= SAME_CELLS * side].astype(int).tolist())
         for k, (edit, site) in enumerate(copy.kinds):
             here = np.flatnonzero((which == k) & (away < SAME_CELLS * side) & (tested["site"] == site).to_numpy())
-            if len(here):
-                row = tested.row(int(here[0]), named=True)
-                of.append({"edit": edit, "site": site, "listed": k in found, "p": row["p_value"]} | _read(row))
+            off, same = bare_tree.query(copy.places_px[k])
+            if len(here) and off < SAME_CELLS * side:
+                row, before = tested.row(int(here[0]), named=True), bare.row(int(same), named=True)
+                about = {"edit": edit, "site": site, "listed": k in found, "p": row["p_value"]}
+                of.append(about | _added(row, before))
     bulk_p = np.concatenate(p_bulk)
     cut = float(np.sort(bulk_p)[int(ALARM_RATE * len(bulk_p))])  # so many unedited columns are below it
     every = pl.DataFrame(of)
-    emptied = every.filter(pl.col("edit") == "emptied").group_by("site").agg(pl.col("change").mean())
-    limit = limits(bare, dict(emptied.iter_rows()))
+    signal = every.group_by("edit", "site").agg(pl.col("change", "moved").mean())
+    limit = {(row["edit"], row["site"]): row for row in limits(bare, signal).to_dicts()}
     rows = []
     for (edit, site), here in every.group_by("edit", "site", maintain_order=True):
         n, hits, seen = len(here), int((here["p"] < cut).sum()), int(here["listed"].sum())
         low, high = wilson(hits, n)
-        scatter, best, both = limit[str(edit), str(site)]
         rows.append(
-            {"edit": edit, "site": site, "n": n, "reads": here["moved" if "moved" in str(edit) else "change"].mean()}
-            | {"scatter": scatter, "limit": best, "limit_both": both, "recall": hits / n}
-            | {"recall_low": low, "recall_high": high, "listed": seen / n}
+            {"n": n, "recall": hits / n, "recall_low": low, "recall_high": high, "listed": seen / n}
+            | limit[str(edit), str(site)]
         )
+    columns_of = ["edit", "site", "n", "reads", "scatter", "limit", "limit_both"]
+    columns_of += ["recall", "recall_low", "recall_high", "listed"]
     order = {edit: k for k, edit in enumerate(EDITS)}
     rows.sort(key=lambda row: (order[str(row["edit"])], str(row["site"])))
     print(
@@ -203,7 +214,7 @@ def table_of(
         f"{1000 * listed_bulk / len(columns):.2f} in 1,000 columns, "
         f"{1000 * listed_far / len(bulk_p):.2f} in 1,000 of those far from edits"
     )
-    return pl.DataFrame(rows)
+    return pl.DataFrame(rows).select(columns_of)
 
 
 def run(scan_path: Path, copies: int, seed: int) -> pl.DataFrame:

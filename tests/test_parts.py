@@ -17,7 +17,7 @@ import write_pages
 from bench.material import Lattice, write_scan
 from oddlattice import onefile, parts
 from oddlattice.chunks import Windows, every
-from oddlattice.maps import ToLattice, warped
+from oddlattice.maps import ToLattice, warped, write_maps
 from oddlattice.overlap import Behind, ahead
 from oddlattice.settings import load_yaml
 from raw_files import SETTINGS
@@ -209,6 +209,18 @@ def test_a_turned_scan_is_laid_back_as_its_transpose_is() -> None:
     (turned,) = warped([values], ToLattice(nodes[::-1], shift, turned=True), cols, rows)
     np.testing.assert_array_equal(turned, upright.T)
     assert upright.any()
+
+
+def test_maps_are_written_to_a_part_in_eight_thousand(tmp_path: Path) -> None:
+    u, v = np.meshgrid(np.arange(30.0), np.arange(40.0), indexing="ij")
+    to_lattice = ToLattice(np.stack([14 * u - 60, 14 * v - 60]).astype(np.float32), np.zeros(300))
+    values = np.random.default_rng(5).normal(0, 3, (580, 780)).astype(np.float32)
+    group = zarr.create_group(tmp_path / "maps.zarr")
+    write_maps(group, {"z": values}, to_lattice, (300, 400), [0.01, 0.01])
+    written = zarr.open_group(tmp_path / "maps.zarr", mode="r")["z/0"][:]
+    (exact,) = warped([values], to_lattice, slice(0, 300), slice(0, 400))
+    assert (written != 0).all() and 2**-14 < (np.abs(written - exact) / np.abs(exact)).max() <= 2**-13
+    assert (written.view(np.int32) & 0x7FF == 0).all()
 
 
 def test_pages_are_the_same_when_pictures_are_read_band_by_band(

@@ -19,6 +19,7 @@ Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
 BAND_ROWS, BLOCK_COLS = 512, 2048
 STEP_PX = 8  # grid on which raw pixels are laid on the lattice
+KEPT_BITS = 12  # of the 23 of a float32's fraction: values good to a part in 8,000, on two thirds of the disk
 
 
 class ToLattice:
@@ -164,10 +165,22 @@ def _warped(maps: Sequence[Map], to_lattice: ToLattice, rows: slice, cols: slice
     return found
 
 
+@compiled("void(int32[::1])")
+def _round(bits: npt.NDArray[np.int32]) -> None:
+    """Round float32 values, given as their bits, to KEPT_BITS of their fraction; halves go away from zero."""
+    half = np.int32(1 << (22 - KEPT_BITS))
+    kept = np.int32(-2 << (22 - KEPT_BITS))
+    for i in range(len(bits)):
+        bits[i] = (bits[i] + half) & kept
+
+
 def write_maps(
     group: zarr.Group, maps: dict[str, Map], to_lattice: ToLattice, shape: tuple[int, int], header: Any
 ) -> None:
-    """Write lattice-frame maps as OME-Zarr images in the raw frame, with the raw image's scale."""
+    """Write lattice-frame maps as OME-Zarr images in the raw frame, with the raw image's scale.
+
+    Values are rounded to `KEPT_BITS`: what noise decides is not worth the disk.
+    """
     pixel = (float(header[0]), float(header[1])) if header else None
     with ExitStack() as stack:
         images = [
@@ -180,6 +193,8 @@ def write_maps(
                 for col in range(0, shape[1], BLOCK_COLS)
             ]
             for image, *band in zip(images, *blocks, strict=True):
-                image.push(np.concatenate(band, axis=1))
+                values = band[0] if len(band) == 1 else np.concatenate(band, axis=1)
+                _round(values.reshape(-1).view(np.int32))
+                image.push(values)
             if shape[1] > BLOCK_COLS:
                 give_back()
