@@ -18,7 +18,10 @@ def root(tmp_path: Path) -> Path:
         "lazy.py": "def f():\n    from oddlattice.two import x\n",
         "named.py": 'CALL = "oddlattice.three:run"\nTEXT = "oddlattice.one is a module"\n',
         "page.py": "from oddlattice.pages.html import render\n",
-        "whole_package.py": "from oddlattice import pages\n",
+        "module_of_a_package.py": "from oddlattice.pages import html\n",
+        "other_script.py": "from script import x\nimport lazy\n",
+        "templates.py": 'PAGE = "page.j2"\n',
+        "nothing.py": "import oddlattice\nimport numpy.linalg\n",
         "oddlattice/__init__.py": "",
         "oddlattice/one.py": "from oddlattice.three import x\n",
         "oddlattice/two.py": "",
@@ -26,7 +29,11 @@ def root(tmp_path: Path) -> Path:
         "oddlattice/unused.py": "",
         "oddlattice/pages/__init__.py": "",
         "oddlattice/pages/html.py": "",
+        "oddlattice/pages/other.py": "",
         "oddlattice/pages/page.css": "",
+        "oddlattice/pages/page.j2": '{% include "part.j2" %}',
+        "oddlattice/pages/part.j2": "",
+        "oddlattice/pages/unused.js": "",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
@@ -41,11 +48,23 @@ def root(tmp_path: Path) -> Path:
         ("lazy", ["two.py"]),
         ("named", ["one.py", "three.py"]),
         ("page", ["pages/__init__.py", "pages/html.py"]),
-        ("whole_package", ["pages/__init__.py", "pages/html.py", "pages/page.css"]),
+        ("module_of_a_package", ["pages/__init__.py", "pages/html.py"]),
+        ("templates", ["pages/page.j2", "pages/part.j2"]),
+        ("nothing", []),
     ],
 )
 def test_modules_of_a_script(root: Path, script: str, expected: list[str]) -> None:
     assert imported(root / f"{script}.py", root) == [Path("oddlattice") / name for name in expected]
+
+
+def test_a_script_that_imports_another_follows_it(root: Path) -> None:
+    names = [path.as_posix() for path in imported(root / "other_script.py", root)]
+    assert names == ["lazy.py", *(f"oddlattice/{name}.py" for name in ("one", "three", "two")), "script.py"]
+
+
+def test_an_edit_of_the_viewer_concerns_the_pages_alone() -> None:
+    using = {path.stem for path in SCRIPTS.glob("*.py") if any(p.name == "viewer.js" for p in imported(path, SCRIPTS))}
+    assert using == {"write_pages"}
 
 
 def test_the_reader_in_the_child_process_is_found() -> None:

@@ -1,4 +1,4 @@
-"""Which shared modules a script imports, found by reading it: nothing is executed."""
+"""Which of our files a script uses, found by reading it: nothing is executed."""
 
 import ast
 import hashlib
@@ -7,64 +7,79 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = "oddlattice"
+_QUOTED = re.compile(r"""["']([^"'\n]+)["']""")
 _CALL = re.compile(rf"{PACKAGE}(\.\w+)+:\w+")  # a function that a child process is told to call, by name
 
 
 @cache
 def imported(script: Path, root: Path) -> list[Path]:
-    """List the modules of the package that a script imports, directly or through others.
+    """List the files of ours that a script uses, directly or through others.
 
     Parameters
     ----------
     script : Path
     root : Path
-        Folder that holds the package.
+        Folder that holds the package and the scripts.
 
     Returns
     -------
     list of Path
         Relative to `root`, sorted; without the package's own ``__init__.py``, which holds the version only.
-        Files that a package below ours carries beside its modules (templates, styles) are included.
+        A file that is no module (template, style, script of a page) is used where its name stands in quotes.
     """
     todo, found = [script], set()
     while todo:
         for path in _direct(todo.pop(), root):
             if path not in found:
                 found.add(path)
-                if path.suffix == ".py":
-                    todo.append(root / path)
+                todo.append(root / path)
     return sorted(found)
 
 
 def described(script: Path, root: Path) -> str:
-    """A line for each module that a script imports (see `imported`): its path and the SHA-256 of what it holds."""
+    """A line for each file that a script uses (see `imported`): its path and the SHA-256 of what it holds."""
     hashes = ((path, hashlib.sha256((root / path).read_bytes()).hexdigest()) for path in imported(script, root))
     return "".join(f"{path.as_posix()} {digest}\n" for path, digest in hashes)
 
 
 @cache
 def _direct(file: Path, root: Path) -> frozenset[Path]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), filename=str(file))):
+    """The files that one file names: modules that it imports or has called, and files that it reads."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix != ".py":
+        return frozenset(path for name in _QUOTED.findall(text) for path in _by_name(root).get(name, ()))
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(text, filename=str(file))):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            for alias in node.names:
+                found |= _module(alias.name, root)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _CALL.fullmatch(node.value):
-            names.add(node.value.partition(":")[0])
-    inside = [name for name in names if name.startswith(PACKAGE + ".")]
-    return frozenset(path for name in inside for path in _files(name, root))
+            for alias in node.names:
+                found |= _module(f"{node.module}.{alias.name}", root) or _module(node.module, root)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if _CALL.fullmatch(node.value):
+                found |= _module(node.value.partition(":")[0], root)
+            found.update(_by_name(root).get(node.value, ()))
+    return frozenset(found)
 
 
-def _files(name: str, root: Path) -> list[Path]:
-    """Files of a dotted name: a module, or all of a package with what lies beside its modules."""
-    path = root.joinpath(*name.split("."))
-    if path.with_suffix(".py").is_file():
-        files = [path.with_suffix(".py")]
-        if path.parent != root / PACKAGE:
-            files.append(path.parent / "__init__.py")
-    elif path.is_dir():
-        files = [file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
-    else:
-        files = []
-    return [file.relative_to(root) for file in files]
+def _module(name: str, root: Path) -> frozenset[Path]:
+    """The file of a dotted name, with the ``__init__.py`` of the rooms around it; none for what is not ours."""
+    parts = name.split(".")
+    path = Path(*parts)
+    if not (root / path).with_suffix(".py").is_file():
+        path = path / "__init__"
+        if parts == [PACKAGE] or not (root / path).with_suffix(".py").is_file():
+            return frozenset()
+    rooms = [Path(*parts[:depth], "__init__.py") for depth in range(2, len(parts))]
+    return frozenset([path.with_suffix(".py"), *(room for room in rooms if (root / room).is_file())])
+
+
+@cache
+def _by_name(root: Path) -> dict[str, list[Path]]:
+    """Files of the package that are no modules, by name."""
+    found: dict[str, list[Path]] = {}
+    for file in sorted((root / PACKAGE).rglob("*")):
+        if file.is_file() and file.suffix != ".py" and "__pycache__" not in file.parts:
+            found.setdefault(file.name, []).append(file.relative_to(root))
+    return found
