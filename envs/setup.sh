@@ -34,4 +34,4 @@ import pathlib, sysconfig
 pathlib.Path(sysconfig.get_path("purelib"), "oddlattice.pth").write_text(f"{pathlib.Path('workflow/scripts').resolve()}\n")
 END
 # without this the first jobs would
-.venv/bin/python -c 'from oddlattice.compiled import compile_all; compile_all()'
+.venv/bin/python -c 'from oddlattice.numerics.compiled import compile_all; compile_all()'

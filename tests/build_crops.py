@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
-from oddlattice.benchmark import compose_field, published_kinds
-from oddlattice.compose import library_conditions
-from oddlattice.crop_sets import SIDE_PX
+from oddlattice.benchmark.crops.sets import SIDE_PX
+from oddlattice.benchmark.fields import compose_field, published_kinds
 from oddlattice.crystal import Crystal, load_crystal
-from oddlattice.library import Library, load_library
-from oddlattice.simulate import Conditions
-from real_columns import RealScan, change_at, lay_on_lattice
+from oddlattice.simulate.columnwise import Conditions
+from oddlattice.simulate.compose import library_conditions
+from oddlattice.simulate.library import Library, load_library
+from support.real_columns import RealScan, change_at, lay_on_lattice
 
 Float = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]

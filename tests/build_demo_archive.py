@@ -31,9 +31,9 @@ from nionswift_plugin.DM_IO import dm3_image_utils
 from rsciio.emd import file_writer as write_ncem_file
 
 from oddlattice.crystal import Crystal, load_crystal
-from oddlattice.products import Schema, table, write_csv
-from oddlattice.simulate import Conditions, Defect, Scan, lattice_vectors_px, simulate_scan
-from oddlattice.whole import whole_directory
+from oddlattice.simulate.columnwise import Conditions, Defect, Scan, lattice_vectors_px, simulate_scan
+from oddlattice.storage.atomic import whole_directory
+from oddlattice.storage.products import Schema, table, write_csv
 
 CRYSTAL = Path(__file__).parents[1] / "models/srtio3_001/crystal.yaml"
 SR, TI = 0, 1  # indices of the tested columns in crystal.yaml

@@ -34,10 +34,10 @@ from cut_tiles import main as cut_tiles
 from find_defects import main as find_defects
 from infer_differences import main as infer_differences
 from oddlattice.crystal import Crystal, load_crystal
-from oddlattice.intervals import wilson
-from raw_files import shard_of, write_ncem
+from oddlattice.numerics.intervals import wilson
 from read_images import main as read_images
-from real_columns import RealScan, change_at, lay_on_lattice, read_counts
+from support.raw_files import shard_of, write_ncem
+from support.real_columns import RealScan, change_at, lay_on_lattice, read_counts
 
 Array = npt.NDArray[np.float64]
 

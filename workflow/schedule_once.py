@@ -35,8 +35,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "scripts"))
 
-from oddlattice import archive, retention, settings
-from oddlattice.whole import write_text
+from oddlattice.archive import inventory
+from oddlattice.run import retention, settings
+from oddlattice.storage.atomic import write_text
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DONE, PERSON, BUSY = 0, 1, 75  # 75 is EX_TEMPFAIL of sysexits.h: try again later
@@ -103,7 +104,7 @@ def failures_in(text: str, exists: Callable[[str], bool]) -> list[dict[str, str]
         if rule is None or (output is not None and exists(output[1])):
             continue
         made = output[1] if output else ""
-        shard = re.search(rf"({archive.SHARD_NAME})", made)
+        shard = re.search(rf"({inventory.SHARD_NAME})", made)
         found[f"{rule[1]} {made}"] = {
             "rule": rule[1],
             "shard": shard[1] if shard else "",
@@ -256,7 +257,7 @@ def stop_cluster_jobs(directory: Path) -> str:
 
 
 def refuse_beside_others(state: Path) -> None:
-    """Leave where Snakemake is at work already, started by hand: it holds the lock of `oddlattice.alone`.
+    """Leave where Snakemake is at work already, started by hand: it holds the lock of `oddlattice.run.lock`.
 
     Parameters
     ----------
@@ -325,7 +326,7 @@ def config_of(order: Order) -> dict[str, Any]:
 
     Raises
     ------
-    oddlattice.settings.SettingsError
+    oddlattice.run.settings.SettingsError
         One sentence for the first thing that does not fit.
     """
     files = [REPOSITORY / "config.yaml", *order.configfiles]
@@ -406,7 +407,7 @@ def work(order: Order, config: Mapping[str, Any], handle: int, summary: Summary)
 def count(order: Order, summary: Summary, state: dict[str, Any]) -> None:
     """Count files, images, defects and the disk, and what of them is new, into `summary` and `state`."""
     results = order.directory / "results"
-    entries = archive.read_entries(results / "0_archive/inventory.tsv")
+    entries = inventory.read_entries(results / "0_archive/inventory.tsv")
     counts = Counter(entry.state for entry in entries)
     summary.files = {name: counts[name] for name in ("done", "rejected", "ready", "waiting")}
     summary.new_done = max(0, counts["done"] - int(state.get("done", 0)))

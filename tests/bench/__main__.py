@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench import inference, large, machine, memory, pipeline, reading
 from bench.figures import Figure, as_json, table
-from oddlattice.whole import write_text
+from oddlattice.storage.atomic import write_text
 
 PARTS: dict[str, Callable[[bool, Path], list[Figure]]] = {
     "inference": lambda quick, _: inference.measure(quick),

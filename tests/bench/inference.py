@@ -9,14 +9,23 @@ from threadpoolctl import threadpool_limits
 
 from bench.figures import Figure
 from bench.material import CRYSTAL, ROOT
-from oddlattice.baselines import COMPONENTS
+from oddlattice.benchmark.published import PublishedVAE, patches_at, prepared
 from oddlattice.crystal import CELL_PX, load_crystal
-from oddlattice.inference import CHUNK_CELLS, Careful, Engine, mean_cell, padded, patches_of, predict_bulk, whole_there
-from oddlattice.model import load_model
-from oddlattice.onethread import one_thread
-from oddlattice.overlap import Behind, ahead
-from oddlattice.patches import draw_bulk
-from oddlattice.published import PublishedVAE, patches_at, prepared
+from oddlattice.model.folder import load_model
+from oddlattice.model.patches import draw_bulk
+from oddlattice.predict.methods import COMPONENTS
+from oddlattice.predict.network import (
+    CHUNK_CELLS,
+    Careful,
+    Engine,
+    mean_cell,
+    padded,
+    patches_of,
+    predict_bulk,
+    whole_there,
+)
+from oddlattice.process.prefetch import Behind, ahead
+from oddlattice.process.single_thread import one_thread
 
 MODEL = ROOT / "models/srtio3_001"
 

@@ -9,8 +9,8 @@ from bench.figures import Figure
 from bench.material import config_file
 from bench.measure import snakemake
 from bench.stages import scan
-from oddlattice.archive import read_shard
-from oddlattice.products import IMAGES, table, write_parquet
+from oddlattice.archive.inventory import read_shard
+from oddlattice.storage.products import IMAGES, table, write_parquet
 
 
 def write_files(folder: Path, number: int) -> None:

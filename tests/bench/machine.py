@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from oddlattice.inference import cpu_has_bf16
-from oddlattice.settings import versions
+from oddlattice.predict.network import cpu_has_bf16
+from oddlattice.run.settings import versions
 
 
 def described() -> dict[str, object]:

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import yaml
 
 from oddlattice.crystal import Crystal, load_crystal
-from oddlattice.simulate import column_nm2
-from raw_files import write_dm
+from oddlattice.simulate.columnwise import column_nm2
+from support.raw_files import write_dm
 
 Float = npt.NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from bench.measure import stage
 from bench.stages import STAGES
 from bench.stages import scan as scan_archive
 from oddlattice.crystal import load_crystal
-from raw_files import write_dm
+from support.raw_files import write_dm
 
 MOST_MB = 1500
 

@@ -11,7 +11,7 @@ from bench.figures import Figure
 from bench.material import config_file, scan, write_archive, write_scan
 from bench.measure import python, stage
 from bench.stages import scan as scan_archive
-from raw_files import write_velox
+from support.raw_files import write_velox
 
 ONE_FILE = """
 import importlib, json, logging, os, sys, time
@@ -21,7 +21,7 @@ from pathlib import Path
 logging.disable(50)
 for name in PRELOAD:
     importlib.import_module(name)  # as the server has them before it forks a child for a file
-from oddlattice.onefile import read_file
+from oddlattice.read.read_file import read_file
 path, out, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
 stat = os.stat(path)
 file = {"file_id": "f", "path": "f", "size_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}

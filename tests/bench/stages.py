@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from oddlattice import archive, settings
-from oddlattice.onethread import one_thread
+from oddlattice.archive import inventory
+from oddlattice.process.single_thread import one_thread
+from oddlattice.run import settings
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models/srtio3_001"
@@ -35,7 +36,7 @@ def scan(work: Path) -> list[str]:
     config = config_of(work)
     keys = (config[key] for key in ("include", "exclude", "settle_s"))
     packed = (config["shard"][key] for key in ("files", "size_mb"))
-    found = archive.scan_archive(Path(config["archive"]), work / "results", *keys, *packed, now_ns=time.time_ns())
+    found = inventory.scan_archive(Path(config["archive"]), work / "results", *keys, *packed, now_ns=time.time_ns())
     return found.shards
 
 
@@ -107,7 +108,7 @@ def main(work: Path, stages: tuple[str, ...], threads: int = 1) -> dict[str, dic
     """Run stages of all shards one after the other; processor and wall time of each stage [s]."""
     one_thread()
     took = {stage: {"cpu_s": 0.0, "wall_s": 0.0} for stage in stages}
-    shards = archive.shard_names(work / "results") or scan(work)
+    shards = inventory.shard_names(work / "results") or scan(work)
     for shard in shards:
         found = calls(work, shard, threads)
         for stage in stages:

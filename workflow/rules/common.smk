@@ -20,7 +20,8 @@ RESULTS = Path("results")
 SCRIPTS = Path("workflow/scripts") if REPOSITORY == Path.cwd() else REPOSITORY / "workflow/scripts"
 sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
 
-from oddlattice import alone, archive, modules, progress, review_files, settings
+from oddlattice.archive import inventory, review_files
+from oddlattice.run import dependencies, lock, progress, settings
 
 
 def config_sources():
@@ -57,8 +58,8 @@ def shards():
     state = Path(".snakemake")
     try:
         if workflow.is_main_process and workflow.execution_settings is not None and not workflow.dryrun:
-            alone.be_alone(RESULTS, state)
-    except alone.NotAloneError as error:
+            lock.be_alone(RESULTS, state)
+    except lock.NotAloneError as error:
         sys.exit(str(error))
     except OSError as error:
         sys.exit(no_place(error))
@@ -68,18 +69,18 @@ def shards():
                 settings.check_model(model)
             scan_archive()
             read_reviews()
-        except archive.ArchiveError as error:
+        except inventory.ArchiveError as error:
             stop("archive", error)
         except settings.SettingsError as error:
             stop("models", error)
         except OSError as error:
             sys.exit(no_place(error))
-    return archive.shard_names(RESULTS)
+    return inventory.shard_names(RESULTS)
 
 
 def scan_archive():
     """Look at the archive, once, and say what is new."""
-    scan = archive.scan_archive(
+    scan = inventory.scan_archive(
         Path(config["archive"]),
         RESULTS,
         *(config[key] for key in ("include", "exclude", "settle_s")),
@@ -101,12 +102,12 @@ def read_reviews():
     for file in found.files:
         if file["state"] == "refused":
             logger.warning(f"review {file['file']}: {file['reason']}")
-    archive.write_reviews(RESULTS, found)
+    inventory.write_reviews(RESULTS, found)
 
 
 def say_counts():
     """Refresh the inventory and print one line of it."""
-    counts = archive.refresh_inventory(RESULTS)
+    counts = inventory.refresh_inventory(RESULTS)
     states = ", ".join(
         f"{counts[state]} {state}" for state in ("done", "rejected", "ready", "waiting") if counts[state]
     )
@@ -118,8 +119,8 @@ def begin():
     """Write the config and the versions beside the results; the main process does, once."""
     if not workflow.is_main_process:
         return
-    archive.write_if_changed(RESULTS / "config.yaml", settings.dumped(config))
-    archive.write_if_changed(
+    inventory.write_if_changed(RESULTS / "config.yaml", settings.dumped(config))
+    inventory.write_if_changed(
         RESULTS / "versions.txt", "".join(f"{name} {number}\n" for name, number in settings.versions().items())
     )
 
@@ -157,18 +158,18 @@ def of_shards(path):
 def again(wildcards):
     """Input function: what has a shard read again, where files that were out of reach have come back."""
     shards()  # looks at the archive, also for a run that is asked for one shard only
-    return archive.again(RESULTS, wildcards.shard)
+    return inventory.again(RESULTS, wildcards.shard)
 
 
 def of_crops(wildcards):
     """Input function: the sets below `crops`, each of them looked at; a bad one ends the run with one sentence."""
-    from oddlattice import crop_sets  # here, not above: it brings numpy, which no other part of a Snakefile needs
+    from oddlattice.benchmark.crops import sets  # here, not above: it brings numpy, which no other part of a Snakefile needs
 
     if not config["crops"]:
         stop("crops", "found nothing; needed the path of a folder of .npy sets")
     try:
-        return [f"{config['crops']}/{name}.npy" for name in crop_sets.read_sets(Path(config["crops"]))]
-    except crop_sets.CropsError as error:
+        return [f"{config['crops']}/{name}.npy" for name in sets.read_sets(Path(config["crops"]))]
+    except sets.CropsError as error:
         stop("crops", error)
 
 
@@ -186,7 +187,7 @@ def _modules_of(script):
     stamp = RESULTS / f"0_archive/modules/{script}.txt"
     if workflow.is_main_process:
         try:
-            archive.write_if_changed(stamp, modules.described(SCRIPTS / f"{script}.py", SCRIPTS))
+            inventory.write_if_changed(stamp, dependencies.described(SCRIPTS / f"{script}.py", SCRIPTS))
         except OSError as error:
             sys.exit(no_place(error))
     return str(stamp)
@@ -229,7 +230,7 @@ def shown_config():
 
 
 wildcard_constraints:
-    shard=archive.SHARD_NAME,
+    shard=inventory.SHARD_NAME,
 
 
 config.update(checked_config())

@@ -8,10 +8,10 @@ from typing import Any
 import polars as pl
 import torch
 
-from oddlattice.crop_sets import TRAIN, CropsError, read_sets
-from oddlattice.crops import PUBLISHED_EPOCHS, learn_methods, score_sets, table_lines
-from oddlattice.logs import log_to
-from oddlattice.whole import whole_file
+from oddlattice.benchmark.crops.methods import PUBLISHED_EPOCHS, learn_methods, score_sets, table_lines
+from oddlattice.benchmark.crops.sets import TRAIN, CropsError, read_sets
+from oddlattice.process.logs import log_to
+from oddlattice.storage.atomic import whole_file
 
 
 def main(

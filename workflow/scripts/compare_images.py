@@ -7,22 +7,22 @@ from typing import Any
 import polars as pl
 import zarr
 
-from oddlattice import densities, many_images
-from oddlattice.by_image import ByImage
-from oddlattice.logs import log_to
-from oddlattice.products import COMPARISONS, DENSITIES, GROUPS, SITES, TRENDS, table, write_csv
-from oddlattice.report.html import json_lines
-from oddlattice.stores import group_of, listed_in, said_of
-from oddlattice.whole import write_text
+from oddlattice.process.logs import log_to
+from oddlattice.report.pages import json_lines
+from oddlattice.statistics import across_images, densities
+from oddlattice.storage.atomic import write_text
+from oddlattice.storage.groups import group_of, listed_in, said_of
+from oddlattice.storage.image_json import ByImage
+from oddlattice.storage.products import COMPARISONS, DENSITIES, GROUPS, SITES, TRENDS, table, write_csv
 
 Row = dict[str, Any]
 
 
 def counts_by_kind(defects: pl.DataFrame) -> dict[str, Counter[str]]:
     """Point defects of each kind in each image."""
-    points = many_images.point_defects(defects)
+    points = across_images.point_defects(defects)
     found: dict[str, Counter[str]] = {}
-    for image, kind in zip(points["image_id"], many_images.kinds_of(points), strict=True):
+    for image, kind in zip(points["image_id"], across_images.kinds_of(points), strict=True):
         found.setdefault(image, Counter())[kind] += 1
     return found
 
@@ -81,7 +81,7 @@ def main(
     settings : dict
         ``group_by``, ``seed``.
     """
-    rows = many_images.as_reviewed(pl.read_parquet(images).to_dicts())
+    rows = across_images.as_reviewed(pl.read_parquet(images).to_dicts())
     counts = counts_by_kind(pl.read_parquet(defects))
     sites: dict[str, list[Row]] = {}
     for path in statistics_json:  # of all that a shard says only this is kept: there may be 100,000 images
@@ -89,11 +89,13 @@ def main(
     group_by = settings["group_by"]
     plain = group_by == "folder" or (rows and group_by in rows[0])
     metadata = {} if plain else metadata_of(images_zarr, {row["image_id"] for row in rows})
-    names = {row["image_id"]: many_images.group_name(row, metadata.get(row["image_id"], {}), group_by) for row in rows}
-    each = many_images.one_of_each_stack(rows)
+    names = {
+        row["image_id"]: across_images.group_name(row, metadata.get(row["image_id"], {}), group_by) for row in rows
+    }
+    each = across_images.one_of_each_stack(rows)
     kinds, fractions = by_model(each, counts, sites)
-    listed, compared = many_images.groups(each, counts, names)
-    trends = many_images.trends(rows, counts, settings["seed"])
+    listed, compared = across_images.groups(each, counts, names)
+    trends = across_images.trends(rows, counts, settings["seed"])
     found = {
         "images": len(rows),
         "images_counted": len(each),

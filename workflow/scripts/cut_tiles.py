@@ -10,14 +10,14 @@ from typing import Any
 
 import zarr
 
-from oddlattice.children import Ending, Limits, run_limited
 from oddlattice.crystal import load_crystal
-from oddlattice.logs import log_to
-from oddlattice.onethread import one_thread
-from oddlattice.stores import listed_in
-from oddlattice.whole import whole_directory
+from oddlattice.process.logs import log_to
+from oddlattice.process.sandbox import Ending, Limits, run_limited
+from oddlattice.process.single_thread import one_thread
+from oddlattice.storage.atomic import whole_directory
+from oddlattice.storage.groups import listed_in
 
-CALL = "oddlattice.oneimage:tile_or_tell"
+CALL = "oddlattice.lattice.tile_image:tile_or_tell"
 LONGEST_S = 3600.0  # an image that takes longer is given up
 LIMITS = Limits(1 << 20, LONGEST_S, LONGEST_S)  # memory is limited by the job's own
 
@@ -58,7 +58,7 @@ def tile_all(jobs: dict[str, dict[str, Any]], part: Path, threads: int) -> dict[
                 killed[ending.key] = jobs[ending.key]  # not by us: perhaps the machine was short of memory, once more
                 continue
             reason = f"the lattice could not be fitted, by a fault of the program: {trouble(ending)}"
-            from oddlattice.oneimage import not_tiled  # here, not above: it loads all that the children need
+            from oddlattice.lattice.tile_image import not_tiled  # here, not above: it loads all that the children need
 
             group = zarr.open_group(part, mode="r+").create_group(ending.key)
             group.attrs["oddlattice"] = not_tiled("rejected", reason)

@@ -12,10 +12,8 @@ import numpy.typing as npt
 import polars as pl
 import zarr
 
-from oddlattice.children import Fault
-from oddlattice.chunks import Windows, give_back
-from oddlattice.columns import ColumnShape, as_cells, mean_cell
-from oddlattice.completeness import (
+from oddlattice.crystal import CELL_PX
+from oddlattice.defects.injection import (
     Curves,
     corrected_count,
     loss_curves,
@@ -25,16 +23,7 @@ from oddlattice.completeness import (
     smallest_loss,
     trial_rows,
 )
-from oddlattice.crystal import CELL_PX
-from oddlattice.defects import (
-    Found,
-    Judged,
-    extra_columns,
-    group_extended,
-    judge_all,
-    single_defects,
-)
-from oddlattice.detect import (
+from oddlattice.defects.kernels import (
     Noise,
     change_error,
     estimate_noise,
@@ -47,17 +36,28 @@ from oddlattice.detect import (
     shift_error_pm,
     z_map,
 )
-from oddlattice.intervals import poisson_interval, wilson
-from oddlattice.logs import log_to
-from oddlattice.maps import InCounts, Map, ToLattice, write_maps
-from oddlattice.onethread import one_thread
-from oddlattice.parts import Part, in_px, is_inside, parts_of
-from oddlattice.products import COLUMNS, COMPLETENESS, DEFECTS, IMAGES, table, write_parquet
-from oddlattice.regions import extended_regions, gap_cells, loud_cells
-from oddlattice.stores import array_of, group_of, listed_in, said_of, values_of
-from oddlattice.trials import Trial
-from oddlattice.watched import Watch, go_on_watched
-from oddlattice.whole import whole_directory
+from oddlattice.defects.known_defects import Trial
+from oddlattice.defects.listing import (
+    Found,
+    Judged,
+    extra_columns,
+    group_extended,
+    judge_all,
+    single_defects,
+)
+from oddlattice.defects.raw_maps import InCounts, Map, ToLattice, write_maps
+from oddlattice.defects.regions import extended_regions, gap_cells, loud_cells
+from oddlattice.lattice.columns import ColumnShape, as_cells, mean_cell
+from oddlattice.lattice.subareas import Part, in_px, is_inside, parts_of
+from oddlattice.numerics.intervals import poisson_interval, wilson
+from oddlattice.process.logs import log_to
+from oddlattice.process.sandbox import Fault
+from oddlattice.process.single_thread import one_thread
+from oddlattice.process.supervised import Watch, go_on_watched
+from oddlattice.storage.atomic import whole_directory
+from oddlattice.storage.groups import array_of, group_of, listed_in, said_of, values_of
+from oddlattice.storage.products import COLUMNS, COMPLETENESS, DEFECTS, IMAGES, table, write_parquet
+from oddlattice.storage.windows import Windows, give_back
 
 Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]

@@ -8,9 +8,18 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from oddlattice.logs import log_to
-from oddlattice.products import COMPLETENESS, DEFECTS, IMAGES, PRECISION, Schema, table, write_csv, write_parquet
-from oddlattice.reviews import lay_on, precision
+from oddlattice.process.logs import log_to
+from oddlattice.statistics.reviews import lay_on, precision
+from oddlattice.storage.products import (
+    COMPLETENESS,
+    DEFECTS,
+    IMAGES,
+    PRECISION,
+    Schema,
+    table,
+    write_csv,
+    write_parquet,
+)
 
 
 def gathered(paths: list[str], schema: Schema, by: list[str]) -> pl.DataFrame:
@@ -39,7 +48,7 @@ def main(
     defects, images, completeness, columns : list of path
         Tables of the shards.
     reviews_json : path
-        What people said, see `oddlattice.review_files`.
+        What people said, see `oddlattice.archive.review_files`.
     out : dict of str to path
         ``{defects,images,reviews,completeness}_{parquet,csv}`` and ``precision_csv``.
     """

@@ -11,10 +11,9 @@ import torch
 import zarr
 from zarr.codecs import BloscCodec
 
-from oddlattice import chunkfiles
-from oddlattice.baselines import predict_pca, predict_template
-from oddlattice.children import Fault, spared
-from oddlattice.columns import (
+from oddlattice.crystal import CELL_PX
+from oddlattice.defects.known_defects import trials_of
+from oddlattice.lattice.columns import (
     ColumnShape,
     as_cells,
     cells_at,
@@ -25,8 +24,11 @@ from oddlattice.columns import (
     sample_of,
     signatures,
 )
-from oddlattice.crystal import CELL_PX
-from oddlattice.inference import (
+from oddlattice.lattice.shapes import fit_shapes
+from oddlattice.lattice.subareas import Part, in_px, is_inside, parts_of
+from oddlattice.model.folder import Model, load_model
+from oddlattice.predict.methods import predict_pca, predict_template
+from oddlattice.predict.network import (
     Careful,
     Engine,
     contrast_of,
@@ -35,16 +37,14 @@ from oddlattice.inference import (
     predict_bulk,
     whole_there,
 )
-from oddlattice.logs import log_to
-from oddlattice.model import Model, load_model
-from oddlattice.onethread import one_thread
-from oddlattice.overlap import Behind, ahead
-from oddlattice.parts import Part, in_px, is_inside, parts_of
-from oddlattice.shapes import fit_shapes
-from oddlattice.stores import array_of, group_of, listed_in, said_of, values_of
-from oddlattice.trials import trials_of
-from oddlattice.watched import Watch, go_on_watched
-from oddlattice.whole import whole_directory
+from oddlattice.process.logs import log_to
+from oddlattice.process.prefetch import Behind, ahead
+from oddlattice.process.sandbox import Fault, spared
+from oddlattice.process.single_thread import one_thread
+from oddlattice.process.supervised import Watch, go_on_watched
+from oddlattice.storage import blocks
+from oddlattice.storage.atomic import whole_directory
+from oddlattice.storage.groups import array_of, group_of, listed_in, said_of, values_of
 
 Float = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
@@ -119,7 +119,7 @@ def responses(
     """
     cells = densest_part(mask)
     part = mask[cells]
-    here = chunkfiles.read(tiles, in_px(cells)).astype(np.float32, copy=False)
+    here = blocks.read(tiles, in_px(cells)).astype(np.float32, copy=False)
     _, before = predictor.whole(here, part)
     placed = []
     for offset, shape in enumerate(shapes):  # every kind has cells of its own: no two trials touch
@@ -188,7 +188,7 @@ def contrast_in(tiles: zarr.Array[Any], mask: Mask) -> float | None:
         return None
     sample = sample_of(mask)
     cells = [
-        cells_at(chunkfiles.read(tiles, in_px(part.core)), sample[own] - [part.core[0].start, part.core[1].start])
+        cells_at(blocks.read(tiles, in_px(part.core)), sample[own] - [part.core[0].start, part.core[1].start])
         for part in parts_of(mask.shape, 0)
         if (own := is_inside(sample, part)).any()
     ]
@@ -293,7 +293,7 @@ def new_map(target: zarr.Group, name: str, shape: tuple[int, ...]) -> zarr.Array
 def write_core(part: Part, maps: list[tuple[zarr.Array[Any], Float]]) -> None:
     """Write a part's own cells of maps that cover its neighbourhood too."""
     for array, values in maps:
-        chunkfiles.write(array, in_px(part.core), values[in_px(part.inner)])
+        blocks.write(array, in_px(part.core), values[in_px(part.inner)])
 
 
 def _mask(source: zarr.Group) -> Mask:

@@ -10,17 +10,17 @@ import numpy.typing as npt
 import polars as pl
 import zarr
 
-from oddlattice import polar, statistics
-from oddlattice.by_image import write_by_image
-from oddlattice.columns import ColumnShape
 from oddlattice.crystal import Crystal, load_crystal
-from oddlattice.detect import raw_places
-from oddlattice.logs import log_to
-from oddlattice.many_images import seed_for
-from oddlattice.onethread import one_thread
-from oddlattice.products import PLACES, table, write_parquet
-from oddlattice.stores import group_of, said_of, values_of
-from oddlattice.watched import Watch, go_on_watched
+from oddlattice.defects.kernels import raw_places
+from oddlattice.lattice.columns import ColumnShape
+from oddlattice.process.logs import log_to
+from oddlattice.process.single_thread import one_thread
+from oddlattice.process.supervised import Watch, go_on_watched
+from oddlattice.statistics import per_image, polar
+from oddlattice.statistics.across_images import seed_for
+from oddlattice.storage.groups import group_of, said_of, values_of
+from oddlattice.storage.image_json import write_by_image
+from oddlattice.storage.products import PLACES, table, write_parquet
 
 Row = dict[str, Any]
 
@@ -62,12 +62,12 @@ def measure(
     pixel_nm = lattice["pixel_nm"] * np.array([ratio, 1 / ratio])
     vectors_nm = np.array([lattice["a_px"], lattice["b_px"]]) * pixel_nm
     defects, columns = (tables[key].filter(pl.col("image_id") == name) for key in ("defects", "columns"))
-    found = statistics.defect_figures(row, defects, columns)
+    found = per_image.defect_figures(row, defects, columns)
     cell_nm = math.sqrt(abs(float(np.linalg.det(vectors_nm))))
-    found["clustering"] = statistics.clustering(
+    found["clustering"] = per_image.clustering(
         defects, columns, pixel_nm, cell_nm, row["area_nm2"], seed_for(name, seed)
     )
-    found["lattice"] = statistics.lattice_figures(*polar.lattice_field(nodes_px, mask, pixel_nm), nodes_px)
+    found["lattice"] = per_image.lattice_figures(*polar.lattice_field(nodes_px, mask, pixel_nm), nodes_px)
     shapes = [ColumnShape(c["site"], c["u"], c["v"], c["amplitude"], tuple(c["precision"])) for c in model["columns"]]
     places = [polar.measure_places(tiles["tiles"], mask, shape) for shape in shapes]
     sites = polar.perovskite_sites(crystals[row["model"]]) if row["model"] in crystals else None
@@ -80,7 +80,7 @@ def measure(
     else:
         a, b = (by_site[column.site] for column in sites)
         displaced = polar.polar_displacements(a, b, (mask.shape[0], mask.shape[1]), vectors_nm * 1000)
-        found["polar"] = statistics.polar_figures(displaced, nodes_px)
+        found["polar"] = per_image.polar_figures(displaced, nodes_px)
     return found, [place_rows(name, p, displaced, nodes_px) for p in places]
 
 

@@ -15,12 +15,13 @@ from typing import Any
 
 import zarr
 
-from oddlattice import reader, reasons
-from oddlattice.children import Ending, Limits, run_limited
-from oddlattice.logs import log_to
-from oddlattice.paths import unescape
-from oddlattice.products import READ, SHARD, read_tsv, table
-from oddlattice.whole import whole_directory
+from oddlattice.archive import transient
+from oddlattice.archive.names import unescape
+from oddlattice.process.logs import log_to
+from oddlattice.process.sandbox import Ending, Limits, run_limited
+from oddlattice.read import reader
+from oddlattice.storage.atomic import whole_directory
+from oddlattice.storage.products import READ, SHARD, read_tsv, table
 
 Row = dict[str, object]
 #: Imported once by the fork server, not once per file.
@@ -52,7 +53,7 @@ def sentence(ending: Ending, file: Mapping[str, Any], path: str, settings: Mappi
         timeout_s and memory_mb of the configuration's section "read".
     """
     if ending.how not in ("returned", "refused") and has_changed(file, path):
-        return f"The file {reasons.CHANGED}."
+        return f"The file {transient.CHANGED}."
     memory_mb, timeout_s = settings["memory_mb"], settings["timeout_s"]
     match ending.how:
         case "returned":
@@ -155,7 +156,7 @@ def read_all(
 
 def refused(file: Mapping[str, Any], key: str, reason: str) -> list[Row]:
     """The row of a file that gave none itself."""
-    from oddlattice.onefile import row  # here, not above: it loads all that the children need
+    from oddlattice.read.read_file import row  # here, not above: it loads all that the children need
 
     return [row(file, key, "", 0, reason)]
 
@@ -182,7 +183,7 @@ def main(
     settings: Mapping[str, Any],
     log: str | Path | None = None,
     threads: int = 1,
-    call: str = "oddlattice.onefile:read_file",
+    call: str = "oddlattice.read.read_file:read_file",
 ) -> None:
     """Read the files of a shard into a store of images.
 

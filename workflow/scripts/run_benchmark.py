@@ -24,7 +24,7 @@ from find_defects import Registered, find_in_image, load_registered
 from find_defects import main as find_defects
 from infer_differences import Predictor, infer_image
 from infer_differences import main as infer_differences
-from oddlattice.benchmark import (
+from oddlattice.benchmark.fields import (
     PLANS,
     Field,
     Kind,
@@ -37,17 +37,8 @@ from oddlattice.benchmark import (
     published_kinds,
     varied_conditions,
 )
-from oddlattice.crystal import CELL_PX, Crystal
-from oddlattice.defects import Judged
-from oddlattice.lattice import NoLatticeError
-from oddlattice.library import Library, load_library
-from oddlattice.lifetime import die_with_parent
-from oddlattice.logs import log_to
-from oddlattice.model import Model, load_model
-from oddlattice.oneimage import settings_from, tiled_attributes, write_registration
-from oddlattice.onethread import one_thread
-from oddlattice.products import SHARD, table, write_tsv
-from oddlattice.published import (
+from oddlattice.benchmark.page import write_page
+from oddlattice.benchmark.published import (
     PublishedVAE,
     average_near_maximum,
     load_published,
@@ -56,13 +47,22 @@ from oddlattice.published import (
     prepared,
     whole_patches,
 )
-from oddlattice.register import NoModelError, Registration, fit_registration
-from oddlattice.report.benchmark_page import write_page
-from oddlattice.scores import BULK, NEAR, Findings, summarise
-from oddlattice.simulate import Conditions
-from oddlattice.stores import values_of
-from oddlattice.truth import column_table, defect_table, file_row
-from oddlattice.whole import whole_file
+from oddlattice.benchmark.tables import BULK, NEAR, Findings, summarise
+from oddlattice.benchmark.truth import column_table, defect_table, file_row
+from oddlattice.crystal import CELL_PX, Crystal
+from oddlattice.defects.listing import Judged
+from oddlattice.lattice.fourier import NoLatticeError
+from oddlattice.lattice.register import NoModelError, Registration, fit_registration
+from oddlattice.lattice.tile_image import settings_from, tiled_attributes, write_registration
+from oddlattice.model.folder import Model, load_model
+from oddlattice.process.logs import log_to
+from oddlattice.process.parent_death import die_with_parent
+from oddlattice.process.single_thread import one_thread
+from oddlattice.simulate.columnwise import Conditions
+from oddlattice.simulate.library import Library, load_library
+from oddlattice.storage.atomic import whole_file
+from oddlattice.storage.groups import values_of
+from oddlattice.storage.products import SHARD, table, write_tsv
 from read_images import main as read_images
 
 Array = npt.NDArray[np.float64]

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from oddlattice.library import Change, Images, Library, changes_of, load_recipe, save_library
-from oddlattice.logs import log_to
-from oddlattice.multislice import Optics, annular_image, plane_waves, send_through, transmissions
+from oddlattice.process.logs import log_to
+from oddlattice.simulate.library import Change, Images, Library, changes_of, load_recipe, save_library
+from oddlattice.simulate.multislice import Optics, annular_image, plane_waves, send_through, transmissions
 
 Array = npt.NDArray[np.float64]
 

@@ -17,25 +17,25 @@ import zarr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from oddlattice.anchor import peaks_of_mean_cell
-from oddlattice.benchmark import trial_defects
-from oddlattice.columns import as_cells, mean_cell
-from oddlattice.compose import check_cell
+from oddlattice.archive.names import unescape
+from oddlattice.benchmark.fields import trial_defects
 from oddlattice.crystal import CELL_PX, Crystal, crystal_from_dict, load_crystal
-from oddlattice.inference import Careful, Engine, misfit, padded, patches_of
-from oddlattice.library import load_library
-from oddlattice.logs import log_to
-from oddlattice.model import read_yaml, recipe_sha256, save_model
-from oddlattice.onethread import one_thread
-from oddlattice.patches import Batch, ImagePatches, image_batches, simulated_batches, standardised
-from oddlattice.paths import unescape
-from oddlattice.products import SHARD, table, write_tsv
-from oddlattice.register import register
-from oddlattice.shapes import fit_shape
-from oddlattice.stores import group_of, listed_in, said_of, values_of
-from oddlattice.training import Progress, train_vae
-from oddlattice.vae import VAE, VAEConfig
-from oddlattice.whole import whole_file
+from oddlattice.lattice.columns import as_cells, mean_cell
+from oddlattice.lattice.origin import peaks_of_mean_cell
+from oddlattice.lattice.register import register
+from oddlattice.lattice.shapes import fit_shape
+from oddlattice.model.folder import read_yaml, recipe_sha256, save_model
+from oddlattice.model.patches import Batch, ImagePatches, image_batches, simulated_batches, standardised
+from oddlattice.model.training import Progress, train_vae
+from oddlattice.model.vae import VAE, VAEConfig
+from oddlattice.predict.network import Careful, Engine, misfit, padded, patches_of
+from oddlattice.process.logs import log_to
+from oddlattice.process.single_thread import one_thread
+from oddlattice.simulate.compose import check_cell
+from oddlattice.simulate.library import load_library
+from oddlattice.storage.atomic import whole_file
+from oddlattice.storage.groups import group_of, listed_in, said_of, values_of
+from oddlattice.storage.products import SHARD, table, write_tsv
 from read_images import main as read_images
 
 Float = npt.NDArray[np.float32]

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.benchmark import PLANS, Plan, compose_field, detection_conditions
+from oddlattice.benchmark.fields import PLANS, Plan, compose_field, detection_conditions
+from oddlattice.benchmark.published import patches_at, prepared, save_published, train_published, whole_patches
 from oddlattice.crystal import Crystal, load_crystal
-from oddlattice.library import Library, load_library
-from oddlattice.logs import log_to
-from oddlattice.onethread import one_thread
-from oddlattice.published import patches_at, prepared, save_published, train_published, whole_patches
-from oddlattice.register import fit_registration, render
-from oddlattice.whole import whole_file
+from oddlattice.lattice.register import fit_registration, render
+from oddlattice.process.logs import log_to
+from oddlattice.process.single_thread import one_thread
+from oddlattice.simulate.library import Library, load_library
+from oddlattice.storage.atomic import whole_file
 
 Float = npt.NDArray[np.float32]
 
@@ -48,7 +48,7 @@ def main(library_card: str, crystal_file: str, out: str, size: str, seed: int) -
     out : str
         File to write, safetensors.
     size : str
-        Of the benchmark: how many patches and epochs; see `oddlattice.benchmark.PLANS`.
+        Of the benchmark: how many patches and epochs; see `oddlattice.benchmark.fields.PLANS`.
     """
     plan, library, crystal = PLANS[size], load_library(Path(library_card)), load_crystal(Path(crystal_file))
     patches = bulk_patches(plan, library, crystal, seed)

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from oddlattice.crate import crate
-from oddlattice.logs import log_to
-from oddlattice.report.html import json_lines
-from oddlattice.settings import load_yaml
-from oddlattice.whole import write_text
+from oddlattice.process.logs import log_to
+from oddlattice.report.pages import json_lines
+from oddlattice.run.crate import crate
+from oddlattice.run.settings import load_yaml
+from oddlattice.storage.atomic import write_text
 
 
 def main(models: list[str], out_json: str | Path, archive: str, versions: dict[str, str]) -> None:

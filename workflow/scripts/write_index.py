@@ -12,13 +12,13 @@ import numpy as np
 import polars as pl
 import yaml
 
-from oddlattice.intervals import poisson_interval
-from oddlattice.logs import log_to
-from oddlattice.products import INVENTORY, PRECISION, read_tsv
+from oddlattice.numerics.intervals import poisson_interval
+from oddlattice.process.logs import log_to
 from oddlattice.report import numbers as n
-from oddlattice.report.facts import sentence
-from oddlattice.report.html import json_lines, render
-from oddlattice.whole import whole_file
+from oddlattice.report.image_facts import sentence
+from oddlattice.report.pages import json_lines, render
+from oddlattice.storage.atomic import whole_file
+from oddlattice.storage.products import INVENTORY, PRECISION, read_tsv
 
 Row = dict[str, Any]
 
@@ -272,7 +272,7 @@ def main(
     images_parquet, defects_parquet, reviews_parquet, precision_csv : path
         The gathered tables.
     reviews_json : path
-        The review files that were found, see `oddlattice.review_files`.
+        The review files that were found, see `oddlattice.archive.review_files`.
     discovered_tsv : path
         Every file found under the archive.
     page_dirs : list of path

@@ -17,23 +17,23 @@ import polars as pl
 import yaml
 import zarr
 
-from oddlattice import chunkfiles
-from oddlattice.by_image import ByImage
-from oddlattice.chunks import Windows, bands, every
 from oddlattice.crystal import CELL_PX
-from oddlattice.logs import log_to
-from oddlattice.products import write_csv
-from oddlattice.report import exports, facts, geometry, pictures, plots
+from oddlattice.defects.kinds import KINDS
+from oddlattice.process.logs import log_to
+from oddlattice.process.supervised import Watch, go_on_watched
+from oddlattice.report import exports, image_facts, outlines, pictures, plots
 from oddlattice.report import numbers as n
-from oddlattice.report.facts import Image, Row
-from oddlattice.report.html import json_indented, json_lines, render
-from oddlattice.report.kinds import KINDS
-from oddlattice.report.statistics_view import image_view
-from oddlattice.reviews import Reviewed, lay_on
-from oddlattice.settings import versions
-from oddlattice.stores import array_if_any, group_if_any, said_if_any
-from oddlattice.watched import Watch, go_on_watched
-from oddlattice.whole import whole_directory
+from oddlattice.report.image_facts import Image, Row
+from oddlattice.report.pages import json_indented, json_lines, render
+from oddlattice.report.statistics import image_view
+from oddlattice.run.settings import versions
+from oddlattice.statistics.reviews import Reviewed, lay_on
+from oddlattice.storage import blocks
+from oddlattice.storage.atomic import whole_directory
+from oddlattice.storage.groups import array_if_any, group_if_any, said_if_any
+from oddlattice.storage.image_json import ByImage
+from oddlattice.storage.products import write_csv
+from oddlattice.storage.windows import Windows, bands, every
 
 TILE_PX = 1024  # side of a tile of the viewer
 CROP_CELLS = 3  # side of a defect's crop
@@ -51,12 +51,12 @@ def _frame(group: zarr.Group | None, name: str, most_bytes: int = 0) -> Any:
     found = array_if_any(group, name)
     if found is None:
         return None
-    return Windows(found, most_bytes) if found.shape[0] * found.shape[1] > AT_ONCE_PX else chunkfiles.read(found)
+    return Windows(found, most_bytes) if found.shape[0] * found.shape[1] > AT_ONCE_PX else blocks.read(found)
 
 
 def _values(group: zarr.Group | None, name: str) -> Any:
     found = array_if_any(group, name)
-    return None if found is None else chunkfiles.read(found)
+    return None if found is None else blocks.read(found)
 
 
 def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns: pl.DataFrame) -> Image:
@@ -154,7 +154,7 @@ def write_crops(image: Image, folder: Path) -> Row | None:
     if not image.defects.height:
         return None
     places = image.defects.select("row_px", "col_px").to_numpy()
-    uv = geometry.lattice_place(image.nodes_px, places) * CELL_PX
+    uv = outlines.lattice_place(image.nodes_px, places) * CELL_PX
     side = CROP_CELLS * CELL_PX
     inside = Spread(image.mask, image.tiles.shape)
     step = pictures.sample_step(image.tiles.shape)
@@ -243,7 +243,7 @@ def site_places(image: Image) -> list[Row]:
     found = []
     for site in sorted(set(image.columns["site"].drop_nulls())):
         rows = image.columns.filter(pl.col("site") == site)
-        uv = geometry.lattice_place(image.nodes_px, rows.select("row_px", "col_px").to_numpy().astype(np.float64))
+        uv = outlines.lattice_place(image.nodes_px, rows.select("row_px", "col_px").to_numpy().astype(np.float64))
         turn = np.exp(2j * np.pi * uv).mean(axis=0)
         place = np.angle(turn) / (2 * np.pi)
         found.append({"site": site, "u": round(float(place[0]) % 1, 3) % 1, "v": round(float(place[1]) % 1, 3) % 1})
@@ -284,7 +284,7 @@ def said_of_image(image: Image) -> Row:
 
 def viewer_data(image: Image, raw: Row, prediction: Row | None, maps: dict[str, Row], crops: Row | None) -> Row:
     """What the viewer and the list of defects draw."""
-    pixel, ruler = facts.pixel_size_nm(image)
+    pixel, ruler = image_facts.pixel_size_nm(image)
     data: Row = {
         "image_id": image.row["image_id"],
         "rows": image.raw.shape[0],
@@ -300,15 +300,15 @@ def viewer_data(image: Image, raw: Row, prediction: Row | None, maps: dict[str, 
         "outlines": None,
         "nodes": None,
         "crops": crops,
-        "defects": facts.defect_columns(image),
-        "columns": facts.column_values(image),
+        "defects": image_facts.defect_columns(image),
+        "columns": image_facts.column_values(image),
         "said": said_of_image(image),
     }
     if image.nodes_px is not None and image.mask is not None:
-        loops = geometry.outlines(image.mask, image.nodes_px)
+        loops = outlines.outlines(image.mask, image.nodes_px)
         data["outlines"] = [[int(round(10 * x)) for point in loop for x in point] for loop in loops]
     if image.nodes_px is not None:
-        u, v, places = geometry.coarse_nodes(image.nodes_px)
+        u, v, places = outlines.coarse_nodes(image.nodes_px)
         tenths = np.rint(10 * places).astype(int)
         data["nodes"] = {"u": u, "v": v, "row": tenths[0].ravel().tolist(), "col": tenths[1].ravel().tolist()}
     return data
@@ -372,14 +372,14 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, settings
     prediction = write_prediction(image, raw, beside)
     crops, cells = write_crops(image, beside), write_cells(image, beside)
     points = image.defects.filter(pl.col("kind") != "extended")
-    by_kind = facts.densities([str(k or "unknown") for k in points["kind"]], row["area_nm2"])
-    by_site = facts.densities([str(s) for s in points["site"] if s], row["area_nm2"])
+    by_kind = image_facts.densities([str(k or "unknown") for k in points["kind"]], row["area_nm2"])
+    by_site = image_facts.densities([str(s) for s in points["site"] if s], row["area_nm2"])
     histograms = _histograms(image, settings)
-    todo, lines = facts.advice(image, settings["config"]["models"]), facts.provenance(image, shard)
-    pixel, ruler = facts.pixel_size_nm(image)
+    todo, lines = image_facts.advice(image, settings["config"]["models"]), image_facts.provenance(image, shard)
+    pixel, ruler = image_facts.pixel_size_nm(image)
     twin = {
         "image": row,
-        "warnings": facts.warnings_of(image),
+        "warnings": image_facts.warnings_of(image),
         "source": image.source,
         "lattice": image.lattice,
         "model": image.model,
@@ -392,7 +392,7 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, settings
         "trials": image.trials,
         "histograms": histograms,
         "statistics": statistics,
-        "review": facts.review_facts(image),
+        "review": image_facts.review_facts(image),
         "display": {"raw": raw, "prediction": prediction, "maps": maps, "crops": crops, "cells": cells},
         "defects": image.defects.to_dicts(),
         "provenance": {"shard": shard, "versions": versions(), "config": settings["config"]},
@@ -404,20 +404,20 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, settings
         "image.html.j2",
         ("dom.js", "viewer.js", "review.js", "gallery.js", "image.js"),
         viewer_data(image, raw, prediction, maps, crops),
-        title=facts.title(row),
-        folder=facts.file_name(row)[0],
+        title=image_facts.title(row),
+        folder=image_facts.file_name(row)[0],
         row=row,
         name=name,
-        state=facts.STATES[row["state"]],
-        figures=facts.key_figures(row) if row["state"] == "analysed" else [],
-        warnings=facts.warnings_of(image),
-        reason=facts.sentence(row["reason"]) if row["state"] != "analysed" else "",
+        state=image_facts.STATES[row["state"]],
+        figures=image_facts.key_figures(row) if row["state"] == "analysed" else [],
+        warnings=image_facts.warnings_of(image),
+        reason=image_facts.sentence(row["reason"]) if row["state"] != "analysed" else "",
         advice=todo,
         ruler=ruler,
         has_pixel=pixel is not None,
         maps=maps,
         layers=layers_of(image, maps, prediction),
-        review=facts.review_facts(image),
+        review=image_facts.review_facts(image),
         crops=crops,
         cells=cells,
         kinds=KINDS,
@@ -428,13 +428,13 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, settings
         published=plots.published_plot(histograms["anm"]) if "anm" in histograms else None,
         z=plots.z_plot(histograms["z"]) if "z" in histograms else None,
         completeness=plots.completeness_plot(image.losses) if image.losses else None,
-        trial_rows=facts.trial_table(image.trials),
-        trial_note=facts.trial_note(image.trials) if image.trials else "",
+        trial_rows=image_facts.trial_table(image.trials),
+        trial_note=image_facts.trial_note(image.trials) if image.trials else "",
         statistics=image_view(statistics, (image.raw.shape[0], image.raw.shape[1]), pixel),
         exports=taken,
         texts=_texts(image, histograms),
-        lattice=facts.lattice_table(image),
-        quality=facts.quality_table(image),
+        lattice=image_facts.lattice_table(image),
+        quality=image_facts.quality_table(image),
         provenance=lines,
         versions=versions(),
         config=yaml.safe_dump(settings["config"], sort_keys=True, allow_unicode=True),
@@ -485,7 +485,7 @@ def write_failure(row: Row, words: str, folder: Path) -> None:
     shutil.rmtree(folder / name, ignore_errors=True)
     for beside in folder.glob(f"{name}.*"):
         beside.unlink()
-    page = render("failed.html.j2", (), {}, title=facts.title(row), name=name, words=words, versions=versions())
+    page = render("failed.html.j2", (), {}, title=image_facts.title(row), name=name, words=words, versions=versions())
     (folder / f"{name}.html").write_bytes(page)
 
 
@@ -519,7 +519,7 @@ def main(
     statistics : path
         The shard's statistics, by image.
     reviews_json : path
-        What people said of images of the shard, see `oddlattice.review_files`.
+        What people said of images of the shard, see `oddlattice.archive.review_files`.
     out_dir : path
         Written whole: <image_id>.html, .json, .defects.csv, .geojson and folder <image_id> of each image that was read.
     settings : dict

@@ -7,11 +7,11 @@ from typing import Any
 
 import polars as pl
 
-from oddlattice.logs import log_to
+from oddlattice.process.logs import log_to
 from oddlattice.report import methods
-from oddlattice.report.html import render
-from oddlattice.report.statistics_view import many_view
-from oddlattice.whole import whole_file, write_text
+from oddlattice.report.pages import render
+from oddlattice.report.statistics import many_view
+from oddlattice.storage.atomic import whole_file, write_text
 
 
 def pages_of(page_dirs: list[str], home: Path) -> dict[str, str]:

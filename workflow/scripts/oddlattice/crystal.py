@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from oddlattice import plain_yaml
+from oddlattice.run import yaml_files
 
 CELL_PX = 20  # pixels per unit cell along each lattice vector in the lattice frame
 
@@ -127,7 +127,7 @@ def crystal_from_dict(found: dict[str, Any], path: Path) -> Crystal:
 def load_crystal(path: Path) -> Crystal:
     """Read a crystal from its YAML file; see `crystal_from_dict` for what is raised."""
     try:
-        found = plain_yaml.parse(path.read_text(encoding="utf-8"))
+        found = yaml_files.parse(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: is not YAML ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(found, dict):

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import polars as pl
 import zarr
 
-from oddlattice.by_image import ByImage
-from oddlattice.stores import array_if_any, group_of, listed_in, said_of
+from oddlattice.storage.groups import array_if_any, group_of, listed_in, said_of
+from oddlattice.storage.image_json import ByImage
 
 Row = dict[str, Any]
 

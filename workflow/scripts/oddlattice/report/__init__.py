@@ -1,1 +1,0 @@
-"""What the report is made of: numbers as text, pictures, plots and pages."""

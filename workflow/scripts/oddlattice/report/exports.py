@@ -20,10 +20,10 @@ from PIL import Image
 from PIL.Image import Dither, Resampling
 from PIL.Image import Image as Picture
 
+from oddlattice.defects.kinds import KINDS, kind_of
 from oddlattice.report import numbers as n
 from oddlattice.report import pictures
-from oddlattice.report.fields import round_up
-from oddlattice.report.kinds import KINDS, kind_of
+from oddlattice.report.vector_fields import round_up
 
 Row = dict[str, Any]
 

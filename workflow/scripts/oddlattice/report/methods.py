@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from oddlattice import randomness
 from oddlattice.report import numbers as n
+from oddlattice.statistics import pair_correlation
 
 Row = dict[str, Any]
 
@@ -130,10 +130,10 @@ def _of_numbers(found: Row, config: Mapping[str, Any], cite: Cited) -> str:
         f"{cite('wilson')}; where the completeness of a kind was measured, densities were corrected for it and for "
         f"the false-discovery rate. Clustering was tested by the pair correlation of flagged columns against columns "
         f"drawn at random from the tested ones of the same site, with a global envelope of up to "
-        f"{randomness.SIMULATIONS} draws by extreme rank length {cite('envelope')}. Trends are Poisson regressions "
-        f"with the analysed area as exposure; groups of images (by {found['group_by']}) were compared by the exact "
-        f"conditional test of two Poisson rates {cite('ratio')}, p-values after Holm {cite('holm')}; scatter between "
-        f"images beyond counting widens intervals and p-values. All random numbers derive from the seed "
+        f"{pair_correlation.SIMULATIONS} draws by extreme rank length {cite('envelope')}. Trends are Poisson "
+        f"regressions with the analysed area as exposure; groups of images (by {found['group_by']}) were compared by "
+        f"the exact conditional test of two Poisson rates {cite('ratio')}, p-values after Holm {cite('holm')}; scatter "
+        f"between images beyond counting widens intervals and p-values. All random numbers derive from the seed "
         f"{config['seed']}."
     )
 

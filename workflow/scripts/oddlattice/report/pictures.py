@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from oddlattice.chunks import every
+from oddlattice.storage.windows import every
 
 Array = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]

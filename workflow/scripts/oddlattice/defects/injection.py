@@ -1,0 +1,199 @@
+"""What could have been found: known defects put into an image's own bulk columns, and judged as the image's own are."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oddlattice.defects.kernels import Noise, Scored
+from oddlattice.defects.known_defects import Trial
+from oddlattice.defects.listing import Found, Judged, moved_peak
+from oddlattice.lattice.columns import peak_at, window_of_cell, window_offsets
+from oddlattice.numerics import distributions
+from oddlattice.numerics.intervals import weighted_poisson_interval, wilson
+
+Array = npt.NDArray[np.float64]
+Curves = dict[str, list[dict[str, Any]]]
+
+LOSSES = tuple(round(0.05 * k, 2) for k in range(1, 21))  # trial losses of intensity
+SHIFTS_PM = (2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0)  # trial displacements
+COLUMNS = 500  # bulk columns of a kind that trials are made in, evenly taken
+DIRECTIONS = 8  # of displacements
+COUNTED_FROM = 0.5  # defects of which fewer than this part would be found are not counted in the corrected density
+
+
+def own_share(tested: Scored, noise: Noise, mean_cell: Array) -> float:
+    """Part of the variance of a column's intensity estimate that comes from counting the column's own electrons.
+
+    By each pixel's part in the estimate, with counting noise throughout.
+    """
+    shape = tested.shape
+    part = (tested.kernel.weights[0].reshape(window_of_cell(noise.sigma, shape).shape)) ** 2
+    part = part * window_of_cell(noise.sigma, shape) ** 2
+    peak = peak_at(shape, *window_offsets(shape))
+    light = np.clip(peak / np.maximum(window_of_cell(mean_cell, shape), 1e-9), 0.0, 1.0)
+    return float((part * light).sum() / max(part.sum(), 1e-300))
+
+
+def changed(tested: Scored, some: npt.NDArray[np.intp], change: float, share: float) -> Array:
+    """Estimates (n, 3) of bulk columns had their intensity changed; counting noise goes with the intensity."""
+    found, null = tested.found[some], tested.null
+    level = tested.level[some, None]
+    centre = np.array([null.middle, *null.centre]) * level
+    return np.asarray(centre + (found - centre) * np.sqrt(max(1 + change * share, 0.0)) + [change, 0.0, 0.0])
+
+
+def displaced(tested: Scored, some: npt.NDArray[np.intp], shift_pm: float, vectors_pm: Array) -> Array:
+    """Estimates (n, 3) of bulk columns had they been moved, each in one of DIRECTIONS directions."""
+    angle = 2 * np.pi * (np.arange(DIRECTIONS) + 0.25) / DIRECTIONS
+    ways_pm = shift_pm * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    moved = moved_peak(tested.shape, 0.0, ways_pm, vectors_pm).reshape(DIRECTIONS, -1)
+    added = tested.response[1] * moved @ tested.kernel.weights.T
+    return np.asarray(tested.found[some] + added[np.arange(len(some)) % DIRECTIONS])
+
+
+def bulk_sample(judged: Judged, kind: int) -> npt.NDArray[np.intp]:
+    """Indices into `judged.kinds[kind]` of unflagged columns, at most COLUMNS, evenly taken."""
+    bulk = np.flatnonzero(~judged.flagged[judged.kind == kind])
+    return bulk[np.linspace(0, len(bulk) - 1, min(COLUMNS, len(bulk))).round().astype(np.intp)] if len(bulk) else bulk
+
+
+def ideal_part(tested: Scored, some: npt.NDArray[np.intp], signal: Array, share: float, cut: float) -> float:
+    """Part found by an ideal observer in this image's noise, told what to look for, at the same rate of false alarms.
+
+    Parameters
+    ----------
+    signal : ndarray of shape (3,)
+        Relative intensity, displacement (row, col) [pm].
+    share : float
+        From `own_share`.
+    """
+    dprime = float(np.sqrt(signal @ np.linalg.solve(tested.kernel.covariance, signal)))
+    scatter = np.sqrt(max(1 + signal[0] * share, 1e-3))
+    return float(
+        distributions.normal_sf((distributions.normal_isf(cut) - dprime / tested.level[some]) / scatter).mean()
+    )
+
+
+def _row(found: Array, tested: Scored, some: npt.NDArray[np.intp], cut: float) -> dict[str, float]:
+    hits, n = int((tested.null.judge(found, tested.level[some]).p_value <= cut).sum()), len(some)
+    low, high = wilson(hits, n)
+    return {"n": n, "recovered": hits / n if n else 0.0, "ci_low": low, "ci_high": high}
+
+
+def trial_rows(
+    judged: Judged, noise: Noise, mean_cell: Array, vectors_pm: Array, trials: Sequence[Trial]
+) -> list[dict[str, Any]]:
+    """Recovered part of every trial, with its 95 % interval, beside the ideal observer's.
+
+    Parameters
+    ----------
+    mean_cell : ndarray of shape (20, 20)
+        Of the prediction, in units of the local mean.
+    """
+    rows: list[dict[str, Any]] = []
+    for kind, tested in enumerate(judged.kinds):
+        some = bulk_sample(judged, kind)
+        share = own_share(tested, noise, mean_cell)
+        for trial in (t for t in trials if t.site == tested.shape.site and len(some)):
+            found = displaced(tested, some, trial.shift_pm, vectors_pm) if trial.shift_pm else None
+            found = changed(tested, some, trial.change, share) if found is None else found
+            signal = np.array([trial.change, trial.shift_pm * np.sqrt(0.5), trial.shift_pm * np.sqrt(0.5)])
+            rows.append(
+                vars(trial)
+                | _row(found, tested, some, judged.cut)
+                | {"ideal": ideal_part(tested, some, signal, share, judged.cut)}
+            )
+    return rows
+
+
+def loss_curves(judged: Judged, noise: Noise, mean_cell: Array) -> Curves:
+    """Recovered part, with its 95 % interval, for each kind of column and each trial loss."""
+    found: Curves = {}
+    for kind, tested in enumerate(judged.kinds):
+        some, share = bulk_sample(judged, kind), own_share(tested, noise, mean_cell)
+        found[tested.shape.site] = [
+            {"loss": loss} | _row(changed(tested, some, -loss, share), tested, some, judged.cut) for loss in LOSSES
+        ]
+    return found
+
+
+def shift_curves(judged: Judged, vectors_pm: Array) -> Curves:
+    """The same for each trial displacement [pm]."""
+    found: Curves = {}
+    for kind, tested in enumerate(judged.kinds):
+        some = bulk_sample(judged, kind)
+        found[tested.shape.site] = [
+            {"shift_pm": shift} | _row(displaced(tested, some, shift, vectors_pm), tested, some, judged.cut)
+            for shift in SHIFTS_PM
+        ]
+    return found
+
+
+def smallest_loss(table: Curves, part: float = 0.9) -> float | None:
+    """The smallest loss that is recovered in `part` of the columns of every kind, or None."""
+    needed = []
+    for rows in table.values():
+        good = [row["loss"] for row in rows if row["recovered"] >= part]
+        if not good:
+            return None
+        needed.append(min(good))
+    return max(needed, default=None)
+
+
+def _chance(rows: list[dict[str, float]], key: str, value: float) -> float:
+    """Recovered part between the trials of a curve, 0 for no change at all."""
+    return float(np.interp(value, [0.0, *(r[key] for r in rows)], [0.0, *(r["recovered"] for r in rows)]))
+
+
+def chance_of(defect: Found, losses: Curves, shifts: Curves) -> float:
+    """Chance that a column as odd as this one is flagged; 1 for what is no column of the crystal."""
+    if defect.site not in losses:
+        return 1.0
+    by_change = _chance(losses[defect.site], "loss", abs(defect.change))
+    by_shift = _chance(shifts[defect.site], "shift_pm", float(np.hypot(*defect.shift_pm)))
+    return by_shift if defect.kind == "displaced" else max(by_change, by_shift if defect.kind == "unknown" else 0.0)
+
+
+def corrected_count(defects: Sequence[Found], losses: Curves, shifts: Curves, false: float) -> tuple[float, ...]:
+    """Number of point defects there are, of those that are found at least every second time; with a 95 % interval.
+
+    Every defect listed stands for one over its chance of being found (Horvitz and Thompson 1952,
+    doi:10.1080/01621459.1952.10483446); the `false` alarms expected at the threshold, which stand there where the
+    chance is one half, are taken off.
+    """
+    chances = np.array([chance_of(d, losses, shifts) for d in defects if d.kind != "extended"])
+    weights = 1 / chances[chances >= COUNTED_FROM]
+    low, high = weighted_poisson_interval(weights)
+    return tuple(max(float(value) - false / COUNTED_FROM, 0.0) for value in (weights.sum(), low, high))
+
+
+def pooled_rows(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The trials of two parts of an image taken together; a part may lack those of a site."""
+    found = {(row["site"], row["name"]): row for row in first}
+    for row in second:
+        key = row["site"], row["name"]
+        found[key] = _both(found[key], row) if key in found else row
+    return list(found.values())
+
+
+def pooled_curves(first: Curves, second: Curves) -> Curves:
+    """Curves of two parts of an image taken together."""
+    sites = dict.fromkeys([*first, *second])
+    return {
+        site: [_both(*pair) for pair in zip(first[site], second[site], strict=True)]
+        if site in first and site in second
+        else (first.get(site) or second[site])
+        for site in sites
+    }
+
+
+def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    n = int(one["n"] + other["n"])
+    hits = round(one["n"] * one["recovered"]) + round(other["n"] * other["recovered"])
+    low, high = wilson(hits, n)
+    found = one | {"n": n, "recovered": hits / n if n else 0.0, "ci_low": low, "ci_high": high}
+    if "ideal" in one and n:
+        found["ideal"] = (one["n"] * one["ideal"] + other["n"] * other["ideal"]) / n
+    return found

@@ -1,0 +1,158 @@
+"""Atomic columns in the lattice frame: their shape in an image's mean cell, and what a changed one would look like."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from oddlattice.crystal import CELL_PX, Column
+from oddlattice.numerics.medians import median
+
+Array = npt.NDArray[np.float64]
+
+REACH_PX = 7  # half width of a column's window in the lattice frame [px]: 0.35 cell
+
+
+@dataclass(frozen=True)
+class ColumnShape:
+    """A bulk column as this image shows it.
+
+    Attributes
+    ----------
+    site : str
+    u, v : float
+        Place in the cell, fractions of a and b.
+    amplitude : float
+        Height above the surroundings, in units of the local mean.
+    precision : tuple of float
+        (p_uu, p_uv, p_vv) of the Gaussian exp(-(p_uu du^2 + 2 p_uv du dv + p_vv dv^2) / 2) [1/cell^2].
+    tail_weight, tail_width : float
+        Height, over the amplitude, and width, over the width, of a second, wider Gaussian: thermal scattering and
+        channelling spread a column's intensity under its neighbours.
+    """
+
+    site: str
+    u: float
+    v: float
+    amplitude: float
+    precision: tuple[float, float, float]
+    tail_weight: float = 0.0
+    tail_width: float = 2.0
+
+
+def as_cells(tiles: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """View of a (U*20, V*20) map as (U, V, 20, 20) cells."""
+    u, v = tiles.shape[0] // CELL_PX, tiles.shape[1] // CELL_PX
+    return tiles.reshape(u, CELL_PX, v, CELL_PX).transpose(0, 2, 1, 3)
+
+
+def sample_of(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
+    """Analysed cells (u, v) that stand for all of an image, evenly taken: 4,096 to 8,191 where there are more."""
+    inside = np.argwhere(mask)
+    return inside[:: max(1, len(inside) // 4096)]
+
+
+def cells_at(tiles: npt.NDArray[np.floating], cells: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+    """Cells (n, 20, 20) of tiles (U * 20, V * 20)."""
+    return np.asarray(as_cells(tiles)[cells[:, 0], cells[:, 1]], dtype=np.float32)
+
+
+def median_cell(cells: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Median of cells (n, 20, 20); shape (20, 20)."""
+    return np.asarray(median(cells, axis=0), dtype=np.float64)
+
+
+def mean_cell(tiles: npt.NDArray[np.floating], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Median cell over the analysed cells, or an even sample of them (`sample_of`); shape (20, 20)."""
+    return median_cell(cells_at(tiles, sample_of(mask)))
+
+
+def window_start_px(column: Column | ColumnShape) -> tuple[int, int]:
+    """First (u, v) pixel of the column's window, from its cell's corner; the window has 2 REACH_PX + 2 px a side."""
+    return int(np.floor(CELL_PX * column.u - 0.5)) - REACH_PX, int(np.floor(CELL_PX * column.v - 0.5)) - REACH_PX
+
+
+def window_offsets(column: Column | ColumnShape, wider_px: int = 0) -> tuple[Array, Array]:
+    """Distances (du, dv) of the window's pixels from the column [cells]; shapes (16, 1) and (1, 16).
+
+    `wider_px` pixels more on every side widen the window.
+    """
+    start_u, start_v = (start - wider_px for start in window_start_px(column))
+    line = np.arange(2 * (REACH_PX + wider_px) + 2) + 0.5
+    return ((start_u + line) / CELL_PX - column.u)[:, None], ((start_v + line) / CELL_PX - column.v)[None, :]
+
+
+def window_of_cell(cell: Array, column: Column | ColumnShape) -> Array:
+    """The column's window cut from a periodic cell (20, 20); shape (16, 16)."""
+    start_u, start_v = window_start_px(column)
+    side = np.arange(2 * REACH_PX + 2)
+    return cell[np.ix_((start_u + side) % CELL_PX, (start_v + side) % CELL_PX)]
+
+
+def gaussian(du: Array, dv: Array, precision: Array) -> Array:
+    """exp(-(p_uu du^2 + 2 p_uv du dv + p_vv dv^2) / 2) at distances (du, dv) [cells]."""
+    return np.asarray(np.exp(-(precision[0] * du**2 + 2 * precision[1] * du * dv + precision[2] * dv**2) / 2))
+
+
+def peak_at(shape: ColumnShape, du: Array, dv: Array) -> Array:
+    """The column's peak at distances (du, dv) from it [cells], in units of the local mean."""
+    precision = np.array(shape.precision)
+    core = shape.amplitude * gaussian(du, dv, precision)
+    if not shape.tail_weight:
+        return core
+    tail = shape.amplitude * shape.tail_weight * gaussian(du, dv, precision / shape.tail_width**2)
+    return np.asarray(core + tail)
+
+
+def signatures(shape: ColumnShape, vectors_pm: Array) -> Array:
+    """What a small change of the column adds to the image.
+
+    Parameters
+    ----------
+    vectors_pm : ndarray of shape (2, 2)
+        Lattice vectors a and b as rows, (row, col) [pm].
+
+    Returns
+    -------
+    ndarray of shape (3, 16, 16)
+        Per unit of relative intensity; per pm of displacement along row; per pm along col.
+    """
+    du, dv = window_offsets(shape)
+    precision = np.array(shape.precision)
+    by_u, by_v = np.zeros((2, du.shape[0], dv.shape[1]))
+    for weight, width in ((1.0, 1.0), (shape.tail_weight, shape.tail_width)):
+        p_uu, p_uv, p_vv = precision / width**2
+        part = shape.amplitude * weight * gaussian(du, dv, precision / width**2)
+        by_u += part * (p_uu * du + p_uv * dv)  # minus the slope: a column moved along +u
+        by_v += part * (p_uv * du + p_vv * dv)
+    to_uv = np.linalg.inv(vectors_pm)  # (row, col) [pm] @ to_uv = (u, v) [cells]
+    along_row, along_col = (to_uv[axis, 0] * by_u + to_uv[axis, 1] * by_v for axis in (0, 1))
+    return np.stack([peak_at(shape, du, dv), along_row, along_col])
+
+
+def column_cells(mask: npt.NDArray[np.uint8], column: Column | ColumnShape) -> npt.NDArray[np.intp]:
+    """Cells (u, v) whose column has its whole window on analysed cells; shape (n, 2)."""
+    start_u, start_v = window_start_px(column)
+    good = mask.astype(bool)
+    for axis, start in ((0, start_u), (1, start_v)):
+        first, last = start // CELL_PX, (start + 2 * REACH_PX + 1) // CELL_PX
+        merged = np.ones_like(good)
+        for step in range(first, last + 1):
+            rolled = np.roll(good, -step, axis)
+            edge = [slice(None), slice(None)]
+            if step:
+                edge[axis] = slice(-step, None) if step > 0 else slice(None, -step)
+                rolled[tuple(edge)] = False
+            merged &= rolled
+        good = merged
+    return np.argwhere(good)
+
+
+def cut_windows(
+    tiles: npt.NDArray[np.floating], column: Column | ColumnShape, cells: npt.NDArray[np.intp]
+) -> npt.NDArray[np.floating]:
+    """The column's window in each of `cells`; shape (n, 16, 16)."""
+    start_u, start_v = window_start_px(column)
+    side = 2 * REACH_PX + 2
+    view = np.lib.stride_tricks.sliding_window_view(tiles, (side, side))
+    return view[cells[:, 0] * CELL_PX + start_u, cells[:, 1] * CELL_PX + start_v]

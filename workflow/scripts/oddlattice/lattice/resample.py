@@ -1,0 +1,317 @@
+"""Resampling into the lattice frame: where the cells lie, and the image cut into them."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oddlattice.crystal import CELL_PX
+from oddlattice.lattice.frame import Frame
+from oddlattice.numerics.compiled import compiled
+from oddlattice.numerics.filters import weighted
+from oddlattice.numerics.local_plane import finite
+
+Array = npt.NDArray[np.float64]
+Image = npt.NDArray[np.float32]
+Number = np.floating[Any]
+
+SPLINE_PX = 48  # image kept along rows: a cubic spline has forgotten its end there to the last digit
+POLE = float(np.sqrt(3.0)) - 2  # of the recursive filter that makes coefficients of cubic splines
+SIDE = 8  # lines that are filtered side by side
+AT_EDGE, NOWHERE = -1, -2  # in the place of an index
+HALO_PX = 12  # image kept around a window, so that the spline does not feel the cut
+
+
+def nodes_of(frame: Frame, first: tuple[int, int], count: tuple[int, int]) -> Array:
+    """Places of the cells' corners [px]; shape (2, U + 1, V + 1)."""
+    grid = np.stack(np.meshgrid(np.arange(count[0] + 1), np.arange(count[1] + 1), indexing="ij"), -1) + np.array(first)
+    places = frame.places_at(grid.reshape(-1, 2).astype(float))
+    return np.moveaxis(places.reshape(count[0] + 1, count[1] + 1, 2), -1, 0)
+
+
+def inside_cells(nodes_px: Array, shape: tuple[int, int], margin_px: float) -> npt.NDArray[np.bool_]:
+    """Cells that lie in the image with half a cell around them and `margin_px` along the fast axis; shape (U, V)."""
+    centre = (nodes_px[:, :-1, :-1] + nodes_px[:, 1:, :-1] + nodes_px[:, :-1, 1:] + nodes_px[:, 1:, 1:]) / 4
+    along_u, along_v = np.diff(nodes_px, axis=1)[:, :, :-1], np.diff(nodes_px, axis=2)[:, :-1]
+    reach = np.abs(along_u) + np.abs(along_v)
+    reach[1] += margin_px
+    limit = np.array(shape)[:, None, None] - 1
+    return np.asarray(((centre - reach >= 0) & (centre + reach <= limit)).all(0))
+
+
+@compiled("int64(int64, int64)")
+def _mirrored(place: int, length: int) -> int:
+    """Place on a line that is mirrored at its first and last pixel."""
+    if length == 1:
+        return 0
+    place = abs(place) % (2 * length - 2)
+    return min(place, 2 * length - 2 - place)
+
+
+@compiled("void(float64[:, ::1])")
+def _to_spline(lines: Array) -> None:
+    """Values along the first axis become coefficients of cubic splines, side by side along the second; mirrored ends.
+
+    Source: Unser, IEEE Signal Processing Magazine 16(6) (1999) 22, doi:10.1109/79.799930, box 2.
+    """
+    length, side = lines.shape
+    if length == 1:
+        return
+    first = np.zeros(side)
+    for k in range(SPLINE_PX):
+        for j in range(side):
+            first[j] += POLE**k * lines[_mirrored(k, length), j]
+    for j in range(side):
+        lines[0, j] = 6 * first[j]
+    for i in range(1, length):
+        for j in range(side):
+            lines[i, j] = 6 * lines[i, j] + POLE * lines[i - 1, j]
+    for j in range(side):
+        lines[-1, j] = POLE / (POLE * POLE - 1) * (lines[-1, j] + POLE * lines[-2, j])
+    for i in range(length - 2, -1, -1):
+        for j in range(side):
+            lines[i, j] = POLE * (lines[i + 1, j] - lines[i, j])
+
+
+@compiled("void(float32[:, ::1])")
+def _rows_to_spline(image: Image) -> None:
+    """Each row becomes the coefficients of its spline, in place; eight rows at a time, for the processor's vectors."""
+    lines = np.empty((image.shape[1], SIDE))
+    for top in range(0, image.shape[0], SIDE):
+        height = min(SIDE, image.shape[0] - top)
+        for j in range(height):
+            lines[:, j] = image[top + j]
+        _to_spline(lines)
+        for j in range(height):
+            image[top + j] = lines[:, j]
+
+
+@compiled("void(float32[:, ::1])")
+def _cols_to_spline(image: Image) -> None:
+    """Each column becomes the coefficients of its spline, in place; some columns at a time, that fit into the cache."""
+    lines = np.empty((image.shape[0], 4 * SIDE))
+    for left in range(0, image.shape[1], 4 * SIDE):
+        width = min(4 * SIDE, image.shape[1] - left)
+        lines[:, :width] = image[:, left : left + width]
+        _to_spline(lines)
+        image[:, left : left + width] = lines[:, :width]
+
+
+@compiled("float32[:, ::1](float32[:, ::1], float64[::1])")
+def _shifted(coefficients: Image, row_shift_px: Array) -> Image:
+    """Splines along rows, each evaluated at c - shift for every pixel c."""
+    rows, cols = coefficients.shape
+    found = np.empty((rows, cols), np.float32)
+    for r in range(rows):
+        whole = int(np.floor(-row_shift_px[r]))
+        t = -row_shift_px[r] - whole
+        w0, w1 = np.float32((1 - t) ** 3 / 6), np.float32(2 / 3 - t * t + t**3 / 2)
+        w2, w3 = np.float32(2 / 3 - (1 - t) ** 2 + (1 - t) ** 3 / 2), np.float32(t**3 / 6)
+        reach = abs(whole) + 3
+        wide = np.empty(cols + 2 * reach, np.float32)
+        wide[reach : reach + cols] = coefficients[r]
+        for k in range(1, reach + 1):
+            wide[reach - k] = coefficients[r, _mirrored(k, cols)]
+            wide[reach + cols - 1 + k] = coefficients[r, _mirrored(cols - 1 + k, cols)]
+        near = wide[reach + whole - 1 :]
+        for c in range(cols):
+            found[r, c] = w0 * near[c] + w1 * near[c + 1] + w2 * near[c + 2] + w3 * near[c + 3]
+    return found
+
+
+def straightened(strip: Image, row_shift_px: Array) -> Image:
+    """Rows shifted back, by cubic splines: a feature seen at col c - shift comes to col c; borders mirror."""
+    coefficients = np.array(strip, dtype=np.float32, order="C")
+    _rows_to_spline(coefficients)
+    return _shifted(coefficients, np.ascontiguousarray(row_shift_px, dtype=np.float64))
+
+
+def area_averaged(window: Image, width_px: float) -> Image:
+    """Mean of an image over a square of `width_px` around each pixel; unchanged when that is at most one pixel."""
+    if width_px <= 1:
+        return window
+    whole = int(np.ceil((width_px - 1) / 2 - 1e-9))
+    half = np.ones(whole + 1)
+    half[-1] = (width_px - (2 * whole - 1)) / 2
+    return weighted(window, half, "reflect")
+
+
+def _period_px(nodes_px: Array) -> float:
+    """Square root of the mean area of the cells [px]."""
+    a = (nodes_px[:, -1].mean(1) - nodes_px[:, 0].mean(1)) / (nodes_px.shape[1] - 1)
+    b = (nodes_px[:, :, -1].mean(1) - nodes_px[:, :, 0].mean(1)) / (nodes_px.shape[2] - 1)
+    return float(np.sqrt(abs(a[0] * b[1] - a[1] * b[0])))
+
+
+def cut_cells(
+    image: Image,
+    nodes_px: Array,
+    row_shift_px: Array,
+    local_mean: Array,
+    cells: tuple[slice, slice],
+    pedestal: float = 0.0,
+) -> Image:
+    """Cut cells from an image: row shifts taken out, resampled, divided by the local mean.
+
+    Where the image is finer than a tile it is averaged over the size of a tile pixel, so that nothing aliases.
+
+    Parameters
+    ----------
+    image : array of shape (rows, cols)
+        Counts.
+    nodes_px : ndarray of shape (2, U + 1, V + 1)
+        (row, col) of the cells' corners [px].
+    row_shift_px : ndarray of shape (rows,)
+        A feature at true col c is seen at col c - shift.
+    local_mean : ndarray of shape (U, V)
+        [counts]
+    cells : tuple of slice
+        Ranges of cells along u and v.
+    pedestal : float
+        Added before dividing [counts].
+
+    Returns
+    -------
+    ndarray of shape (20 u, 20 v), float32
+        0 where there is no data.
+    """
+    u, v = cells
+    corners = np.concatenate([nodes_px, _at_corners(local_mean)])[:, u.start : u.stop + 1, v.start : v.stop + 1]
+    tile = np.zeros(((u.stop - u.start) * CELL_PX, (v.stop - v.start) * CELL_PX), dtype=np.float32)
+    rows, cols = image.shape
+    places = corners[:2].reshape(2, -1)
+    low = np.maximum(np.floor(places.min(1)).astype(int) - HALO_PX, 0)
+    high = np.minimum(np.ceil(places.max(1)).astype(int) + HALO_PX + 1, [rows, cols])
+    if (low >= high).any():
+        return tile
+    shifts = row_shift_px[low[0] : high[0]]
+    reach = SPLINE_PX + int(np.ceil(np.abs(shifts).max()))
+    left, right = max(low[1] - reach, 0), min(high[1] + reach, cols)
+    window = finite(image[int(low[0]) : int(high[0]), int(left) : int(right)])
+    straight = straightened(window, shifts)[:, low[1] - left : high[1] - left]
+    straight = np.ascontiguousarray(area_averaged(straight, _period_px(nodes_px) / CELL_PX))
+    _rows_to_spline(straight)
+    _cols_to_spline(straight)
+    origin = (int(low[0]), int(low[1]))
+    _sample(tile, straight, origin, (rows, cols), np.ascontiguousarray(corners, dtype=np.float32), pedestal)
+    return tile
+
+
+@compiled("void(float32[:, ::1], float32[:, ::1], UniTuple(int64, 2), UniTuple(int64, 2), float32[:, :, ::1], float32)")
+def _sample(
+    tile: Image,
+    coefficients: Image,
+    origin: tuple[int, int],
+    shape: tuple[int, int],
+    corners: Image,
+    pedestal: float,
+) -> None:
+    """Evaluate a spline at the pixels of a tile, over the local mean; what lies outside the image stays as it is.
+
+    Parameters
+    ----------
+    tile : ndarray of shape (20 u, 20 v)
+    coefficients : ndarray of shape (rows', cols')
+        Of the spline in a window of the image.
+    origin : tuple of int
+        (row, col) of the window [px].
+    shape : tuple of int
+        (rows, cols) of the image.
+    corners : ndarray of shape (3, u + 1, v + 1)
+        Row and col [px] and local mean [counts] at the cells' corners, between which they run straight.
+    pedestal : float
+        [counts]
+    """
+    rows, cols = coefficients.shape
+    part = ((np.arange(CELL_PX) + 0.5) / CELL_PX).astype(np.float32)
+    at, weights = np.empty((3, tile.shape[1]), np.float32), np.empty((8, tile.shape[1]), np.float32)
+    start = np.empty(tile.shape[1], np.int64)
+    flat, down = coefficients.reshape(-1), np.uint64(cols)
+    for y in range(tile.shape[0]):
+        _between(at, corners[:, y // CELL_PX], corners[:, y // CELL_PX + 1], part[y % CELL_PX], part)
+        _reach(start, weights, at, origin, shape, (rows, cols))
+        for x in range(tile.shape[1]):
+            if start[x] >= 0:
+                total, i = np.float32(0), np.uint64(start[x])
+                for k in range(np.uint64(4)):
+                    lines = weights[0, x] * flat[i + k] + weights[1, x] * flat[i + down + k]
+                    lines += weights[2, x] * flat[i + 2 * down + k] + weights[3, x] * flat[i + 3 * down + k]
+                    total += weights[4 + k, x] * lines
+                tile[y, x] = (total + pedestal) / at[2, x]
+            elif start[x] == AT_EDGE:
+                row, col = at[0, x] - np.float32(origin[0]), at[1, x] - np.float32(origin[1])
+                tile[y, x] = (_spline_at(coefficients, row, col) + pedestal) / at[2, x]
+
+
+@compiled("void(float32[:, ::1], float32[:, :], float32[:, :], float32, float32[::1])")
+def _between(line: Image, above: Image, below: Image, down: Number, across: Image) -> None:
+    """Layers (k, pixels) on a line of pixels, straight between corners (k, cells + 1) above and below it."""
+    for k in range(line.shape[0]):
+        for v in range(above.shape[1] - 1):
+            left = above[k, v] + (below[k, v] - above[k, v]) * down
+            right = above[k, v + 1] + (below[k, v + 1] - above[k, v + 1]) * down
+            for j in range(CELL_PX):
+                line[k, v * CELL_PX + j] = left + (right - left) * across[j]
+
+
+@compiled(
+    "void(int64[::1], float32[:, ::1], float32[:, ::1], UniTuple(int64, 2), UniTuple(int64, 2), UniTuple(int64, 2))"
+)
+def _reach(
+    start: npt.NDArray[np.int64],
+    weights: Image,
+    at: Image,
+    origin: tuple[int, int],
+    shape: tuple[int, int],
+    window: tuple[int, int],
+) -> None:
+    """Where in the window the 4 x 4 coefficients of each pixel of a line begin, and their weights down and across.
+
+    A pixel outside the image gets NOWHERE, one that has not all sixteen within the window AT_EDGE.
+    """
+    bottom, right = np.float32(shape[0] - 0.5), np.float32(shape[1] - 0.5)
+    for x in range(len(start)):
+        row, col = at[0, x] - np.float32(origin[0]), at[1, x] - np.float32(origin[1])
+        top, left = np.floor(row), np.floor(col)
+        weights[0, x], weights[1, x], weights[2, x], weights[3, x] = _weights(row - top)
+        weights[4, x], weights[5, x], weights[6, x], weights[7, x] = _weights(col - left)
+        known = np.float32(-0.5) <= at[0, x] <= bottom and np.float32(-0.5) <= at[1, x] <= right
+        r, c = np.int64(top), np.int64(left)
+        whole = 1 <= r < window[0] - 2 and 1 <= c < window[1] - 2
+        start[x] = (r - 1) * window[1] + c - 1 if whole else AT_EDGE
+        start[x] = start[x] if known else NOWHERE
+
+
+@compiled("float32(float32[:, ::1], float32, float32)")
+def _spline_at(coefficients: Image, row: Number, col: Number) -> Number:
+    """Value of a two-dimensional cubic spline, mirrored at its borders."""
+    rows, cols = coefficients.shape
+    r, c = int(np.floor(row)), int(np.floor(col))
+    down, across = _weights(row - np.float32(r)), _weights(col - np.float32(c))
+    total = np.float32(0)
+    if 1 <= r < rows - 2 and 1 <= c < cols - 2:
+        for i in range(4):
+            line = coefficients[r - 1 + i]
+            total += down[i] * (
+                across[0] * line[c - 1] + across[1] * line[c] + across[2] * line[c + 1] + across[3] * line[c + 2]
+            )
+        return total
+    for i in range(4):
+        line = coefficients[_mirrored(r - 1 + i, rows)]
+        for j in range(4):
+            total += down[i] * across[j] * line[_mirrored(c - 1 + j, cols)]
+    return total
+
+
+@compiled("UniTuple(float32, 4)(float32)")
+def _weights(t: Number) -> tuple[Number, Number, Number, Number]:
+    """Weights of the four coefficients around a place, `t` beyond the second."""
+    one, third, sixth, half = np.float32(1), np.float32(2 / 3), np.float32(1 / 6), np.float32(0.5)
+    s = one - t
+    return s * s * s * sixth, third - t * t * (one - t * half), third - s * s * (one - s * half), t * t * t * sixth
+
+
+def _at_corners(local_mean: Array) -> Array:
+    """Local mean (one value in the middle of each cell) at the cells' corners; shape (1, U + 1, V + 1)."""
+    wide = np.pad(local_mean, 1, mode="edge")
+    return np.asarray((wide[:-1, :-1] + wide[1:, :-1] + wide[:-1, 1:] + wide[1:, 1:])[None] / 4)

@@ -1,0 +1,390 @@
+"""Row shifts: the scan's jitter, one number for every row, from laying the whole row on the rendered mean cell."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy.interpolate import CubicSpline
+
+from oddlattice.lattice.frame import Flattener, Frame, Lifted, flat_strip, strips
+from oddlattice.lattice.origin import MeanCell
+from oddlattice.numerics.compiled import compiled
+from oddlattice.numerics.local_plane import finite, local_plane
+from oddlattice.numerics.medians import median
+
+Array = npt.NDArray[np.float64]
+Image = npt.NDArray[np.float32]
+Index = npt.NDArray[np.int32]
+Places = npt.NDArray[np.uint32]
+
+TABLE = 256  # steps of the mean cell's look-up table along u and v
+ZERO = np.float32(0)
+REACH_PX = 4  # whole-pixel shifts tried when a row is laid on the template
+
+
+@dataclass(frozen=True)
+class CellStatistics:
+    """Sums over the pixels of each cell; every array has shape (U, V). Cell (0, 0) starts at `first`."""
+
+    first: tuple[int, int]
+    pixels: Array
+    counts: Array
+    template: Array
+    overlap: Array
+    template_energy: Array
+    residual: Array
+    slope_u: Array
+    slope_v: Array
+
+
+@dataclass(frozen=True)
+class Pushes:
+    """Evidence of every column's own displacement along the fast axis, in bins of half a cell.
+
+    A bin is centred on a multiple of half a lattice vector, where the columns of most cells are.
+
+    Attributes
+    ----------
+    push, information : ndarray of shape (2 U + 2, 2 V + 2)
+        Sums of slope times residual and of slope squared, weighted by the inverse variance.
+    """
+
+    push: Array
+    information: Array
+
+    def odd(self, sigmas: float = 4.0) -> npt.NDArray[np.bool_]:
+        """Bins pushed further than their neighbours: they must not move the rows they lie in."""
+        some = self.information > 0
+        if not some.any():
+            return some
+        seen = self.information > 0.2 * float(np.median(self.information[some]))
+        score = np.where(seen, self.push / np.sqrt(np.maximum(self.information, 1e-12)), 0.0)
+        spread = 1.4826 * float(np.median(np.abs(score[seen])))
+        return np.asarray(np.abs(score) > sigmas * max(spread, 1e-9))
+
+
+def _tables(mean: MeanCell) -> Image:
+    """Look-up table of the mean cell's deviation and its derivatives by u and v; shape (TABLE * TABLE, 3)."""
+    layers = [mean.table(TABLE, derivative).astype(np.float32).ravel() for derivative in ((0, 0), (1, 0), (0, 1))]
+    return np.ascontiguousarray(np.stack(layers, axis=1))
+
+
+def _low(first: tuple[int, int]) -> tuple[float, float]:
+    """Whole (u, v) below those of all pixels, so that cutting off the fraction of what is above is the floor."""
+    return first[0] - 4.0, first[1] - 4.0
+
+
+@compiled("uint32[:, ::1](float32[:, ::1], float32[:, ::1], float32, float32)")
+def _table_index(u: Image, v: Image, low_u: float, low_v: float) -> Places:
+    """Index into the tables; (low_u, low_v) see `_low`."""
+    index = np.empty(u.shape, np.uint32)
+    for r in range(u.shape[0]):
+        for c in range(u.shape[1]):
+            i = np.int32((u[r, c] - low_u) * np.float32(TABLE)) & (TABLE - 1)
+            j = np.int32((v[r, c] - low_v) * np.float32(TABLE)) & (TABLE - 1)
+            index[r, c] = i * TABLE + j
+    return index
+
+
+def coarse_row_shifts(image: Image, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> Array:
+    """Shift of each row that lays it best on the rendered mean cell, by correlation; shape (rows,) [px].
+
+    The correlation is computed at whole pixels and interpolated.
+    """
+    value = np.ascontiguousarray(_tables(mean_cell)[:, 0])
+    mean, uv, quality = (
+        flattener.lifted(frame.shape),
+        frame.lifted(),
+        Lifted(frame.quality[None], frame.grid, frame.shape),
+    )
+    per_col = np.hypot(*np.linalg.inv(frame.vectors_px)[1])
+    reach = int(np.clip(0.3 / per_col, 1, REACH_PX))
+    low = _low(first_and_count(frame)[0])
+    shifts = np.zeros(frame.shape[0])
+    for rows in strips(frame.shape):
+        flat = flat_strip(image, rows, flattener, mean)
+        flat *= quality.strip(rows)[0] > 0.5
+        u, v = uv.strip(rows)
+        template = value[_table_index(u, v, *low)]
+        inner = flat[:, reach:-reach]
+        overlap = np.stack(
+            [
+                np.einsum("rc,rc->r", inner, template[:, reach + k : template.shape[1] - reach + k])
+                for k in range(-reach, reach + 1)
+            ],
+            axis=1,
+        )
+        shifts[rows] = _peak_of(overlap)
+    return shifts
+
+
+def _peak_of(overlap: Image) -> Array:
+    """Place of the maximum of each row of correlations at whole steps, by cubic splines, relative to the middle."""
+    steps = overlap.shape[1]
+    fine = np.linspace(0, steps - 1, 32 * (steps - 1) + 1)
+    curves = overlap @ CubicSpline(np.arange(steps), np.eye(steps))(fine).T
+    best = curves.argmax(1)
+    inner = (best > 0) & (best < len(fine) - 1) & (overlap.max(1) > 0)
+    return np.where(inner, fine[best] - (steps - 1) / 2, 0.0)
+
+
+def first_and_count(frame: Frame) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Lattice coordinates of the first cell that touches the image, and the numbers of cells along u and v."""
+    rows, cols = np.meshgrid(frame.grid.rows_px, frame.grid.cols_px, indexing="ij")
+    uv = frame.uv_at(np.stack([rows.ravel(), cols.ravel()], -1))
+    first, last = np.floor(uv.min(0) - 0.01).astype(int), np.ceil(uv.max(0) + 0.01).astype(int)
+    return (int(first[0]), int(first[1])), (int(last[0] - first[0]), int(last[1] - first[1]))
+
+
+def fine_pass(
+    image: Image,
+    flattener: Flattener,
+    frame: Frame,
+    mean_cell: MeanCell,
+    row_shift_px: Array,
+    odd: npt.NDArray[np.bool_] | None = None,
+    by_cell: bool = True,
+) -> tuple[Array, Array, CellStatistics, Pushes]:
+    """One Gauss-Newton step of every row's shift, and sums with the step taken, over cells or over half cells.
+
+    A row is laid on the template: (image - template) is regressed on the template's slope along the row, over the
+    whole row, with clipped residuals.
+
+    Parameters
+    ----------
+    odd : ndarray of shape (2 U + 2, 2 V + 2), bool, optional
+        Bins (see `Pushes`) whose pixels are left out: a displaced column would drag its rows along.
+    by_cell : bool
+        Whether the statistics of cells are summed, or the pushes; the other stays 0.
+
+    Returns
+    -------
+    row_shift_px : ndarray of shape (rows,)
+    sigma_px : ndarray of shape (rows,)
+        Standard errors; infinite where the row shows no lattice.
+    statistics : CellStatistics
+    pushes : Pushes
+    """
+    tables = _tables(mean_cell)
+    mean, uv, quality = (
+        flattener.lifted(frame.shape),
+        frame.lifted(),
+        Lifted(frame.quality[None], frame.grid, frame.shape),
+    )
+    along = np.linalg.inv(frame.vectors_px)[1].astype(np.float32)
+    first, (n_u, n_v) = first_and_count(frame)
+    left_out = np.zeros((0, 0), dtype=bool) if odd is None else odd
+    cells, halves = (n_u, n_v), (2 * n_u + 2, 2 * n_v + 2)
+    sums, pushes = np.zeros((n_u * n_v, 8)), np.zeros((halves[0] * halves[1], 2))
+    shifts, sigmas = np.zeros(frame.shape[0]), np.full(frame.shape[0], np.inf)
+    for rows in strips(frame.shape):
+        residual = flat_strip(image, rows, flattener, mean)
+        u, v = uv.strip(rows)
+        before = row_shift_px[rows, None].astype(np.float32)
+        u += before * along[0]
+        v += before * along[1]
+        index = _table_index(u, v, *_low(first))
+        _take_template(residual, index, tables)
+        weight = quality.strip(rows)[0]
+        line = _variance_line(residual, index, tables, weight)
+        _weigh(weight, index, tables, line, u, v, first, left_out)
+        information, pull = _row_sums(residual, index, tables, weight, along)
+        whole = float(np.median(information[information > 0])) if (information > 0).any() else 1.0
+        enough = information > 0.05 * whole
+        step = np.clip(np.where(enough, pull / np.maximum(information, 1e-12), 0.0), -1.0, 1.0)
+        shifts[rows] = np.where(enough, row_shift_px[rows] + step, 0.0)
+        sigmas[rows] = np.where(enough, 1 / np.sqrt(np.maximum(information, 1e-12)), np.inf)
+        moved = step.astype(np.float32)
+        if by_cell:
+            counts = finite(image[rows])
+            _add_to_cells(sums, residual, index, tables, u, v, moved, along, first, cells, counts)
+        else:
+            _add_to_bins(pushes, residual, index, tables, u, v, moved, along, first, halves, weight)
+    sums[:, 1] += flattener.pedestal * sums[:, 0]
+    statistics = CellStatistics(first, *np.ascontiguousarray(sums.T).reshape(8, n_u, n_v))
+    return shifts, sigmas, statistics, Pushes(*np.ascontiguousarray(pushes.T).reshape(2, *halves))
+
+
+@compiled("void(float32[:, ::1], uint32[:, ::1], float32[:, ::1])")
+def _take_template(flat: Image, index: Places, tables: Image) -> None:
+    """Take the rendered mean cell from an image, in place."""
+    for r in range(flat.shape[0]):
+        for c in range(flat.shape[1]):
+            flat[r, c] -= tables[index[r, c], 0]
+
+
+def _variance_line(residual: Image, index: Places, tables: Image, quality: Image) -> tuple[float, float, float]:
+    """Variance of a pixel as a straight line in its expected deviation: value at 0, slope and floor; by a sample."""
+    some = (slice(None, None, 4), slice(None, None, 3))
+    kept = quality[some] > 0.5
+    if kept.sum() < 100:
+        return 1.0, 0.0, 1.0
+    square = residual[some][kept].astype(np.float64) ** 2
+    level = tables[index[some][kept], 0].astype(np.float64)
+    square = np.minimum(square, 12 * median(square) + 1e-12)
+    middle, mean = float(level.mean()), float(square.mean())
+    slope = float(((level - middle) * square).mean()) / max(float(level.var()), 1e-12)
+    slope = min(max(slope, 0.0), mean / max(middle - float(level.min()), 1e-9) * 0.9)
+    return mean - slope * middle, slope, 0.05 * mean + 1e-12
+
+
+@compiled(
+    "void(float32[:, ::1], uint32[:, ::1], float32[:, ::1], UniTuple(float64, 3), float32[:, ::1], float32[:, ::1],"
+    "UniTuple(int64, 2), boolean[:, ::1])"
+)
+def _weigh(
+    weight: Image,
+    index: Places,
+    tables: Image,
+    line: tuple[float, float, float],
+    u: Image,
+    v: Image,
+    first: tuple[int, int],
+    left_out: npt.NDArray[np.bool_],
+) -> None:
+    """The lattice's quality becomes the pixel's weight 1 / variance, 0 outside the crystal and in bins left out."""
+    at_zero, slope, floor = np.float32(line[0]), np.float32(line[1]), np.float32(line[2])
+    out, half, near = left_out.reshape(-1), np.float32(0.5), np.empty(weight.shape[1], np.int32)
+    for r in range(weight.shape[0]):
+        if len(out):
+            _bins_of(near, 2 * u[r] + half, 2 * v[r] + half, 2.0, first, left_out.shape)
+            for c in range(len(near)):
+                if out[near[c]]:
+                    weight[r, c] = 0
+        for c in range(len(near)):
+            variance = max(at_zero + slope * tables[index[r, c], 0], floor)
+            weight[r, c] = np.float32(1) / variance if weight[r, c] > half else np.float32(0)
+
+
+@compiled("UniTuple(float64[::1], 2)(float32[:, ::1], uint32[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1])")
+def _row_sums(residual: Image, index: Places, tables: Image, weight: Image, along: Image) -> tuple[Array, Array]:
+    """Sums over each row of weighted slope squared, and of slope times residual, clipped at four sigma."""
+    information, pull = np.zeros(len(residual)), np.zeros(len(residual))
+    for r in range(residual.shape[0]):
+        for c in range(residual.shape[1]):
+            w, i = weight[r, c], index[r, c]
+            slope = tables[i, 1] * along[0] + tables[i, 2] * along[1]
+            limit = np.float32(4) / np.sqrt(max(w, np.float32(1e-12)))
+            information[r] += w * slope * slope
+            pull[r] += w * slope * min(max(residual[r, c], -limit), limit)
+    return information, pull
+
+
+@compiled("void(int32[::1], float32[::1], float32[::1], float32, UniTuple(int64, 2), UniTuple(int64, 2))")
+def _bins_of(bins: Index, u: Image, v: Image, parts: float, first: tuple[int, int], shape: tuple[int, int]) -> None:
+    """Bins of a line of pixels, `parts` of them to a cell, cells from `first` on, within an array of `shape`."""
+    low_u, low_v = np.int32(parts * first[0]), np.int32(parts * first[1])
+    most_u, most_v = np.int32(shape[0] - 1), np.int32(shape[1] - 1)
+    for c in range(len(bins)):
+        i = min(max(np.int32(np.floor(u[c])) - low_u, np.int32(0)), most_u)
+        j = min(max(np.int32(np.floor(v[c])) - low_v, np.int32(0)), most_v)
+        bins[c] = i * np.int32(shape[1]) + j
+
+
+@compiled(
+    "void(float64[:, ::1], float32[:, ::1], uint32[:, ::1], float32[:, ::1], float32[:, ::1], float32[:, ::1],"
+    "float32[::1], float32[::1], UniTuple(int64, 2), UniTuple(int64, 2), float32[:, ::1])"
+)
+def _add_to_bins(
+    bins: Array,
+    residual: Image,
+    index: Places,
+    tables: Image,
+    u: Image,
+    v: Image,
+    moved: Image,
+    along: Image,
+    first: tuple[int, int],
+    shape: tuple[int, int],
+    weight: Image,
+) -> None:
+    """Add up, by bins, slope times the residual that is left when each row is moved, and slope squared."""
+    half, near = np.float32(0.5), np.empty(residual.shape[1], np.int32)
+    for r in range(residual.shape[0]):
+        _bins_of(near, 2 * u[r] + half, 2 * v[r] + half, 2.0, first, shape)
+        end = 0
+        while end < len(near):
+            here, push, information = near[end], ZERO, ZERO
+            while end < len(near) and near[end] == here:
+                i = index[r, end]
+                slope = tables[i, 1] * along[0] + tables[i, 2] * along[1]
+                push += weight[r, end] * slope * (residual[r, end] - slope * moved[r])
+                information += weight[r, end] * slope * slope
+                end += 1
+            bins[here, 0] += push
+            bins[here, 1] += information
+
+
+@compiled(
+    "void(float64[:, ::1], float32[:, ::1], uint32[:, ::1], float32[:, ::1], float32[:, ::1], float32[:, ::1],"
+    "float32[::1], float32[::1], UniTuple(int64, 2), UniTuple(int64, 2), float32[:, :])"
+)
+def _add_to_cells(
+    sums: Array,
+    residual: Image,
+    index: Places,
+    tables: Image,
+    u: Image,
+    v: Image,
+    moved: Image,
+    along: Image,
+    first: tuple[int, int],
+    shape: tuple[int, int],
+    counts: Image,
+) -> None:
+    """Add up, by cells, what `CellStatistics` holds, with each row moved."""
+    near = np.empty(residual.shape[1], np.int32)
+    for r in range(residual.shape[0]):
+        _bins_of(near, u[r] + moved[r] * along[0], v[r] + moved[r] * along[1], 1.0, first, shape)
+        end = 0
+        while end < len(near):
+            here, start = near[end], end
+            total, ones, overlap, energy, rest, rest_u, rest_v = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
+            while end < len(near) and near[end] == here:
+                template, by_u, by_v = tables[index[r, end], 0], tables[index[r, end], 1], tables[index[r, end], 2]
+                left = residual[r, end] - (by_u * along[0] + by_v * along[1]) * moved[r]
+                total += counts[r, end]
+                ones += template
+                overlap += (residual[r, end] + template) * template
+                energy += template * template
+                rest += left * left
+                rest_u += left * by_u
+                rest_v += left * by_v
+                end += 1
+            cell = sums[here]
+            cell[0] += end - start
+            cell[1] += total
+            cell[2] += end - start + ones
+            cell[3] += overlap
+            cell[4] += energy
+            cell[5] += rest
+            cell[6] += rest_u
+            cell[7] += rest_v
+
+
+def shrunk(shift_px: Array, sigma_px: Array) -> Array:
+    """Row shifts pulled towards 0 by as much as their errors explain their scatter (empirical Bayes)."""
+    known = np.isfinite(sigma_px)
+    if not known.any():
+        return np.zeros_like(shift_px)
+    middle = float(np.median(shift_px[known]))
+    scatter = 1.4826 * float(np.median(np.abs(shift_px[known] - middle)))
+    true = max(scatter**2 - float(np.median(sigma_px[known] ** 2)), 0.0)
+    return np.where(known, shift_px * true / (true + np.where(known, sigma_px, 1.0) ** 2 + 1e-12), 0.0)
+
+
+def slow_part(shift_px: Array, sigma_px: Array, width_px: float) -> Array:
+    """The part of the row shifts that varies over more than `width_px` rows: it belongs to the frame."""
+    weight = np.where(np.isfinite(sigma_px), 1.0, 0.0)
+    if not weight.any():
+        return np.zeros_like(shift_px)
+    limit = 4 * 1.4826 * float(np.median(np.abs(shift_px[weight > 0]))) + 1e-9
+    smooth, support = local_plane(np.clip(shift_px, -limit, limit)[None, :, None], weight[:, None], width_px)
+    return np.asarray(smooth[0, :, 0] * (support[:, 0] > 1e-3))
+
+
+def with_slow_rows(frame: Frame, slow_px: Array) -> Frame:
+    """The frame with a slow row shift taken into its field."""
+    along = np.linalg.inv(frame.vectors_px)[1]
+    at_grid = np.interp(frame.grid.rows_px, np.arange(len(slow_px)), slow_px)
+    return replace(frame, field=frame.field + along[:, None, None] * at_grid[None, :, None])

@@ -1,0 +1,238 @@
+"""One image is laid on its own lattice and cut into the lattice frame: the body of the child process of cut_tiles."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import BloscCodec
+
+from oddlattice.crystal import CELL_PX, Crystal, load_crystal
+from oddlattice.lattice.fourier import NoLatticeError, describe, stretch_of
+from oddlattice.lattice.frame import Frame
+from oddlattice.lattice.origin import column_weights
+from oddlattice.lattice.register import (
+    NoModelError,
+    Registration,
+    Settings,
+    fit_registration,
+    render,
+    rotation_deg,
+)
+from oddlattice.lattice.subareas import in_px
+from oddlattice.process.sandbox import Fault, spared
+from oddlattice.storage import blocks
+from oddlattice.storage.groups import array_of, group_of, said_of
+from oddlattice.storage.windows import Windows
+
+TILE_CELLS = 32  # one chunk is one tile of 32 x 32 cells
+BAND_CELLS = 4 * TILE_CELLS  # cells along u and v cut at once, to bound memory
+AT_ONCE_PX = 1 << 25  # an image of more pixels is read strip by strip
+DISTORTED = 1.04  # a cell stretched more one way than the other is said to be distorted
+DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
+CODEC = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
+
+Row = dict[str, str]
+
+
+def settings_from(given: Mapping[str, Any]) -> Settings:
+    """Settings from the configuration's `tile` section; a key left out keeps its default.
+
+    Raises
+    ------
+    ValueError
+        If a key is not known.
+    """
+    known = set(Settings.__dataclass_fields__)
+    unknown = set(given) - known
+    if unknown:
+        raise ValueError(f"config key tile: {sorted(unknown)} are not known; known are {sorted(known)}")
+    return Settings(**{key: type(getattr(Settings, key))(value) for key, value in given.items()})
+
+
+def header_nm(attributes: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Pixel size (row, col) that the file states [nm], or None."""
+    found = attributes["pixel_nm_header"]
+    return None if found is None else (float(found[0]), float(found[1]))
+
+
+def vector_attributes(frame: Frame, pixel_nm: tuple[float, float] | None) -> dict[str, Any]:
+    """Fitted vectors as attributes, in px and with the header's pixel size."""
+    _, _, gamma = describe(frame.vectors_px)
+    by_header = describe(frame.vectors_px * np.array(pixel_nm))[:2] if pixel_nm is not None else (None, None)
+    return {
+        "a_px": frame.vectors_px[0].tolist(),
+        "b_px": frame.vectors_px[1].tolist(),
+        "origin_px": frame.origin_px.tolist(),
+        "gamma_deg": gamma,
+        "a_nm_header": by_header[0],
+        "b_nm_header": by_header[1],
+    }
+
+
+def vector_errors(found: Registration) -> tuple[float, float, float]:
+    """Standard errors of a and b (per component) and rms distance of the cells from the frame, all [px].
+
+    The cells' own displacements are taken as independent; the rms is robust (from the median).
+    """
+    moved = np.tensordot(found.frame.vectors_px.T, found.shift_uv, 1)[:, found.mask]
+    per_axis = 1.4826 * np.median(np.abs(moved - np.median(moved, axis=1, keepdims=True)), axis=1)
+    rms = float(np.hypot(*per_axis))
+    cells = np.argwhere(found.mask).astype(float)
+    design = np.concatenate([np.ones((len(cells), 1)), cells], axis=1)
+    covariance = np.linalg.pinv(design.T @ design) * rms**2 / 2
+    return float(np.sqrt(covariance[1, 1])), float(np.sqrt(covariance[2, 2])), rms
+
+
+def stretch_on(crystal: Crystal, frame: Frame, pixel_nm: tuple[float, float] | None) -> float:
+    """Ratio of the principal stretches between the crystal's cell and the image's."""
+    return stretch_of(crystal, frame.vectors_px * np.array(pixel_nm or (1.0, 1.0)))[1]
+
+
+def warnings_of(found: Registration, pixel_nm: tuple[float, float] | None, ruler_nm: float | None) -> list[str]:
+    """Sentences a microscopist should read before trusting the numbers."""
+    sentences = []
+    if pixel_nm is None:
+        sentences.append("the file states no pixel size: the cell was recognised by its shape and content alone")
+    elif ruler_nm is not None:
+        header = float(np.sqrt(pixel_nm[0] * pixel_nm[1]))
+        apart = header / ruler_nm - 1
+        if abs(apart) > DISAGREEMENT:
+            sentences.append(
+                f"header says {header * 1000:.2f} pm/px, the lattice says {ruler_nm * 1000:.2f} pm/px "
+                f"({100 * abs(apart):.1f} %); the lattice is used"
+            )
+    if found.crystal is not None:
+        stretch = stretch_on(found.crystal, found.frame, pixel_nm)
+        if stretch > DISTORTED:
+            sentences.append(
+                f"the cell is distorted by {100 * (stretch - 1):.0f} % against {found.crystal.name}: "
+                "scan distortion or strain"
+            )
+    if found.anchor is not None and (found.anchor.sigmas < 5 or found.anchor.explained - found.anchor.second < 0.05):
+        sentences.append(
+            f"which column is the cell's corner is uncertain: the crystal explains {found.anchor.explained:.1%} of the "
+            f"mean cell there and {found.anchor.second:.1%} at the next best place"
+        )
+    if found.pedestal:
+        sentences.append(
+            f"the image has values at or below zero: {found.pedestal:.4g} counts were added before dividing by the mean"
+        )
+    seen = int(found.inside.sum())
+    if found.mask.sum() < 0.5 * seen:
+        sentences.append(
+            f"only {int(found.mask.sum())} of {seen} cells in the image are crystal on this lattice; the rest is masked"
+        )
+    return sentences
+
+
+def tiled_attributes(found: Registration, pixel_nm: tuple[float, float] | None) -> dict[str, Any]:
+    """Attributes of a tiled image."""
+    crystal = found.crystal
+    ruler: float | None = None
+    if crystal is not None:
+        ruler = float(np.sqrt(crystal.area_nm2)) / found.frame.period_px
+    elif pixel_nm is not None:
+        ruler = float(np.sqrt(pixel_nm[0] * pixel_nm[1]))
+    a_sigma, b_sigma, rms = vector_errors(found)
+    inside = int(found.inside.sum())
+    analysed = int(found.mask.sum())
+    quality: dict[str, Any] = {"cells_in_image": inside, "row_shift_sigma_px": found.row_sigma_px}
+    if found.anchor is not None and crystal is not None:
+        anchor = found.anchor
+        quality |= {
+            "content_explained": anchor.explained,
+            "content_second": anchor.second,
+            "anchor_sigmas": anchor.sigmas,
+            "blur_nm": anchor.blur_nm,
+            "contrast": anchor.scale,
+            "column_weights": column_weights(found.mean_cell, crystal, anchor.blur_nm),
+        }
+    return {
+        "state": "tiled",
+        "reason": "",
+        "crystal": None if crystal is None else crystal.name,
+        "stretch": None if crystal is None else stretch_on(crystal, found.frame, pixel_nm),
+        **vector_attributes(found.frame, pixel_nm),
+        "origin_px": (np.array(found.first) @ found.frame.vectors_px + found.frame.origin_px).tolist(),
+        "a_sigma_px": a_sigma,
+        "b_sigma_px": b_sigma,
+        "rotation_deg": None if crystal is None else rotation_deg(found.frame.vectors_px, crystal),
+        "pixel_nm": ruler,
+        "lattice_rms_px": rms,
+        "scan_turned": found.turned,
+        "row_jitter_px_rms": float(found.row_shift_px.std()),
+        "cells_analysed": analysed,
+        "cells_masked": inside - analysed,
+        "pedestal_counts": found.pedestal,
+        "warnings": warnings_of(found, pixel_nm, ruler),
+        "fit_quality": quality,
+    }
+
+
+def write_registration(image: Any, found: Registration, group: zarr.Group) -> None:
+    """Write what is measured of one image, and its tiles, band of cells by band of cells."""
+    n_u, n_v = found.mask.shape
+    side = CELL_PX * TILE_CELLS
+    tiles = group.create_array(
+        "tiles",
+        shape=(n_u * CELL_PX, n_v * CELL_PX),
+        chunks=(side, side),
+        dtype="float32",
+        compressors=[CODEC],
+        dimension_names=("u", "v"),
+        fill_value=0,
+    )
+    for u in range(0, n_u, BAND_CELLS):
+        for v in range(0, n_v, BAND_CELLS):
+            cells = slice(u, min(u + BAND_CELLS, n_u)), slice(v, min(v + BAND_CELLS, n_v))
+            blocks.write(tiles, in_px(cells), render(image, found, cells))
+    arrays: dict[str, tuple[npt.NDArray[Any], tuple[str, ...]]] = {
+        "mask": (found.mask.astype(np.uint8), ("u", "v")),
+        "inside": (found.inside.astype(np.uint8), ("u", "v")),
+        "nodes_px": (found.nodes_px.astype(np.float32), ("axis", "u", "v")),
+        "row_shift_px": (found.row_shift_px.astype(np.float32), ("col" if found.turned else "row",)),
+        "local_mean": (found.local_mean.astype(np.float32), ("u", "v")),
+    }
+    for name, (values, dims) in arrays.items():
+        array = group.create_array(
+            name, shape=values.shape, chunks=values.shape, dtype=values.dtype, compressors=[CODEC], dimension_names=dims
+        )
+        blocks.write(array, (), values)
+
+
+def tile_image(
+    images_zarr: str, image_id: str, crystal_files: Sequence[str], out: str, settings: Mapping[str, Any]
+) -> Row:
+    """Register one image and write its group; returns its row of the root attributes."""
+    source = group_of(zarr.open_group(images_zarr, mode="r"), image_id)
+    crystals = [load_crystal(Path(path)) for path in crystal_files]
+    image: Any = array_of(source, "0")
+    pixel_nm = header_nm(said_of(source))
+    group = zarr.open_group(out, mode="r+").create_group(image_id)
+    image = blocks.read(image) if image.shape[0] * image.shape[1] <= AT_ONCE_PX else Windows(image)
+    try:
+        found = fit_registration(image, crystals, pixel_nm, settings_from(settings))
+    except NoLatticeError as error:
+        attributes = not_tiled("no_lattice", str(error))
+    except NoModelError as error:
+        attributes = not_tiled("no_model", str(error))
+        if error.frame is not None:
+            attributes |= vector_attributes(error.frame, pixel_nm)
+    else:
+        write_registration(image, found, group)
+        attributes = tiled_attributes(found, pixel_nm)
+    group.attrs["oddlattice"] = attributes
+    return {"image_id": image_id, "state": attributes["state"], "reason": attributes["reason"]}
+
+
+def not_tiled(state: str, reason: str) -> dict[str, Any]:
+    """Attributes of an image without tiles."""
+    return {"state": state, "reason": reason, "crystal": None, "warnings": []}
+
+
+def tile_or_tell(**job: Any) -> tuple[Row, None] | tuple[None, Fault]:
+    """Body of the child process of one image: its row, or what went wrong."""
+    return spared(tile_image, **job)

@@ -1,0 +1,67 @@
+"""What a VAE has to beat: the mean cell as a template, and principal components of the image's own patches."""
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import eigh
+from scipy.ndimage import gaussian_filter
+
+from oddlattice.crystal import CELL_PX
+from oddlattice.lattice.columns import as_cells, mean_cell
+from oddlattice.predict.network import padded, patches_of
+
+Float = npt.NDArray[np.float32]
+COMPONENTS = 20
+COLUMN_PX, QUIET_PART = 2.3, 0.6  # width of a column; part of the patches that components are taken from
+BLOCK_CELLS, CHUNK = 8, 1024
+SAMPLE = 2048  # patches from which the components are computed, evenly taken
+
+
+def predict_template(tiles: Float, mask: npt.NDArray[np.uint8]) -> Float:
+    """The image's median cell, repeated; shape of `tiles` (U * 20, V * 20)."""
+    return np.tile(mean_cell(tiles, mask), mask.shape).astype(np.float32)
+
+
+def quiet_patches(patches: Float) -> npt.NDArray[np.bool_]:
+    """Which patches (n, 40, 40) hold nothing that stands out of the median patch over the width of a column."""
+    off = gaussian_filter(patches - np.median(patches, axis=0), (0.0, COLUMN_PX, COLUMN_PX))
+    off /= 1.4826 * np.median(np.abs(off), axis=0) + 1e-9
+    height = np.abs(off).max(axis=(1, 2))
+    return np.asarray(height <= np.quantile(height, QUIET_PART))
+
+
+def quiet_components(patches: Float, components: int) -> tuple[Float, Float]:
+    """Mean (1600,) and principal components (1600, n) of the quiet ones of patches (n, 40, 40)."""
+    quiet = patches[quiet_patches(patches)].reshape(-1, 4 * CELL_PX**2)
+    mean = quiet.mean(axis=0)
+    off = quiet - mean
+    few = len(off) < off.shape[1]  # then the same components come from the smaller matrix
+    products = off @ off.T if few else off.T @ off
+    size = len(products)
+    values, vectors = eigh(products, subset_by_index=[max(size - components, 0), size - 1])
+    if few:
+        vectors = off.T @ (vectors / np.sqrt(np.maximum(values, 1e-9 * values[-1])))
+    return mean, vectors.astype(np.float32)
+
+
+def predict_pca(tiles: Float, mask: npt.NDArray[np.uint8], components: int = COMPONENTS) -> Float:
+    """Central cells of the patches rebuilt from the image's own principal components; shape of `tiles`.
+
+    The components are those of quiet patches, for an odd column would otherwise become one of them, and of other cells
+    than those that are rebuilt (a checkerboard of blocks), for components fit the noise of what they are made from.
+    """
+    rimmed = padded(tiles)
+    inside = np.argwhere(mask)
+    fold = (inside // BLOCK_CELLS).sum(axis=1) % 2
+    half = CELL_PX // 2
+    out = np.zeros_like(tiles)
+    cells_of = as_cells(out)
+    for other in (0, 1):
+        from_cells = inside[fold == other] if (fold == other).sum() >= 2 * components else inside
+        mean, basis = quiet_components(patches_of(rimmed, from_cells[:: max(1, len(from_cells) // SAMPLE)]), components)
+        mine = inside[fold != other]
+        for start in range(0, len(mine), CHUNK):
+            cells = mine[start : start + CHUNK]
+            flat = patches_of(rimmed, cells).reshape(len(cells), -1)
+            rebuilt = (mean + (flat - mean) @ basis @ basis.T).reshape(-1, 2 * CELL_PX, 2 * CELL_PX)
+            cells_of[cells[:, 0], cells[:, 1]] = rebuilt[:, half : half + CELL_PX, half : half + CELL_PX]
+    return out

@@ -1,0 +1,301 @@
+"""Calls that may raise, hang, crash or eat memory, each in a process of its own with limits.
+
+A fork server, a fresh and single-threaded Python, loads the modules once and forks one child per job. A child that dies
+takes nothing with it. This module holds the one place of the package where `Exception` is caught.
+"""
+
+import errno
+import gc
+import importlib
+import json
+import logging
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+from oddlattice.numerics.compiled import load_kernels
+from oddlattice.process.parent_death import die_with_parent
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+#: Errors of the file system that is written to: no fault of the job, so they stop the caller.
+_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one child may use.
+
+    Attributes
+    ----------
+    memory_mb : int
+        Private memory [MiB].
+    wall_s, cpu_s : float
+        Time on the clock and on the processors [s].
+    """
+
+    memory_mb: int
+    wall_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a child ended.
+
+    Attributes
+    ----------
+    key : str
+        Key of the job.
+    how : str
+        "returned", "refused" (the call raised `Refused`), "raised", "memory", "time", "signal" or "silent".
+    value : object
+        What the call returned, when it returned.
+    detail : str
+        The refusal, the exception or the signal in words.
+    seconds : float
+        Time on the clock [s].
+    """
+
+    key: str
+    how: str
+    value: Any
+    detail: str
+    seconds: float
+
+
+class Fault(NamedTuple):
+    """What went wrong with one image: in words, and the traceback for the log."""
+
+    words: str
+    trace: str
+
+
+class Refused(Exception):
+    """A job's own refusal; its text is meant for people."""
+
+
+def run_limited(
+    call: str,
+    jobs: Mapping[str, Mapping[str, object]],
+    limits: Limits,
+    *,
+    at_once: int = 1,
+    preload: tuple[str, ...] = (),
+) -> Iterator[Ending]:
+    """Call a function once per job, each in its own child process; yield the endings as they come.
+
+    Parameters
+    ----------
+    call : str
+        "module:function"; called with the job's items as keywords, returns something JSON can hold.
+    jobs : mapping of str to mapping
+        Keywords of each call (JSON).
+    limits : Limits
+        Of each child.
+    at_once : int
+        Children running at the same time.
+    preload : tuple of str
+        Modules that the server imports before it forks.
+
+    Raises
+    ------
+    OSError
+        If a child could not write because the disk is full, over quota or read-only.
+    RuntimeError
+        If the server itself ended early.
+    """
+    order = {
+        "call": call,
+        "jobs": list(jobs.items()),
+        "limits": asdict(limits),
+        "at_once": at_once,
+        "preload": preload,
+        "parent": os.getpid(),
+    }
+    code = (
+        "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from oddlattice.process.sandbox import serve; serve()"
+    )
+    paths = json.dumps([path or os.getcwd() for path in sys.path])
+    # Archives are often mounted read-only without locks, which HDF5 would ask for; times are kept in UTC everywhere.
+    environment = os.environ | {"HDF5_USE_FILE_LOCKING": "FALSE", "TZ": "UTC", "OMP_NUM_THREADS": "1"}
+    server = subprocess.Popen(
+        [sys.executable, "-c", code, paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    left = set(jobs)
+    try:
+        with server.stdin as request:
+            request.write(json.dumps(order).encode())
+        for line in server.stdout:
+            ending = Ending(**json.loads(line))
+            if ending.how == "disk":
+                raise OSError(ending.value, ending.detail)
+            left.discard(ending.key)
+            yield ending
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+    if left:
+        raise RuntimeError(
+            f"the process that reads files ended early (status {server.returncode}); unread: {len(left)}"
+        )
+
+
+def spared(
+    call: Callable[Given, Result], *arguments: Given.args, **keywords: Given.kwargs
+) -> tuple[Result, None] | tuple[None, Fault]:
+    """Call a function for one image in this process; what goes wrong in it is told and costs that image alone.
+
+    Raises
+    ------
+    OSError
+        If a product could not be read or written: no fault of the image.
+    """
+    try:
+        return call(*arguments, **keywords), None
+    except OSError:
+        raise
+    except MemoryError:
+        return None, Fault("it needs more memory than there is", traceback.format_exc())
+    except Exception as error:
+        if _disk_errno(error):
+            raise
+        return None, Fault(_words(error), traceback.format_exc())
+
+
+@dataclass
+class _Child:
+    key: str
+    pid: int
+    pipe: int
+    started: float
+    said: bytearray
+
+
+def serve() -> None:
+    """Body of the fork server: read the order from standard input, answer one JSON line per ended child."""
+    order = json.loads(sys.stdin.buffer.read())
+    die_with_parent(order["parent"])
+    _hush()
+    for name in order["preload"]:
+        importlib.import_module(name)
+    module, _, name = order["call"].partition(":")
+    function = getattr(importlib.import_module(module), name)
+    load_kernels()
+    limits = Limits(**order["limits"])
+    gc.freeze()  # what is loaded here is garbage for no child: its pages stay shared
+    waiting = order["jobs"][::-1]
+    running: dict[int, _Child] = {}
+    while waiting or running:
+        while waiting and len(running) < order["at_once"]:
+            child = _start(function, *waiting.pop(), limits=limits)
+            running[child.pipe] = child
+        for child, late in _finished(running, limits):
+            ending = _ending(child, late)
+            sys.stdout.write(json.dumps(asdict(ending)) + "\n")
+            sys.stdout.flush()
+
+
+def _start(function: Callable[..., object], key: str, job: dict[str, Any], *, limits: Limits) -> _Child:
+    ours, theirs = os.pipe()
+    server = os.getpid()
+    started = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(ours)
+            _live(function, job, limits, theirs, server)
+        finally:  # not even SystemExit leads back into the server's code
+            os._exit(1)
+    os.close(theirs)
+    return _Child(key, pid, ours, started, bytearray())
+
+
+def _live(function: Callable[..., object], job: dict[str, Any], limits: Limits, pipe: int, server: int) -> None:
+    """Live the child's life: limits, the call, its answer into the pipe."""
+    die_with_parent(server)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+    memory = limits.memory_mb << 20
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))  # not RLIMIT_AS: mapped files cost no memory
+    cpu_s = int(limits.cpu_s) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
+    try:
+        answer = ["returned", function(**job), ""]
+    except Refused as refusal:
+        answer = ["refused", None, str(refusal)]
+    except MemoryError:
+        answer = ["memory", None, ""]
+    except Exception as error:
+        number = _disk_errno(error)
+        answer = ["disk", number, str(error)] if number else ["raised", None, _words(error)]
+    text = json.dumps(answer).encode()
+    while text:
+        text = text[os.write(pipe, text) :]
+
+
+def _finished(running: dict[int, _Child], limits: Limits) -> Iterator[tuple[_Child, bool]]:
+    """Wait, then yield the children that ended and those that are late (killed here)."""
+    now = time.monotonic()
+    next_deadline = min(child.started for child in running.values()) + limits.wall_s
+    ready, _, _ = select.select(list(running), [], [], max(0.0, next_deadline - now))
+    for pipe in ready:
+        said = os.read(pipe, 1 << 16)
+        running[pipe].said += said
+        if not said:
+            yield running.pop(pipe), False
+    now = time.monotonic()
+    for child in [c for c in running.values() if now - c.started >= limits.wall_s]:
+        os.kill(child.pid, signal.SIGKILL)
+        yield running.pop(child.pipe), True
+
+
+def _ending(child: _Child, late: bool) -> Ending:
+    os.close(child.pipe)
+    _, status = os.waitpid(child.pid, 0)
+    seconds = time.monotonic() - child.started
+    if late:
+        return Ending(child.key, "time", None, "", seconds)
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        how = "time" if number == signal.SIGXCPU else "signal"
+        return Ending(child.key, how, None, signal.Signals(number).name, seconds)
+    if not child.said:
+        return Ending(child.key, "silent", None, f"status {os.WEXITSTATUS(status)}", seconds)
+    how, value, detail = json.loads(child.said)
+    return Ending(child.key, how, value, detail, seconds)
+
+
+def _hush() -> None:
+    """Readers warn at length; what matters comes back as a reason."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+
+
+def _disk_errno(error: BaseException | None) -> int | None:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRNOS:
+            return error.errno
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _words(error: Exception) -> str:
+    text = " ".join("".join(char if char.isprintable() else " " for char in str(error)).split())
+    name = type(error).__name__
+    return f"{name}: {text[:300]}" if text else name

@@ -1,0 +1,269 @@
+"""One file of the archive becomes images in a folder: the body of the child process of read_images.
+
+It imports no more than it needs: the fork server that loads it must stay free of threads.
+"""
+
+import shutil
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from oddlattice.process.sandbox import Refused
+from oddlattice.read import images, reader
+from oddlattice.read.images import Array, Survey
+from oddlattice.read.reader import Signal
+from oddlattice.storage import omezarr
+from oddlattice.storage.groups import array_of
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What all images of a file share."""
+
+    folder: Path
+    file: Mapping[str, Any]
+    sha256: Future[str]
+    settings: Mapping[str, Any]
+    threads: int
+    only_signal: bool
+
+
+def read_file(
+    file: Mapping[str, Any], path: str, folder: str, settings: Mapping[str, Any], threads: int = 1
+) -> list[Row]:
+    """Read one file in this process; its images are written as groups of a zarr store of their own.
+
+    Parameters
+    ----------
+    file : mapping
+        Row of the shard's table (products.SHARD).
+    path : str
+        Where the file is; odd bytes as surrogate escapes.
+    folder : str
+        The new store.
+    settings : mapping
+        detectors, frames and min_px of the configuration's section "read".
+    threads : int
+        Chunks compressed at the same time.
+
+    Returns
+    -------
+    list of dict
+        Rows of products.READ: one for each image, one for each signal that is none.
+
+    Raises
+    ------
+    Refused
+        If the whole file is refused.
+    Exception
+        Whatever the reader raises.
+    """
+    handle = reader.open_checked(path, file["size_bytes"], file["mtime_ns"])
+    kind = reader.family(handle)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(1) as beside, reader.safe_name(handle, kind, Path(folder)) as name:
+        digest = beside.submit(reader.sha256, handle)
+        if threads == 1:
+            digest.result()
+        try:
+            if kind == "emd":
+                reader.check_hdf5(str(name))
+            signals = reader.load(name, kind)
+            if not signals:
+                raise Refused("holds no image")
+            is_only = len(signals) == 1
+            rows = _read_signals(_Task(Path(folder), file, digest, settings, threads, is_only), signals)
+        finally:
+            digest.result()  # what is wrong with the file as a whole comes first, whatever the number of threads
+    reader.check_unchanged(handle, file["size_bytes"], file["mtime_ns"])
+    return rows
+
+
+def row(file: Mapping[str, Any], image_id: str, signal: str, frame: int, reason: str) -> Row:
+    """A row of products.READ; an image was read when there is no reason against it."""
+    return {
+        "image_id": image_id,
+        "file_id": file["file_id"],
+        "path": file["path"],
+        "signal": signal,
+        "frame": frame,
+        "state": "rejected" if reason else "read",
+        "reason": reason,
+    }
+
+
+def _read_signals(task: _Task, signals: list[Signal]) -> list[Row]:
+    rows: dict[int, list[Row]] = {}
+    usable = []
+    for signal in signals:
+        reason = images.refusal(signal, task.settings["min_px"])
+        if reason:
+            rows[signal.index] = [_refused(task, signal, reason)]
+        else:
+            usable.append(signal)
+    taken, left = images.chosen(usable, task.settings["detectors"])
+    for signal in taken:
+        rows[signal.index] = _read_signal(task, signal)
+    if task.settings["detectors"] == "auto" and not _any_read(rows):
+        for signal in left:  # the dark-field image was no good: better another detector than none
+            rows[signal.index] = _read_signal(task, signal)
+    else:
+        names = ", ".join(repr(_name(signal)) for signal in taken)
+        asked = f"read.detectors is {task.settings['detectors']!r}".replace("'", "")
+        why = f"was left out: {asked} and the file has {names}" if taken else f"was left out: {asked}"
+        for signal in left:
+            rows[signal.index] = [_refused(task, signal, why)]
+    return [found for index in sorted(rows) for found in rows[index]]
+
+
+def _any_read(rows: dict[int, list[Row]]) -> bool:
+    return any(found["state"] == "read" for of_signal in rows.values() for found in of_signal)
+
+
+def _name(signal: Signal) -> str:
+    return signal.name or signal.detector or f"signal {signal.index}"
+
+
+def _refused(task: _Task, signal: Signal, reason: str, frame: int = 0) -> Row:
+    subject = "The signal" if task.only_signal else f"The signal {_name(signal)!r}"
+    return row(task.file, _image_id(task, signal), _name(signal), frame, f"{subject} {reason}.")
+
+
+def _image_id(task: _Task, signal: Signal, frame: int | None = None) -> str:
+    file_id = str(task.file["file_id"])
+    if frame is not None:
+        return f"{file_id}-s{signal.index}-f{frame:04d}"
+    return file_id if task.only_signal else f"{file_id}-s{signal.index}"
+
+
+def _read_signal(task: _Task, signal: Signal) -> list[Row]:
+    data = images.frames_first(signal)
+    if len(data) == 1:
+        _, bands = next(images.frames(data))
+        return [_write(task, signal, bands, data.shape[1:], data.dtype, _image_id(task, signal), 0)]
+    if task.settings["frames"] == "sum":
+        return [_write_sum(task, signal, data)]
+    if task.settings["frames"] != "each":
+        raise ValueError(f"read.frames: {task.settings['frames']!r}; need each or sum")
+    return _write_frames(task, signal, data)
+
+
+def _write_frames(task: _Task, signal: Signal, data: Any) -> list[Row]:
+    """Write the frames of a stack, as many at a time as there are threads; more are not read ahead."""
+    rows: list[Row] = []
+    under_way: deque[Future[Row]] = deque()
+    alone = replace(task, threads=1)
+    with ThreadPoolExecutor(task.threads) as pool:
+        for frame, bands in images.frames(data):
+            if task.threads == 1 or images.is_large(data):
+                rows.append(_write_frame(task, signal, data, frame, bands))
+                continue
+            if len(under_way) == task.threads:
+                rows.append(under_way.popleft().result())
+            under_way.append(pool.submit(_write_frame, alone, signal, data, frame, bands))
+        return rows + [written.result() for written in under_way]
+
+
+def _write_frame(task: _Task, signal: Signal, data: Any, frame: int, bands: Iterator[Array]) -> Row:
+    return _write(task, signal, bands, data.shape[1:], data.dtype, _image_id(task, signal, frame), frame)
+
+
+def _write_sum(task: _Task, signal: Signal, data: Any) -> Row:
+    total, shifts_px = images.aligned_sum(data)
+    if min(total.shape) < task.settings["min_px"]:
+        drift = "drifted so far that its frames share no field large enough"
+        return _refused(task, signal, f"{drift} ({total.shape[0]} x {total.shape[1]} px)", -1)
+    furthest = int(np.abs(shifts_px).max())
+    note = f"Sum of {len(data)} frames after alignment by up to {furthest} px; only the field they share is kept."
+    return _write(task, signal, iter([total]), total.shape, total.dtype, _image_id(task, signal), -1, [note])
+
+
+def _write(
+    task: _Task,
+    signal: Signal,
+    bands: Iterator[Array],
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    image_id: str,
+    frame: int,
+    notes: list[str] | None = None,
+) -> Row:
+    """Write one image, counting its pixels on the way; an image found to be of no use is removed again."""
+    row_axis, col_axis = images.image_axes(signal)
+    pixel_nm, warnings = images.pixel_size_nm(row_axis, col_axis)
+    name = _name(signal) if frame <= 0 else f"{_name(signal)} [{frame}]"
+    survey = Survey()
+    folder = task.folder / image_id
+    omezarr.write_bands(folder, survey.watch(bands), shape, dtype, pixel_nm, name=name, threads=task.threads)
+    reason, more = _judge(folder, survey)
+    if reason:
+        shutil.rmtree(folder)
+        subject = (
+            f"Frame {frame}" if frame > 0 else "The signal" if task.only_signal else f"The signal {_name(signal)!r}"
+        )
+        return row(task.file, image_id, _name(signal), frame, f"{subject} {reason}.")
+    if survey.not_finite:
+        _fill(folder, pixel_nm, name, task.threads)
+    said = {
+        "image_id": image_id,
+        "file_id": task.file["file_id"],
+        "path": task.file["path"],
+        "signal": _name(signal),
+        "frame": frame,
+        "rows": shape[0],
+        "cols": shape[1],
+        "pixel_nm_header": None if pixel_nm is None else list(pixel_nm),
+        "units_header": col_axis.units,
+        "sha256": task.sha256.result(),
+        "acquired": signal.acquired,
+        "detector": signal.detector,
+        "warnings": warnings + (notes or []) + more,
+        "original_metadata": signal.metadata if frame <= 0 else {"_kept_with": _image_id(task, signal, 0)},
+    }
+    omezarr.add_attribute(folder, "oddlattice", said)
+    return row(task.file, image_id, _name(signal), frame, "")
+
+
+def _judge(folder: Path, survey: Survey) -> tuple[str, list[str]]:
+    """Refusal and warnings by the pixels of an image just written."""
+    reason = images.refusal_of_pixels(survey)
+    if reason:
+        return reason, []
+    warnings = []
+    if survey.not_finite:
+        share = 100 * survey.not_finite / survey.pixels
+        warnings.append(f"{share:.2g} % of the pixels were not numbers; they are set to the image's mean.")
+    if survey.saturated > images.NOTABLE_SATURATED and images.is_clipped(survey, _count_just_below(folder, survey)):
+        reason = images.refusal_of_saturation(survey)
+        share = 100 * survey.saturated
+        warnings.append(f"{share:.2g} % of the pixels sit at the highest value ({survey.highest:g}): cut off there.")
+    return reason, warnings
+
+
+def _count_just_below(folder: Path, survey: Survey) -> int:
+    """Number of pixels in the 1/64 of the range below the highest value."""
+    highest = float(survey.highest)
+    low = highest - max((highest - float(survey.lowest)) / 64, 1.0 if survey.dtype.kind in "iu" else 0.0)
+    array = array_of(zarr.open_group(folder, mode="r"), "0")
+    return sum(int(np.count_nonzero((band >= low) & (band < highest))) for band in omezarr.bands_of(array))
+
+
+def _fill(folder: Path, pixel_nm: omezarr.PixelNm | None, name: str, threads: int) -> None:
+    """Write an image anew, with the mean of its other pixels where one is not finite."""
+    array = array_of(zarr.open_group(folder, mode="r"), "0")
+    kept = [band[np.isfinite(band)] for band in omezarr.bands_of(array)]
+    value = sum(float(some.sum(dtype=np.float64)) for some in kept) / sum(some.size for some in kept)
+    filled = (np.where(np.isfinite(band), band, np.float32(value)) for band in omezarr.bands_of(array))
+    other = folder.with_name(f"{folder.name}-filled")
+    shape = (array.shape[0], array.shape[1])
+    omezarr.write_bands(other, filled, shape, array.dtype, pixel_nm, name=name, threads=threads)
+    shutil.rmtree(folder)
+    other.rename(folder)

@@ -1,0 +1,500 @@
+"""What is known about one image, and how its page says it: numbers from the products become rows of text."""
+
+import base64
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import yaml
+
+from oddlattice.defects.kinds import kind_of
+from oddlattice.numerics.intervals import poisson_interval
+from oddlattice.report import numbers as n
+
+Array = npt.NDArray[np.float64]
+Row = dict[str, Any]
+
+STATES = {
+    "analysed": "Analysed",
+    "no_lattice": "No lattice found",
+    "no_model": "No model for this lattice",
+    "rejected": "Rejected",
+}
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image and what the stages found out about it.
+
+    Attributes
+    ----------
+    row : dict
+        Its row of the images table.
+    raw : ndarray or Windows of shape (rows, cols)
+        The image [counts]; like the other arrays of its size, to be sliced along both axes.
+    source, lattice, model : dict
+        Attributes left by the read, tile and infer stages; empty where a stage did not come to it.
+    tiles, prediction : ndarray or Windows of shape (U*20, V*20), or None
+        In the lattice frame.
+    mask : ndarray of shape (U, V), bool, or None
+        Cells analysed.
+    nodes_px : ndarray of shape (2, U + 1, V + 1) or None
+        Raw places of the cell corners [px].
+    maps : dict of str to ndarray or Windows of shape (rows, cols)
+        ``difference`` and ``z`` in the raw frame.
+    losses : dict of str to list of dict
+        For each site: part of the trial columns found again, by the loss of intensity put in.
+    trials : list of dict
+        Known defects put in, and how many were found (products.COMPLETENESS).
+    defects, columns : polars.DataFrame
+        Its rows of these tables; of the defects with what people said.
+    said : polars.DataFrame
+        What people said of this image, and what became of it (products.REVIEWS).
+    marks : list of list of dict
+        For each row of `defects` the marks of people on it.
+    """
+
+    row: Row
+    raw: Any
+    source: dict[str, Any]
+    lattice: dict[str, Any]
+    model: dict[str, Any]
+    tiles: Any
+    prediction: Any
+    mask: npt.NDArray[np.bool_] | None
+    nodes_px: Array | None
+    maps: dict[str, Any]
+    losses: dict[str, list[Row]]
+    trials: list[Row]
+    defects: pl.DataFrame
+    columns: pl.DataFrame
+    said: pl.DataFrame
+    marks: list[list[Row]]
+
+
+def densities(names: list[str], area_nm2: float | None) -> list[Row]:
+    """Number, density and 95 % interval for each name."""
+    found = []
+    for name in sorted(set(names)):
+        number = names.count(name)
+        low, high = poisson_interval(number)
+        row: Row = {"name": name, "number": number, "density_per_nm2": None, "ci_low": None, "ci_high": None}
+        if area_nm2:
+            row |= {"density_per_nm2": number / area_nm2, "ci_low": low / area_nm2, "ci_high": high / area_nm2}
+        found.append(row)
+    return found
+
+
+def file_name(row: Row) -> tuple[str, str]:
+    """Folder and name of the file of a row."""
+    folder, _, name = str(row["path"]).rpartition("/")
+    return folder, name
+
+
+def sentence(text: object) -> str:
+    """A text of another stage with a capital letter to begin with."""
+    found = str(text or "")
+    return found[:1].upper() + found[1:]
+
+
+def title(row: Row) -> str:
+    """What the page is called: file, signal, frame of a stack."""
+    parts = [file_name(row)[1]]
+    if row["signal"]:
+        parts.append(str(row["signal"]))
+    if str(row["image_id"]).endswith(f"-f{row['frame']:04d}"):
+        parts.append(f"frame {row['frame']}")
+    elif row["frame"] == -1:
+        parts.append("sum of frames")
+    return " · ".join(parts)
+
+
+def pixel_size_nm(image: Image) -> tuple[tuple[float, float] | None, str]:
+    """Pixel size (row, col) [nm] the page measures with, and the ruler it comes from."""
+    header = image.source.get("pixel_nm_header")
+    fitted = image.row["pixel_nm"]
+    if n.usable(fitted) and image.row["model"]:
+        ratio = math.sqrt(header[0] / header[1]) if header else 1.0
+        return (fitted * ratio, fitted / ratio), "fitted lattice"
+    return ((float(header[0]), float(header[1])), "file header") if header else (None, "none: lengths are in pixels")
+
+
+def warnings_of(image: Image) -> list[str]:
+    """Every warning of the stages, once, in their order."""
+    found = [*image.source.get("warnings", []), *image.lattice.get("warnings", []), *image.model.get("warnings", [])]
+    if image.row["state"] == "analysed" and image.row["reason"]:
+        known = " ".join(found)
+        found += [part for part in str(image.row["reason"]).split("; ") if part.rstrip(".") not in known]
+    return list(dict.fromkeys(sentence(w) for w in found if w))
+
+
+def _figure(label: str, value: str, unit: str, note: str) -> Row:
+    return {"label": label, "value": value, "unit": unit, "note": note}
+
+
+def key_figures(row: Row) -> list[Row]:
+    """The figures at the head of the page of an analysed image."""
+    density, between = n.interval(row["density_per_nm2"], row["density_ci_low"], row["density_ci_high"])
+    flagged, tested, fdr = row["defects"] or 0, row["columns_tested"], row["fdr"]
+    masked, cells = row["cells_masked"] or 0, (row["cells_analysed"] or 0) + (row["cells_masked"] or 0)
+    share = f"{n.significant(100 * masked / cells, 2)} %" if cells else n.NONE
+    expected = n.significant(flagged * fdr, 1) if fdr is not None else n.NONE
+    false = f"of {n.count(flagged)} flagged, about {expected} expected to be false" if flagged else "nothing is flagged"
+    corrected, around = n.interval(*(row[f"density_corrected_{end}"] for end in ("per_nm2", "ci_low", "ci_high")))
+    note = f"95 % interval {between}"
+    if corrected != n.NONE:
+        note += f"; {corrected} ({around}) corrected for what is missed and for false alarms"
+    found = [
+        _figure("Defects per nm²", density, "nm⁻²" if density != n.NONE else "", note),
+        _figure("Flagged columns", n.count(flagged), "", f"of {n.count(tested)} tested"),
+        _figure(
+            "Area analysed",
+            n.significant(row["area_nm2"]),
+            "nm²" if n.usable(row["area_nm2"]) else "",
+            f"{n.count(row['cells_analysed'])} cells; {share} masked",
+        ),
+        _figure("False-discovery rate", n.significant(100 * fdr, 2) if n.usable(fdr) else n.NONE, "%", false),
+    ]
+    if row["extended_regions"]:
+        area = f"{n.significant(row['extended_area_nm2'], 2)} nm² in all, not counted as point defects"
+        found.insert(2, _figure("Extended regions", n.count(row["extended_regions"]), "", area))
+    loss = row["smallest_loss_90"]
+    if n.usable(loss):
+        note = "the smallest loss of a column’s intensity found 9 times in 10"
+        found.append(_figure("Detectable loss", n.significant(100 * loss, 2), "%", note))
+    else:
+        found.append(_figure("Detectable loss", n.NONE, "", "no loss of intensity is found 9 times in 10"))
+    found.append(_completeness(row))
+    return found
+
+
+def trial_table(trials: list[Row]) -> list[Row]:
+    """Rows of the table of known defects put into the image: name, change, part found, ideal observer's."""
+    rows = []
+    for trial in trials:
+        change = f"{n.fixed(trial['shift_pm'], 0)} pm" if trial["shift_pm"] else f"{100 * trial['change']:+.0f} %"
+        between = f"{n.percent(trial['ci_low'])} to {n.percent(trial['ci_high'])}"
+        rows.append(
+            {
+                "name": trial["name"],
+                "change": change.replace("-", "−"),
+                "found": n.percent(trial["recovered"]),
+                "interval": between,
+                "ideal": n.percent(trial["ideal"]),
+            }
+        )
+    return rows
+
+
+def trial_note(trials: list[Row]) -> str:
+    """What the table's atoms are counted in."""
+    thick = {(trial["of_atoms"], trial["thickness_nm"]) for trial in trials if trial["of_atoms"]}
+    numbers = sorted({trial["n"] for trial in trials})
+    each = f"{n.count(numbers[0])}" + (f" to {n.count(numbers[-1])}" if len(numbers) > 1 else "")
+    atoms = "".join(f" Atoms are of {a} in a column, {n.fixed(t, 1)} nm." for a, t in sorted(thick))
+    return f"Each put into {each} of this image’s own bulk columns and judged as they are.{atoms}"
+
+
+def _completeness(row: Row) -> Row:
+    vacancy, low, high = (row[f"completeness_vacancy{end}"] for end in ("", "_ci_low", "_ci_high"))
+    if not n.usable(vacancy):
+        return _figure("Empty columns found", n.NONE, "", "not measured in this image")
+    between = (
+        f"95 % interval {n.significant(100 * low, 3)} to {n.significant(100 * high, 3)} %; " if n.usable(low) else ""
+    )
+    return _figure(
+        "Empty columns found", n.significant(100 * vacancy, 3), "%", f"{between}put into this image as a trial"
+    )
+
+
+def review_facts(image: Image) -> Row | None:
+    """What people said of an image: sentences for its page; None where nobody said anything."""
+    if not image.said.height:
+        return None
+    row, says = image.row, []
+    counts = [
+        (row["review_confirmed"], "confirmed"),
+        (row["review_rejected"], "rejected"),
+        (row["review_other"], "of another kind"),
+        (row["review_conflicts"], "on which people disagree"),
+    ]
+    counted = ", ".join(f"{n.count(number)} {word}" for number, word in counts if number)
+    if counted:
+        says.append(f"Defects: {counted}.")
+    if row["unusable"]:
+        says.append("The image is marked unusable: none of its defects counts after review.")
+    regions = image.said.filter(pl.col("what") == "region").height
+    if regions and not row["unusable"]:
+        area = f", {n.significant(row['excluded_area_nm2'], 2)} nm² of the area analysed" if row["area_nm2"] else ""
+        says.append(f"{regions} excluded region{'s' if regions > 1 else ''}{area}.")
+    if row["state"] == "analysed" and not row["unusable"]:
+        before, _ = n.interval(row["density_per_nm2"], row["density_ci_low"], row["density_ci_high"])
+        ends = (row[f"density_reviewed_{end}"] for end in ("per_nm2", "ci_low", "ci_high"))
+        after, between = n.interval(*ends)
+        says.append(f"Density: {before} nm⁻² as flagged, {after} nm⁻² after review (95 % interval {between}).")
+    lost = image.said.filter(pl.col("state") == "unmatched").to_dicts()
+    return {
+        "people": str(row["reviewers"]),
+        "says": says,
+        "notes": [(m["reviewer"], m["note"]) for m in image.said.filter(pl.col("what") == "note").to_dicts()],
+        "conflicts": [
+            f"{d['kind']} at row {n.fixed(d['row_px'], 1)}, col {n.fixed(d['col_px'], 1)}: {d['review_by']}"
+            for d in image.defects.filter(pl.col("review") == "conflict").to_dicts()
+        ],
+        "unmatched": [
+            f"{m['reviewer']}: {m['verdict']}, {m['found_kind'] or 'defect'} at row {n.fixed(m['row_px'], 1)}, col "
+            f"{n.fixed(m['col_px'], 1)}: {m['reason']}"
+            for m in lost
+        ],
+    }
+
+
+def _digits(value: float, error: float) -> str:
+    return n.with_error(value, error, digits=1, digits_alone=4)
+
+
+def _vector_rows(image: Image, name: str) -> list[tuple[str, str]]:
+    vector = image.lattice.get(f"{name}_px")
+    if vector is None:
+        return []
+    sigma = np.atleast_1d(np.asarray(image.lattice.get(f"{name}_sigma_px", np.nan), dtype=np.float64))
+    row_sigma, col_sigma = float(sigma[0]), float(sigma[-1])
+    length = math.hypot(*vector)
+    error = math.hypot(vector[0] * row_sigma, vector[1] * col_sigma) / length
+    rows = [
+        (f"{name} (row, col)", f"{_digits(vector[0], row_sigma)}, {_digits(vector[1], col_sigma)} px"),
+        (f"|{name}|", f"{_digits(length, error)} px"),
+    ]
+    header = image.source.get("pixel_nm_header")
+    if header:
+        metres = math.hypot(vector[0] * header[0], vector[1] * header[1])
+        rows.append((f"|{name}| by the header", f"{n.significant(metres, 4)} nm"))
+    return rows
+
+
+def lattice_table(image: Image) -> list[tuple[str, str]]:
+    """Label and text of each line of the lattice table; empty without a lattice."""
+    found, row = image.lattice, image.row
+    if found.get("a_px") is None:
+        return []
+    pixel, ruler = pixel_size_nm(image)
+    header = image.source.get("pixel_nm_header")
+    lines = [*_vector_rows(image, "a"), *_vector_rows(image, "b")]
+    for label, key in (("Angle from a to b", "gamma"), ("Rotation of a from +row", "rotation")):
+        if n.usable(found.get(f"{key}_deg")):
+            error = found.get(f"{key}_sigma_deg")
+            lines.append((label, f"{n.with_error(found[f'{key}_deg'], error, digits=1, digits_alone=4)}°"))
+
+    def length(label: str, key: str) -> None:
+        value = found.get(key)
+        if isinstance(value, float) and n.usable(value):
+            metric = f" ({n.significant(1000 * value * math.sqrt(pixel[0] * pixel[1]), 2)} pm)" if pixel else ""
+            lines.append((label, f"{n.significant(value, 2)} px{metric}"))
+
+    length("Columns about the smooth lattice, rms", "lattice_rms_px")
+    jitter = "Jitter of columns (the scan ran along them), rms" if found.get("scan_turned") else "Row jitter, rms"
+    length(jitter, "row_jitter_px_rms")
+    units = image.source.get("units_header")
+    as_written = f", unit written {units!r}" if units not in (None, "nm", "m") else ""
+    lines.append(("Pixel by the header", _pixel_text(header) + as_written))
+    if n.usable(row["pixel_nm"]) and ruler == "fitted lattice":
+        lines.append(("Pixel by the lattice", f"{n.significant(1000 * row['pixel_nm'], 4)} pm"))
+        if n.usable(row["pixel_nm_header"]):
+            off = row["pixel_nm"] / row["pixel_nm_header"] - 1
+            lines.append(("Lattice against header", f"{'+' if off >= 0.0005 else ''}{n.percent(off, 1)}"))
+    return lines
+
+
+def _pixel_text(header: list[float] | None) -> str:
+    if not header:
+        return "not calibrated"
+    if math.isclose(header[0], header[1], rel_tol=1e-4):
+        return f"{n.significant(1000 * header[0], 4)} pm"
+    return f"{n.significant(1000 * header[0], 4)} × {n.significant(1000 * header[1], 4)} pm (row × col)"
+
+
+def quality_table(image: Image) -> list[tuple[str, str]]:
+    """The tile stage's measures of the fit, as they are."""
+    found = image.lattice.get("fit_quality", {})
+    return [
+        (
+            str(key).replace("_", " "),
+            n.significant(v) if isinstance(v, int | float) and not isinstance(v, bool) else str(v),
+        )
+        for key, v in found.items()
+    ]
+
+
+def train_config(image: Image, models: list[str]) -> Row:
+    """Settings that train a model from this image's own bulk and then analyse with it, see the rule train_model."""
+    row = image.row
+    name = str(row["image_id"]).replace("-", "_")[:60]
+    cell = {
+        "a_nm": _rounded(row["a_nm"], 4),
+        "b_nm": _rounded(row["b_nm"], 4),
+        "gamma_deg": _rounded(row["gamma_deg"], 2),
+    }
+    bulk = {"path": str(row["path"]), "signal": str(row["signal"]), "frame": int(row["frame"])}
+    return {
+        "models": [*models, name],
+        "train": {"name": name, "source": "images", "crystal": cell, "bulk": [bulk]},
+    }
+
+
+def _rounded(value: float | None, decimals: int) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, decimals)
+
+
+def advice(image: Image, models: list[str]) -> Row:
+    """What to do about an image that was not analysed: sentences, and a file to paste with its commands."""
+    row = image.row
+    if row["state"] == "no_model":
+        name = f"train_{row['image_id']}.yaml"
+        says = [
+            "Train a model of this crystal from its bulk, here from this image itself: save these lines as a file.",
+            "The first command trains, the second analyses with the new model. Name the archive as for this run.",
+        ]
+        if not n.usable(row["a_nm"]):
+            says.append("The file is not calibrated: fill in a_nm and b_nm, the lengths of the cell’s edges, first.")
+        return {
+            "says": says,
+            "file": name,
+            "yaml": yaml.safe_dump(train_config(image, models), sort_keys=False, allow_unicode=True),
+            "command": f"snakemake --cores all train --configfile {name}\nsnakemake --cores all --configfile {name}",
+        }
+    if row["state"] == "no_lattice":
+        says = [
+            "Nothing was tested for defects here. Does the image show atomic columns at all?",
+            "A lattice is found from about 8 pixels per unit cell on, over at least a few cells.",
+            "A survey image, vacuum or an amorphous region needs nothing more.",
+            "Files that shall not be looked at again are named under exclude in the configuration.",
+        ]
+        return {"says": says, "file": "", "yaml": "", "command": ""}
+    return {"says": [], "file": "", "yaml": "", "command": ""}
+
+
+def provenance(image: Image, shard: str) -> list[tuple[str, str]]:
+    """Label and text: from which file, model and program the numbers come."""
+    row, source, dose = image.row, image.source, image.row["dose_counts_per_nm2"]
+    device = " ".join(str(image.model[key]) for key in ("device", "precision") if image.model.get(key))
+    lines = [
+        ("File", str(row["path"])),
+        ("SHA-256 of the file", str(source.get("sha256", ""))),
+        ("Image", str(row["image_id"])),
+        ("Shard", shard),
+        ("Acquired", str(row["acquired"] or "")),
+        ("Detector", str(source.get("detector", "") or "")),
+        ("Model", str(row["model"] or "")),
+        ("SHA-256 of the weights", str(image.model.get("model_sha256", "") or "")),
+        ("Prediction", " on ".join(x for x in (str(image.model.get("method", "") or ""), device) if x)),
+        ("Misfit of the model", n.significant(row["model_misfit"]) if n.usable(row["model_misfit"]) else ""),
+        ("Noise model", str(row["noise_model"] or "")),
+        ("Dose", f"{n.significant(dose)} counts/nm²" if n.usable(dose) else ""),
+    ]
+    return [(label, text) for label, text in lines if text]
+
+
+def column_values(image: Image) -> Row | None:
+    """Place, z and change of intensity of every tested column, packed for the read-out; None where none was tested.
+
+    Base64 of little-endian whole numbers: places as parts of 65535 of the image's size, z in hundredths, changes in
+    thousandths of a column, -32768 where there is none, and the index of the site.
+    """
+    found = image.columns
+    if not found.height:
+        return None
+
+    def packed(name: str, factor: float, dtype: str) -> str:
+        values = found[name].to_numpy().astype(np.float64) * factor
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        whole = np.clip(np.rint(np.nan_to_num(values)), low + (low < 0), high)
+        return _base64(np.where(np.isfinite(values), whole, low).astype(dtype))
+
+    rows, cols = image.raw.shape
+    sites = sorted(set(found["site"].drop_nulls()))
+    index = np.array([sites.index(site) if site in sites else 255 for site in found["site"]], dtype=np.uint8)
+    return {
+        "number": found.height,
+        "sites": sites,
+        "row": packed("row_px", 65535 / rows, "<u2"),
+        "col": packed("col_px", 65535 / cols, "<u2"),
+        "z": packed("z", 100, "<i2"),
+        "change": packed("intensity_change", 1000, "<i2"),
+        "site": _base64(index),
+    }
+
+
+def _base64(values: npt.NDArray[np.generic]) -> str:
+    return base64.b64encode(values.tobytes()).decode("ascii")
+
+
+def defect_columns(image: Image) -> dict[str, list[Any]]:
+    """The table of defects as the page shows it: values to sort and draw by, and texts."""
+    pixel, _ = pixel_size_nm(image)
+    found: dict[str, list[Any]] = {key: [] for key in DEFECT_KEYS}
+    for row, marks in zip(image.defects.iter_rows(named=True), image.marks, strict=True):
+        shift = [row["shift_row_pm"], row["shift_col_pm"]]
+        size = math.hypot(*shift) if all(n.usable(s) for s in shift) else None
+        radius = None
+        if row["kind"] == "extended" and n.usable(row["area_nm2"]) and pixel:
+            radius = round(math.sqrt(row["area_nm2"] / math.pi / (pixel[0] * pixel[1])), 1)
+        known = size is not None and pixel is not None
+        arrow = [s / 1000 / p for s, p in zip(shift, pixel or (1, 1), strict=True)] if known else [None, None]
+        change, sigma = row["intensity_change"], row["intensity_change_sigma"]
+        values = {
+            "row": row["row_px"],
+            "col": row["col_px"],
+            "kind": kind_of(row["kind"]),
+            "kind_text": str(row["kind"] or "unknown"),
+            "site": str(row["site"] or ""),
+            "probability_text": n.percent(row["kind_probability"]) if n.usable(row["kind_probability"]) else "",
+            "z": row["z"],
+            "z_text": n.fixed(row["z"], 1),
+            "q": row["q_value"],
+            "q_text": n.probability(row["q_value"]),
+            "change": change,
+            "change_text": _split_error(change, sigma, 100),
+            "shift": size,
+            "shift_text": _split_error(size, row["shift_sigma_pm"], 1),
+            "arrow_row": arrow[0],
+            "arrow_col": arrow[1],
+            "radius": radius,
+            "area_text": f"{n.significant(row['area_nm2'], 2)} nm²" if n.usable(row["area_nm2"]) else "",
+            "place_text": f"{n.fixed(row['row_px'], 1)}, {n.fixed(row['col_px'], 1)}",
+            "cell_u": row["cell_u"],
+            "cell_v": row["cell_v"],
+            "said": [[m["reviewer"], m["verdict"], m["kind"], m["note"], m["at"]] for m in marks],
+            "turned": _turned(arrow, image.lattice),
+        }
+        for key in DEFECT_KEYS:
+            value = values[key]
+            found[key].append(round(value, 5) if isinstance(value, float) and key != "q" else value)
+    return found
+
+
+DEFECT_KEYS = (
+    "row col kind kind_text site probability_text z z_text q q_text change change_text shift shift_text "
+    "arrow_row arrow_col radius area_text place_text cell_u cell_v said turned"
+).split()
+
+
+def _turned(arrow_px: list[float | None], lattice: Row) -> list[float] | None:
+    """A displacement (row, col) [px] as parts of the lattice vectors a and b: the frame of the crops."""
+    if arrow_px[0] is None or lattice.get("a_px") is None:
+        return None
+    vectors = np.array([lattice["a_px"], lattice["b_px"]], dtype=np.float64)
+    found = np.asarray(arrow_px, dtype=np.float64) @ np.linalg.inv(vectors)
+    return [round(float(x), 5) for x in found]
+
+
+def _split_error(value: float | None, error: float | None, factor: float) -> list[str]:
+    """Value and error as two texts rounded alike; the signed value carries its sign."""
+    if value is None or not math.isfinite(value):
+        return [n.NONE, ""]
+    if error is None or not math.isfinite(error) or error <= 0:
+        return [n.significant(factor * value, 2), ""]
+    decimals = n.decimals_for(factor * error, 1)
+    return [n.fixed(factor * value, decimals), f"± {n.fixed(factor * error, decimals)}"]

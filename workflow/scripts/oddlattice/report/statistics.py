@@ -1,0 +1,248 @@
+"""Statistics as the report says them: the numbers of 4_defects/*.statistics.json become texts and drawings."""
+
+import itertools
+import math
+from typing import Any
+
+from oddlattice.report import numbers as n
+from oddlattice.report import vector_fields
+from oddlattice.report.charts import Axis, Point, Series, at_x, at_y, chart
+from oddlattice.report.plots import ticks
+
+Row = dict[str, Any]
+
+BLUE, ORANGE = "#1f78c8", "#d07a1c"
+CLAIM = 0.05
+
+
+def density_rows(found: list[Row]) -> list[Row]:
+    """Lines of the table of densities: number, density with interval, corrected density with interval."""
+    rows = []
+    for row in found:
+        density, between = n.interval(row["density_per_nm2"], row["ci_low_per_nm2"], row["ci_high_per_nm2"])
+        corrected, around = n.interval(
+            row["corrected_per_nm2"], row["corrected_ci_low_per_nm2"], row["corrected_ci_high_per_nm2"]
+        )
+        rows.append(
+            {
+                "name": "all kinds" if row["kind"] == "all" else row["kind"],
+                "number": n.count(row["number"]),
+                "density": density,
+                "interval": between,
+                "completeness": n.percent(row["completeness"], 1) if n.usable(row["completeness"]) else n.NONE,
+                "corrected": corrected,
+                "corrected_interval": around,
+                "why": row["not_corrected"],
+            }
+        )
+    return rows
+
+
+def site_rows(found: list[Row]) -> list[Row]:
+    """Lines of the table of sites: part of the tested columns that is flagged, with its interval."""
+    rows = []
+    for row in found:
+        part, between = n.interval(100 * row["fraction"], 100 * row["ci_low"], 100 * row["ci_high"])
+        rows.append(
+            {
+                "site": row["site"],
+                "kind": "any kind" if row["kind"] == "any" else row["kind"],
+                "whole": row["kind"] == "any",
+                "number": f"{n.count(row['number'])} of {n.count(row['columns_tested'])}",
+                "fraction": f"{part} %",
+                "interval": f"{between} %",
+            }
+        )
+    return rows
+
+
+def clustering_view(found: Row) -> Row:
+    """Drawing of g(r) with its envelope and a sentence on the test; or the reason why there is none."""
+    if "g" not in found:
+        return {"plot": None, "reason": f"Not tested: {found.get('reason', 'nothing is flagged')}."}
+    edges, g = found["edges_nm"], found["g"]
+    middle = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
+    known = [k for k, value in enumerate(g) if n.usable(value)]
+    if not known:
+        return {"plot": None, "reason": "Not tested: the field is too small for pairs of columns."}
+    highs = [found["envelope_high"][k] for k in known]
+    top = max(*(g[k] for k in known), *highs, 1.5) * 1.05
+    x, y = Axis(0.0, edges[-1]), Axis(0.0, min(top, 4 * max(highs)))
+    drawn = chart([Series("g(r)", BLUE, [Point(middle[k], g[k]) for k in known])], x, y)
+    low = [(at_x(x, middle[k]), at_y(y, found["envelope_low"][k])) for k in known]
+    high = [(at_x(x, middle[k]), at_y(y, found["envelope_high"][k])) for k in reversed(known)]
+    drawn["envelope"] = " ".join(f"{a},{b}" for a, b in [*low, *high])
+    drawn["one"] = at_y(y, 1.0)
+    p = found["p_value"]
+    close = [k for k in known if g[k] > found["envelope_high"][k]]
+    if p > CLAIM:
+        says = "no departure from chance is seen"
+    elif close:
+        says = f"defects are clustered: more pairs than chance makes at about {n.significant(middle[close[0]], 2)} nm"
+    else:
+        says = "defects keep apart: fewer pairs than chance makes"
+    return {
+        "plot": drawn,
+        "reason": "",
+        "says": says,
+        "p_text": n.probability(p),
+        "defects": n.count(found["defects"]),
+        "simulations": n.count(found["simulations"]),
+        "nearest": n.significant(edges[0], 2),
+    }
+
+
+def polar_view(found: Row, shape_px: tuple[int, int], pixel_nm: tuple[float, float] | None) -> Row:
+    """Map of the B sites' displacements with its texts; or the reason why there is none."""
+    if "field" not in found:
+        return {"plot": None, "reason": found.get("reason", "")}
+    block, sigma = found["field"]["block_cells"], found["sigma_pm"]
+    smallest = min(found["field"]["sigma_pm"], default=sigma)
+    return {
+        "plot": vector_fields.drawing(found["field"], shape_px, pixel_nm),
+        "reason": "",
+        "a": found["a_site"],
+        "b": found["b_site"],
+        "cells": n.count(found["cells"]),
+        "block": f"{block} × {block} cells" if block > 1 else "one cell",
+        "sigma": n.significant(sigma, 2),
+        "block_sigma": n.significant(smallest, 2),
+        "mean_row": n.with_error(found["mean_row_pm"], found["mean_row_sigma_pm"], "pm"),
+        "mean_col": n.with_error(found["mean_col_pm"], found["mean_col_sigma_pm"], "pm"),
+        "rms": n.significant(found["rms_pm"], 2),
+        "expected_rms": n.significant(sigma * math.sqrt(2), 2),
+        "beyond": n.percent(found["blocks_beyond_noise"]),
+    }
+
+
+def lattice_view(found: Row, shape_px: tuple[int, int], pixel_nm: tuple[float, float] | None) -> Row:
+    """Map of the lattice's displacement with its texts."""
+    return {
+        "plot": vector_fields.drawing(found["field"], shape_px, pixel_nm),
+        "rms": n.significant(found["rms_pm"], 2),
+        "largest": n.significant(found["largest_pm"], 2),
+    }
+
+
+def image_view(found: Row, shape_px: tuple[int, int], pixel_nm: tuple[float, float] | None) -> Row | None:
+    """All that an image's page says of its statistics; None for an image without."""
+    if not found:
+        return None
+    if "failed" in found:
+        return {"failed": found["failed"]}
+    return {
+        "failed": "",
+        "densities": density_rows(found["densities"]),
+        "sites": site_rows(found["sites"]),
+        "clustering": clustering_view(found["clustering"]),
+        "polar": polar_view(found["polar"], shape_px, pixel_nm),
+        "lattice": lattice_view(found["lattice"], shape_px, pixel_nm),
+    }
+
+
+# ---------------------------------------------------------------- all images
+
+
+def trend_view(row: Row, pages: dict[str, str]) -> Row:
+    """A series as a chart of densities with its fitted trend, and a sentence."""
+    points = [Point(p["x"], p["density_per_nm2"], p["ci_low_per_nm2"], p["ci_high_per_nm2"]) for p in row["points"]]
+    last = max(p.x for p in points)
+    first = min(p.x for p in points)
+    margin = 0.04 * (last - first)
+    x = Axis(first - margin, last + margin, at=tuple(ticks(first, last)))
+    y = Axis(0.0, max(*(p.high for p in points), 1e-9) * 1.05)
+    series = [Series("images", BLUE, points, joined=False)]
+    slope = row["slope"]
+    if n.usable(slope):
+        area = sum(p["exposure_nm2"] * math.exp(slope * (p["x"] - first)) for p in row["points"])
+        steps = [first + (last - first) * k / 40 for k in range(41)]
+        line = [Point(t, row["defects"] / area * math.exp(slope * (t - first))) for t in steps]
+        series.append(Series("trend", ORANGE, line, marked=False))
+    per = "hour" if row["unit"] == "h" else "frame"
+    return {
+        "name": row["series"],
+        "kind": "all kinds" if row["kind"] == "all" else row["kind"],
+        "plot": chart(series, x, y),
+        "x_label": "hours since the first image" if row["unit"] == "h" else "frame",
+        "images": n.count(row["images"]),
+        "defects": n.count(row["defects"]),
+        "without": n.count(row["images_without_time"]) if row["images_without_time"] else "",
+        "change": _per_unit(row, per),
+        "p": n.probability(row["p_value"]),
+        "p_holm": n.probability(row["p_holm"]),
+        "p_poisson": n.probability(row["p_poisson"]),
+        "dispersion": n.significant(row["dispersion"], 2) if n.usable(row["dispersion"]) else n.NONE,
+        "claim": n.usable(row["p_holm"]) and row["p_holm"] < CLAIM,
+        "links": [(p["image_id"], pages.get(p["image_id"], "")) for p in row["points"]],
+    }
+
+
+def _per_unit(row: Row, per: str) -> str:
+    if row["p_value"] is None:
+        return "nothing is flagged"
+    texts = [
+        "unbounded" if row[key] is None else f"×{n.significant(math.exp(min(row[key], 600.0)), 3)}"
+        for key in ("slope", "ci_low", "ci_high")
+    ]
+    return f"{texts[0]} per {per} (95 % interval {texts[1]} to {texts[2]})"
+
+
+def group_rows(found: list[Row]) -> list[Row]:
+    """Lines of the table of groups."""
+    rows = []
+    for row in found:
+        density, between = n.interval(row["density_per_nm2"], row["ci_low_per_nm2"], row["ci_high_per_nm2"])
+        rows.append(
+            {
+                "group": row["group"],
+                "model": row["model"],
+                "images": n.count(row["images"]),
+                "number": n.count(row["number"]),
+                "area": f"{n.significant(row['area_nm2'])} nm²",
+                "density": density,
+                "interval": between,
+                "dispersion": n.significant(row["dispersion"], 2) if n.usable(row["dispersion"]) else n.NONE,
+            }
+        )
+    return rows
+
+
+def comparison_rows(found: list[Row]) -> list[Row]:
+    """Lines of the table of comparisons, the clearest differences first."""
+    rows = []
+    for row in sorted(found, key=lambda row: (row["p_value"], row["first"], row["second"])):
+        low, high = (n.significant(row[k], 2) if row[k] is not None else "∞" for k in ("ci_low", "ci_high"))
+        rows.append(
+            {
+                "first": row["first"],
+                "second": row["second"],
+                "ratio": n.significant(row["ratio"], 3) if row["ratio"] is not None else n.NONE,
+                "interval": f"{low} to {high}" if row["ci_low"] is not None else n.NONE,
+                "p": n.probability(row["p_value"]),
+                "p_holm": n.probability(row["p_holm"]),
+                "claim": row["p_holm"] < CLAIM,
+            }
+        )
+    return rows
+
+
+def many_view(found: Row, pages: dict[str, str]) -> Row:
+    """All that the page of statistics says; `pages` are addresses of the images' pages by image id."""
+    models = sorted({row["model"] for row in found["densities"]})
+    return {
+        "images": n.count(found["images"]),
+        "counted": n.count(found["images_counted"]),
+        "fewer": found["images_counted"] < found["images"],
+        "group_by": found["group_by"],
+        "models": [
+            {
+                "name": model,
+                "densities": density_rows([r for r in found["densities"] if r["model"] == model]),
+                "sites": site_rows([r for r in found["sites"] if r["model"] == model]),
+            }
+            for model in models
+        ],
+        "groups": group_rows(found["groups"]),
+        "comparisons": comparison_rows(found["comparisons"]),
+        "trends": [trend_view(row, pages) for row in found["trends"]],
+    }

@@ -1,0 +1,122 @@
+"""The statistics of one image: what its tables are turned into for the report and for others to read."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from oddlattice.defects.kernels import raw_places
+from oddlattice.statistics import densities, pair_correlation, polar
+from oddlattice.statistics.across_images import kinds_of, point_defects
+
+Array = npt.NDArray[np.float64]
+Row = dict[str, Any]
+
+
+def defect_figures(row: Row, defects: pl.DataFrame, columns: pl.DataFrame) -> Row:
+    """Densities by kind and fractions by site of one analysed image.
+
+    Parameters
+    ----------
+    row : dict
+        Of the images table.
+    defects, columns : polars.DataFrame
+        The image's rows of products.DEFECTS and products.COLUMNS.
+    """
+    points = point_defects(defects)
+    tested = dict(columns.group_by("site").len().iter_rows())
+    flagged = [(str(site or ""), kind) for site, kind in zip(points["site"], kinds_of(points), strict=True)]
+    return {
+        "densities": densities.densities_by_kind(kinds_of(points), [row]) if row["area_nm2"] else [],
+        "sites": densities.site_fractions(tested, flagged),
+    }
+
+
+def clustering(
+    defects: pl.DataFrame, columns: pl.DataFrame, pixel_nm: Array, cell_nm: float, area_nm2: float, seed: int
+) -> Row:
+    """Pair correlation of the flagged columns of one image against chance; or `reason` why there is none."""
+    key = ["cell_u", "cell_v", "site"]
+    points = point_defects(defects).select(key).with_columns(flagged=pl.lit(True)).unique(key)
+    marked = columns.join(points, on=key, how="left", maintain_order="left")["flagged"].fill_null(False).to_numpy()
+    sites = sorted(set(columns["site"]))
+    number = np.array([sites.index(s) for s in columns["site"]], dtype=np.intp)
+    places = columns.select("row_px", "col_px").to_numpy().astype(np.float64) * pixel_nm
+    edges = pair_correlation.radial_edges(cell_nm, area_nm2)
+    found = pair_correlation.pair_correlation(places, number, marked, edges, seed)
+    if found is None:
+        return {"reason": f"fewer than {pair_correlation.LEAST_DEFECTS} flagged columns", "defects": int(marked.sum())}
+    return {
+        "defects": found.defects,
+        "simulations": found.simulations,
+        "p_value": found.p_value,
+        "edges_nm": found.edges_nm.tolist(),
+        "g": found.g.tolist(),
+        "envelope_low": found.low.tolist(),
+        "envelope_high": found.high.tolist(),
+        "pairs": found.pairs.tolist(),
+        "pairs_expected": found.expected.tolist(),
+    }
+
+
+def vector_field(blocks: polar.Blocks, nodes_px: npt.NDArray[np.float32], sigma_pm: float | None) -> Row:
+    """A field of displacements as rows of places [px] and vectors [pm]."""
+    places = raw_places(nodes_px, blocks.uv) if len(blocks.uv) else np.empty((0, 2))
+    u, v = blocks.uv.T if len(blocks.uv) else np.empty((2, 0))
+    half = blocks.cells / 2
+    corners = [
+        raw_places(nodes_px, np.stack([u + half * i, v + half * j], -1))
+        for i, j in ((-1, -1), (-1, 1), (1, 1), (1, -1))
+    ]
+    return {
+        "block_cells": blocks.cells,
+        "row_px": np.round(places[:, 0], 2).tolist(),
+        "col_px": np.round(places[:, 1], 2).tolist(),
+        "shift_row_pm": np.round(blocks.shift_pm[:, 0], 3).tolist(),
+        "shift_col_pm": np.round(blocks.shift_pm[:, 1], 3).tolist(),
+        "cells": blocks.number.tolist(),
+        "sigma_pm": None if sigma_pm is None else (sigma_pm / np.sqrt(blocks.number)).round(3).tolist(),
+        "corners_px": np.round(np.stack(corners, axis=1), 1).reshape(-1, 8).tolist(),
+    }
+
+
+def polar_figures(found: polar.Polar, nodes_px: npt.NDArray[np.float32]) -> Row:
+    """Mean, size and map of the B sites' displacements; `reason` where there is nothing to show."""
+    n = len(found.cells)
+    if n < 9 or not np.isfinite(found.sigma_pm):
+        return {"reason": "too few whole cells to tell their noise", "cells": n}
+    mean = found.shift_pm.mean(axis=0)
+    error = found.shift_pm.std(axis=0, ddof=1) / np.sqrt(n)
+    size = np.hypot(*found.shift_pm.T)
+    middle = np.median(found.uv - found.cells, axis=0)
+    blocks = polar.in_blocks(found.cells, found.shift_pm, middle.tolist())
+    # a block's length against its noise: Rayleigh, if there were no displacement
+    block_sigma = found.sigma_pm / np.sqrt(blocks.number)
+    beyond = np.hypot(*blocks.shift_pm.T) > block_sigma * np.sqrt(-2 * np.log(0.05))
+    return {
+        "a_site": found.a_site,
+        "b_site": found.b_site,
+        "cells": n,
+        "sigma_pm": found.sigma_pm,
+        "mean_row_pm": float(mean[0]),
+        "mean_col_pm": float(mean[1]),
+        "mean_row_sigma_pm": float(error[0]),
+        "mean_col_sigma_pm": float(error[1]),
+        "mean_size_pm": float(np.hypot(*mean)),
+        "rms_pm": float(np.sqrt((size**2).mean())),
+        "median_size_pm": float(np.median(size)),
+        "blocks_beyond_noise": float(beyond.mean()),
+        "field": vector_field(blocks, nodes_px, found.sigma_pm),
+    }
+
+
+def lattice_figures(cells: npt.NDArray[np.intp], shift_pm: Array, nodes_px: npt.NDArray[np.float32]) -> Row:
+    """Size and map of the smooth displacement of the lattice from a perfect one."""
+    blocks = polar.in_blocks(cells, shift_pm, (0.5, 0.5), most=20)
+    size = np.hypot(*shift_pm.T)
+    return {
+        "rms_pm": float(np.sqrt((size**2).mean())),
+        "largest_pm": float(size.max()),
+        "field": vector_field(blocks, nodes_px, None),
+    }

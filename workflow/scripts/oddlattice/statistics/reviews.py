@@ -1,0 +1,299 @@
+"""What people said, laid on what was found: marks matched to defects, densities with and without them, and precision.
+
+A mark is matched by image, then by cell and site where the place agrees, then by place: row numbers never count, so a
+review outlives a run with another threshold. What matches nothing is kept and listed.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from skimage import measure
+
+from oddlattice.numerics.intervals import poisson_interval, wilson
+from oddlattice.storage.products import REVIEWS, table
+
+Row = dict[str, Any]
+Array = npt.NDArray[np.float64]
+
+NEAR_CELLS = 0.3  # a mark belongs to a defect within this part of a unit cell's edge; columns stand further apart
+NEAR_PX = 8.0  # the same where the lattice is not known
+BLANK: Row = {"review": "", "review_kind": "", "review_by": "", "review_note": "", "excluded": False}
+MEANS = {"confirmed": True, "other": True, "rejected": False}  # whether a verdict says that the defect is there
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """Defects and images with what people said of them, every statement with what became of it, and marks by defect."""
+
+    defects: pl.DataFrame
+    images: pl.DataFrame
+    statements: pl.DataFrame
+    marks: list[list[Row]]  # of each row of `defects`
+
+
+def match(marks: Sequence[Row], defects: Sequence[Row], near_px: float) -> list[int | None]:
+    """Find the defect that each mark is about.
+
+    Parameters
+    ----------
+    marks : sequence of dict
+        ``row_px, col_px, cell_u, cell_v, site, found_kind`` of what was marked.
+    defects : sequence of dict
+        Rows of products.DEFECTS of the same image.
+    near_px : float
+        How far a defect may stand from a mark [px].
+
+    Returns
+    -------
+    list of int or None
+        Index into `defects`. The same cell and site comes first, if its place is within three times `near_px`; else
+        the nearest within `near_px`, for an extended region within its own size.
+    """
+    places = np.array([[d["row_px"], d["col_px"]] for d in defects]).reshape(-1, 2)
+    extended = np.array([d["kind"] == "extended" for d in defects], dtype=bool)
+    reach = np.array([max(near_px, d.get("radius_px") or 0.0) for d in defects])
+    found: list[int | None] = []
+    for mark in marks:
+        away = np.hypot(*(places - [mark["row_px"], mark["col_px"]]).T)
+        alike = extended == (mark["found_kind"] == "extended")
+        same = alike & ~extended & (away <= 3 * near_px)
+        same &= np.array([_cell(d) == _cell(mark) and mark["cell_u"] is not None for d in defects], dtype=bool)
+        near = alike & (away <= reach)
+        chosen = same if same.any() else near
+        found.append(int(np.argmin(np.where(chosen, away, np.inf))) if chosen.any() else None)
+    return found
+
+
+def _cell(row: Row) -> tuple[Any, ...]:
+    return row["cell_u"], row["cell_v"], row["site"] or ""
+
+
+def verdict_of(marks: Sequence[Row]) -> Row:
+    """What the marks of different people on one defect come to, as columns of products.DEFECTS."""
+    judged = [mark for mark in marks if mark["verdict"] in MEANS]
+    says = {(mark["verdict"], mark["kind"] if mark["verdict"] == "other" else "") for mark in judged}
+    means = {MEANS[verdict] for verdict, _ in says}
+    kinds = {kind for verdict, kind in says if verdict == "other"}
+    review = "conflict" if len(says) > 1 else next(iter(says))[0] if says else ""
+    if len(says) > 1 and means == {True} and len(kinds) == 1 and all(v == "other" for v, _ in says):
+        review = "other"
+    return {
+        "review": review,
+        "review_kind": next(iter(kinds)) if review == "other" else "",
+        "review_by": "; ".join(f"{m['reviewer']}: {_words(m)}" for m in marks),
+        "review_note": "\n".join(f"{m['reviewer']}: {m['note']}" for m in marks if m["note"]),
+    }
+
+
+def _words(mark: Row) -> str:
+    if mark["verdict"] == "other":
+        return f"other kind ({mark['kind'] or 'not named'})"
+    return "note" if mark["verdict"] == "none" else str(mark["verdict"])
+
+
+def inside(places_px: Array, regions: Sequence[Sequence[Sequence[float]]]) -> npt.NDArray[np.bool_]:
+    """Whether places (n, 2) [px] lie in any of the regions, each given by its corners [px]."""
+    found = np.zeros(len(places_px), dtype=bool)
+    for corners in regions:
+        if len(places_px):
+            found |= _in_polygon(places_px, np.asarray(corners, dtype=np.float64))
+    return found
+
+
+def _in_polygon(places_px: Array, corners_px: Array) -> npt.NDArray[np.bool_]:
+    return np.asarray(measure.points_in_poly(places_px, corners_px), dtype=np.bool_)  # type: ignore[no-untyped-call]
+
+
+def density_columns(number: int, area_nm2: float | None) -> Row:
+    """Number, area and density with its interval, as a review leaves them."""
+    row: Row = {"defects_reviewed": number, "area_reviewed_nm2": area_nm2}
+    if not area_nm2 or area_nm2 <= 0:
+        return row
+    low, high = (x / area_nm2 for x in poisson_interval(number))
+    density = {"density_reviewed_per_nm2": number / area_nm2}
+    return row | density | {"density_reviewed_ci_low": low, "density_reviewed_ci_high": high}
+
+
+def lay_on(
+    defects: pl.DataFrame,
+    images: pl.DataFrame,
+    columns_of: Callable[[str], Array],
+    said: Sequence[Row],
+) -> Reviewed:
+    """Lay statements on the tables of defects and images.
+
+    Parameters
+    ----------
+    defects, images : polars.DataFrame
+        products.DEFECTS and products.IMAGES; the columns of the review are filled, nothing else changes.
+    columns_of : callable
+        Places (n, 2) [px] of the tested columns of an image; asked only where a region is excluded. The area of a
+        region is the share of the tested columns in it.
+    said : sequence of dict
+        Statements, see `oddlattice.archive.review_files`.
+    """
+    by_image: dict[str, list[Row]] = defaultdict(list)
+    for statement in said:
+        by_image[statement["image_id"]].append(statement)
+    rows = defects.with_row_index("at").filter(pl.col("image_id").is_in(list(by_image)))
+    of_image = {str(key[0]): part.to_dicts() for key, part in rows.group_by("image_id")}
+    filled: dict[int, Row] = {}
+    spoken: dict[int, list[Row]] = {}
+    told: list[Row] = []
+    about: list[Row] = []
+    for image in images.iter_rows(named=True):
+        name = str(image["image_id"])
+        found = of_image.get(name, [])
+        statements = by_image.pop(name, [])
+        row, marks, listed = _one_image(image, found, columns_of, statements)
+        for defect, (filling, words) in zip(found, marks, strict=True):
+            filled[defect["at"]], spoken[defect["at"]] = filling, words
+        about.append(row)
+        told += listed
+    for statements in by_image.values():
+        told += [_listed(s, None, "unmatched", "this image is not among the results") for s in statements]
+    told.sort(key=lambda row: (row["image_id"], row["reviewer"], row["what"], row["at"], row.get("row_px") or 0.0))
+    of_row = [filled.get(k, BLANK) for k in range(defects.height)]
+    new = {key: pl.Series(key, [m[key] for m in of_row], dtype=defects.schema[key]) for key in BLANK}
+    return Reviewed(
+        defects.with_columns(**new),
+        images.with_columns(**_series(about, images)),
+        table(told, REVIEWS),
+        [spoken.get(k, []) for k in range(defects.height)],
+    )
+
+
+_OF_IMAGE = (
+    "reviewers unusable review_confirmed review_rejected review_other review_conflicts excluded_area_nm2 "
+    "defects_reviewed area_reviewed_nm2 density_reviewed_per_nm2 density_reviewed_ci_low density_reviewed_ci_high"
+).split()
+
+
+def _series(rows: list[Row], images: pl.DataFrame) -> dict[str, pl.Series]:
+    return {key: pl.Series(key, [row.get(key) for row in rows], dtype=images.schema[key]) for key in _OF_IMAGE}
+
+
+def _untouched(image: Row) -> Row:
+    """Review columns of an image nobody said anything about: its densities are what they are."""
+    row: Row = {"reviewers": "", "unusable": False}
+    if image["state"] != "analysed":
+        return row
+    row |= dict.fromkeys(("review_confirmed", "review_rejected", "review_other", "review_conflicts"), 0)
+    row |= {"excluded_area_nm2": 0.0, "defects_reviewed": image["defects"], "area_reviewed_nm2": image["area_nm2"]}
+    return row | {f"density_reviewed_{end}": image[f"density_{end}"] for end in ("per_nm2", "ci_low", "ci_high")}
+
+
+def _one_image(
+    image: Row, defects: list[Row], columns_of: Callable[[str], Array], said: list[Row]
+) -> tuple[Row, list[tuple[Row, list[Row]]], list[Row]]:
+    """Review columns of one image; those of each of its defects and its marks; statements with what became of them."""
+    if not said:
+        return _untouched(image), [(BLANK, [])] * len(defects), []
+    pixel_nm = image["pixel_nm"] or image["pixel_nm_header"]
+    for defect in defects:
+        known = defect["kind"] == "extended" and defect["area_nm2"] and pixel_nm
+        defect["radius_px"] = float(np.sqrt(defect["area_nm2"] / np.pi)) / pixel_nm if known else None
+    edge = min((x for x in (image["a_px"], image["b_px"]) if x), default=None)
+    marks = [s for s in said if s["what"] == "defect"]
+    regions = [s["corners_px"] for s in said if s["what"] == "region"]
+    unusable = any(s["what"] == "image" for s in said)
+    matched = match(marks, defects, NEAR_CELLS * edge if edge else NEAR_PX)
+    latest: dict[tuple[int, str], Row] = {}
+    listed = []
+    for mark, index in zip(marks, matched, strict=True):
+        if index is None:
+            reason = "no defect is flagged at this place now"
+            listed.append(_listed(mark, image, "unmatched", reason))
+            continue
+        before = latest.get((index, mark["reviewer"]))
+        if before is not None:
+            old, mark = sorted((before, mark), key=lambda m: m["at"])
+            listed.append(_listed(old, image, "unmatched", "the same person said something else of this defect later"))
+        latest[index, mark["reviewer"]] = mark
+    listed += [_listed(mark, image, "taken", "") for mark in latest.values()]
+    listed += [_listed(s, image, "taken", "") for s in said if s["what"] != "defect"]
+    places = np.array([[d["row_px"], d["col_px"]] for d in defects]).reshape(-1, 2)
+    out = inside(places, regions) | unusable
+    words: list[list[Row]] = [[] for _ in defects]
+    for (index, _), mark in sorted(latest.items(), key=lambda item: item[0]):
+        words[index].append(mark)
+    of_defect = [verdict_of(words[k]) | {"excluded": bool(out[k])} for k in range(len(defects))]
+    row: Row = {"reviewers": "; ".join(sorted({s["reviewer"] for s in said})), "unusable": unusable}
+    if image["state"] == "analysed":
+        number = {v: sum(m["review"] == v for m in of_defect) for v in ("confirmed", "rejected", "other", "conflict")}
+        row |= {f"review_{v}": number[v] for v in ("confirmed", "rejected", "other")}
+        row["review_conflicts"] = number["conflict"]
+        row |= _area_and_density(image, defects, of_defect, regions, columns_of, unusable)
+    return row, list(zip(of_defect, words, strict=True)), listed
+
+
+def _area_and_density(
+    image: Row,
+    defects: list[Row],
+    marks: list[Row],
+    regions: list[Any],
+    columns_of: Callable[[str], Array],
+    unusable: bool,
+) -> Row:
+    area = image["area_nm2"]
+    share = 0.0
+    if regions:
+        columns = columns_of(str(image["image_id"]))
+        share = float(inside(columns, regions).mean()) if len(columns) else 0.0
+    share = 1.0 if unusable else share
+    counted = sum(
+        d["kind"] != "extended" and m["review"] != "rejected" and not m["excluded"]
+        for d, m in zip(defects, marks, strict=True)
+    )
+    if area is None:
+        return {"excluded_area_nm2": None, "defects_reviewed": counted}
+    return {"excluded_area_nm2": share * area} | density_columns(counted, (1 - share) * area)
+
+
+def _listed(statement: Row, image: Row | None, state: str, reason: str) -> Row:
+    row = {key: statement.get(key) for key in REVIEWS if key in statement}
+    row |= {"path": image["path"] if image else statement["path"], "state": state, "reason": reason}
+    row["file"] = statement.get("file", "")
+    if statement["what"] == "region":
+        row["corners_px"] = json.dumps(statement["corners_px"], separators=(",", ":"))
+        row["row_px"], row["col_px"] = (float(np.mean([c[k] for c in statement["corners_px"]])) for k in (0, 1))
+        row["verdict"] = "excluded"
+    elif statement["what"] == "image":
+        row["verdict"] = "unusable"
+    return row
+
+
+def precision(defects: pl.DataFrame) -> list[Row]:
+    """Share of the reviewed defects that people found to be there, with its Wilson interval: overall and by kind.
+
+    ``in images reviewed in full`` leaves out images of which only some defects were looked at, which may be the odd
+    ones. Extended regions stand for themselves; where people disagree, the defect counts for neither side.
+    """
+    counted = defects.filter(~pl.col("excluded").fill_null(False))
+    points = counted.filter(pl.col("kind").fill_null("unknown") != "extended")
+    open_images = points.filter(pl.col("review").fill_null("") == "")["image_id"].unique()
+    full = points.filter(~pl.col("image_id").is_in(open_images.implode()))
+    groups = [("all columns", points), ("in images reviewed in full", full)]
+    groups += [
+        (str(kind), counted.filter(pl.col("kind") == kind)) for kind in sorted(set(counted["kind"].drop_nulls()))
+    ]
+    return [row for name, part in groups if (row := _precision_row(name, part))["reviewed"] or name == "all columns"]
+
+
+def _precision_row(name: str, part: pl.DataFrame) -> Row:
+    review = part["review"].fill_null("")
+    real = int(review.is_in(["confirmed", "other"]).sum())
+    false = int((review == "rejected").sum())
+    conflicts = int((review == "conflict").sum())
+    row: Row = {"group": name, "flagged": part.height, "reviewed": real + false + conflicts, "real": real}
+    row |= {"rejected": false, "conflicts": conflicts, "precision": None, "ci_low": None, "ci_high": None}
+    if real + false:
+        low, high = wilson(real, real + false)
+        row |= {"precision": real / (real + false), "ci_low": low, "ci_high": high}
+    return row

@@ -1,0 +1,72 @@
+"""What the stages leave in zarr stores, taken by name: groups, arrays, and what is said of an image."""
+
+from typing import Any
+
+import numpy.typing as npt
+import zarr
+
+from oddlattice.storage import blocks
+
+Row = dict[str, Any]
+
+
+def group_of(parent: zarr.Group, name: str) -> zarr.Group:
+    """A group below another.
+
+    Raises
+    ------
+    KeyError
+        If there is nothing of that name.
+    TypeError
+        If it is an array.
+    """
+    found = parent[name]
+    if not isinstance(found, zarr.Group):
+        raise TypeError(f"{parent.name}/{name}: found an array; needed a group")
+    return found
+
+
+def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    """An array of a group, not yet read.
+
+    Raises
+    ------
+    KeyError
+        If there is nothing of that name.
+    TypeError
+        If it is a group.
+    """
+    found = group[name]
+    if not isinstance(found, zarr.Array):
+        raise TypeError(f"{group.name}/{name}: found a group; needed an array")
+    return found
+
+
+def values_of(group: zarr.Group, name: str, window: tuple[slice, ...] = ()) -> npt.NDArray[Any]:
+    """An array of a group, or a window of it, as it is read; errors as of `array_of`."""
+    return blocks.read(array_of(group, name), window)
+
+
+def said_of(group: zarr.Group) -> Row:
+    """What a stage says of an image, beside its arrays; KeyError if it says nothing."""
+    return dict(group.attrs["oddlattice"])  # type: ignore[arg-type]
+
+
+def listed_in(root: zarr.Group) -> list[Row]:
+    """The rows of the images of a shard, in their order."""
+    return list(root.attrs["images"])  # type: ignore[arg-type]
+
+
+def group_if_any(parent: zarr.Group | None, name: str) -> zarr.Group | None:
+    """As `group_of`; None where there is none."""
+    return group_of(parent, name) if parent is not None and name in parent else None
+
+
+def array_if_any(group: zarr.Group | None, name: str) -> zarr.Array[Any] | None:
+    """As `array_of`; None where there is none."""
+    return array_of(group, name) if group is not None and name in group else None
+
+
+def said_if_any(group: zarr.Group | None) -> Row:
+    """As `said_of`; empty where nothing is said."""
+    return said_of(group) if group is not None and "oddlattice" in group.attrs else {}

@@ -1,0 +1,332 @@
+"""The one place that knows the products: tables, columns, dtypes and units, and how they are written."""
+
+from io import BytesIO
+from pathlib import Path
+
+import polars as pl
+
+from oddlattice.storage.atomic import whole_file
+
+Schema = dict[str, pl.DataType | type[pl.DataType]]
+
+#: results/0_archive/inventory.tsv: one row per file found under the archive.
+INVENTORY: Schema = {
+    "file_id": pl.String,
+    "path": pl.String,  # relative to the archive, odd bytes escaped (paths.escape)
+    "size_bytes": pl.Int64,
+    "mtime_ns": pl.Int64,
+    "state": pl.String,  # ready | waiting | done | rejected
+    "reason": pl.String,
+    "shard": pl.String,  # "" while waiting
+}
+
+#: results/0_archive/{shard}.tsv: the files of a shard, frozen.
+SHARD: Schema = {k: INVENTORY[k] for k in ("file_id", "path", "size_bytes", "mtime_ns")}
+
+#: Rows kept by the read stage (attribute "images" of 1_images/{shard}.zarr): each image, and each refusal.
+READ: Schema = {
+    "image_id": pl.String,  # group name in the zarr store; for a refusal the id it would have had
+    "file_id": pl.String,
+    "path": pl.String,
+    "signal": pl.String,  # name of the signal or detector in the file; "" when the file itself is refused
+    "frame": pl.Int64,  # index in a stack; -1 for the aligned sum; 0 for a single image
+    "state": pl.String,  # read | rejected
+    "reason": pl.String,
+}
+
+#: results/4_defects/images.parquet: one row per image analysed or refused.
+IMAGES: Schema = {
+    "image_id": pl.String,
+    "file_id": pl.String,
+    "path": pl.String,
+    "signal": pl.String,
+    "frame": pl.Int64,
+    "state": pl.String,  # analysed | no_lattice | no_model | rejected
+    "reason": pl.String,  # sentence for a microscopist; also warnings of an analysed image
+    "rows": pl.Int64,
+    "cols": pl.Int64,
+    "pixel_nm_header": pl.Float64,  # geometric mean of the two directions
+    "pixel_nm": pl.Float64,  # from the fitted lattice, where a model's cell is the ruler
+    "a_nm": pl.Float64,  # fitted with the header's pixel size
+    "b_nm": pl.Float64,
+    "a_px": pl.Float64,
+    "b_px": pl.Float64,
+    "gamma_deg": pl.Float64,
+    "rotation_deg": pl.Float64,
+    "lattice_rms_px": pl.Float64,
+    "model": pl.String,
+    "model_misfit": pl.Float64,
+    "cells_analysed": pl.Int64,
+    "cells_masked": pl.Int64,
+    "columns_tested": pl.Int64,
+    "defects": pl.Int64,
+    "extended_regions": pl.Int64,
+    "extended_area_nm2": pl.Float64,
+    "density_per_nm2": pl.Float64,
+    "density_ci_low": pl.Float64,
+    "density_ci_high": pl.Float64,
+    "density_corrected_per_nm2": pl.Float64,  # for chance of being found and false alarms; of those found half the time
+    "density_corrected_ci_low": pl.Float64,
+    "density_corrected_ci_high": pl.Float64,
+    "area_nm2": pl.Float64,
+    "fdr": pl.Float64,
+    "noise_model": pl.String,
+    "dose_counts_per_nm2": pl.Float64,
+    "published_mean": pl.Float64,
+    "published_std": pl.Float64,
+    "published_flagged": pl.Int64,
+    "completeness_vacancy": pl.Float64,  # recovered fraction of emptied columns injected into this image
+    "completeness_vacancy_ci_low": pl.Float64,
+    "completeness_vacancy_ci_high": pl.Float64,
+    "smallest_loss_90": pl.Float64,  # smallest loss of a column's intensity recovered in 90 % (fraction of a column)
+    "acquired": pl.String,  # ISO time from the metadata, "" where unknown
+    "reviewers": pl.String,  # people who said something of this image; the columns from here on are filled by gather
+    "unusable": pl.Boolean,  # a person said so
+    "review_confirmed": pl.Int64,  # defects
+    "review_rejected": pl.Int64,
+    "review_other": pl.Int64,  # real, but of another kind
+    "review_conflicts": pl.Int64,  # people disagree
+    "excluded_area_nm2": pl.Float64,  # of the area analysed
+    "defects_reviewed": pl.Int64,  # point defects neither rejected nor in what is excluded
+    "area_reviewed_nm2": pl.Float64,
+    "density_reviewed_per_nm2": pl.Float64,  # the same density as above where nobody said anything
+    "density_reviewed_ci_low": pl.Float64,
+    "density_reviewed_ci_high": pl.Float64,
+}
+
+#: results/4_defects/{shard}.columns.parquet: every column tested.
+COLUMNS: Schema = {
+    "image_id": pl.String,
+    "cell_u": pl.Int64,
+    "cell_v": pl.Int64,
+    "site": pl.String,
+    "row_px": pl.Float64,  # in the raw image as read by HyperSpy
+    "col_px": pl.Float64,
+    "z": pl.Float64,
+    "p_value": pl.Float64,
+    "q_value": pl.Float64,
+    "z_intensity": pl.Float64,
+    "z_shift": pl.Float64,
+    "anm": pl.Float64,  # published score
+    "intensity_change": pl.Float64,  # fraction of a bulk column
+    "intensity_change_sigma": pl.Float64,
+    "shift_row_pm": pl.Float64,
+    "shift_col_pm": pl.Float64,
+    "shift_sigma_pm": pl.Float64,
+}
+
+#: results/4_defects/completeness.parquet: known defects put into each image's own bulk, and how many were found.
+COMPLETENESS: Schema = {
+    "image_id": pl.String,
+    "name": pl.String,
+    "site": pl.String,
+    "kind": pl.String,
+    "atoms": pl.Int64,  # changed, of so many in the column; 0: the column as a whole
+    "of_atoms": pl.Int64,
+    "thickness_nm": pl.Float64,  # of the specimen in which the change of intensity holds
+    "change": pl.Float64,  # fraction of a bulk column
+    "shift_pm": pl.Float64,
+    "n": pl.Int64,
+    "recovered": pl.Float64,
+    "ci_low": pl.Float64,
+    "ci_high": pl.Float64,
+    "ideal": pl.Float64,  # what an ideal observer told what to look for would find in this image's noise
+}
+
+#: results/4_defects/defects.parquet: one row per flagged column or extended region.
+DEFECTS: Schema = {
+    "image_id": pl.String,
+    "path": pl.String,
+    "signal": pl.String,
+    "frame": pl.Int64,
+    "row_px": pl.Float64,
+    "col_px": pl.Float64,
+    "row_nm": pl.Float64,
+    "col_nm": pl.Float64,
+    "cell_u": pl.Int64,
+    "cell_v": pl.Int64,
+    "site": pl.String,
+    "kind": pl.String,  # vacancy-like | lighter | heavier | displaced | extra | extended | unknown
+    "kind_probability": pl.Float64,
+    "z": pl.Float64,
+    "p_value": pl.Float64,
+    "q_value": pl.Float64,
+    "anm": pl.Float64,
+    "intensity_change": pl.Float64,
+    "intensity_change_sigma": pl.Float64,
+    "shift_row_pm": pl.Float64,
+    "shift_col_pm": pl.Float64,
+    "shift_sigma_pm": pl.Float64,
+    "area_nm2": pl.Float64,  # of an extended region, else null
+    "review": pl.String,  # "" | confirmed | rejected | other (kind) | conflict
+    "review_kind": pl.String,  # what a person says it is, where review is other
+    "review_by": pl.String,  # who said what
+    "review_note": pl.String,
+    "excluded": pl.Boolean,  # in a region or an image that a person excluded
+}
+
+#: results/4_defects/reviews.parquet: every statement of a person, and what became of it.
+REVIEWS: Schema = {
+    "image_id": pl.String,
+    "path": pl.String,
+    "reviewer": pl.String,
+    "at": pl.String,  # UTC
+    "what": pl.String,  # defect | image | region | note
+    "verdict": pl.String,  # of a defect: confirmed | rejected | other | none (a note alone); unusable; excluded
+    "kind": pl.String,  # what the person says it is
+    "found_kind": pl.String,  # what the program said then
+    "site": pl.String,
+    "cell_u": pl.Int64,
+    "cell_v": pl.Int64,
+    "row_px": pl.Float64,  # of a region: its middle
+    "col_px": pl.Float64,
+    "corners_px": pl.String,  # of a region: JSON list of [row, col]
+    "note": pl.String,
+    "state": pl.String,  # taken | unmatched
+    "reason": pl.String,
+    "file": pl.String,
+}
+
+#: results/4_defects/precision.csv: what reviews say about how many of the flagged defects are real.
+PRECISION: Schema = {
+    "group": pl.String,
+    "flagged": pl.Int64,
+    "reviewed": pl.Int64,
+    "real": pl.Int64,
+    "rejected": pl.Int64,
+    "conflicts": pl.Int64,
+    "precision": pl.Float64,
+    "ci_low": pl.Float64,
+    "ci_high": pl.Float64,
+}
+
+#: results/4_defects/{shard}.places.parquet: every column whose place could be measured in the image itself.
+PLACES: Schema = {
+    "image_id": pl.String,
+    "cell_u": pl.Int64,
+    "cell_v": pl.Int64,
+    "site": pl.String,
+    "row_px": pl.Float64,  # measured, in the raw image with its scan-row shifts taken out
+    "col_px": pl.Float64,
+    "polar_row_pm": pl.Float64,  # B site of a perovskite against the centroid of its four A neighbours, else null
+    "polar_col_pm": pl.Float64,
+}
+
+#: results/4_defects/densities.csv: point defects of each kind in all images of a model; kind "all": of every kind.
+DENSITIES: Schema = {
+    "model": pl.String,
+    "kind": pl.String,
+    "number": pl.Int64,
+    "expected_false": pl.Float64,
+    "area_nm2": pl.Float64,
+    "density_per_nm2": pl.Float64,  # as flagged
+    "ci_low_per_nm2": pl.Float64,
+    "ci_high_per_nm2": pl.Float64,
+    "completeness": pl.Float64,
+    "corrected_per_nm2": pl.Float64,  # for false discoveries and completeness
+    "corrected_ci_low_per_nm2": pl.Float64,
+    "corrected_ci_high_per_nm2": pl.Float64,
+    "not_corrected": pl.String,  # why not
+}
+
+#: results/4_defects/sites.csv: part of the tested columns of a site that is flagged; kind "any": as whatever kind.
+SITES: Schema = {
+    "model": pl.String,
+    "site": pl.String,
+    "kind": pl.String,
+    "number": pl.Int64,
+    "columns_tested": pl.Int64,
+    "fraction": pl.Float64,
+    "ci_low": pl.Float64,
+    "ci_high": pl.Float64,
+}
+
+#: results/4_defects/groups.csv
+GROUPS: Schema = {
+    "model": pl.String,
+    "group": pl.String,
+    "images": pl.Int64,
+    "number": pl.Int64,
+    "area_nm2": pl.Float64,
+    "density_per_nm2": pl.Float64,
+    "ci_low_per_nm2": pl.Float64,
+    "ci_high_per_nm2": pl.Float64,
+    "dispersion": pl.Float64,  # scatter of the images over that of counting
+}
+
+#: results/4_defects/comparisons.csv: rates of two groups of images.
+COMPARISONS: Schema = {
+    "model": pl.String,
+    "first": pl.String,
+    "second": pl.String,
+    "ratio": pl.Float64,  # first over second
+    "ci_low": pl.Float64,
+    "ci_high": pl.Float64,
+    "p_value": pl.Float64,
+    "p_holm": pl.Float64,
+    "dispersion": pl.Float64,
+}
+
+#: results/4_defects/trends.csv: Poisson regression of each session and stack.
+TRENDS: Schema = {
+    "series": pl.String,
+    "unit": pl.String,  # h: of time; frame: of a stack
+    "kind": pl.String,
+    "images": pl.Int64,
+    "images_without_time": pl.Int64,
+    "defects": pl.Int64,
+    "slope": pl.Float64,  # of the logarithm of the density, per unit
+    "ci_low": pl.Float64,
+    "ci_high": pl.Float64,
+    "p_poisson": pl.Float64,
+    "dispersion": pl.Float64,
+    "p_value": pl.Float64,
+    "p_holm": pl.Float64,
+}
+
+
+def table(rows: list[dict[str, object]], schema: Schema) -> pl.DataFrame:
+    """A table of `rows` with exactly the columns of `schema`; a missing key becomes null.
+
+    Raises
+    ------
+    ValueError
+        If a row has a key that the schema does not know.
+    """
+    for row in rows:
+        unknown = set(row) - set(schema)
+        if unknown:
+            raise ValueError(f"row has unknown columns {sorted(unknown)}; known are {sorted(schema)}")
+    return pl.DataFrame([{key: row.get(key) for key in schema} for row in rows], schema=schema, orient="row")
+
+
+def _write(content: BytesIO, path: str | Path) -> None:
+    with whole_file(path) as part:
+        part.write_bytes(content.getbuffer())
+
+
+def write_parquet(frame: pl.DataFrame, path: str | Path) -> None:
+    """Write a table as a whole Parquet file (zstd)."""
+    # polars speaks of a full disk as of a fault in the data; Python's own writing says what it is
+    content = BytesIO()
+    frame.write_parquet(content, compression="zstd", statistics=False)
+    _write(content, path)
+
+
+def write_csv(frame: pl.DataFrame, path: str | Path) -> None:
+    """Write a table as a whole CSV file; no byte-order mark, empty cells for null."""
+    content = BytesIO()
+    frame.write_csv(content)
+    _write(content, path)
+
+
+def write_tsv(frame: pl.DataFrame, path: str | Path) -> None:
+    """Write a table as a whole tab-separated file; values must hold no tab or newline (see paths.escape)."""
+    content = BytesIO()
+    frame.write_csv(content, separator="\t", quote_style="never")
+    _write(content, path)
+
+
+def read_tsv(path: str | Path, schema: Schema) -> pl.DataFrame:
+    """Read a tab-separated table written by `write_tsv`."""
+    return pl.read_csv(path, separator="\t", schema=schema, quote_char=None, empty_string_is_null=False, glob=False)
