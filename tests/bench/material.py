@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from oddlattice.crystal import Crystal, load_crystal
-from oddlattice.simulate.columnwise import column_nm2
+from oddlattice.crystal import Crystal, column_nm2, load_crystal
 from support.raw_files import write_dm
 
 Float = npt.NDArray[np.float64]

@@ -19,8 +19,9 @@ import write_index
 import write_pages
 from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.report import numbers, outlines, pictures, plots
-from oddlattice.report.pages import embedded_json, json_text, policy
+from oddlattice.report.pages import embedded_json, policy
 from oddlattice.run import settings
+from oddlattice.storage.json_text import json_text
 from oddlattice.storage.products import INVENTORY, table, write_tsv
 from support import report_products as made_up
 

@@ -8,14 +8,13 @@ import polars as pl
 import zarr
 
 from oddlattice.process.logs import log_to
-from oddlattice.report.pages import json_lines
 from oddlattice.statistics import across_images, densities
 from oddlattice.storage.atomic import write_text
 from oddlattice.storage.groups import group_of, listed_in, said_of
 from oddlattice.storage.image_json import ByImage
+from oddlattice.storage.json_text import json_lines
 from oddlattice.storage.products import COMPARISONS, DENSITIES, GROUPS, SITES, TRENDS, table, write_csv
-
-Row = dict[str, Any]
+from oddlattice.storage.rows import Row
 
 
 def counts_by_kind(defects: pl.DataFrame) -> dict[str, Counter[str]]:

@@ -16,12 +16,11 @@ from oddlattice.process.sandbox import Ending, Limits, run_limited
 from oddlattice.process.single_thread import one_thread
 from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.groups import listed_in
+from oddlattice.storage.rows import Row
 
 CALL = "oddlattice.lattice.tile_image:tile_or_tell"
 LONGEST_S = 3600.0  # an image that takes longer is given up
 LIMITS = Limits(1 << 20, LONGEST_S, LONGEST_S)  # memory is limited by the job's own
-
-Row = dict[str, str]
 
 
 def trouble(ending: Ending) -> str:

@@ -49,6 +49,7 @@ from oddlattice.defects.raw_maps import InCounts, Map, ToLattice, write_maps
 from oddlattice.defects.regions import extended_regions, gap_cells, loud_cells
 from oddlattice.lattice.columns import ColumnShape, as_cells, mean_cell
 from oddlattice.lattice.subareas import Part, in_px, is_inside, parts_of
+from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.intervals import poisson_interval, wilson
 from oddlattice.process.logs import log_to
 from oddlattice.process.sandbox import Fault
@@ -57,11 +58,9 @@ from oddlattice.process.supervised import Watch, go_on_watched
 from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.groups import array_of, group_of, listed_in, said_of, values_of
 from oddlattice.storage.products import COLUMNS, COMPLETENESS, DEFECTS, IMAGES, table, write_parquet
+from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import Windows, give_back
 
-Array = npt.NDArray[np.float64]
-Float = npt.NDArray[np.float32]
-Row = dict[str, Any]
 CHUNK_CELLS = 32
 MAP_BYTES = 96 << 20  # of each map of a huge image are kept unpacked while it is laid back
 AROUND_CELLS = 2  # neighbourhood of a part of a huge image: a column's window and its neighbours

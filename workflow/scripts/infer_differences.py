@@ -27,6 +27,7 @@ from oddlattice.lattice.columns import (
 from oddlattice.lattice.shapes import fit_shapes
 from oddlattice.lattice.subareas import Part, in_px, is_inside, parts_of
 from oddlattice.model.folder import Model, load_model
+from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.predict.methods import predict_pca, predict_template
 from oddlattice.predict.network import (
     Careful,
@@ -46,8 +47,6 @@ from oddlattice.storage import blocks
 from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.groups import array_of, group_of, listed_in, said_of, values_of
 
-Float = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.uint8]
 CHUNK_PX = 32 * CELL_PX
 AROUND_CELLS = 16  # neighbourhood in which a part of a huge image is predicted: beyond it nothing weighs anything
 TRIAL_CELLS = 24  # side of the part of an image in which trials are made [cells]

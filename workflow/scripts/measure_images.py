@@ -21,8 +21,7 @@ from oddlattice.statistics.across_images import seed_for
 from oddlattice.storage.groups import group_of, said_of, values_of
 from oddlattice.storage.image_json import write_by_image
 from oddlattice.storage.products import PLACES, table, write_parquet
-
-Row = dict[str, Any]
+from oddlattice.storage.rows import Row
 
 
 def place_rows(name: str, places: polar.Places, found: polar.Polar | None, nodes_px: npt.NDArray[Any]) -> pl.DataFrame:

@@ -22,8 +22,8 @@ from oddlattice.process.sandbox import Ending, Limits, run_limited
 from oddlattice.read import reader
 from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.products import READ, SHARD, read_tsv, table
+from oddlattice.storage.rows import Row
 
-Row = dict[str, object]
 #: Imported once by the fork server, not once per file.
 PRELOAD = (
     "hyperspy.api",

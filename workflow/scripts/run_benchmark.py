@@ -55,6 +55,7 @@ from oddlattice.lattice.fourier import NoLatticeError
 from oddlattice.lattice.register import NoModelError, Registration, fit_registration
 from oddlattice.lattice.tile_image import settings_from, tiled_attributes, write_registration
 from oddlattice.model.folder import Model, load_model
+from oddlattice.numerics.arrays import Array, Float
 from oddlattice.process.logs import log_to
 from oddlattice.process.parent_death import die_with_parent
 from oddlattice.process.single_thread import one_thread
@@ -65,8 +66,6 @@ from oddlattice.storage.groups import values_of
 from oddlattice.storage.products import SHARD, table, write_tsv
 from read_images import main as read_images
 
-Array = npt.NDArray[np.float64]
-Float = npt.NDArray[np.float32]
 PUBLISHED_BULK = 150  # bulk columns of a field that the published network is asked about: it is slow
 CROP_CELLS = 3
 

@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from oddlattice.numerics.arrays import Array, Float
 from oddlattice.process.logs import log_to
-from oddlattice.simulate.library import Change, Images, Library, changes_of, load_recipe, save_library
+from oddlattice.simulate.library import Change, Library, changes_of, load_recipe, save_library
 from oddlattice.simulate.multislice import Optics, annular_image, plane_waves, send_through, transmissions
-
-Array = npt.NDArray[np.float64]
 
 DISC_CELLS = 0.15  # radius around a column within which its brightness is compared
 
@@ -128,7 +127,7 @@ def apply_change(
     return kept, displacements[~chosen]
 
 
-def projected_slices(specimen: Specimen, displacements: Array, optics: Optics, slices_per_cell: int) -> Images:
+def projected_slices(specimen: Specimen, displacements: Array, optics: Optics, slices_per_cell: int) -> Float:
     """Projected potential of every slice [V Å], shape (slices, *grid_px); atoms sit in the middle of their slice."""
     import abtem
     from ase import Atoms
@@ -177,7 +176,7 @@ def bulk_cell(images: Array, cells: Sequence[int], symmetry: str) -> Array:
 
 
 def centred(images: Array, cells: Sequence[int], place: tuple[float, float], cell_px: int) -> Array:
-    """Images (t, m, n) rolled so that the column at `place` of the middle cell is at (m // 2, n // 2)."""
+    """Float (t, m, n) rolled so that the column at `place` of the middle cell is at (m // 2, n // 2)."""
     rows, cols = images.shape[1:]
     row = round((place[0] + cells[0] // 2) * cell_px)
     col = round((place[1] + cells[1] // 2) * cell_px)
@@ -203,7 +202,7 @@ class Block:
         self.waves[0] = waves
         self.bulk = np.stack([annular_image(exit_waves[n], self.optics, self.shape) for n in self.exits])
 
-    def _slices(self, specimen: Specimen, displacements: Array) -> Images:
+    def _slices(self, specimen: Specimen, displacements: Array) -> Float:
         return projected_slices(specimen, displacements, self.optics, self.per_cell)
 
     def difference(self, change: Change, place: tuple[float, float]) -> Array:

@@ -28,6 +28,7 @@ from oddlattice.model.folder import read_yaml, recipe_sha256, save_model
 from oddlattice.model.patches import Batch, ImagePatches, image_batches, simulated_batches, standardised
 from oddlattice.model.training import Progress, train_vae
 from oddlattice.model.vae import VAE, VAEConfig
+from oddlattice.numerics.arrays import Float
 from oddlattice.predict.network import Careful, Engine, misfit, padded, patches_of
 from oddlattice.process.logs import log_to
 from oddlattice.process.single_thread import one_thread
@@ -38,7 +39,6 @@ from oddlattice.storage.groups import group_of, listed_in, said_of, values_of
 from oddlattice.storage.products import SHARD, table, write_tsv
 from read_images import main as read_images
 
-Float = npt.NDArray[np.float32]
 HELD_OUT_BATCHES = 3
 HELD_OUT_PART = 0.15  # of an image's columns of cells, on its right-hand side
 LEAST_CELLS = 200

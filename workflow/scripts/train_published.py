@@ -4,18 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from oddlattice.benchmark.fields import PLANS, Plan, compose_field, detection_conditions
 from oddlattice.benchmark.published import patches_at, prepared, save_published, train_published, whole_patches
 from oddlattice.crystal import Crystal, load_crystal
 from oddlattice.lattice.register import fit_registration, render
+from oddlattice.numerics.arrays import Float
 from oddlattice.process.logs import log_to
 from oddlattice.process.single_thread import one_thread
 from oddlattice.simulate.library import Library, load_library
 from oddlattice.storage.atomic import whole_file
-
-Float = npt.NDArray[np.float32]
 
 
 def bulk_patches(plan: Plan, library: Library, crystal: Crystal, seed: int) -> Float:

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from oddlattice.process.logs import log_to
-from oddlattice.report.pages import json_lines
 from oddlattice.run.crate import crate
 from oddlattice.run.settings import load_yaml
 from oddlattice.storage.atomic import write_text
+from oddlattice.storage.json_text import json_lines
 
 
 def main(models: list[str], out_json: str | Path, archive: str, versions: dict[str, str]) -> None:

@@ -16,11 +16,11 @@ from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.process.logs import log_to
 from oddlattice.report import numbers as n
 from oddlattice.report.image_facts import sentence
-from oddlattice.report.pages import json_lines, render
+from oddlattice.report.pages import render
 from oddlattice.storage.atomic import whole_file
+from oddlattice.storage.json_text import json_lines
 from oddlattice.storage.products import INVENTORY, PRECISION, read_tsv
-
-Row = dict[str, Any]
+from oddlattice.storage.rows import Row
 
 SAFE_ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 STATES = {

@@ -23,8 +23,8 @@ from oddlattice.process.logs import log_to
 from oddlattice.process.supervised import Watch, go_on_watched
 from oddlattice.report import exports, image_facts, outlines, pictures, plots
 from oddlattice.report import numbers as n
-from oddlattice.report.image_facts import Image, Row
-from oddlattice.report.pages import json_indented, json_lines, render
+from oddlattice.report.image_facts import Image
+from oddlattice.report.pages import render
 from oddlattice.report.statistics import image_view
 from oddlattice.run.settings import versions
 from oddlattice.statistics.reviews import Reviewed, lay_on
@@ -32,7 +32,9 @@ from oddlattice.storage import blocks
 from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.groups import array_if_any, group_if_any, said_if_any
 from oddlattice.storage.image_json import ByImage
+from oddlattice.storage.json_text import json_indented, json_lines
 from oddlattice.storage.products import write_csv
+from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import Windows, bands, every
 
 TILE_PX = 1024  # side of a tile of the viewer

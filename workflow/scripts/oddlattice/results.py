@@ -16,8 +16,7 @@ import zarr
 
 from oddlattice.storage.groups import array_if_any, group_of, listed_in, said_of
 from oddlattice.storage.image_json import ByImage
-
-Row = dict[str, Any]
+from oddlattice.storage.rows import Row
 
 #: Unit by the end of a column's or key's name; the longest that fits counts.
 UNITS = {

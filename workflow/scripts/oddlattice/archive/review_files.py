@@ -24,8 +24,7 @@ from typing import Any
 
 from oddlattice.archive.names import escape
 from oddlattice.run.settings import SettingsError, checked
-
-Row = dict[str, Any]
+from oddlattice.storage.rows import Row
 
 LARGEST_BYTES = 32_000_000
 #: An image's id is its file's id, which ends with ten hex digits, and for some images signal and frame.

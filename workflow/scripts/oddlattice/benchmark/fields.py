@@ -10,11 +10,10 @@ from scipy import stats
 
 from oddlattice.crystal import Crystal
 from oddlattice.defects.listing import EMPTY_BELOW
+from oddlattice.numerics.arrays import Array
 from oddlattice.simulate.columnwise import Conditions, Defect, Scan, lattice_vectors_px
 from oddlattice.simulate.compose import AtomDefect, compose_scan, difference_image, find_change, library_conditions
 from oddlattice.simulate.library import Library, ideal_dprime
-
-Array = npt.NDArray[np.float64]
 
 THICKNESS_CELLS = 20  # of the fields on which detection is measured
 SPACING_CELLS, RIM_CELLS = 5, 2.6  # between defects; between a defect and the border of the image

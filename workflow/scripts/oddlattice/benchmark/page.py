@@ -13,8 +13,8 @@ from oddlattice.report.charts import COLOURS, OTHERS, Axis, Point, Series, chart
 from oddlattice.report.pages import render
 from oddlattice.report.pictures import save_webp, sheet
 from oddlattice.storage.atomic import whole_file
+from oddlattice.storage.rows import Row
 
-Row = dict[str, Any]
 Tables = dict[str, pl.DataFrame]
 PICTURE_SCALE = 2  # screen pixels for a pixel of the lattice frame
 FALLBACK = "#69727c"

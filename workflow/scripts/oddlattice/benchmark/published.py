@@ -20,9 +20,8 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from oddlattice.crystal import CELL_PX
+from oddlattice.numerics.arrays import Float
 from oddlattice.predict.network import cpu_has_bf16
-
-Float = npt.NDArray[np.float32]
 
 PATCH_PX = 64
 PX_PER_CELL = 23.8

@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from oddlattice.benchmark.fields import (
@@ -20,11 +19,11 @@ from oddlattice.benchmark.fields import (
 from oddlattice.benchmark.published import Band
 from oddlattice.benchmark.targets import aims_table
 from oddlattice.defects.kernels import shift_error_pm
+from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.intervals import wilson
 from oddlattice.simulate.columnwise import Conditions
+from oddlattice.storage.rows import Row
 
-Array = npt.NDArray[np.float64]
-Row = dict[str, Any]
 Tables = dict[str, pl.DataFrame]
 
 BULK, NEAR = -1, -2  # instead of the number of a defect

@@ -1,13 +1,11 @@
 """The table of aims: what the detection should reach, and what was measured."""
 
-from typing import Any
-
 import numpy as np
 import polars as pl
 
 from oddlattice.benchmark.fields import Kind
+from oddlattice.storage.rows import Row
 
-Row = dict[str, Any]
 Tables = dict[str, pl.DataFrame]
 
 TARGET_MEAN, TARGET_LOWEST, TARGET_JITTER = 0.93, 0.85, 0.90

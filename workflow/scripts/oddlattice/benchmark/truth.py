@@ -11,9 +11,8 @@ from oddlattice.benchmark.fields import NEAR_CELLS, Field
 from oddlattice.benchmark.tables import BULK, NEAR
 from oddlattice.defects.kernels import change_error, raw_places
 from oddlattice.defects.listing import Judged
+from oddlattice.numerics.arrays import Array, Float
 
-Array = npt.NDArray[np.float64]
-Float = npt.NDArray[np.float32]
 TESTED_CELLS, SAME_CELLS, LISTED_CELLS = 0.3, 0.2, 0.45  # how near a place is to count as tested, as it, as listed
 CLEAR_ATOMS, CLEAR_SHIFT_PM = 8, 20.0  # defects that any image should show
 

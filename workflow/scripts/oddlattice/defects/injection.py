@@ -11,9 +11,9 @@ from oddlattice.defects.known_defects import Trial
 from oddlattice.defects.listing import Found, Judged, moved_peak
 from oddlattice.lattice.columns import peak_at, window_of_cell, window_offsets
 from oddlattice.numerics import distributions
+from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.intervals import weighted_poisson_interval, wilson
 
-Array = npt.NDArray[np.float64]
 Curves = dict[str, list[dict[str, Any]]]
 
 LOSSES = tuple(round(0.05 * k, 2) for k in range(1, 21))  # trial losses of intensity

@@ -24,14 +24,12 @@ from oddlattice.lattice.columns import (
     window_start_px,
 )
 from oddlattice.numerics import distributions
+from oddlattice.numerics.arrays import Array, Float, Mask
 from oddlattice.numerics.compiled import compiled
 from oddlattice.numerics.filters import gaussian_blur
 from oddlattice.numerics.local_plane import local_plane
 from oddlattice.numerics.medians import median
 
-Array = npt.NDArray[np.float64]
-Float = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.uint8]
 SIDE_PX = 2 * REACH_PX + 2
 MIN_COLUMNS = 30  # fewer columns of a kind give no null to judge by
 NOISE_CELLS = 6.0  # width over which the noise level may change [cells]

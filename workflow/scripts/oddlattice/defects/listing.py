@@ -20,11 +20,8 @@ from oddlattice.lattice.columns import (
     window_start_px,
 )
 from oddlattice.numerics import distributions
+from oddlattice.numerics.arrays import Array, Float, Mask
 from oddlattice.numerics.compiled import compiled
-
-Array = npt.NDArray[np.float64]
-Float = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.uint8]
 
 CORE_BELOW, LEAST_TAIL = -0.4, 0.02  # where the core is asked too; a weaker tail cannot be told from it
 EMPTY_BELOW = -0.8  # a column that lost more than this is vacancy-like: Ti in place of Sr takes away about 0.65

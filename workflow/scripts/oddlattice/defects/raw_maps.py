@@ -10,13 +10,12 @@ import zarr
 from scipy.ndimage import map_coordinates
 
 from oddlattice.crystal import CELL_PX
+from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.compiled import compiled
 from oddlattice.numerics.local_plane import lerp
 from oddlattice.storage.omezarr import Bands
 from oddlattice.storage.windows import Windows, give_back
 
-Array = npt.NDArray[np.float64]
-Float = npt.NDArray[np.float32]
 BAND_ROWS, BLOCK_COLS = 512, 2048
 STEP_PX = 8  # grid on which raw pixels are laid on the lattice
 KEPT_BITS = 12  # of the 23 of a float32's fraction: values good to a part in 8,000, on two thirds of the disk

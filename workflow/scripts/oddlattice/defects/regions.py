@@ -8,10 +8,8 @@ from scipy.ndimage import binary_dilation, binary_propagation, label
 
 from oddlattice.defects.listing import Found
 from oddlattice.lattice.columns import as_cells
+from oddlattice.numerics.arrays import Array, Float, Mask
 
-Array = npt.NDArray[np.float64]
-Float = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.uint8]
 Cells = npt.NDArray[np.bool_]
 
 LOUD, AUDIBLE = 3.0, 1.8  # variance of z about a cell, 1 in bulk: so much tells a region, and where it ends

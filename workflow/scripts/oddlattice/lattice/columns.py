@@ -6,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from oddlattice.crystal import CELL_PX, Column
+from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.medians import median
-
-Array = npt.NDArray[np.float64]
 
 REACH_PX = 7  # half width of a column's window in the lattice frame [px]: 0.35 cell
 

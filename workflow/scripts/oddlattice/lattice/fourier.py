@@ -13,11 +13,9 @@ import scipy.fft
 from scipy import ndimage
 
 from oddlattice.crystal import Crystal
+from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.local_plane import finite, running_median, slow_mean
 from oddlattice.numerics.medians import median
-
-Array = npt.NDArray[np.float64]
-Image = npt.NDArray[np.float32]
 
 BLOCK_PX = 1024  # the spectrum is taken of blocks this large: drift over a larger field would smear the peaks
 MAX_BLOCKS = 25
@@ -84,7 +82,7 @@ def reduced(vectors: Array) -> Array:
     return np.array([a, b])
 
 
-def flattened(image: Image, sigma_px: float) -> Image:
+def flattened(image: Float, sigma_px: float) -> Float:
     """Relative deviation of an image from its slowly varying mean, clipped where it is far out of range."""
     mean = slow_mean(image, sigma_px)
     floor = max(float(np.abs(mean).mean()) * 0.05, 1e-20)
@@ -118,8 +116,8 @@ def blocks_of(shape: tuple[int, int], block_px: int) -> list[tuple[slice, slice]
 class Spectrum:
     """Power over background, and plain, in the half plane col >= 0, rows from -`centre` on; steps in cycles/px."""
 
-    power: Image
-    plain: Image
+    power: Float
+    plain: Float
     centre: int
     step: tuple[float, float]
 
@@ -128,7 +126,7 @@ class Spectrum:
         return np.asarray((index - np.array([self.centre, 0.0])) * np.array(self.step))
 
 
-def whitened_spectrum(image: Image) -> Spectrum:
+def whitened_spectrum(image: Float) -> Spectrum:
     """Power spectrum of a block (Hann window) over its local background.
 
     The background is the larger of two medians: over a small neighbourhood, and along the row frequency, because
@@ -250,7 +248,7 @@ def lattice_of_peaks(peaks: Array, powers: Array, resolution: float) -> Lattice 
     return Lattice(vectors, peaks[hit], powers[hit], float(weight[hit].sum() / weight.sum()))
 
 
-def _mean_spectrum(image: Image, blocks: list[tuple[slice, slice]]) -> Spectrum:
+def _mean_spectrum(image: Float, blocks: list[tuple[slice, slice]]) -> Spectrum:
     spectra = [whitened_spectrum(finite(image[block])) for block in blocks]
     power = np.asarray(np.mean([s.power for s in spectra], axis=0), dtype=np.float32)
     plain = np.asarray(np.mean([s.plain for s in spectra], axis=0), dtype=np.float32)
@@ -262,7 +260,7 @@ def _threshold(blocks: int) -> float:
     return float(1.0 + (PEAK_POWER - 1.0) / np.sqrt(blocks))
 
 
-def find_lattice(image: Image) -> Lattice:
+def find_lattice(image: Float) -> Lattice:
     """The primitive lattice of an image, found without a crystal.
 
     Parameters

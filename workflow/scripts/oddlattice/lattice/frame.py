@@ -14,12 +14,9 @@ from scipy import ndimage
 from skimage.restoration import unwrap_phase
 
 from oddlattice.lattice.fourier import Lattice, NoLatticeError
+from oddlattice.numerics.arrays import Array, Complex, Float
 from oddlattice.numerics.compiled import compiled
 from oddlattice.numerics.local_plane import block_mean, finite, global_polynomial, lerp, lerp_at, local_plane
-
-Array = npt.NDArray[np.float64]
-Image = npt.NDArray[np.float32]
-Complex = npt.NDArray[np.complex128]
 
 GRID_CELLS = 0.8  # step of the coarse grid, in units of sqrt(cell area)
 WINDOW_CELLS = 1.5  # rms width of the demodulation window, same units
@@ -77,7 +74,7 @@ class Lifted:
         self._cols = lerp_at(shape[1], grid.cols_px[0], grid.step_px[1], len(grid.cols_px))
         self._rows = lerp_at(shape[0], grid.rows_px[0], grid.step_px[0], len(grid.rows_px))
 
-    def strip(self, rows: slice) -> Image:
+    def strip(self, rows: slice) -> Float:
         """Layers at the pixels of `rows`; shape (k, rows, cols)."""
         low, down = self._rows
         return lerp(self._layers, low[rows], down[rows], *self._cols)
@@ -102,7 +99,7 @@ class Flattener:
         return replace(self, mean=np.ascontiguousarray(self.mean.T), grid=self.grid.turned)
 
 
-def fit_flattener(image: Image, period_px: float) -> Flattener:
+def fit_flattener(image: Float, period_px: float) -> Flattener:
     """Slowly varying mean of an image over about two periods of its lattice.
 
     Where an image has no positive mean (a background was subtracted) a pedestal is added first.
@@ -125,14 +122,14 @@ def fit_flattener(image: Image, period_px: float) -> Flattener:
     return Flattener(smooth, grid, (float(low - spread), float(high + 1.5 * spread)), pedestal)
 
 
-def flat_strip(image: Image, rows: slice, flattener: Flattener, mean: Lifted) -> Image:
+def flat_strip(image: Float, rows: slice, flattener: Flattener, mean: Lifted) -> Float:
     """Relative deviation of rows of an image from the slowly varying mean, clipped."""
     low, high = flattener.limits
     return _flattened(finite(image[rows]), mean.strip(rows)[0], flattener.pedestal, low, high)
 
 
 @compiled("float32[:, ::1](float32[:, :], float32[:, ::1], float32, float32, float32)")
-def _flattened(strip: Image, mean: Image, pedestal: float, low: float, high: float) -> Image:
+def _flattened(strip: Float, mean: Float, pedestal: float, low: float, high: float) -> Float:
     """(strip + pedestal) / mean - 1, between `low` and `high`."""
     flat = np.empty(strip.shape, np.float32)
     for r in range(strip.shape[0]):
@@ -172,7 +169,7 @@ def _window_sums(grid_px: Array, length: int, sigma_px: float) -> tuple[Array, A
 
 
 def demodulate(
-    image: Image, flattener: Flattener, frequencies: Array, grid: Grid, sigma_px: float
+    image: Float, flattener: Flattener, frequencies: Array, grid: Grid, sigma_px: float
 ) -> tuple[Complex, float]:
     """Local complex amplitude of waves in an image.
 
@@ -327,7 +324,7 @@ def strongest_reflections(orders: npt.NDArray[np.int64], strength: Array) -> npt
     return np.array([first, second, *rest[: REFLECTIONS - 2]])
 
 
-def fit_frame(image: Image, lattice: Lattice, flattener: Flattener) -> Frame:
+def fit_frame(image: Float, lattice: Lattice, flattener: Flattener) -> Frame:
     """Refine a coarse lattice to a frame over the whole image.
 
     The phases of the strongest reflections are followed over a coarse grid, unwrapped, turned into displacements by

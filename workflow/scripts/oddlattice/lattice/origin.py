@@ -11,12 +11,8 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.optimize import nnls
 
-from oddlattice.crystal import CELL_PX, Crystal
-from oddlattice.simulate.columnwise import column_nm2
-
-Array = npt.NDArray[np.float64]
-Image = npt.NDArray[np.float32]
-Complex = npt.NDArray[np.complex128]
+from oddlattice.crystal import CELL_PX, Crystal, column_nm2
+from oddlattice.numerics.arrays import Array, Complex, Float
 
 BINS = 32  # bins of a cell along u and v into which pixels are gathered
 HIGHEST_ORDER = 4.6  # harmonics kept, in units of 1/sqrt(cell area); columns are about 0.1 cell wide (rms)
@@ -108,7 +104,7 @@ def fit_mean_cell(value: Array, count: Array, place: Array, square: float, vecto
     return MeanCell(orders, solution[1 : n + 1] + 1j * solution[n + 1 :], noise)
 
 
-def gather(deviation: Image, u: Image, v: Image) -> Array:
+def gather(deviation: Float, u: Float, v: Float) -> Array:
     """Gather pixels into bins of the cell: sums of (count, deviation, u, v); shape (4, BINS * BINS)."""
     fu, fv = u - np.floor(u), v - np.floor(v)
     index = np.minimum((fu * BINS).astype(np.int32), BINS - 1) * BINS + np.minimum(

@@ -26,11 +26,9 @@ from oddlattice.lattice.scan_lines import (
     slow_part,
     with_slow_rows,
 )
+from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.local_plane import local_plane
 from oddlattice.storage.windows import Turned
-
-Array = npt.NDArray[np.float64]
-Image = npt.NDArray[np.float32]
 
 LOCAL_MEAN_CELLS = 3.0  # rms width over which the local mean is taken
 LARGEST_PERIOD_NM = 1.5  # ASSUME: primitive cells in projection are smaller, unless a crystal in use says otherwise
@@ -130,7 +128,7 @@ class Tiles:
     registration : Registration
     """
 
-    tiles: Image
+    tiles: Float
     mask: npt.NDArray[np.uint8]
     registration: Registration
 
@@ -148,7 +146,7 @@ def _sampled_strips(shape: tuple[int, int]) -> list[slice]:
 
 
 def measure_mean_cell(
-    image: Image,
+    image: Float,
     flattener: Flattener,
     frame: Frame,
     cells: Sequence[npt.NDArray[np.int64]],
@@ -188,7 +186,7 @@ def measure_mean_cell(
 
 
 def choose_match(
-    image: Image, flattener: Flattener, frame: Frame, found: list[Match]
+    image: Float, flattener: Flattener, frame: Frame, found: list[Match]
 ) -> tuple[Match, Anchor, MeanCell, list[tuple[Match, Anchor]]]:
     """The match whose crystal explains the mean cell best; among equals the least stretched and least rotated."""
     sublattices: dict[tuple[int, ...], MeanCell] = {}
@@ -305,7 +303,7 @@ def local_mean_of(statistics: CellStatistics, good: npt.NDArray[np.bool_]) -> Ar
 
 
 def fit_registration(
-    image: Image,
+    image: Float,
     crystals: Sequence[Crystal],
     pixel_nm: tuple[float, float] | None = None,
     settings: Settings | None = None,
@@ -355,7 +353,7 @@ def fit_registration(
     return _measured(image, *known, turned=True) if not jitters and scanned_down(image, lattice) else found
 
 
-def scanned_down(image: Image, lattice: Lattice) -> bool:
+def scanned_down(image: Float, lattice: Lattice) -> bool:
     """Whether the lines of the scan are the image's columns: some files hold the scan with rows and columns exchanged.
 
     Lines jitter, each as a whole. So the middle of the image is measured both ways, and the scan runs down the columns
@@ -374,7 +372,7 @@ def scanned_down(image: Image, lattice: Lattice) -> bool:
     return cols_px2 > 1.5 * rows_px2 + error_px2
 
 
-def _jitter_px2(image: Image, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> tuple[float, float]:
+def _jitter_px2(image: Float, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> tuple[float, float]:
     """Variance of the row shifts, their slow part left out, and that of the error of one; (0, infinite) without any."""
     found = _first_pass(image, flattener, frame, mean_cell)
     shifts = found.shift_px - slow_part(found.shift_px, found.sigma_px, 2.0 * frame.period_px)
@@ -396,7 +394,7 @@ class _FirstPass:
     pushes: Pushes
 
 
-def _first_pass(image: Image, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> _FirstPass:
+def _first_pass(image: Float, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> _FirstPass:
     coarse = coarse_row_shifts(image, flattener, frame, mean_cell)
     known = np.where(coarse != 0, 1.0, np.inf)
     slow = slow_part(coarse, known, 2.0 * frame.period_px)
@@ -407,7 +405,7 @@ def _first_pass(image: Image, flattener: Flattener, frame: Frame, mean_cell: Mea
 
 
 def _on_a_crystal(
-    image: Image,
+    image: Float,
     flattener: Flattener,
     frame: Frame,
     crystals: Sequence[Crystal],
@@ -443,7 +441,7 @@ def no_model_sentence(frame: Frame, pixel_nm: tuple[float, float] | None) -> str
 
 
 def _measured(
-    image: Image,
+    image: Float,
     flattener: Flattener,
     frame: Frame,
     crystal: Crystal | None,
@@ -496,7 +494,7 @@ def _measured(
     )
 
 
-def render(image: Image, registration: Registration, cells: tuple[slice, slice]) -> Image:
+def render(image: Float, registration: Registration, cells: tuple[slice, slice]) -> Float:
     """Cut a window of cells, indices into `registration.mask`, from an image; see `resample.cut_cells`."""
     r = registration
     seen: Any = Turned(image) if r.turned else image
@@ -505,7 +503,7 @@ def render(image: Image, registration: Registration, cells: tuple[slice, slice])
 
 
 def register(
-    image: Image,
+    image: Float,
     crystal: Crystal | None,
     pixel_nm: tuple[float, float] | None = None,
     settings: Settings | None = None,

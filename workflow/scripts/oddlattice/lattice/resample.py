@@ -7,12 +7,11 @@ import numpy.typing as npt
 
 from oddlattice.crystal import CELL_PX
 from oddlattice.lattice.frame import Frame
+from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.compiled import compiled
 from oddlattice.numerics.filters import weighted
 from oddlattice.numerics.local_plane import finite
 
-Array = npt.NDArray[np.float64]
-Image = npt.NDArray[np.float32]
 Number = np.floating[Any]
 
 SPLINE_PX = 48  # image kept along rows: a cubic spline has forgotten its end there to the last digit
@@ -74,7 +73,7 @@ def _to_spline(lines: Array) -> None:
 
 
 @compiled("void(float32[:, ::1])")
-def _rows_to_spline(image: Image) -> None:
+def _rows_to_spline(image: Float) -> None:
     """Each row becomes the coefficients of its spline, in place; eight rows at a time, for the processor's vectors."""
     lines = np.empty((image.shape[1], SIDE))
     for top in range(0, image.shape[0], SIDE):
@@ -87,7 +86,7 @@ def _rows_to_spline(image: Image) -> None:
 
 
 @compiled("void(float32[:, ::1])")
-def _cols_to_spline(image: Image) -> None:
+def _cols_to_spline(image: Float) -> None:
     """Each column becomes the coefficients of its spline, in place; some columns at a time, that fit into the cache."""
     lines = np.empty((image.shape[0], 4 * SIDE))
     for left in range(0, image.shape[1], 4 * SIDE):
@@ -98,7 +97,7 @@ def _cols_to_spline(image: Image) -> None:
 
 
 @compiled("float32[:, ::1](float32[:, ::1], float64[::1])")
-def _shifted(coefficients: Image, row_shift_px: Array) -> Image:
+def _shifted(coefficients: Float, row_shift_px: Array) -> Float:
     """Splines along rows, each evaluated at c - shift for every pixel c."""
     rows, cols = coefficients.shape
     found = np.empty((rows, cols), np.float32)
@@ -119,14 +118,14 @@ def _shifted(coefficients: Image, row_shift_px: Array) -> Image:
     return found
 
 
-def straightened(strip: Image, row_shift_px: Array) -> Image:
+def straightened(strip: Float, row_shift_px: Array) -> Float:
     """Rows shifted back, by cubic splines: a feature seen at col c - shift comes to col c; borders mirror."""
     coefficients = np.array(strip, dtype=np.float32, order="C")
     _rows_to_spline(coefficients)
     return _shifted(coefficients, np.ascontiguousarray(row_shift_px, dtype=np.float64))
 
 
-def area_averaged(window: Image, width_px: float) -> Image:
+def area_averaged(window: Float, width_px: float) -> Float:
     """Mean of an image over a square of `width_px` around each pixel; unchanged when that is at most one pixel."""
     if width_px <= 1:
         return window
@@ -144,13 +143,13 @@ def _period_px(nodes_px: Array) -> float:
 
 
 def cut_cells(
-    image: Image,
+    image: Float,
     nodes_px: Array,
     row_shift_px: Array,
     local_mean: Array,
     cells: tuple[slice, slice],
     pedestal: float = 0.0,
-) -> Image:
+) -> Float:
     """Cut cells from an image: row shifts taken out, resampled, divided by the local mean.
 
     Where the image is finer than a tile it is averaged over the size of a tile pixel, so that nothing aliases.
@@ -199,11 +198,11 @@ def cut_cells(
 
 @compiled("void(float32[:, ::1], float32[:, ::1], UniTuple(int64, 2), UniTuple(int64, 2), float32[:, :, ::1], float32)")
 def _sample(
-    tile: Image,
-    coefficients: Image,
+    tile: Float,
+    coefficients: Float,
     origin: tuple[int, int],
     shape: tuple[int, int],
-    corners: Image,
+    corners: Float,
     pedestal: float,
 ) -> None:
     """Evaluate a spline at the pixels of a tile, over the local mean; what lies outside the image stays as it is.
@@ -244,7 +243,7 @@ def _sample(
 
 
 @compiled("void(float32[:, ::1], float32[:, :], float32[:, :], float32, float32[::1])")
-def _between(line: Image, above: Image, below: Image, down: Number, across: Image) -> None:
+def _between(line: Float, above: Float, below: Float, down: Number, across: Float) -> None:
     """Layers (k, pixels) on a line of pixels, straight between corners (k, cells + 1) above and below it."""
     for k in range(line.shape[0]):
         for v in range(above.shape[1] - 1):
@@ -259,8 +258,8 @@ def _between(line: Image, above: Image, below: Image, down: Number, across: Imag
 )
 def _reach(
     start: npt.NDArray[np.int64],
-    weights: Image,
-    at: Image,
+    weights: Float,
+    at: Float,
     origin: tuple[int, int],
     shape: tuple[int, int],
     window: tuple[int, int],
@@ -283,7 +282,7 @@ def _reach(
 
 
 @compiled("float32(float32[:, ::1], float32, float32)")
-def _spline_at(coefficients: Image, row: Number, col: Number) -> Number:
+def _spline_at(coefficients: Float, row: Number, col: Number) -> Number:
     """Value of a two-dimensional cubic spline, mirrored at its borders."""
     rows, cols = coefficients.shape
     r, c = int(np.floor(row)), int(np.floor(col))

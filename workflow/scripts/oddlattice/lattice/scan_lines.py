@@ -8,12 +8,11 @@ from scipy.interpolate import CubicSpline
 
 from oddlattice.lattice.frame import Flattener, Frame, Lifted, flat_strip, strips
 from oddlattice.lattice.origin import MeanCell
+from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.compiled import compiled
 from oddlattice.numerics.local_plane import finite, local_plane
 from oddlattice.numerics.medians import median
 
-Array = npt.NDArray[np.float64]
-Image = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int32]
 Places = npt.NDArray[np.uint32]
 
@@ -63,7 +62,7 @@ class Pushes:
         return np.asarray(np.abs(score) > sigmas * max(spread, 1e-9))
 
 
-def _tables(mean: MeanCell) -> Image:
+def _tables(mean: MeanCell) -> Float:
     """Look-up table of the mean cell's deviation and its derivatives by u and v; shape (TABLE * TABLE, 3)."""
     layers = [mean.table(TABLE, derivative).astype(np.float32).ravel() for derivative in ((0, 0), (1, 0), (0, 1))]
     return np.ascontiguousarray(np.stack(layers, axis=1))
@@ -75,7 +74,7 @@ def _low(first: tuple[int, int]) -> tuple[float, float]:
 
 
 @compiled("uint32[:, ::1](float32[:, ::1], float32[:, ::1], float32, float32)")
-def _table_index(u: Image, v: Image, low_u: float, low_v: float) -> Places:
+def _table_index(u: Float, v: Float, low_u: float, low_v: float) -> Places:
     """Index into the tables; (low_u, low_v) see `_low`."""
     index = np.empty(u.shape, np.uint32)
     for r in range(u.shape[0]):
@@ -86,7 +85,7 @@ def _table_index(u: Image, v: Image, low_u: float, low_v: float) -> Places:
     return index
 
 
-def coarse_row_shifts(image: Image, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> Array:
+def coarse_row_shifts(image: Float, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> Array:
     """Shift of each row that lays it best on the rendered mean cell, by correlation; shape (rows,) [px].
 
     The correlation is computed at whole pixels and interpolated.
@@ -118,7 +117,7 @@ def coarse_row_shifts(image: Image, flattener: Flattener, frame: Frame, mean_cel
     return shifts
 
 
-def _peak_of(overlap: Image) -> Array:
+def _peak_of(overlap: Float) -> Array:
     """Place of the maximum of each row of correlations at whole steps, by cubic splines, relative to the middle."""
     steps = overlap.shape[1]
     fine = np.linspace(0, steps - 1, 32 * (steps - 1) + 1)
@@ -137,7 +136,7 @@ def first_and_count(frame: Frame) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def fine_pass(
-    image: Image,
+    image: Float,
     flattener: Flattener,
     frame: Frame,
     mean_cell: MeanCell,
@@ -206,14 +205,14 @@ def fine_pass(
 
 
 @compiled("void(float32[:, ::1], uint32[:, ::1], float32[:, ::1])")
-def _take_template(flat: Image, index: Places, tables: Image) -> None:
+def _take_template(flat: Float, index: Places, tables: Float) -> None:
     """Take the rendered mean cell from an image, in place."""
     for r in range(flat.shape[0]):
         for c in range(flat.shape[1]):
             flat[r, c] -= tables[index[r, c], 0]
 
 
-def _variance_line(residual: Image, index: Places, tables: Image, quality: Image) -> tuple[float, float, float]:
+def _variance_line(residual: Float, index: Places, tables: Float, quality: Float) -> tuple[float, float, float]:
     """Variance of a pixel as a straight line in its expected deviation: value at 0, slope and floor; by a sample."""
     some = (slice(None, None, 4), slice(None, None, 3))
     kept = quality[some] > 0.5
@@ -233,12 +232,12 @@ def _variance_line(residual: Image, index: Places, tables: Image, quality: Image
     "UniTuple(int64, 2), boolean[:, ::1])"
 )
 def _weigh(
-    weight: Image,
+    weight: Float,
     index: Places,
-    tables: Image,
+    tables: Float,
     line: tuple[float, float, float],
-    u: Image,
-    v: Image,
+    u: Float,
+    v: Float,
     first: tuple[int, int],
     left_out: npt.NDArray[np.bool_],
 ) -> None:
@@ -257,7 +256,7 @@ def _weigh(
 
 
 @compiled("UniTuple(float64[::1], 2)(float32[:, ::1], uint32[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1])")
-def _row_sums(residual: Image, index: Places, tables: Image, weight: Image, along: Image) -> tuple[Array, Array]:
+def _row_sums(residual: Float, index: Places, tables: Float, weight: Float, along: Float) -> tuple[Array, Array]:
     """Sums over each row of weighted slope squared, and of slope times residual, clipped at four sigma."""
     information, pull = np.zeros(len(residual)), np.zeros(len(residual))
     for r in range(residual.shape[0]):
@@ -271,7 +270,7 @@ def _row_sums(residual: Image, index: Places, tables: Image, weight: Image, alon
 
 
 @compiled("void(int32[::1], float32[::1], float32[::1], float32, UniTuple(int64, 2), UniTuple(int64, 2))")
-def _bins_of(bins: Index, u: Image, v: Image, parts: float, first: tuple[int, int], shape: tuple[int, int]) -> None:
+def _bins_of(bins: Index, u: Float, v: Float, parts: float, first: tuple[int, int], shape: tuple[int, int]) -> None:
     """Bins of a line of pixels, `parts` of them to a cell, cells from `first` on, within an array of `shape`."""
     low_u, low_v = np.int32(parts * first[0]), np.int32(parts * first[1])
     most_u, most_v = np.int32(shape[0] - 1), np.int32(shape[1] - 1)
@@ -287,16 +286,16 @@ def _bins_of(bins: Index, u: Image, v: Image, parts: float, first: tuple[int, in
 )
 def _add_to_bins(
     bins: Array,
-    residual: Image,
+    residual: Float,
     index: Places,
-    tables: Image,
-    u: Image,
-    v: Image,
-    moved: Image,
-    along: Image,
+    tables: Float,
+    u: Float,
+    v: Float,
+    moved: Float,
+    along: Float,
     first: tuple[int, int],
     shape: tuple[int, int],
-    weight: Image,
+    weight: Float,
 ) -> None:
     """Add up, by bins, slope times the residual that is left when each row is moved, and slope squared."""
     half, near = np.float32(0.5), np.empty(residual.shape[1], np.int32)
@@ -321,16 +320,16 @@ def _add_to_bins(
 )
 def _add_to_cells(
     sums: Array,
-    residual: Image,
+    residual: Float,
     index: Places,
-    tables: Image,
-    u: Image,
-    v: Image,
-    moved: Image,
-    along: Image,
+    tables: Float,
+    u: Float,
+    v: Float,
+    moved: Float,
+    along: Float,
     first: tuple[int, int],
     shape: tuple[int, int],
-    counts: Image,
+    counts: Float,
 ) -> None:
     """Add up, by cells, what `CellStatistics` holds, with each row moved."""
     near = np.empty(residual.shape[1], np.int32)

@@ -6,9 +6,7 @@ from scipy.optimize import least_squares
 
 from oddlattice.crystal import CELL_PX, Column
 from oddlattice.lattice.columns import ColumnShape, gaussian, window_of_cell, window_offsets
-
-Array = npt.NDArray[np.float64]
-Spectrum = npt.NDArray[np.complex128]
+from oddlattice.numerics.arrays import Array
 
 TAIL_WEIGHT, TAIL_WIDTH = (0.12, 0.2), (2.0, 0.4)  # typical, and how far from it [of the column's own]
 CELL_ERROR = 0.01  # misfit of a mean cell that says nothing, of the local mean

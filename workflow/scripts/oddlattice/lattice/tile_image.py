@@ -25,6 +25,7 @@ from oddlattice.lattice.subareas import in_px
 from oddlattice.process.sandbox import Fault, spared
 from oddlattice.storage import blocks
 from oddlattice.storage.groups import array_of, group_of, said_of
+from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import Windows
 
 TILE_CELLS = 32  # one chunk is one tile of 32 x 32 cells
@@ -33,8 +34,6 @@ AT_ONCE_PX = 1 << 25  # an image of more pixels is read strip by strip
 DISTORTED = 1.04  # a cell stretched more one way than the other is said to be distorted
 DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
 CODEC = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
-
-Row = dict[str, str]
 
 
 def settings_from(given: Mapping[str, Any]) -> Settings:

@@ -4,15 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from oddlattice.crystal import CELL_PX, Crystal
+from oddlattice.crystal import CELL_PX, Crystal, column_nm2
 from oddlattice.lattice.columns import ColumnShape, peak_at
-from oddlattice.simulate.columnwise import SATURATION_NM, column_nm2
+from oddlattice.numerics.arrays import Array, Float
+from oddlattice.simulate.columnwise import SATURATION_NM
 from oddlattice.simulate.library import Library
-
-Array = npt.NDArray[np.float64]
-Float = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,9 @@
 """
 
 import numpy as np
-import numpy.typing as npt
 from scipy import special
 
-Array = npt.NDArray[np.float64]
+from oddlattice.numerics.arrays import Array
 
 
 def normal_sf(level: Array | float) -> Array:

@@ -5,10 +5,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from oddlattice.numerics.arrays import Float, Index
 from oddlattice.numerics.compiled import compiled
 
-Float = npt.NDArray[np.float32]
-Index = npt.NDArray[np.int64]
 TRUNCATE = 4.0  # the kernel ends at so many rms widths
 
 

@@ -6,17 +6,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from oddlattice.numerics.arrays import Array, Float, Index
 from oddlattice.numerics.compiled import compiled
 
-Array = npt.NDArray[np.float64]
-Image = npt.NDArray[np.float32]
-Index = npt.NDArray[np.int64]
 Ranks = npt.NDArray[np.int32]
 
 POLYNOMIAL_POINTS = 300_000
 
 
-def finite(pixels: npt.ArrayLike) -> Image:
+def finite(pixels: npt.ArrayLike) -> Float:
     """Pixels as finite float32; a pixel without a number counts as 0."""
     values = np.asarray(pixels, dtype=np.float32)
     if not np.isfinite(values.sum()):
@@ -24,13 +22,13 @@ def finite(pixels: npt.ArrayLike) -> Image:
     return values if values.flags.writeable else values.copy()  # compiled loops take no array that is read-only
 
 
-def block_mean(strip: Image, n: int) -> Image:
+def block_mean(strip: Float, n: int) -> Float:
     """Mean of n x n blocks; blocks cut by the border average what there is. Shape (ceil(rows/n), ceil(cols/n))."""
     return _block_mean(np.asarray(strip, dtype=np.float32), n)
 
 
 @compiled("float32[:, ::1](float32[:, :], int64)")
-def _block_mean(strip: Image, n: int) -> Image:
+def _block_mean(strip: Float, n: int) -> Float:
     rows, cols = strip.shape
     mean = np.empty((-(-rows // n), -(-cols // n)), np.float32)
     line = np.empty(cols, np.float32)
@@ -46,14 +44,14 @@ def _block_mean(strip: Image, n: int) -> Image:
     return mean
 
 
-def lerp_at(length: int, first: float, step: float, count: int) -> tuple[Index, Image]:
+def lerp_at(length: int, first: float, step: float, count: int) -> tuple[Index, Float]:
     """Lower neighbours and parts for linear interpolation (and extrapolation) of a grid at pixels 0 .. length - 1."""
     index = (np.arange(length) - first) / step
     low = np.clip(np.floor(index).astype(np.int64), 0, max(count - 2, 0))
     return low, (index - low).astype(np.float32)
 
 
-def running_median(values: Image, height: int, width: int) -> Image:
+def running_median(values: Float, height: int, width: int) -> Float:
     """Median over `height` x `width` pixels (odd) around each of an image without negative values; edges continue."""
     wide = np.pad(values, ((height // 2, height // 2), (width // 2, width // 2)), mode="edge")
     # Numbers from 0 on are in the order of their bits: whole numbers, that the processor compares many at a time.
@@ -93,7 +91,7 @@ def _running_median(values: Ranks, height: int, width: int) -> Ranks:
 
 
 @compiled("float32[:, :, ::1](float64[:, :, :], int64[::1], float32[::1], int64[::1], float32[::1])")
-def lerp(layers: Array, low: Index, down: Image, left: Index, across: Image) -> Image:
+def lerp(layers: Array, low: Index, down: Float, left: Index, across: Float) -> Float:
     """Layers (k, n, m) at pixels, between grid rows `low` and the next, cols `left` and the next; (k, rows, cols).
 
     See `lerp_at`.
@@ -113,7 +111,7 @@ def lerp(layers: Array, low: Index, down: Image, left: Index, across: Image) -> 
     return found
 
 
-def slow_mean(image: Image, sigma_px: float) -> Image:
+def slow_mean(image: Float, sigma_px: float) -> Float:
     """Gaussian mean of an image over `sigma_px`, by way of a smaller image; same shape, float32."""
     n = max(int(sigma_px / 3), 1)
     small = ndimage.gaussian_filter(block_mean(image, n), sigma_px / n, mode="nearest", truncate=3.0)

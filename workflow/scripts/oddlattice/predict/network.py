@@ -15,10 +15,10 @@ from oddlattice.crystal import CELL_PX
 from oddlattice.lattice.columns import as_cells, mean_cell
 from oddlattice.model.patches import standardised
 from oddlattice.model.vae import VAE
+from oddlattice.numerics.arrays import Float
 from oddlattice.numerics.local_plane import Planes, planes_through
 from oddlattice.numerics.medians import median
 
-Float = npt.NDArray[np.float32]
 CHUNK_CELLS = 32  # a chunk is 32x32 cells: one batch
 
 

@@ -20,8 +20,7 @@ from oddlattice.read.images import Array, Survey
 from oddlattice.read.reader import Signal
 from oddlattice.storage import omezarr
 from oddlattice.storage.groups import array_of
-
-Row = dict[str, object]
+from oddlattice.storage.rows import Row
 
 
 @dataclass(frozen=True)

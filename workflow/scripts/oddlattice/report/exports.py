@@ -5,7 +5,6 @@ import uuid
 from base64 import b64encode
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +23,7 @@ from oddlattice.defects.kinds import KINDS, kind_of
 from oddlattice.report import numbers as n
 from oddlattice.report import pictures
 from oddlattice.report.vector_fields import round_up
-
-Row = dict[str, Any]
+from oddlattice.storage.rows import Row
 
 #: Coordinates of QuPath begin at the corner of the first pixel, ours in its middle.
 CORNER_PX = 0.5

@@ -11,11 +11,10 @@ import polars as pl
 import yaml
 
 from oddlattice.defects.kinds import kind_of
+from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.report import numbers as n
-
-Array = npt.NDArray[np.float64]
-Row = dict[str, Any]
+from oddlattice.storage.rows import Row
 
 STATES = {
     "analysed": "Analysed",

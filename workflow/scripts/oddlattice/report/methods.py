@@ -5,8 +5,7 @@ from typing import Any
 
 from oddlattice.report import numbers as n
 from oddlattice.statistics import pair_correlation
-
-Row = dict[str, Any]
+from oddlattice.storage.rows import Row
 
 #: What is cited, by a key of our own. Checked against the publishers' pages.
 REFERENCES = {

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from oddlattice.numerics.arrays import Array
+
 Loops = list[list[tuple[float, float]]]
 
 

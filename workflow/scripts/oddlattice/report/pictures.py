@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from oddlattice.numerics.arrays import Array
 from oddlattice.storage.windows import every
 
-Array = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
 Covered = tuple[Bytes, npt.NDArray[np.bool_] | None]  # 8-bit view, and where it has no data
 

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from oddlattice.numerics.arrays import Array
 from oddlattice.report.numbers import count, fixed
-
-Array = npt.NDArray[np.float64]
 
 WIDTH, HEIGHT = 640, 280
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 26, 42

@@ -2,14 +2,12 @@
 
 import itertools
 import math
-from typing import Any
 
 from oddlattice.report import numbers as n
 from oddlattice.report import vector_fields
 from oddlattice.report.charts import Axis, Point, Series, at_x, at_y, chart
 from oddlattice.report.plots import ticks
-
-Row = dict[str, Any]
+from oddlattice.storage.rows import Row
 
 BLUE, ORANGE = "#1f78c8", "#d07a1c"
 CLAIM = 0.05

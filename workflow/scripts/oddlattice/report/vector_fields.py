@@ -2,15 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from oddlattice.numerics.arrays import Array
 from oddlattice.report.numbers import significant
-
-Array = npt.NDArray[np.float64]
-Row = dict[str, Any]
+from oddlattice.storage.rows import Row
 
 WIDTH = 640
 TALLEST = 640

@@ -10,20 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.crystal import Column, Crystal
+from oddlattice.crystal import Crystal, column_nm2, scattering_nm2
+from oddlattice.numerics.arrays import Array
 
-Array = npt.NDArray[np.float64]
-
-Z_OF = {
-    symbol: z
-    for z, symbol in enumerate(
-        "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr "
-        "Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir "
-        "Pt Au Hg Tl Pb Bi".split(),
-        start=1,
-    )
-}
-CROSS_SECTION_SR_NM2 = 3e-5  # ASSUME: one Sr atom into a HAADF detector at 200-300 kV, channelling included
 SATURATION_NM = 40.0  # ASSUME: thickness at which dechannelling has levelled the growth to 1/e
 
 
@@ -120,21 +109,6 @@ class Scan:
     columns: npt.NDArray[np.int64]
     places_px: Array
     defects: tuple[Defect, ...] = field(default=())
-
-
-def scattering_nm2(atoms: dict[str, float], repeats: float | Array) -> Array:
-    """Integrated intensity of a column [nm^2]: cross-section times atoms, levelling off with thickness.
-
-    Source: the Z^1.7 dependence of HAADF, Pennycook and Jesson, Ultramicroscopy 37 (1991) 14,
-    doi:10.1016/0304-3991(91)90004-P.
-    """
-    per_repeat = sum(n * (Z_OF[symbol] / 38.0) ** 1.7 for symbol, n in atoms.items())
-    return np.asarray(CROSS_SECTION_SR_NM2 * per_repeat * repeats, dtype=np.float64)
-
-
-def column_nm2(column: Column) -> float:
-    """Integrated intensity per repeat of a column [nm^2]; of one known from an image only, as bright as so much Sr."""
-    return float(scattering_nm2(column.atoms, 1.0)) if column.atoms else CROSS_SECTION_SR_NM2 * column.brightness
 
 
 def lattice_vectors_px(crystal: Crystal, conditions: Conditions) -> Array:

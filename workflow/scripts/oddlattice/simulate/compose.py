@@ -14,10 +14,9 @@ import numpy.typing as npt
 from scipy.ndimage import map_coordinates, spline_filter
 
 from oddlattice.crystal import Crystal
+from oddlattice.numerics.arrays import Array
 from oddlattice.simulate.columnwise import Conditions, Defect, Scan, cells_over, lattice_vectors_px, smooth_field
 from oddlattice.simulate.library import Change, Library
-
-Array = npt.NDArray[np.float64]
 
 FINER = 3  # upsampling of the library's images before they are interpolated by cubic splines
 RIM_CELLS = 0.25  # width over which a difference fades out at the rim of its window

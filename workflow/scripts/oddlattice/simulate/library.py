@@ -18,10 +18,9 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from oddlattice.numerics.arrays import Float
 from oddlattice.simulate.optics import wavelength_angstrom
 from oddlattice.storage.atomic import whole_file, write_text
-
-Images = npt.NDArray[np.float32]
 
 RECIPE_KEYS = {
     "name",
@@ -141,8 +140,8 @@ class Library:
     """
 
     recipe: dict[str, Any]
-    bulk: Images
-    differences: dict[str, Images]
+    bulk: Float
+    differences: dict[str, Float]
     cell_nm: tuple[float, float, float]
     sha256: str = ""
 
@@ -162,7 +161,7 @@ class Library:
         optics = self.recipe["microscope"]
         return float(0.021 * wavelength_angstrom(optics["kv"]) / (optics["convergence_mrad"] / 1000))
 
-    def planes(self, images: Images, thickness_cells: float) -> npt.NDArray[np.float64]:
+    def planes(self, images: Float, thickness_cells: float) -> npt.NDArray[np.float64]:
         """Image at one thickness [cells], linear between the stored ones and from nothing at thickness 0.
 
         Raises

@@ -9,8 +9,7 @@ import polars as pl
 
 from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.statistics import densities, poisson
-
-Row = dict[str, Any]
+from oddlattice.storage.rows import Row
 
 LEAST_KIND = 10  # a kind of fewer defects has no trend of its own
 REVIEWED_AWAY = ("rejected",)  # defects that a person said are none

@@ -9,8 +9,7 @@ import numpy as np
 from scipy import optimize, special
 
 from oddlattice.numerics.intervals import poisson_interval, wilson
-
-Row = dict[str, Any]
+from oddlattice.storage.rows import Row
 
 LEAST_COMPLETENESS = 0.05  # below this lower limit of the completeness a correction is no more than a guess
 _NORMAL_95 = 1.959963984540054

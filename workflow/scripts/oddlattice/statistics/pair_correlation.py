@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from oddlattice.numerics.arrays import Array
 
 SIMULATIONS = 999
 MANY = 1000  # with more defects than this fewer simulations do

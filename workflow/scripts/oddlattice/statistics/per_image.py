@@ -1,17 +1,14 @@
 """The statistics of one image: what its tables are turned into for the report and for others to read."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from oddlattice.defects.kernels import raw_places
+from oddlattice.numerics.arrays import Array
 from oddlattice.statistics import densities, pair_correlation, polar
 from oddlattice.statistics.across_images import kinds_of, point_defects
-
-Array = npt.NDArray[np.float64]
-Row = dict[str, Any]
+from oddlattice.storage.rows import Row
 
 
 def defect_figures(row: Row, defects: pl.DataFrame, columns: pl.DataFrame) -> Row:

@@ -8,14 +8,12 @@ the two is the one to quote.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import optimize, special
 
-Array = npt.NDArray[np.float64]
-Row = dict[str, Any]
+from oddlattice.numerics.arrays import Array
+from oddlattice.storage.rows import Row
 
 FEW = 100  # with fewer defects than this the p-value is counted out in a simulation, not taken from the limit
 SIMULATIONS = 9999

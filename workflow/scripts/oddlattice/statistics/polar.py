@@ -13,10 +13,8 @@ import numpy.typing as npt
 
 from oddlattice.crystal import CELL_PX, Column, Crystal
 from oddlattice.lattice.columns import ColumnShape, column_cells, window_offsets, window_start_px
+from oddlattice.numerics.arrays import Array, Mask
 from oddlattice.numerics.compiled import compiled
-
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.uint8]
 
 FIT_CELLS = 0.27  # radius of the disc around a column that its place is fitted in
 FARTHEST_CELLS = 0.2  # a column further off its place is none

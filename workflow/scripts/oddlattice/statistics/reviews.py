@@ -15,11 +15,10 @@ import numpy.typing as npt
 import polars as pl
 from skimage import measure
 
+from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.intervals import poisson_interval, wilson
 from oddlattice.storage.products import REVIEWS, table
-
-Row = dict[str, Any]
-Array = npt.NDArray[np.float64]
+from oddlattice.storage.rows import Row
 
 NEAR_CELLS = 0.3  # a mark belongs to a defect within this part of a unit cell's edge; columns stand further apart
 NEAR_PX = 8.0  # the same where the lattice is not known

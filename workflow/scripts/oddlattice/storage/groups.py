@@ -6,8 +6,7 @@ import numpy.typing as npt
 import zarr
 
 from oddlattice.storage import blocks
-
-Row = dict[str, Any]
+from oddlattice.storage.rows import Row
 
 
 def group_of(parent: zarr.Group, name: str) -> zarr.Group:

@@ -3,12 +3,11 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from oddlattice.report.pages import json_text
 from oddlattice.storage.atomic import whole_file
+from oddlattice.storage.json_text import json_text
+from oddlattice.storage.rows import Row
 
-Row = dict[str, Any]
 _JSON = json.JSONDecoder()
 
 

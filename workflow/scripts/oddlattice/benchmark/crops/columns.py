@@ -11,9 +11,7 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter
 
 from oddlattice.benchmark.crops.lattice import FINE, Cell, Fit, displacement_px, lattice_places, sample_cell
-
-Array = npt.NDArray[np.float64]
-Float = npt.NDArray[np.float32]
+from oddlattice.numerics.arrays import Array, Float
 
 CANVAS_PX = 12  # per lattice vector
 REACH_PX = 6  # half width of a column's window

@@ -13,10 +13,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter, medi
 from scipy.optimize import minimize
 
 from oddlattice.lattice.fourier import SMALLEST_PERIOD_PX, NoLatticeError, describe, lattice_of_peaks, reduced
-
-Array = npt.NDArray[np.float64]
-Float = npt.NDArray[np.float32]
-Complex = npt.NDArray[np.complex128]
+from oddlattice.numerics.arrays import Array, Complex, Float
 
 FINE = 96  # grid on which the cell is kept
 BINS = 48  # grid on which crops are averaged into the cell

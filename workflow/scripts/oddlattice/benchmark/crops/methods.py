@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from scipy.ndimage import gaussian_filter
 
@@ -42,10 +41,9 @@ from oddlattice.benchmark.crops.sets import SIDE_PX, TEST, TRAIN
 from oddlattice.benchmark.crops.vae import STEPS, Predictor, TrainingSet, train_predictor
 from oddlattice.benchmark.fields import auroc
 from oddlattice.lattice.fourier import NoLatticeError
+from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.intervals import wilson
 
-Array = npt.NDArray[np.float64]
-Float = npt.NDArray[np.float32]
 Say = Callable[[str], None]
 
 COMPONENTS = 20

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-Float = npt.NDArray[np.float32]
+from oddlattice.numerics.arrays import Float
 
 SIDE_PX = 64
 TRAIN, TEST = "bulk_train", "bulk_test"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from oddlattice.benchmark.crops.columns import CANVAS_PX, SIDE_PX, Site, window_start
+from oddlattice.numerics.arrays import Float
 
-Float = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 LATENT = 8

@@ -1,0 +1,11 @@
+"""The arrays of this package, by name."""
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Float = npt.NDArray[np.float32]  # images and maps
+Complex = npt.NDArray[np.complex128]
+Mask = npt.NDArray[np.uint8]  # 1 where something holds, as it is stored
+Bools = npt.NDArray[np.bool_]
+Index = npt.NDArray[np.int64]
