@@ -1,0 +1,31 @@
+"""The size of a raw pixel: what the header says, and what the lattice makes of it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PixelNm = tuple[float, float]
+
+
+def header_nm(source: Mapping[str, Any]) -> PixelNm | None:
+    """Pixel size (row, col) that the file states [nm], from what the read stage says of an image; None without."""
+    found = source.get("pixel_nm_header")
+    return None if not found else (float(found[0]), float(found[1]))
+
+
+def mean_nm(pixel_nm: Sequence[float]) -> float:
+    """One number for a pixel size (row, col) [nm]: the side of a square pixel of the same area."""
+    return math.sqrt(pixel_nm[0] * pixel_nm[1])
+
+
+def by_lattice_nm(mean_pixel_nm: float, header: Sequence[float] | None) -> PixelNm:
+    """Pixel size (row, col) [nm] of a fitted lattice's mean pixel: split between the directions as the header says."""
+    ratio = math.sqrt(header[0] / header[1]) if header else 1.0
+    return mean_pixel_nm * ratio, mean_pixel_nm / ratio
+
+
+def pixel_nm(mean_pixel_nm: float | None, header: Sequence[float] | None) -> PixelNm | None:
+    """Pixel size (row, col) [nm]: by the fitted lattice where there is one, else the header's; None without both."""
+    if mean_pixel_nm is not None:
+        return by_lattice_nm(mean_pixel_nm, header)
+    return (float(header[0]), float(header[1])) if header else None
