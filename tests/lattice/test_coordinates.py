@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from support.lattice_samples import SRTIO3, true_row_shift_px
 
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.lattice.register import fit_registration
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
+from support.lattice_samples import SRTIO3, true_row_shift_px
 
 
 def bent(transposed: bool = False) -> Coordinates:

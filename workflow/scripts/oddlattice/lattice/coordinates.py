@@ -37,7 +37,7 @@ class Coordinates:
 
     @classmethod
     def of(cls, tiles: zarr.Group, corners: tuple[slice, ...] = ()) -> Self:
-        """Coordinates that the tile stage wrote of an image; of a window of `corners` (u, v), counted from its first."""
+        """What the tile stage wrote of an image; of a window of `corners` (u, v) of cells, counted from its first."""
         nodes = values_of(tiles, "nodes_px", (slice(None), *corners) if corners else ())
         return cls(nodes, values_of(tiles, "row_shift_px"), bool(said_of(tiles)["scan_turned"]))
 
