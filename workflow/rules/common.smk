@@ -163,7 +163,9 @@ def again(wildcards):
 
 def of_crops(wildcards):
     """Input function: the sets below `crops`, each of them looked at; a bad one ends the run with one sentence."""
-    from oddlattice.benchmark.crops import sets  # here, not above: it brings numpy, which no other part of a Snakefile needs
+    from oddlattice.benchmark.crops import (
+        sets,
+    )  # here, not above: it brings numpy, which no other part of a Snakefile needs
 
     if not config["crops"]:
         stop("crops", "found nothing; needed the path of a folder of .npy sets")
