@@ -107,7 +107,7 @@ def loss_terms(
         defects); noise variance of the input.
     """
     mean, log_variance = model.encode(patch)
-    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
+    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
     prediction = model.decode(mean + noise * torch.exp(0.5 * log_variance))
     misfit = ((target - prediction) ** 2 / (2 * variance)).sum(dim=(1, 2, 3))
     divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1)
