@@ -9,7 +9,7 @@ from rsciio.emd import file_reader
 from scipy.ndimage import map_coordinates, spline_filter
 
 from oddlattice.crystal import CELL_PX, Crystal
-from oddlattice.defects.kernels import raw_places
+from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.lattice.register import fit_registration, render
 
 Array = npt.NDArray[np.float64]
@@ -71,9 +71,10 @@ def lay_on_lattice(path: Path, crystal: Crystal) -> RealScan:
     a = (nodes[:, -1, :] - nodes[:, 0, :]).mean(1) / (nodes.shape[1] - 1)
     b = (nodes[:, :, -1] - nodes[:, :, 0]).mean(1) / (nodes.shape[2] - 1)
     vectors = np.array([a, b])
+    coordinates = Coordinates(found.nodes_px, found.row_shift_px, found.turned)
     places, brightness = {}, {}
     for column in crystal.tested:
-        places[column.site] = raw_places(found.nodes_px.astype(np.float32), cells + np.array([column.u, column.v]))
+        places[column.site] = coordinates.straight_px(cells + np.array([column.u, column.v]))
         brightness[column.site] = found.local_mean[cells[:, 0], cells[:, 1]]
     ground = float(sample(cell, np.array(BETWEEN)).mean())
     pixel_nm = float(np.sqrt(crystal.a_nm * crystal.b_nm / abs(np.linalg.det(vectors))))

@@ -14,6 +14,7 @@ from scipy.stats import norm
 import gather_defects
 from oddlattice.archive import review_files
 from oddlattice.crystal import Crystal, crystal_from_dict
+from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.report.outlines import bilinear
 from oddlattice.simulate.columnwise import Conditions, Defect, Scan, simulate_scan
 from oddlattice.statistics import per_image, polar
@@ -200,11 +201,12 @@ def image_statistics(
     pixel = np.array([row["pixel_nm"]] * 2)
     found = per_image.defect_figures(row, table(defects, DEFECTS), columns)
     found["clustering"] = per_image.clustering(table(defects, DEFECTS), columns, pixel, 0.39, row["area_nm2"], seed)
-    found["lattice"] = per_image.lattice_figures(*polar.lattice_field(nodes, mask, pixel), nodes)
+    at = Coordinates(nodes, np.zeros(row["rows"]))
+    found["lattice"] = per_image.lattice_figures(*polar.lattice_field(nodes, mask, pixel), at)
     cells = np.argwhere(mask > 0)
     shift = np.random.default_rng(seed).normal(6, 3, (len(cells), 2))
     moved = polar.Polar(cells, cells + 0.5, shift, 3.0, "Sr", "Ti")
-    return found | {"polar": per_image.polar_figures(moved, nodes)}
+    return found | {"polar": per_image.polar_figures(moved, at)}
 
 
 def trials(half: float) -> list[dict[str, float]]:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import zarr
 
 from oddlattice.crystal import Crystal, load_crystal
-from oddlattice.defects.kernels import raw_places
+from oddlattice.lattice import pixel_size
 from oddlattice.lattice.columns import ColumnShape
+from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.process.logs import log_to
 from oddlattice.process.single_thread import one_thread
 from oddlattice.process.supervised import Watch, go_on_watched
@@ -24,13 +24,13 @@ from oddlattice.storage.products import PLACES, table, write_parquet
 from oddlattice.storage.rows import Row
 
 
-def place_rows(name: str, places: polar.Places, found: polar.Polar | None, nodes_px: npt.NDArray[Any]) -> pl.DataFrame:
+def place_rows(name: str, places: polar.Places, found: polar.Polar | None, coordinates: Coordinates) -> pl.DataFrame:
     """Measured columns of a site as rows of products.PLACES, those without a place left out."""
     known = np.isfinite(places.uv).all(axis=1)
-    cells, at = places.cells[known], raw_places(nodes_px, places.uv[known])
+    cells, at = places.cells[known], coordinates.seen_px(places.uv[known])
     shift = np.full((len(cells), 2), np.nan)
     if found is not None and found.b_site == places.site:
-        moved = np.full((*nodes_px.shape[1:], 2), np.nan)
+        moved = np.full((*coordinates.nodes_px.shape[1:], 2), np.nan)
         moved[found.cells[:, 0], found.cells[:, 1]] = found.shift_pm
         shift = moved[cells[:, 0], cells[:, 1]]
     return pl.DataFrame(
@@ -54,11 +54,9 @@ def measure(
     """Statistics of one analysed image and its measured columns."""
     name = str(row["image_id"])
     tiles, model = group_of(stores["tiles"], name), said_of(group_of(stores["differences"], name))
-    lattice, header = said_of(tiles), said_of(group_of(stores["images"], name)).get("pixel_nm_header")
-    nodes_px, mask = values_of(tiles, "nodes_px"), values_of(tiles, "mask")
-    # the lattice is the ruler, split between the directions as the header says
-    ratio = math.sqrt(header[0] / header[1]) if header else 1.0
-    pixel_nm = lattice["pixel_nm"] * np.array([ratio, 1 / ratio])
+    lattice, header = said_of(tiles), pixel_size.header_nm(said_of(group_of(stores["images"], name)))
+    coordinates, mask = Coordinates.of(tiles), values_of(tiles, "mask")
+    pixel_nm = np.array(pixel_size.by_lattice_nm(lattice["pixel_nm"], header))
     vectors_nm = np.array([lattice["a_px"], lattice["b_px"]]) * pixel_nm
     defects, columns = (tables[key].filter(pl.col("image_id") == name) for key in ("defects", "columns"))
     found = per_image.defect_figures(row, defects, columns)
@@ -66,7 +64,9 @@ def measure(
     found["clustering"] = per_image.clustering(
         defects, columns, pixel_nm, cell_nm, row["area_nm2"], seed_for(name, seed)
     )
-    found["lattice"] = per_image.lattice_figures(*polar.lattice_field(nodes_px, mask, pixel_nm), nodes_px)
+    found["lattice"] = per_image.lattice_figures(
+        *polar.lattice_field(coordinates.nodes_px, mask, pixel_nm), coordinates
+    )
     shapes = [ColumnShape(c["site"], c["u"], c["v"], c["amplitude"], tuple(c["precision"])) for c in model["columns"]]
     places = [polar.measure_places(tiles["tiles"], mask, shape) for shape in shapes]
     sites = polar.perovskite_sites(crystals[row["model"]]) if row["model"] in crystals else None
@@ -79,8 +79,8 @@ def measure(
     else:
         a, b = (by_site[column.site] for column in sites)
         displaced = polar.polar_displacements(a, b, (mask.shape[0], mask.shape[1]), vectors_nm * 1000)
-        found["polar"] = per_image.polar_figures(displaced, nodes_px)
-    return found, [place_rows(name, p, displaced, nodes_px) for p in places]
+        found["polar"] = per_image.polar_figures(displaced, coordinates)
+    return found, [place_rows(name, p, displaced, coordinates) for p in places]
 
 
 def main(

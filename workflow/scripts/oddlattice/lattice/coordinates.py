@@ -5,10 +5,11 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 import zarr
 from scipy.ndimage import map_coordinates
 
-from oddlattice.numerics.arrays import Array, Float
+from oddlattice.numerics.arrays import Array
 from oddlattice.storage.groups import said_of, values_of
 
 STEPS = 8  # of the fixed-point iteration; each leaves of the error as much as the lattice bends over a cell
@@ -31,8 +32,8 @@ class Coordinates:
         Whether the lines of the scan are the image's columns, not its rows.
     """
 
-    nodes_px: Array | Float
-    line_shift_px: Array | Float
+    nodes_px: npt.NDArray[np.floating]
+    line_shift_px: npt.NDArray[np.floating]
     transposed: bool = False
 
     @classmethod

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from oddlattice.defects.kernels import raw_places
+from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.numerics.arrays import Array
 from oddlattice.statistics import densities, pair_correlation, polar
 from oddlattice.statistics.across_images import kinds_of, point_defects
@@ -57,14 +57,13 @@ def clustering(
     }
 
 
-def vector_field(blocks: polar.Blocks, nodes_px: npt.NDArray[np.float32], sigma_pm: float | None) -> Row:
-    """A field of displacements as rows of places [px] and vectors [pm]."""
-    places = raw_places(nodes_px, blocks.uv) if len(blocks.uv) else np.empty((0, 2))
-    u, v = blocks.uv.T if len(blocks.uv) else np.empty((2, 0))
+def vector_field(blocks: polar.Blocks, at: Coordinates, sigma_pm: float | None) -> Row:
+    """A field of displacements as rows of straight places [px] and vectors [pm]: a block covers many lines."""
+    places = at.straight_px(blocks.uv)
+    u, v = blocks.uv.T
     half = blocks.cells / 2
     corners = [
-        raw_places(nodes_px, np.stack([u + half * i, v + half * j], -1))
-        for i, j in ((-1, -1), (-1, 1), (1, 1), (1, -1))
+        at.straight_px(np.stack([u + half * i, v + half * j], -1)) for i, j in ((-1, -1), (-1, 1), (1, 1), (1, -1))
     ]
     return {
         "block_cells": blocks.cells,
@@ -78,7 +77,7 @@ def vector_field(blocks: polar.Blocks, nodes_px: npt.NDArray[np.float32], sigma_
     }
 
 
-def polar_figures(found: polar.Polar, nodes_px: npt.NDArray[np.float32]) -> Row:
+def polar_figures(found: polar.Polar, at: Coordinates) -> Row:
     """Mean, size and map of the B sites' displacements; `reason` where there is nothing to show."""
     n = len(found.cells)
     if n < 9 or not np.isfinite(found.sigma_pm):
@@ -104,16 +103,16 @@ def polar_figures(found: polar.Polar, nodes_px: npt.NDArray[np.float32]) -> Row:
         "rms_pm": float(np.sqrt((size**2).mean())),
         "median_size_pm": float(np.median(size)),
         "blocks_beyond_noise": float(beyond.mean()),
-        "field": vector_field(blocks, nodes_px, found.sigma_pm),
+        "field": vector_field(blocks, at, found.sigma_pm),
     }
 
 
-def lattice_figures(cells: npt.NDArray[np.intp], shift_pm: Array, nodes_px: npt.NDArray[np.float32]) -> Row:
+def lattice_figures(cells: npt.NDArray[np.intp], shift_pm: Array, at: Coordinates) -> Row:
     """Size and map of the smooth displacement of the lattice from a perfect one."""
     blocks = polar.in_blocks(cells, shift_pm, (0.5, 0.5), most=20)
     size = np.hypot(*shift_pm.T)
     return {
         "rms_pm": float(np.sqrt((size**2).mean())),
         "largest_pm": float(size.max()),
-        "field": vector_field(blocks, nodes_px, None),
+        "field": vector_field(blocks, at, None),
     }

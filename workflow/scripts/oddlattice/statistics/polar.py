@@ -290,7 +290,9 @@ def in_blocks(cells: npt.NDArray[np.intp], shift_pm: Array, middle: Sequence[flo
     return Blocks(side, centre[full], (total / number[:, None])[full], number[full])
 
 
-def lattice_field(nodes_px: npt.NDArray[np.float32], mask: Mask, pixel_nm: Array) -> tuple[npt.NDArray[np.intp], Array]:
+def lattice_field(
+    nodes_px: npt.NDArray[np.floating], mask: Mask, pixel_nm: Array
+) -> tuple[npt.NDArray[np.intp], Array]:
     """How far each analysed cell's corner lies from the perfect lattice through all of them.
 
     Parameters
