@@ -17,9 +17,11 @@ from oddlattice.defects.injection import (
     smallest_loss,
     trial_rows,
 )
-from oddlattice.defects.kernels import Noise, estimate_noise, judge_columns
+from oddlattice.defects.kernels import moved_peak
 from oddlattice.defects.known_defects import Trial, plain_trials, trials_of
-from oddlattice.defects.listing import Found, Judged, judge_all, moved_peak, single_defects
+from oddlattice.defects.listing import Found, Judged, judge_all, single_defects
+from oddlattice.defects.noise import Noise, estimate_noise
+from oddlattice.defects.null import judge_columns
 from oddlattice.lattice.columns import ColumnShape, peak_at
 from oddlattice.numerics.intervals import wilson
 

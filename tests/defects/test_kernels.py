@@ -8,26 +8,30 @@ from scipy import stats
 from scipy.ndimage import gaussian_filter
 
 from oddlattice.crystal import CELL_PX
-from oddlattice.defects.kernels import (
-    SIDE_PX,
+from oddlattice.defects.fdr import q_values
+from oddlattice.defects.kernels import raw_places
+from oddlattice.defects.noise import _pairs_at_lags, estimate_noise, in_mean_cells, local_contrast
+from oddlattice.defects.null import (
     Null,
     Scored,
-    _pairs_at_lags,
     change_error,
     either,
-    estimate_noise,
-    in_mean_cells,
     judge_columns,
     lean_of,
-    local_contrast,
-    published_map,
-    q_values,
-    raw_places,
     robust_normal,
     robust_plane,
     shift_error_pm,
 )
-from oddlattice.lattice.columns import ColumnShape, cut_windows, peak_at, signatures, window_offsets, window_start_px
+from oddlattice.defects.published_score import published_map
+from oddlattice.lattice.columns import (
+    SIDE_PX,
+    ColumnShape,
+    cut_windows,
+    peak_at,
+    signatures,
+    window_offsets,
+    window_start_px,
+)
 
 VECTORS_PM = np.array([[390.0, 0.0], [0.0, 390.0]])
 SR = ColumnShape("Sr", 0.0, 0.0, 3.0, (90.0, 0.0, 90.0))

@@ -8,17 +8,13 @@ from scipy import stats
 from scipy.ndimage import gaussian_filter, maximum_filter
 
 from defects.test_kernels import CELLS, SR, TI, VECTORS_PM, noise_map, put
-from oddlattice.defects.kernels import estimate_noise, judge_columns, z_map
-from oddlattice.defects.listing import (
-    Found,
-    extra_columns,
-    group_extended,
-    highest_of,
-    judge_all,
-    kind_probabilities,
-    moved_peak,
-    single_defects,
-)
+from oddlattice.defects.extra import extra_columns, highest_of
+from oddlattice.defects.kernels import moved_peak, z_map
+from oddlattice.defects.kind_probabilities import kind_probabilities
+from oddlattice.defects.listing import Found, judge_all, single_defects
+from oddlattice.defects.noise import estimate_noise
+from oddlattice.defects.null import judge_columns
+from oddlattice.defects.regions import group_extended
 from oddlattice.lattice.columns import ColumnShape
 from oddlattice.numerics.intervals import poisson_interval, weighted_poisson_interval, wilson
 

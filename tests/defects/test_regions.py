@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import yaml
 
-from find_defects import Registered
 from oddlattice.crystal import CELL_PX
 from oddlattice.defects.kernels import raw_places
 from oddlattice.defects.listing import Found, Judged
 from oddlattice.defects.regions import extended_regions, gap_cells, loud_cells, loudness
+from oddlattice.defects.registered import Registered
 from oddlattice.lattice.register import fit_registration
 from oddlattice.model.folder import load_model
 from run_benchmark import Predictor, Setup, analysed, tiled

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from oddlattice.crystal import CELL_PX, load_crystal
-from oddlattice.defects.kernels import estimate_noise, judge_columns
 from oddlattice.defects.listing import judge_all
+from oddlattice.defects.noise import estimate_noise
+from oddlattice.defects.null import judge_columns
 from oddlattice.lattice.columns import as_cells, mean_cell
 from oddlattice.lattice.shapes import fit_shape
 from oddlattice.model.folder import load_model

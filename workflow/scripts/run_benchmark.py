@@ -20,7 +20,6 @@ import zarr
 from zarr.storage import MemoryStore
 
 from cut_tiles import main as cut_tiles
-from find_defects import Registered, find_in_image, load_registered
 from find_defects import main as find_defects
 from infer_differences import Predictor, infer_image
 from infer_differences import main as infer_differences
@@ -50,7 +49,9 @@ from oddlattice.benchmark.published import (
 from oddlattice.benchmark.tables import BULK, NEAR, Findings, summarise
 from oddlattice.benchmark.truth import column_table, defect_table, file_row
 from oddlattice.crystal import CELL_PX, Crystal
+from oddlattice.defects.find import find_in_image
 from oddlattice.defects.listing import Judged
+from oddlattice.defects.registered import Registered, load_registered
 from oddlattice.lattice.fourier import NoLatticeError
 from oddlattice.lattice.register import NoModelError, Registration, fit_registration
 from oddlattice.lattice.tile_image import settings_from, tiled_attributes, write_registration

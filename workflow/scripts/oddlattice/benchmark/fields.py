@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from oddlattice.crystal import Crystal
-from oddlattice.defects.listing import EMPTY_BELOW
+from oddlattice.defects.kind_probabilities import EMPTY_BELOW
 from oddlattice.numerics.arrays import Array
 from oddlattice.simulate.columnwise import Conditions, Defect, Scan, lattice_vectors_px
 from oddlattice.simulate.compose import AtomDefect, compose_scan, difference_image, find_change, library_conditions

@@ -18,7 +18,7 @@ from oddlattice.benchmark.fields import (
 )
 from oddlattice.benchmark.published import Band
 from oddlattice.benchmark.targets import aims_table
-from oddlattice.defects.kernels import shift_error_pm
+from oddlattice.defects.null import shift_error_pm
 from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.intervals import wilson
 from oddlattice.simulate.columnwise import Conditions

@@ -9,8 +9,9 @@ from scipy.spatial import cKDTree
 
 from oddlattice.benchmark.fields import NEAR_CELLS, Field
 from oddlattice.benchmark.tables import BULK, NEAR
-from oddlattice.defects.kernels import change_error, raw_places
+from oddlattice.defects.kernels import raw_places
 from oddlattice.defects.listing import Judged
+from oddlattice.defects.null import change_error
 from oddlattice.numerics.arrays import Array, Float
 
 TESTED_CELLS, SAME_CELLS, LISTED_CELLS = 0.3, 0.2, 0.45  # how near a place is to count as tested, as it, as listed

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.defects.kernels import Noise, Scored
+from oddlattice.defects.kernels import moved_peak
 from oddlattice.defects.known_defects import Trial
-from oddlattice.defects.listing import Found, Judged, moved_peak
+from oddlattice.defects.listing import Found, Judged
+from oddlattice.defects.noise import Noise
+from oddlattice.defects.null import Scored
 from oddlattice.lattice.columns import peak_at, window_of_cell, window_offsets
 from oddlattice.numerics import distributions
 from oddlattice.numerics.arrays import Array

@@ -5,6 +5,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import binary_dilation, binary_propagation, label
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from oddlattice.defects.listing import Found
 from oddlattice.lattice.columns import as_cells
@@ -14,6 +17,7 @@ Cells = npt.NDArray[np.bool_]
 
 LOUD, AUDIBLE = 3.0, 1.8  # variance of z about a cell, 1 in bulk: so much tells a region, and where it ends
 FEWEST_LOUD, FEWEST_GAP, FEWEST_AT_RIM = 6, 4, 9  # cells of a region: odd ones, masked ones, masked ones at the rim
+NEAR_CELLS = 1.05  # odd columns closer than this belong together
 MATTER = 0.5  # masked cells at the rim less bright than this part of the crystal are its edge, not a defect
 ROUND = np.ones((3, 3), dtype=bool)
 
@@ -97,4 +101,37 @@ def extended_regions(defects: list[Found], regions: Cells) -> list[Found]:
             odd = min(taken, key=lambda defect: defect.p)
             region = replace(region, z=odd.z, p=odd.p, q=odd.q, anm=odd.anm)
         kept.append(region)
+    return kept
+
+
+def group_extended(defects: list[Found], least: int) -> list[Found]:
+    """Replace groups of at least `least` neighbouring defects by one region of kind `extended` each."""
+    if len(defects) < least:
+        return defects
+    uv = np.array([d.uv for d in defects])
+    pairs = cKDTree(uv).query_pairs(NEAR_CELLS, output_type="ndarray")
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(uv), len(uv)))
+    _, group = connected_components(graph, directed=False)
+    kept = [d for d, g in zip(defects, group, strict=True) if np.count_nonzero(group == g) < least]
+    for g in np.unique(group):
+        members = [d for d, other in zip(defects, group, strict=True) if other == g]
+        if len(members) < least:
+            continue
+        strongest = min(members, key=lambda d: d.p)
+        covered = {(int(np.floor(d.uv[0])), int(np.floor(d.uv[1]))) for d in members}
+        middle = np.mean([d.uv for d in members], axis=0)
+        kept.append(
+            Found(
+                (float(middle[0]), float(middle[1])),
+                "",
+                "extended",
+                1.0,
+                z=strongest.z,
+                p=strongest.p,
+                q=strongest.q,
+                change=float(np.mean([d.change for d in members])),
+                anm=strongest.anm,
+                cells=len(covered),
+            )
+        )
     return kept

@@ -10,6 +10,7 @@ from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.medians import median
 
 REACH_PX = 7  # half width of a column's window in the lattice frame [px]: 0.35 cell
+SIDE_PX = 2 * REACH_PX + 2  # of a column's window
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,89 @@
+"""One image of a shard from its stores to its rows and its maps."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import polars as pl
+import zarr
+
+from oddlattice.defects.find import find_by_parts
+from oddlattice.defects.raw_maps import InCounts, Map, ToLattice, write_maps
+from oddlattice.defects.registered import NOWHERE, load_registered
+from oddlattice.defects.tables import defect_row, image_figures, lattice_figures
+from oddlattice.process.sandbox import Fault
+from oddlattice.storage.groups import group_of, said_of, values_of
+from oddlattice.storage.products import COLUMNS, table
+from oddlattice.storage.rows import Row
+
+
+@dataclass(frozen=True)
+class Stores:
+    """The zarr groups a shard's defects are made from and written to."""
+
+    images: zarr.Group
+    tiles: zarr.Group
+    differences: zarr.Group
+    maps: zarr.Group
+    scratch: Path
+
+
+@dataclass
+class Analysis:
+    """What is known of one image: a row of products.IMAGES, and rows of DEFECTS, COMPLETENESS and COLUMNS."""
+
+    image: Row
+    defects: list[Row] = field(default_factory=list)
+    trials: list[Row] = field(default_factory=list)
+    columns: pl.DataFrame = field(default_factory=lambda: table([], COLUMNS))
+
+
+def analyse(row: Row, stores: Stores, settings: dict[str, Any]) -> Analysis:
+    """Find the defects of one image that could be read, and write its maps."""
+    name = row["image_id"]
+    source = said_of(group_of(stores.images, name))
+    lattice = said_of(group_of(stores.tiles, name))
+    found: Row = {key: row[key] for key in ("image_id", "file_id", "path", "signal", "frame")}
+    found |= {"state": lattice["state"], "reason": lattice["reason"]} | lattice_figures(source, lattice)
+    if lattice["state"] != "tiled":
+        return Analysis(found)
+    differences = group_of(stores.differences, name)
+    model = said_of(differences)
+    found |= {"state": model["state"], "reason": model["reason"], "model_misfit": model.get("model_misfit")}
+    if model["state"] != "analysed":
+        return Analysis(found)
+    found["model"] = model["model"]
+    tiles, header = group_of(stores.tiles, name), source.get("pixel_nm_header")
+    with TemporaryDirectory(dir=stores.scratch, prefix=".z-") as scratch:
+        tally, maps = find_by_parts(name, tiles, differences, header, settings, Path(scratch))
+        image = load_registered(tiles, differences, header, NOWHERE)
+        warnings = [*source.get("warnings", []), *lattice.get("warnings", [])]
+        if not tally.columns or not sum(map(len, tally.columns)):
+            warnings.append("no column was tested: too few cells of crystal to know the image's own noise")
+        cell_nm2 = float(abs(np.linalg.det(image.vectors_px * image.pixel_nm)))
+        mask, nodes_px, local_mean = (values_of(tiles, key) for key in ("mask", "nodes_px", "local_mean"))
+        figures = image_figures(tally, float(mask.sum()) * cell_nm2, cell_nm2, settings)
+        figures["dose_counts_per_nm2"] = float(local_mean[mask > 0].mean() / np.prod(image.pixel_nm))
+        found |= figures | {"reason": "; ".join(warnings)}
+        group = stores.maps.create_group(name)
+        laid: dict[str, Map] = {**maps, "prediction": InCounts(maps["prediction"], local_mean)}
+        to_lattice = ToLattice(nodes_px, image.row_shift_px, lattice["scan_turned"])
+        write_maps(group, laid, to_lattice, (found["rows"], found["cols"]), header)
+    said = {"image_id": name, "completeness": tally.losses, "trials": tally.trials}
+    group.update_attributes({"oddlattice": said})
+    whole = replace(image, nodes_px=nodes_px)
+    return Analysis(
+        found,
+        [defect_row(row, defect, whole, cell_nm2) for defect in tally.defects],
+        [{"image_id": name} | trial for trial in tally.trials],
+        pl.concat([table([], COLUMNS), *tally.columns]),
+    )
+
+
+def refused(row: Row, fault: Fault | None) -> Analysis:
+    """What `analyse` gives, of an image in which it failed."""
+    why = fault.words if fault is not None else "nothing was said"
+    reason = f"its defects could not be looked for, by a fault of the program: {why}"
+    return Analysis(row | {"state": "rejected", "reason": reason})

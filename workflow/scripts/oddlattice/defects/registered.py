@@ -1,0 +1,68 @@
+"""An image in the lattice frame with its prediction, as the tile and infer stages wrote it."""
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from oddlattice.lattice.columns import (
+    ColumnShape,
+    as_cells,
+)
+from oddlattice.lattice.subareas import Part, in_px
+from oddlattice.numerics.arrays import Array, Float
+from oddlattice.storage.groups import said_of, values_of
+
+SHAPE_KEYS = tuple(entry.name for entry in fields(ColumnShape))
+NOWHERE = Part((slice(0, 0), slice(0, 0)), (slice(0, 0), slice(0, 0)))
+
+
+@dataclass(frozen=True)
+class Registered:
+    """An image in the lattice frame with its prediction; shapes as the tile and infer stages write them."""
+
+    difference: Float
+    prediction: Float
+    mask: npt.NDArray[np.uint8]
+    inside: npt.NDArray[np.uint8]
+    brightness: Array  # mean of each cell over the local mean of the crystal
+    nodes_px: Float
+    row_shift_px: Float
+    contrast: float  # standard deviation of the mean cell of the whole image
+    shapes: list[ColumnShape]
+    responses: list[tuple[float, float]]
+    vectors_px: Array
+    pixel_nm: Array  # (row, col)
+
+
+def pixel_by_lattice_nm(pixel_nm: float, header: list[float] | None) -> Array:
+    """Pixel size (row, col) [nm]: the lattice's, split between the directions as the header says."""
+    ratio = math.sqrt(header[0] / header[1]) if header else 1.0
+    return np.array([pixel_nm * ratio, pixel_nm / ratio])
+
+
+def load_registered(
+    tiles: zarr.Group, differences: zarr.Group, header: list[float] | None, part: Part | None = None
+) -> Registered:
+    """Collect what the tile and infer stages wrote of an analysed image, or of a part of it."""
+    lattice, model = said_of(tiles), said_of(differences)
+    columns = model["columns"]
+    cells = part.wide if part is not None else (slice(None), slice(None))
+    corners = (slice(None), *(slice(s.start, s.stop + 1) for s in part.wide)) if part is not None else ()
+    pixels = in_px(part.wide) if part is not None else ()
+    return Registered(
+        difference=values_of(differences, "difference", pixels),
+        prediction=values_of(differences, "prediction", pixels),
+        mask=values_of(tiles, "mask", cells),
+        inside=values_of(tiles, "inside", cells),
+        brightness=as_cells(values_of(tiles, "tiles", pixels)).mean(axis=(2, 3), dtype=np.float64),
+        nodes_px=values_of(tiles, "nodes_px", corners),
+        row_shift_px=values_of(tiles, "row_shift_px"),
+        contrast=model["contrast"],
+        shapes=[ColumnShape(**{k: c[k] for k in SHAPE_KEYS} | {"precision": tuple(c["precision"])}) for c in columns],
+        responses=[(c["response_intensity"], c["response_shift"]) for c in columns],
+        vectors_px=np.array([lattice["a_px"], lattice["b_px"]]),
+        pixel_nm=pixel_by_lattice_nm(lattice["pixel_nm"], header),
+    )

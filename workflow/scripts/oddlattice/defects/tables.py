@@ -1,0 +1,219 @@
+"""What was found in an image, as rows of the products."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from oddlattice.defects.injection import (
+    Curves,
+    corrected_count,
+    loss_curves,
+    pooled_curves,
+    pooled_rows,
+    shift_curves,
+    smallest_loss,
+    trial_rows,
+)
+from oddlattice.defects.kernels import raw_places
+from oddlattice.defects.known_defects import Trial
+from oddlattice.defects.listing import Found, Judged
+from oddlattice.defects.noise import Noise
+from oddlattice.defects.null import change_error, shift_error_pm
+from oddlattice.defects.registered import Registered
+from oddlattice.lattice.columns import (
+    mean_cell,
+)
+from oddlattice.lattice.subareas import Part, is_inside
+from oddlattice.numerics.arrays import Array, Float
+from oddlattice.numerics.intervals import poisson_interval, wilson
+from oddlattice.storage.products import COLUMNS, table
+from oddlattice.storage.rows import Row
+
+NOISE_MODEL = "the image's own residuals: per pixel of the cell, slowly varying level, correlated"
+
+
+def column_rows(image_id: str, judged: Judged, nodes_px: Float) -> pl.DataFrame:
+    """Every tested column of an image as rows of products.COLUMNS."""
+    frames, start = [], 0
+    for tested in judged.kinds:
+        v, n = tested.verdict, len(tested.cells)
+        place = raw_places(nodes_px, tested.cells + np.array([tested.shape.u, tested.shape.v]))
+        frames.append(
+            pl.DataFrame(
+                {
+                    "image_id": [image_id] * n,
+                    "cell_u": tested.cells[:, 0],
+                    "cell_v": tested.cells[:, 1],
+                    "site": [tested.shape.site] * n,
+                    "row_px": place[:, 0],
+                    "col_px": place[:, 1],
+                    "z": v.z,
+                    "p_value": v.p_value,
+                    "q_value": judged.q[start : start + n],
+                    "z_intensity": v.z_intensity,
+                    "z_shift": v.z_shift,
+                    "anm": tested.anm,
+                    "intensity_change": v.change,
+                    "intensity_change_sigma": change_error(v.change_sigma, v.change),
+                    "shift_row_pm": v.shift_pm[:, 0],
+                    "shift_col_pm": v.shift_pm[:, 1],
+                    "shift_sigma_pm": shift_error_pm(np.linalg.det(v.shift_covariance_pm2) ** 0.25, v.shift_pm),
+                },
+                schema=COLUMNS,
+            )
+        )
+        start += n
+    return pl.concat(frames) if frames else table([], COLUMNS)
+
+
+def _number(value: float) -> float | None:
+    return None if not math.isfinite(value) else float(value)
+
+
+def defect_row(about: Row, defect: Found, image: Registered, cell_nm2: float) -> Row:
+    """A defect as a row of products.DEFECTS."""
+    place = raw_places(image.nodes_px, np.array([defect.uv]))[0]
+    extended = defect.kind == "extended"
+    return {
+        **{key: about[key] for key in ("image_id", "path", "signal", "frame")},
+        "row_px": float(place[0]),
+        "col_px": float(place[1]),
+        "row_nm": float(place[0] * image.pixel_nm[0]),
+        "col_nm": float(place[1] * image.pixel_nm[1]),
+        "cell_u": int(math.floor(defect.uv[0])),
+        "cell_v": int(math.floor(defect.uv[1])),
+        "site": defect.site,
+        "kind": defect.kind,
+        "kind_probability": _number(defect.probability),
+        "z": _number(defect.z),
+        "p_value": _number(defect.p),
+        "q_value": _number(defect.q),
+        "anm": _number(defect.anm),
+        "intensity_change": _number(defect.change),
+        "intensity_change_sigma": _number(defect.change_sigma),
+        "shift_row_pm": _number(defect.shift_pm[0]),
+        "shift_col_pm": _number(defect.shift_pm[1]),
+        "shift_sigma_pm": _number(defect.shift_sigma_pm),
+        "area_nm2": defect.cells * cell_nm2 if extended else None,
+        "review": "",
+    }
+
+
+@dataclass
+class Tally:
+    """What was found in an image, put together from its parts.
+
+    Attributes
+    ----------
+    defects : list of Found
+        Places in cells of the whole image.
+    columns : list of DataFrame
+        Rows of products.COLUMNS.
+    anm : list of ndarray
+        Published score of every column.
+    flagged : list of ndarray
+        Which columns were flagged.
+    losses, shifts : dict
+        Recovered against lost intensity, and against displacement, by site.
+    trials : list of dict
+        Rows of products.COMPLETENESS.
+    false : float
+        Number of false alarms to be expected.
+    """
+
+    defects: list[Found] = field(default_factory=list)
+    columns: list[pl.DataFrame] = field(default_factory=list)
+    anm: list[Array] = field(default_factory=list)
+    flagged: list[npt.NDArray[np.bool_]] = field(default_factory=list)
+    losses: Curves = field(default_factory=dict)
+    shifts: Curves = field(default_factory=dict)
+    trials: list[Row] = field(default_factory=list)
+    false: float = 0.0
+
+    def add(
+        self, image_id: str, part: Part, image: Registered, judged: Judged, noise: Noise, trials: list[Trial]
+    ) -> None:
+        """Take in the columns and defects that are a part's own; those around it are another's."""
+        low = [s.start for s in part.wide]
+        cells = np.concatenate([t.cells for t in judged.kinds]) + low if judged.kinds else np.empty((0, 2), int)
+        own = is_inside(cells, part)
+        rows = column_rows(image_id, judged, image.nodes_px).filter(pl.Series(own))
+        self.columns.append(rows.with_columns(pl.col("cell_u") + low[0], pl.col("cell_v") + low[1]))
+        self.anm.append(np.concatenate([np.empty(0), *(t.anm for t in judged.kinds)])[own])
+        self.flagged.append(judged.flagged[own])
+        moved = [replace(d, uv=(d.uv[0] + low[0], d.uv[1] + low[1])) for d in judged.defects]
+        self.defects += [d for d in moved if is_inside(np.floor([d.uv]), part)[0]]
+        vectors_pm, cell = image.vectors_px * image.pixel_nm * 1000, mean_cell(image.prediction, image.mask)
+        self.losses = pooled_curves(self.losses, loss_curves(judged, noise, cell))
+        self.shifts = pooled_curves(self.shifts, shift_curves(judged, vectors_pm))
+        self.trials = pooled_rows(self.trials, trial_rows(judged, noise, cell, vectors_pm, trials))
+        self.false += judged.cut * int((own & ~judged.flagged).sum())
+
+
+def published_figures(tally: Tally, band_std: float) -> Row:
+    """Mean and standard deviation of the published score over bulk columns, and how many columns its rule flags."""
+    score = np.concatenate([np.empty(0), *tally.anm])
+    bulk = score[~np.concatenate([np.empty(0, bool), *tally.flagged])]
+    if not len(bulk):
+        return {}
+    mean, std = float(bulk.mean()), float(bulk.std())
+    return {
+        "published_mean": mean,
+        "published_std": std,
+        "published_flagged": int((np.abs(score - mean) > band_std * std).sum()),
+    }
+
+
+def image_figures(tally: Tally, area: float, cell_nm2: float, settings: dict[str, Any]) -> Row:
+    """Figures of an analysed image of `area` [nm^2] for products.IMAGES."""
+    points = [d for d in tally.defects if d.kind != "extended"]
+    regions = [d for d in tally.defects if d.kind == "extended"]
+    low, high = poisson_interval(len(points))
+    corrected = [value / area for value in corrected_count(tally.defects, tally.losses, tally.shifts, tally.false)]
+    emptied = [rows[-1] for rows in tally.losses.values()]
+    n, hits = sum(int(r["n"]) for r in emptied), sum(round(r["n"] * r["recovered"]) for r in emptied)
+    figures: Row = {
+        "columns_tested": sum(map(len, tally.anm)),
+        "defects": len(points),
+        "extended_regions": len(regions),
+        "extended_area_nm2": sum(d.cells for d in regions) * cell_nm2,
+        "density_per_nm2": len(points) / area,
+        "density_ci_low": low / area,
+        "density_ci_high": high / area,
+        **dict(zip((f"density_corrected_{end}" for end in ("per_nm2", "ci_low", "ci_high")), corrected, strict=True)),
+        "area_nm2": area,
+        "fdr": settings["fdr"],
+        "noise_model": NOISE_MODEL,
+        "smallest_loss_90": smallest_loss(tally.losses),
+        **published_figures(tally, settings["published_band_std"]),
+    }
+    if n:
+        figures |= dict(
+            zip(("completeness_vacancy_ci_low", "completeness_vacancy_ci_high"), wilson(hits, n), strict=True)
+        )
+        figures["completeness_vacancy"] = hits / n
+    return figures
+
+
+def lattice_figures(source: Row, lattice: Row) -> Row:
+    """What is known of an image before it is analysed, for products.IMAGES."""
+    header = source.get("pixel_nm_header")
+    row: Row = {
+        "rows": source["rows"],
+        "cols": source["cols"],
+        "acquired": source.get("acquired", ""),
+        "pixel_nm_header": math.sqrt(header[0] * header[1]) if header else None,
+        "a_nm": lattice.get("a_nm_header"),
+        "b_nm": lattice.get("b_nm_header"),
+    }
+    for key in ("pixel_nm", "gamma_deg", "rotation_deg", "cells_analysed", "cells_masked"):
+        row[key] = lattice.get(key)
+    row["lattice_rms_px"] = lattice.get("lattice_rms_px")
+    for name in ("a", "b"):
+        vector = lattice.get(f"{name}_px")
+        row[f"{name}_px"] = math.hypot(*vector) if vector else None
+    return row
