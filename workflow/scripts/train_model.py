@@ -24,7 +24,7 @@ from oddlattice.lattice.columns import as_cells, mean_cell
 from oddlattice.lattice.origin import peaks_of_mean_cell
 from oddlattice.lattice.register import register
 from oddlattice.lattice.shapes import fit_shape
-from oddlattice.model.folder import read_yaml, recipe_sha256, save_model
+from oddlattice.model.folder import recipe_sha256, save_model
 from oddlattice.model.patches import Batch, ImagePatches, image_batches, simulated_batches, standardised
 from oddlattice.model.training import Progress, train_vae
 from oddlattice.model.vae import VAE, VAEConfig
@@ -32,6 +32,7 @@ from oddlattice.numerics.arrays import Float
 from oddlattice.predict.network import Careful, Engine, misfit, padded, patches_of
 from oddlattice.process.logs import log_to
 from oddlattice.process.single_thread import one_thread
+from oddlattice.run.yaml_files import read_mapping
 from oddlattice.simulate.compose import check_cell
 from oddlattice.simulate.library import load_library
 from oddlattice.storage.atomic import whole_file
@@ -312,7 +313,7 @@ def main(
         say(f"cell: {size_nm}, {crystal.gamma_deg:.2f} deg, {len(crystal.columns)} columns")
     else:
         crystal = load_crystal(Path(crystal_yaml))
-        cell = read_yaml(Path(crystal_yaml))
+        cell = read_mapping(Path(crystal_yaml))
     size = int(settings["batch"])
     library = None
     if images:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from oddlattice.numerics.arrays import Array
 from oddlattice.run import yaml_files
@@ -137,13 +136,7 @@ def crystal_from_dict(found: dict[str, Any], path: Path) -> Crystal:
 
 def load_crystal(path: Path) -> Crystal:
     """Read a crystal from its YAML file; see `crystal_from_dict` for what is raised."""
-    try:
-        found = yaml_files.parse(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is not YAML ({' '.join(str(error).split())[:200]})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: found {type(found).__name__}; a crystal is a mapping of keys")
-    return crystal_from_dict(found, path)
+    return crystal_from_dict(yaml_files.read_mapping(path), path)
 
 
 def scattering_nm2(atoms: dict[str, float], repeats: float | Array) -> Array:

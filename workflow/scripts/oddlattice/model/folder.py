@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 
 from oddlattice.crystal import CELL_PX, Crystal, crystal_from_dict
 from oddlattice.model.vae import PATCH_PX, VAE, VAEConfig
-from oddlattice.run.yaml_files import parse
+from oddlattice.run.yaml_files import read_mapping
 
 FORMAT = 1
 MAX_WEIGHTS_BYTES = 100_000_000
@@ -56,27 +56,6 @@ def recipe_sha256(recipe: dict[str, Any]) -> str:
     return sha256_of(yaml.safe_dump(recipe, sort_keys=True).encode())
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, is not YAML or is not a mapping; the message names the file.
-    """
-    try:
-        found = parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"{path}: not found; a model folder holds crystal.yaml, model.yaml, weights.safetensors"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is not YAML ({' '.join(str(error).split())[:200]})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: found {type(found).__name__}; needed a mapping of keys")
-    return found
-
-
 def save_model(folder: Path, vae: VAE, meta: dict[str, Any]) -> None:
     """Write model.yaml and weights.safetensors into `folder`; `meta` gains format, architecture and hashes."""
     weights = save({key: value.detach().cpu().contiguous() for key, value in vae.state_dict().items()})
@@ -113,9 +92,9 @@ def load_model(folder: Path) -> Model:
         If a file is missing, the weights' hash is not the one in model.yaml, the weights do not fit the architecture,
         or the preprocessing is another version's; the message names the file, what was found and what is needed.
     """
-    crystal = crystal_from_dict(read_yaml(folder / "crystal.yaml"), folder / "crystal.yaml")
+    crystal = crystal_from_dict(read_mapping(folder / "crystal.yaml"), folder / "crystal.yaml")
     meta_path, weights_path = folder / "model.yaml", folder / "weights.safetensors"
-    meta = read_yaml(meta_path)
+    meta = read_mapping(meta_path)
     if meta.get("format") != FORMAT:
         raise ValueError(f"{meta_path}: format: found {meta.get('format')!r}; needed {FORMAT}: train the model again")
     if meta.get("preprocessing") != PREPROCESSING:

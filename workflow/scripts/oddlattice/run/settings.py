@@ -38,12 +38,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
         If the file is missing, is no YAML, holds an alias, or holds something else than a mapping.
     """
     try:
-        found = yaml_files.parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path}: found {' '.join(str(error).split())}; needed a readable YAML file") from None
-    if not isinstance(found, dict):
-        raise SettingsError(f"{path}: found {type(found).__name__}; needed a mapping of keys")
-    return found
+        return yaml_files.read_mapping(path)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
 
 
 def checked(config: Mapping[str, Any], schema: Mapping[str, Any], sources: Sequence[tuple[str, Any]]) -> dict[str, Any]:

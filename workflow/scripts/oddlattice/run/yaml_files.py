@@ -1,5 +1,6 @@
 """YAML without aliases: a few of them can stand for gigabytes."""
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -24,3 +25,21 @@ def parse(text: str) -> Any:
         return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 (it is a SafeLoader)
     except RecursionError:
         raise yaml.YAMLError("lists or mappings nested too deeply") from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, is no YAML, holds an alias, or holds something else than a mapping; one sentence that
+        names the file, what was found and what is needed.
+    """
+    try:
+        found = parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: found {' '.join(str(error).split())[:200]}; needed a readable YAML file") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: found {type(found).__name__}; needed a mapping of keys")
+    return found

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from oddlattice.numerics.arrays import Float
+from oddlattice.run.yaml_files import read_mapping
 from oddlattice.simulate.optics import wavelength_angstrom
 from oddlattice.storage.atomic import whole_file, write_text
 
@@ -91,10 +92,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
     ValueError
         If a key is missing or unknown; the message names `path` and the key.
     """
-    with open(path, encoding="utf-8") as file:
-        recipe = yaml.safe_load(file)
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path}: found {type(recipe).__name__}; a recipe is a mapping of keys")
+    recipe = read_mapping(path)
     for verb, keys in (("is missing", RECIPE_KEYS - set(recipe)), ("is not known", set(recipe) - RECIPE_KEYS)):
         if keys:
             raise ValueError(f"{path}: key {min(keys)!r} {verb}; a recipe needs {', '.join(sorted(RECIPE_KEYS))}")
@@ -217,9 +215,8 @@ def load_library(card: Path) -> Library:
     ValueError
         If the images are not those that the YAML file describes.
     """
-    with open(card, encoding="utf-8") as file:
-        described = yaml.safe_load(file)
-    if not isinstance(described, dict) or not {"images", "images_sha256", "cell_nm", "recipe"} <= set(described):
+    described = read_mapping(card)
+    if not {"images", "images_sha256", "cell_nm", "recipe"} <= set(described):
         raise ValueError(f"{card}: a library's card needs images, images_sha256, cell_nm and recipe")
     images = card.with_name(str(described["images"]))
     sha256 = hashlib.sha256(images.read_bytes()).hexdigest()
