@@ -19,6 +19,7 @@ from oddlattice.defects.raw_maps import ToLattice, warped, write_maps
 from oddlattice.lattice import subareas
 from oddlattice.process.prefetch import Behind, ahead
 from oddlattice.read import read_file
+from oddlattice.report import images, layers
 from oddlattice.run.settings import load_yaml
 from oddlattice.storage.windows import Windows, every
 from support.raw_files import SETTINGS
@@ -235,10 +236,10 @@ def test_pages_are_the_same_when_pictures_are_read_band_by_band(
     stores = [tiled / "images.zarr", tiled / "tiles.zarr", made / "differences.zarr", made / "maps.zarr"]
     tables = [made / f"{table}.parquet" for table in ("defects", "images", "columns")]
     settings = CONFIG["report"] | {"published_band_std": 1.5, "config": {"models": ["srtio3_001"]}}
-    monkeypatch.setattr(write_pages, "TILE_PX", 128)
+    monkeypatch.setattr(layers, "TILE_PX", 128)
     found = []
     for name, at_once in (("whole", 1 << 30), ("bands", 1000)):
-        monkeypatch.setattr(write_pages, "AT_ONCE_PX", at_once)
+        monkeypatch.setattr(images, "AT_ONCE_PX", at_once)
         out = tmp_path / name / "shard"
         beside = [tmp_path / f"{name}.json" for name in ("statistics", "reviews")]
         write_pages.main(*stores, *tables, *beside, out, settings)

@@ -18,7 +18,7 @@ from PIL import Image as Picture
 import write_index
 import write_pages
 from oddlattice.numerics.intervals import poisson_interval
-from oddlattice.report import numbers, outlines, pictures, plots
+from oddlattice.report import index_lines, numbers, outlines, pictures, plots
 from oddlattice.report.pages import embedded_json, policy
 from oddlattice.run import settings
 from oddlattice.storage.json_text import json_text
@@ -516,23 +516,23 @@ def test_an_image_whose_density_stands_out_comes_first() -> None:
         for k in range(6)
     ]
     odd = made_up.image_row("b", "b.dm4", "analysed", model="m", density_per_nm2=0.2, density_ci_low=0.15)
-    remarkable = write_index.remarkable_densities([*calm, odd], 3.0)
+    remarkable = index_lines.remarkable_densities([*calm, odd], 3.0)
     assert remarkable == {"m": pytest.approx(0.03)}
-    assert write_index.urgency(odd, remarkable, set())[0] == "density"
-    assert write_index.urgency(calm[0], remarkable, set()) == ("", "")
-    assert write_index.remarkable_densities([*calm[:3], odd], 3.0) == {}
+    assert index_lines.urgency(odd, remarkable, set())[0] == "density"
+    assert index_lines.urgency(calm[0], remarkable, set()) == ("", "")
+    assert index_lines.remarkable_densities([*calm[:3], odd], 3.0) == {}
 
 
 def test_a_detector_left_out_of_a_file_that_was_read_is_no_news() -> None:
     row = made_up.image_row("a-s1", "a.emd", "rejected", reason="the signal BF was left out", file_id="a")
-    assert write_index.urgency(row, {}, {"a"}) == ("", "The signal BF was left out")
-    assert write_index.urgency(row, {}, set()) == ("rejected", "The signal BF was left out")
+    assert index_lines.urgency(row, {}, {"a"}) == ("", "The signal BF was left out")
+    assert index_lines.urgency(row, {}, set()) == ("rejected", "The signal BF was left out")
 
 
 def test_a_page_with_an_unsafe_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a b.html").touch()
     with pytest.raises(ValueError, match="a page's name may hold"):
-        write_index.find_pages([tmp_path])
+        index_lines.find_pages([tmp_path])
 
 
 def test_index_of_an_empty_archive(tmp_path: Path) -> None:

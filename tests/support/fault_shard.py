@@ -19,6 +19,7 @@ import infer_differences
 import measure_images
 import write_pages
 from oddlattice.process.supervised import Watch, go_on_watched
+from oddlattice.report import image_page
 from oddlattice.run.settings import load_yaml
 from support.fault_runs import CRYSTAL, ROOT
 
@@ -78,7 +79,7 @@ AT_WORK: dict[str, tuple[Any, str, Callable[..., str]]] = {
     "infer": (infer_differences, "infer_image", lambda source, *others: source.name),
     "find": (find_defects, "analyse", lambda row, *others: row["image_id"]),
     "measure": (measure_images, "measure", lambda row, *others: row["image_id"]),
-    "report": (write_pages, "write_page", lambda image, *others: image.row["image_id"]),
+    "report": (image_page, "write_page", lambda image, *others: image.row["image_id"]),
 }
 
 

@@ -1,59 +1,18 @@
 """Rule compare_images: densities of all images together, trends within sessions and stacks, groups compared."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import zarr
 
 from oddlattice.process.logs import log_to
-from oddlattice.statistics import across_images, densities
+from oddlattice.statistics import across_images
+from oddlattice.statistics.across_images import by_model, counts_by_kind, metadata_of
 from oddlattice.storage.atomic import write_text
-from oddlattice.storage.groups import group_of, listed_in, said_of
 from oddlattice.storage.image_json import ByImage
 from oddlattice.storage.json_text import json_lines
 from oddlattice.storage.products import COMPARISONS, DENSITIES, GROUPS, SITES, TRENDS, table, write_csv
 from oddlattice.storage.rows import Row
-
-
-def counts_by_kind(defects: pl.DataFrame) -> dict[str, Counter[str]]:
-    """Point defects of each kind in each image."""
-    points = across_images.point_defects(defects)
-    found: dict[str, Counter[str]] = {}
-    for image, kind in zip(points["image_id"], across_images.kinds_of(points), strict=True):
-        found.setdefault(image, Counter())[kind] += 1
-    return found
-
-
-def metadata_of(images_zarr: list[str], wanted: set[str]) -> dict[str, Row]:
-    """The files' own metadata of the images named, by image id."""
-    found: dict[str, Row] = {}
-    for path in images_zarr:
-        root = zarr.open_group(path, mode="r")
-        for name in (str(row["image_id"]) for row in listed_in(root)):
-            if name in wanted:
-                found[name] = said_of(group_of(root, name)).get("original_metadata") or {}
-    return found
-
-
-def by_model(rows: list[Row], counts: dict[str, Counter[str]], sites: dict[str, list[Row]]) -> tuple[Any, ...]:
-    """Densities and site fractions over all images of each model."""
-    kinds, fractions = [], []
-    for model in sorted({str(row["model"]) for row in rows}):
-        images = [row for row in rows if str(row["model"]) == model]
-        total: Counter[str] = sum((counts.get(row["image_id"], Counter()) for row in images), Counter())
-        kinds += [{"model": model} | row for row in densities.densities_by_kind(list(total.elements()), images)]
-        tested: Counter[str] = Counter()
-        flagged: list[tuple[str, str]] = []
-        for row in images:
-            for part in sites.get(row["image_id"], []):
-                if part["kind"] == "any":
-                    tested[part["site"]] += part["columns_tested"]
-                else:
-                    flagged += [(part["site"], part["kind"])] * part["number"]
-        fractions += [{"model": model} | row for row in densities.site_fractions(tested, flagged)]
-    return kinds, fractions
 
 
 def main(

@@ -1,19 +1,13 @@
 """What is known about one image, and how its page says it: numbers from the products become rows of text."""
 
-import base64
 import math
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
-import yaml
 
-from oddlattice.defects.kinds import kind_of
-from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.report import numbers as n
+from oddlattice.report.images import Image
 from oddlattice.storage.rows import Row
 
 STATES = {
@@ -22,56 +16,6 @@ STATES = {
     "no_model": "No model for this lattice",
     "rejected": "Rejected",
 }
-
-
-@dataclass(frozen=True)
-class Image:
-    """One image and what the stages found out about it.
-
-    Attributes
-    ----------
-    row : dict
-        Its row of the images table.
-    raw : ndarray or Windows of shape (rows, cols)
-        The image [counts]; like the other arrays of its size, to be sliced along both axes.
-    source, lattice, model : dict
-        Attributes left by the read, tile and infer stages; empty where a stage did not come to it.
-    tiles, prediction : ndarray or Windows of shape (U*20, V*20), or None
-        In the lattice frame.
-    mask : ndarray of shape (U, V), bool, or None
-        Cells analysed.
-    nodes_px : ndarray of shape (2, U + 1, V + 1) or None
-        Raw places of the cell corners [px].
-    maps : dict of str to ndarray or Windows of shape (rows, cols)
-        ``difference`` and ``z`` in the raw frame.
-    losses : dict of str to list of dict
-        For each site: part of the trial columns found again, by the loss of intensity put in.
-    trials : list of dict
-        Known defects put in, and how many were found (products.COMPLETENESS).
-    defects, columns : polars.DataFrame
-        Its rows of these tables; of the defects with what people said.
-    said : polars.DataFrame
-        What people said of this image, and what became of it (products.REVIEWS).
-    marks : list of list of dict
-        For each row of `defects` the marks of people on it.
-    """
-
-    row: Row
-    raw: Any
-    source: dict[str, Any]
-    lattice: dict[str, Any]
-    model: dict[str, Any]
-    tiles: Any
-    prediction: Any
-    mask: npt.NDArray[np.bool_] | None
-    nodes_px: Array | None
-    maps: dict[str, Any]
-    losses: dict[str, list[Row]]
-    trials: list[Row]
-    defects: pl.DataFrame
-    columns: pl.DataFrame
-    said: pl.DataFrame
-    marks: list[list[Row]]
 
 
 def densities(names: list[str], area_nm2: float | None) -> list[Row]:
@@ -327,54 +271,6 @@ def quality_table(image: Image) -> list[tuple[str, str]]:
     ]
 
 
-def train_config(image: Image, models: list[str]) -> Row:
-    """Settings that train a model from this image's own bulk and then analyse with it, see the rule train_model."""
-    row = image.row
-    name = str(row["image_id"]).replace("-", "_")[:60]
-    cell = {
-        "a_nm": _rounded(row["a_nm"], 4),
-        "b_nm": _rounded(row["b_nm"], 4),
-        "gamma_deg": _rounded(row["gamma_deg"], 2),
-    }
-    bulk = {"path": str(row["path"]), "signal": str(row["signal"]), "frame": int(row["frame"])}
-    return {
-        "models": [*models, name],
-        "train": {"name": name, "source": "images", "crystal": cell, "bulk": [bulk]},
-    }
-
-
-def _rounded(value: float | None, decimals: int) -> float | None:
-    return None if value is None or not math.isfinite(value) else round(value, decimals)
-
-
-def advice(image: Image, models: list[str]) -> Row:
-    """What to do about an image that was not analysed: sentences, and a file to paste with its commands."""
-    row = image.row
-    if row["state"] == "no_model":
-        name = f"train_{row['image_id']}.yaml"
-        says = [
-            "Train a model of this crystal from its bulk, here from this image itself: save these lines as a file.",
-            "The first command trains, the second analyses with the new model. Name the archive as for this run.",
-        ]
-        if not n.usable(row["a_nm"]):
-            says.append("The file is not calibrated: fill in a_nm and b_nm, the lengths of the cell’s edges, first.")
-        return {
-            "says": says,
-            "file": name,
-            "yaml": yaml.safe_dump(train_config(image, models), sort_keys=False, allow_unicode=True),
-            "command": f"snakemake --cores all train --configfile {name}\nsnakemake --cores all --configfile {name}",
-        }
-    if row["state"] == "no_lattice":
-        says = [
-            "Nothing was tested for defects here. Does the image show atomic columns at all?",
-            "A lattice is found from about 8 pixels per unit cell on, over at least a few cells.",
-            "A survey image, vacuum or an amorphous region needs nothing more.",
-            "Files that shall not be looked at again are named under exclude in the configuration.",
-        ]
-        return {"says": says, "file": "", "yaml": "", "command": ""}
-    return {"says": [], "file": "", "yaml": "", "command": ""}
-
-
 def provenance(image: Image, shard: str) -> list[tuple[str, str]]:
     """Label and text: from which file, model and program the numbers come."""
     row, source, dose = image.row, image.source, image.row["dose_counts_per_nm2"]
@@ -394,106 +290,3 @@ def provenance(image: Image, shard: str) -> list[tuple[str, str]]:
         ("Dose", f"{n.significant(dose)} counts/nm²" if n.usable(dose) else ""),
     ]
     return [(label, text) for label, text in lines if text]
-
-
-def column_values(image: Image) -> Row | None:
-    """Place, z and change of intensity of every tested column, packed for the read-out; None where none was tested.
-
-    Base64 of little-endian whole numbers: places as parts of 65535 of the image's size, z in hundredths, changes in
-    thousandths of a column, -32768 where there is none, and the index of the site.
-    """
-    found = image.columns
-    if not found.height:
-        return None
-
-    def packed(name: str, factor: float, dtype: str) -> str:
-        values = found[name].to_numpy().astype(np.float64) * factor
-        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
-        whole = np.clip(np.rint(np.nan_to_num(values)), low + (low < 0), high)
-        return _base64(np.where(np.isfinite(values), whole, low).astype(dtype))
-
-    rows, cols = image.raw.shape
-    sites = sorted(set(found["site"].drop_nulls()))
-    index = np.array([sites.index(site) if site in sites else 255 for site in found["site"]], dtype=np.uint8)
-    return {
-        "number": found.height,
-        "sites": sites,
-        "row": packed("row_px", 65535 / rows, "<u2"),
-        "col": packed("col_px", 65535 / cols, "<u2"),
-        "z": packed("z", 100, "<i2"),
-        "change": packed("intensity_change", 1000, "<i2"),
-        "site": _base64(index),
-    }
-
-
-def _base64(values: npt.NDArray[np.generic]) -> str:
-    return base64.b64encode(values.tobytes()).decode("ascii")
-
-
-def defect_columns(image: Image) -> dict[str, list[Any]]:
-    """The table of defects as the page shows it: values to sort and draw by, and texts."""
-    pixel, _ = pixel_size_nm(image)
-    found: dict[str, list[Any]] = {key: [] for key in DEFECT_KEYS}
-    for row, marks in zip(image.defects.iter_rows(named=True), image.marks, strict=True):
-        shift = [row["shift_row_pm"], row["shift_col_pm"]]
-        size = math.hypot(*shift) if all(n.usable(s) for s in shift) else None
-        radius = None
-        if row["kind"] == "extended" and n.usable(row["area_nm2"]) and pixel:
-            radius = round(math.sqrt(row["area_nm2"] / math.pi / (pixel[0] * pixel[1])), 1)
-        known = size is not None and pixel is not None
-        arrow = [s / 1000 / p for s, p in zip(shift, pixel or (1, 1), strict=True)] if known else [None, None]
-        change, sigma = row["intensity_change"], row["intensity_change_sigma"]
-        values = {
-            "row": row["row_px"],
-            "col": row["col_px"],
-            "kind": kind_of(row["kind"]),
-            "kind_text": str(row["kind"] or "unknown"),
-            "site": str(row["site"] or ""),
-            "probability_text": n.percent(row["kind_probability"]) if n.usable(row["kind_probability"]) else "",
-            "z": row["z"],
-            "z_text": n.fixed(row["z"], 1),
-            "q": row["q_value"],
-            "q_text": n.probability(row["q_value"]),
-            "change": change,
-            "change_text": _split_error(change, sigma, 100),
-            "shift": size,
-            "shift_text": _split_error(size, row["shift_sigma_pm"], 1),
-            "arrow_row": arrow[0],
-            "arrow_col": arrow[1],
-            "radius": radius,
-            "area_text": f"{n.significant(row['area_nm2'], 2)} nm²" if n.usable(row["area_nm2"]) else "",
-            "place_text": f"{n.fixed(row['row_px'], 1)}, {n.fixed(row['col_px'], 1)}",
-            "cell_u": row["cell_u"],
-            "cell_v": row["cell_v"],
-            "said": [[m["reviewer"], m["verdict"], m["kind"], m["note"], m["at"]] for m in marks],
-            "turned": _turned(arrow, image.lattice),
-        }
-        for key in DEFECT_KEYS:
-            value = values[key]
-            found[key].append(round(value, 5) if isinstance(value, float) and key != "q" else value)
-    return found
-
-
-DEFECT_KEYS = (
-    "row col kind kind_text site probability_text z z_text q q_text change change_text shift shift_text "
-    "arrow_row arrow_col radius area_text place_text cell_u cell_v said turned"
-).split()
-
-
-def _turned(arrow_px: list[float | None], lattice: Row) -> list[float] | None:
-    """A displacement (row, col) [px] as parts of the lattice vectors a and b: the frame of the crops."""
-    if arrow_px[0] is None or lattice.get("a_px") is None:
-        return None
-    vectors = np.array([lattice["a_px"], lattice["b_px"]], dtype=np.float64)
-    found = np.asarray(arrow_px, dtype=np.float64) @ np.linalg.inv(vectors)
-    return [round(float(x), 5) for x in found]
-
-
-def _split_error(value: float | None, error: float | None, factor: float) -> list[str]:
-    """Value and error as two texts rounded alike; the signed value carries its sign."""
-    if value is None or not math.isfinite(value):
-        return [n.NONE, ""]
-    if error is None or not math.isfinite(error) or error <= 0:
-        return [n.significant(factor * value, 2), ""]
-    decimals = n.decimals_for(factor * error, 1)
-    return [n.fixed(factor * value, decimals), f"± {n.fixed(factor * error, decimals)}"]

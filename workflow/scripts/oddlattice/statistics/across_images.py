@@ -1,14 +1,17 @@
 """Many images together: counted as people reviewed them, trends within sessions and stacks, groups compared."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
+import zarr
 
 from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.statistics import densities, poisson
+from oddlattice.storage.groups import group_of, listed_in, said_of
 from oddlattice.storage.rows import Row
 
 LEAST_KIND = 10  # a kind of fewer defects has no trend of its own
@@ -239,3 +242,42 @@ def _scaled_interval(number: int, dispersion: float) -> tuple[float, float]:
     """Interval of a count that scatters by `dispersion` times what counting does."""
     low, high = poisson_interval(number / dispersion)
     return dispersion * low, dispersion * high
+
+
+def counts_by_kind(defects: pl.DataFrame) -> dict[str, Counter[str]]:
+    """Point defects of each kind in each image."""
+    points = point_defects(defects)
+    found: dict[str, Counter[str]] = {}
+    for image, kind in zip(points["image_id"], kinds_of(points), strict=True):
+        found.setdefault(image, Counter())[kind] += 1
+    return found
+
+
+def metadata_of(images_zarr: list[str], wanted: set[str]) -> dict[str, Row]:
+    """The files' own metadata of the images named, by image id."""
+    found: dict[str, Row] = {}
+    for path in images_zarr:
+        root = zarr.open_group(path, mode="r")
+        for name in (str(row["image_id"]) for row in listed_in(root)):
+            if name in wanted:
+                found[name] = said_of(group_of(root, name)).get("original_metadata") or {}
+    return found
+
+
+def by_model(rows: list[Row], counts: dict[str, Counter[str]], sites: dict[str, list[Row]]) -> tuple[Any, ...]:
+    """Densities and site fractions over all images of each model."""
+    kinds, fractions = [], []
+    for model in sorted({str(row["model"]) for row in rows}):
+        images = [row for row in rows if str(row["model"]) == model]
+        total: Counter[str] = sum((counts.get(row["image_id"], Counter()) for row in images), Counter())
+        kinds += [{"model": model} | row for row in densities.densities_by_kind(list(total.elements()), images)]
+        tested: Counter[str] = Counter()
+        flagged: list[tuple[str, str]] = []
+        for row in images:
+            for part in sites.get(row["image_id"], []):
+                if part["kind"] == "any":
+                    tested[part["site"]] += part["columns_tested"]
+                else:
+                    flagged += [(part["site"], part["kind"])] * part["number"]
+        fractions += [{"model": model} | row for row in densities.site_fractions(tested, flagged)]
+    return kinds, fractions

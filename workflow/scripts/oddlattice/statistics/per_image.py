@@ -1,13 +1,21 @@
 """The statistics of one image: what its tables are turned into for the report and for others to read."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import zarr
 
+from oddlattice.crystal import Crystal
+from oddlattice.lattice import pixel_size
+from oddlattice.lattice.columns import ColumnShape
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.numerics.arrays import Array
 from oddlattice.statistics import densities, pair_correlation, polar
-from oddlattice.statistics.across_images import kinds_of, point_defects
+from oddlattice.statistics.across_images import kinds_of, point_defects, seed_for
+from oddlattice.storage.groups import group_of, said_of, values_of
+from oddlattice.storage.products import PLACES
 from oddlattice.storage.rows import Row
 
 
@@ -116,3 +124,58 @@ def lattice_figures(cells: npt.NDArray[np.intp], shift_pm: Array, at: Coordinate
         "largest_pm": float(size.max()),
         "field": vector_field(blocks, at, None),
     }
+
+
+def measure(
+    row: Row, stores: dict[str, zarr.Group], crystals: dict[str, Crystal], tables: dict[str, pl.DataFrame], seed: int
+) -> tuple[Row, list[pl.DataFrame]]:
+    """Statistics of one analysed image and its measured columns."""
+    name = str(row["image_id"])
+    tiles, model = group_of(stores["tiles"], name), said_of(group_of(stores["differences"], name))
+    lattice, header = said_of(tiles), pixel_size.header_nm(said_of(group_of(stores["images"], name)))
+    coordinates, mask = Coordinates.of(tiles), values_of(tiles, "mask")
+    pixel_nm = np.array(pixel_size.by_lattice_nm(lattice["pixel_nm"], header))
+    vectors_nm = np.array([lattice["a_px"], lattice["b_px"]]) * pixel_nm
+    defects, columns = (tables[key].filter(pl.col("image_id") == name) for key in ("defects", "columns"))
+    found = defect_figures(row, defects, columns)
+    cell_nm = math.sqrt(abs(float(np.linalg.det(vectors_nm))))
+    found["clustering"] = clustering(defects, columns, pixel_nm, cell_nm, row["area_nm2"], seed_for(name, seed))
+    found["lattice"] = lattice_figures(*polar.lattice_field(coordinates.nodes_px, mask, pixel_nm), coordinates)
+    shapes = [ColumnShape(c["site"], c["u"], c["v"], c["amplitude"], tuple(c["precision"])) for c in model["columns"]]
+    places = [polar.measure_places(tiles["tiles"], mask, shape) for shape in shapes]
+    sites = polar.perovskite_sites(crystals[row["model"]]) if row["model"] in crystals else None
+    by_site = {p.site: p for p in places}
+    displaced = None
+    if sites is None:
+        found["polar"] = {"reason": "the crystal is no perovskite seen along a cube axis"}
+    elif not {column.site for column in sites} <= set(by_site):
+        found["polar"] = {"reason": "one of the two sites was not measured"}
+    else:
+        a, b = (by_site[column.site] for column in sites)
+        displaced = polar.polar_displacements(a, b, (mask.shape[0], mask.shape[1]), vectors_nm * 1000)
+        found["polar"] = polar_figures(displaced, coordinates)
+    return found, [place_rows(name, p, displaced, coordinates) for p in places]
+
+
+def place_rows(name: str, places: polar.Places, found: polar.Polar | None, coordinates: Coordinates) -> pl.DataFrame:
+    """Measured columns of a site as rows of products.PLACES, those without a place left out."""
+    known = np.isfinite(places.uv).all(axis=1)
+    cells, at = places.cells[known], coordinates.seen_px(places.uv[known])
+    shift = np.full((len(cells), 2), np.nan)
+    if found is not None and found.b_site == places.site:
+        moved = np.full((*coordinates.nodes_px.shape[1:], 2), np.nan)
+        moved[found.cells[:, 0], found.cells[:, 1]] = found.shift_pm
+        shift = moved[cells[:, 0], cells[:, 1]]
+    return pl.DataFrame(
+        {
+            "image_id": [name] * len(cells),
+            "cell_u": cells[:, 0],
+            "cell_v": cells[:, 1],
+            "site": [places.site] * len(cells),
+            "row_px": at[:, 0],
+            "col_px": at[:, 1],
+            "polar_row_pm": pl.Series(shift[:, 0], nan_to_null=True),
+            "polar_col_pm": pl.Series(shift[:, 1], nan_to_null=True),
+        },
+        schema=PLACES,
+    )

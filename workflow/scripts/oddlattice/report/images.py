@@ -1,0 +1,127 @@
+"""An image as its page needs it: what the stages left of it, read from their products."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import zarr
+
+from oddlattice.numerics.arrays import Array
+from oddlattice.statistics.reviews import Reviewed
+from oddlattice.storage import blocks
+from oddlattice.storage.groups import array_if_any, group_if_any, said_if_any
+from oddlattice.storage.rows import Row
+from oddlattice.storage.windows import Windows, bands
+
+AT_ONCE_PX = 1 << 23  # an array of more pixels is read window by window
+CROP_BYTES = 96 << 20  # of the unpacked chunks that are kept of each array that crops are cut from
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image and what the stages found out about it.
+
+    Attributes
+    ----------
+    row : dict
+        Its row of the images table.
+    raw : ndarray or Windows of shape (rows, cols)
+        The image [counts]; like the other arrays of its size, to be sliced along both axes.
+    source, lattice, model : dict
+        Attributes left by the read, tile and infer stages; empty where a stage did not come to it.
+    tiles, prediction : ndarray or Windows of shape (U*20, V*20), or None
+        In the lattice frame.
+    mask : ndarray of shape (U, V), bool, or None
+        Cells analysed.
+    nodes_px : ndarray of shape (2, U + 1, V + 1) or None
+        Raw places of the cell corners [px].
+    maps : dict of str to ndarray or Windows of shape (rows, cols)
+        ``difference`` and ``z`` in the raw frame.
+    losses : dict of str to list of dict
+        For each site: part of the trial columns found again, by the loss of intensity put in.
+    trials : list of dict
+        Known defects put in, and how many were found (products.COMPLETENESS).
+    defects, columns : polars.DataFrame
+        Its rows of these tables; of the defects with what people said.
+    said : polars.DataFrame
+        What people said of this image, and what became of it (products.REVIEWS).
+    marks : list of list of dict
+        For each row of `defects` the marks of people on it.
+    """
+
+    row: Row
+    raw: Any
+    source: dict[str, Any]
+    lattice: dict[str, Any]
+    model: dict[str, Any]
+    tiles: Any
+    prediction: Any
+    mask: npt.NDArray[np.bool_] | None
+    nodes_px: Array | None
+    maps: dict[str, Any]
+    losses: dict[str, list[Row]]
+    trials: list[Row]
+    defects: pl.DataFrame
+    columns: pl.DataFrame
+    said: pl.DataFrame
+    marks: list[list[Row]]
+
+
+def _frame(group: zarr.Group | None, name: str, most_bytes: int = 0) -> Any:
+    """An array with the size of the image: whole, or to be read window by window where it is huge."""
+    found = array_if_any(group, name)
+    if found is None:
+        return None
+    return Windows(found, most_bytes) if found.shape[0] * found.shape[1] > AT_ONCE_PX else blocks.read(found)
+
+
+def _values(group: zarr.Group | None, name: str) -> Any:
+    found = array_if_any(group, name)
+    return None if found is None else blocks.read(found)
+
+
+def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns: pl.DataFrame) -> Image:
+    """Collect what the stages left of an image; `stores` are the zarr groups images, tiles, differences and maps.
+
+    Raises
+    ------
+    ValueError
+        If the image itself is not among the images.
+    """
+    name = str(row["image_id"])
+    group = {key: group_if_any(root, name) for key, root in stores.items()}
+    raw = _frame(group["images"], "0")
+    if raw is None:
+        raise ValueError(f"{stores['images'].store}: found no image {name}; the images table says {row['state']}")
+    mine = (found.defects["image_id"] == name).to_numpy()
+    maps = {}
+    for key in ("difference", "z", "prediction"):
+        values = _frame(group_if_any(group["maps"], key), "0")
+        if values is not None and any(np.isfinite(band).any() for band in bands(values)):
+            maps[key] = values
+    mask, nodes = _values(group["tiles"], "mask"), _values(group["tiles"], "nodes_px")
+    return Image(
+        row=row,
+        raw=raw,
+        source=said_if_any(group["images"]),
+        lattice=said_if_any(group["tiles"]),
+        model=said_if_any(group["differences"]),
+        tiles=_frame(group["tiles"], "tiles", CROP_BYTES),
+        prediction=_frame(group["differences"], "prediction", CROP_BYTES),
+        mask=None if mask is None else mask > 0,
+        nodes_px=None if nodes is None or not np.isfinite(nodes).all() else nodes.astype(np.float64),
+        maps=maps,
+        losses=said_if_any(group["maps"]).get("completeness") or {},
+        trials=said_if_any(group["maps"]).get("trials") or [],
+        defects=found.defects.filter(mine),
+        columns=columns.filter(pl.col("image_id") == name),
+        said=found.statements.filter(pl.col("image_id") == name),
+        marks=[marks for marks, own in zip(found.marks, mine, strict=True) if own],
+    )
+
+
+def places_of(columns: pl.DataFrame, image_id: str) -> npt.NDArray[np.float64]:
+    """Places (n, 2) [px] of the tested columns of an image."""
+    return columns.filter(pl.col("image_id") == image_id).select("row_px", "col_px").to_numpy().astype(np.float64)

@@ -1,0 +1,148 @@
+"""A line of the index for each image and each file without one: what it says, and whether it needs a person."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from oddlattice.report import numbers as n
+from oddlattice.report.image_facts import sentence
+from oddlattice.storage.rows import Row
+
+SAFE_ID = re.compile(r"[a-z0-9][a-z0-9-]*")
+STATES = {
+    "analysed": "Analysed",
+    "no_model": "No model",
+    "no_lattice": "No lattice",
+    "rejected": "Rejected",
+    "waiting": "Waiting",
+    "ready": "Not yet analysed",
+}
+ENOUGH_IMAGES = 5  # below this number of analysed images of a model no density is called remarkable
+#: How much a line needs a person, the most urgent first; rejected files of a kind that never is an image come last.
+URGENCY = ("conflict", "density", "no_model", "warning", "rejected", "no_lattice", "")
+
+
+def find_pages(page_dirs: list[Path]) -> dict[str, Path]:
+    """Folder of each page by image id.
+
+    Raises
+    ------
+    ValueError
+        If a page's name could not stand in an address as it is.
+    """
+    found = {}
+    for folder in page_dirs:
+        for name in os.listdir(folder):
+            if name.endswith(".html"):
+                if not SAFE_ID.fullmatch(name[:-5]):
+                    raise ValueError(f"{folder / name}: a page's name may hold a to z, 0 to 9 and -, nothing else")
+                found[name[:-5]] = folder
+    return found
+
+
+def remarkable_densities(rows: list[Row], times: float) -> dict[str, float]:
+    """Density above which an image stands out [nm^-2]: `times` the median of its model, if it has enough images."""
+    by_model: dict[str, list[float]] = {}
+    for row in rows:
+        if row["state"] == "analysed" and n.usable(row["density_per_nm2"]):
+            by_model.setdefault(str(row["model"]), []).append(row["density_per_nm2"])
+    return {model: times * float(np.median(found)) for model, found in by_model.items() if len(found) >= ENOUGH_IMAGES}
+
+
+def urgency(row: Row, remarkable: dict[str, float], read: set[str]) -> tuple[str, str]:
+    """Why a line needs a person (a name of URGENCY, empty when it does not) and the sentence that says so.
+
+    An image stands out when the interval of its density lies above `remarkable` of its model [nm^-2]. A refusal is
+    no news when another image of its file was read: `read` holds these files' ids.
+    """
+    state, reason = str(row["state"]), sentence(row["reason"])
+    conflicts = row.get("review_conflicts")
+    if conflicts:
+        others = urgency(row | {"review_conflicts": 0}, remarkable, read)[1]
+        return "conflict", f"People disagree about {n.count(conflicts)} of its defects. {others}".strip()
+    if row.get("unusable"):
+        return "", reason
+    if state == "analysed":
+        limit = remarkable.get(str(row["model"]))
+        if limit is not None and n.usable(row["density_ci_low"]) and row["density_ci_low"] > limit:
+            says = f"Density stands out: its interval lies above {n.significant(limit, 2)} nm⁻²."
+            return "density", f"{says} {reason}".strip()
+        return ("warning", reason) if reason else ("", "")
+    if state == "rejected" and row.get("file_id") in read:
+        return "", reason
+    return (state, reason) if state in URGENCY else ("", reason)
+
+
+def lines_of_files(discovered: pl.DataFrame, known: set[str]) -> list[Row]:
+    """Lines for the files that left no image: refused by the scan, waiting, or not analysed yet."""
+    return [
+        {"image_id": row["file_id"], "path": row["path"], "state": row["state"], "reason": row["reason"]}
+        for row in discovered.iter_rows(named=True)
+        if row["file_id"] not in known and row["state"] != "done"
+    ]
+
+
+def _signal(row: Row) -> str:
+    parts = [str(row.get("signal") or "")]
+    if row.get("frame") == -1:
+        parts.append("sum of frames")
+    elif re.search(r"-f\d{4,}$", str(row["image_id"])):
+        parts.append(f"frame {row['frame']}")
+    return " · ".join(part for part in parts if part)
+
+
+def line(row: Row, pages: dict[str, Path], home: Path, remarkable: dict[str, float], read: set[str]) -> Row:
+    """One line of the index: what it shows, and what it is sorted and found by."""
+    folder, _, name = str(row["path"]).rpartition("/")
+    why, says = urgency(row, remarkable, read)
+    page = pages.get(str(row["image_id"]))
+    base = os.path.relpath(page, home).replace(os.sep, "/") if page is not None else ""
+    analysed = row["state"] == "analysed"
+    density, between = n.interval(*(row.get(k) for k in ("density_per_nm2", "density_ci_low", "density_ci_high")))
+    return {
+        "id": row["image_id"],
+        "base": base,
+        "folder": folder,
+        "name": name,
+        "signal": _signal(row),
+        "state": row["state"],
+        "urgent": URGENCY.index(why),
+        "why": says,
+        "density": row.get("density_per_nm2") if analysed else None,
+        "low": row.get("density_ci_low") if analysed else None,
+        "high": row.get("density_ci_high") if analysed else None,
+        "density_text": density if analysed else "",
+        "interval_text": between if analysed and between != n.NONE else "",
+        "defects": row.get("defects") if analysed else None,
+        "defects_text": n.count(row["defects"]) if analysed else "",
+        "tested_text": f"of {n.count(row['columns_tested'])}" if analysed else "",
+        "loss": row.get("smallest_loss_90") if analysed else None,
+        "loss_text": n.percent(row["smallest_loss_90"]) if analysed else "",
+        "pixel_text": f"{n.significant(1000 * row['pixel_nm'], 3)} pm/px" if n.usable(row.get("pixel_nm")) else "",
+        "model": row.get("model") or "",
+        "acquired": str(row.get("acquired") or "")[:16].replace("T", " "),
+        "review": review_text(row),
+        "reviewed": bool(row.get("reviewers")),
+        "unusable": bool(row.get("unusable")),
+        "conflicts": row.get("review_conflicts") or 0,
+    }
+
+
+def review_text(row: Row) -> str:
+    """What people said of an image, in one line; empty where nobody did."""
+    if not row.get("reviewers"):
+        return ""
+    words = [("review_confirmed", "confirmed"), ("review_rejected", "rejected"), ("review_other", "of another kind")]
+    said = [f"{n.count(row[key])} {word}" for key, word in words if row[key]]
+    said += [f"disagreement on {n.count(row['review_conflicts'])}"] if row["review_conflicts"] else []
+    said += ["unusable"] if row["unusable"] else []
+    excluded = row["excluded_area_nm2"]
+    said += [f"{n.significant(excluded, 2)} nm² excluded"] if excluded and not row["unusable"] else []
+    changed = row["state"] == "analysed" and row["density_reviewed_per_nm2"] != row["density_per_nm2"]
+    if changed and not row["unusable"]:
+        after, between = n.interval(*(row[f"density_reviewed_{end}"] for end in ("per_nm2", "ci_low", "ci_high")))
+        said.append(f"density {after} ({between}) nm⁻²")
+    return f"{row['reviewers']}: {', '.join(said) or 'note'}"

@@ -1,0 +1,62 @@
+"""The layers of the viewer as tiles: the raw image, the prediction, the signed maps."""
+
+import math
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from oddlattice.report import pictures
+from oddlattice.report.images import Image
+from oddlattice.storage.rows import Row
+from oddlattice.storage.windows import bands
+
+TILE_PX = 1024  # side of a tile of the viewer
+FIGURE_PX = 1000  # the longer side of a figure's image has at least so many, where the image has; twice as many at most
+MAP_PERCENTILES = 0.025, 99.975
+MAP_QUALITY, SHOWN_Z = 95, 6.0  # of JPEG: less makes rings about strong defects; z up to which colours go at first
+
+
+def write_raw(image: Image, folder: Path) -> tuple[Row, pictures.Bytes]:
+    """Tiles and thumbnail of the raw image; how its counts became gray, and the image in that gray for a figure."""
+    low, high = pictures.display_range(image.raw)
+    writer = pictures.LayerWriter(folder / "raw", lambda x: (pictures.to_bytes(x, low, high), None), TILE_PX, None)
+    layer, levels = writer.write(bands(image.raw), image.raw.shape)
+    first = next(view for view in levels if view.size)  # those of a huge image are not kept
+    small = next(view for view in reversed(levels) if min(view.shape) >= 96 or view is first)
+    pictures.thumbnail(small).convert("RGB").save(folder / "thumbnail.webp", "WEBP", quality=35, method=6)
+    grays = pictures.percentiles(levels[min(2, len(levels) - 1)])
+    shown = vars(layer) | {"low": low, "high": high, "percentiles": grays}
+    return shown, next(view for view in reversed(levels) if max(view.shape) >= FIGURE_PX or view is first)
+
+
+def write_maps(image: Image, folder: Path) -> dict[str, Row]:
+    """Tiles of the signed maps in the raw frame."""
+    found = {}
+    for key, values in image.maps.items():
+        if key == "prediction":
+            continue
+        limit = map_limit(pictures.display_range(values, *MAP_PERCENTILES), 8.0 if key == "z" else 0.2)
+        # a strong defect must not take the few gray levels away from all that is shown in the beginning
+        limit, start = (min(limit, 4 * SHOWN_Z), SHOWN_Z) if key == "z" else (limit, limit / 2)
+        writer = pictures.LayerWriter(folder / key, partial(pictures.signed_bytes, limit=limit), TILE_PX, MAP_QUALITY)
+        layer, _ = writer.write(bands(values), values.shape)
+        found[key] = vars(layer) | {"limit": limit, "start": start}
+    return found
+
+
+def write_prediction(image: Image, raw: Row, folder: Path) -> Row | None:
+    """Tiles of the prediction in the raw frame, in the raw image's gray; see-through where nothing was predicted."""
+    values = image.maps.get("prediction")
+    if values is None:
+        return None
+    known = (np.where(band > 0, band, np.nan) for band in bands(values))
+    view = partial(pictures.covered_bytes, low=raw["low"], high=raw["high"])
+    return vars(pictures.LayerWriter(folder / "prediction", view, TILE_PX, 82).write(known, values.shape)[0])
+
+
+def map_limit(between: tuple[float, float], least: float) -> float:
+    """Half range of a signed map that lies `between`: rounded up to two digits, at least `least`."""
+    reach = max(abs(between[0]), abs(between[1]), least)
+    step = 10.0 ** (math.floor(math.log10(reach)) - 1)
+    return round(math.ceil(reach / step - 1e-9) * step, 12)

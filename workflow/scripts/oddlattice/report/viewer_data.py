@@ -1,0 +1,178 @@
+"""What the viewer and the list of defects of an image's page draw."""
+
+import base64
+import json
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oddlattice.defects.kinds import KINDS, kind_of
+from oddlattice.report import image_facts, outlines, pictures
+from oddlattice.report import numbers as n
+from oddlattice.report.image_facts import pixel_size_nm
+from oddlattice.report.images import Image
+from oddlattice.storage.rows import Row
+
+DEFECT_KEYS = (
+    "row col kind kind_text site probability_text z z_text q q_text change change_text shift shift_text "
+    "arrow_row arrow_col radius area_text place_text cell_u cell_v said turned"
+).split()
+
+
+def viewer_data(image: Image, raw: Row, prediction: Row | None, maps: dict[str, Row], crops: Row | None) -> Row:
+    """What the viewer and the list of defects draw."""
+    pixel, ruler = image_facts.pixel_size_nm(image)
+    data: Row = {
+        "image_id": image.row["image_id"],
+        "rows": image.raw.shape[0],
+        "cols": image.raw.shape[1],
+        "pixel_nm": pixel,
+        "ruler": ruler,
+        "path": image.row["path"],
+        "raw": raw,
+        "prediction": prediction,
+        "maps": maps,
+        "colours": pictures.DIVERGING.tolist(),
+        "kinds": KINDS,
+        "outlines": None,
+        "nodes": None,
+        "crops": crops,
+        "defects": defect_columns(image),
+        "columns": column_values(image),
+        "said": said_of_image(image),
+    }
+    if image.nodes_px is not None and image.mask is not None:
+        loops = outlines.outlines(image.mask, image.nodes_px)
+        data["outlines"] = [[int(round(10 * x)) for point in loop for x in point] for loop in loops]
+    if image.nodes_px is not None:
+        u, v, places = outlines.coarse_nodes(image.nodes_px)
+        tenths = np.rint(10 * places).astype(int)
+        data["nodes"] = {"u": u, "v": v, "row": tenths[0].ravel().tolist(), "col": tenths[1].ravel().tolist()}
+    return data
+
+
+def layers_of(image: Image, maps: dict[str, Row], prediction: Row | None) -> list[Row]:
+    """The layers the viewer can show of an image, in the order in which they lie on each other."""
+    lattice = image.nodes_px is not None
+    analysed = image.row["state"] == "analysed"
+    found = [
+        ("raw", "Raw", "R", True, 100, True),
+        ("prediction", "Prediction", "B", False, 100, prediction is not None),
+        ("difference", "Difference", "D", False, 100, "difference" in maps),
+        ("z", "z map", "Z", False, 100, "z" in maps),
+        ("cells", "Lattice", "L", False, 80, lattice),
+        ("mask", "Mask", "K", analysed, 80, lattice and image.mask is not None),
+        ("marks", "Defects", "M", True, 100, image.defects.height > 0),
+    ]
+    keys = ("key", "label", "hot", "on", "fade")
+    return [dict(zip(keys, layer, strict=False)) for layer in found if layer[-1]]
+
+
+def said_of_image(image: Image) -> Row:
+    """What people said of the image as a whole, and the regions they excluded."""
+    rows = image.said.to_dicts()
+    regions = [row for row in rows if row["what"] == "region"]
+    return {
+        "unusable": [[row["reviewer"], row["at"]] for row in rows if row["what"] == "image"],
+        "regions": [[row["reviewer"], json.loads(row["corners_px"]), row["at"]] for row in regions],
+        "notes": [[row["reviewer"], row["note"], row["at"]] for row in rows if row["what"] == "note"],
+    }
+
+
+def defect_columns(image: Image) -> dict[str, list[Any]]:
+    """The table of defects as the page shows it: values to sort and draw by, and texts."""
+    pixel, _ = pixel_size_nm(image)
+    found: dict[str, list[Any]] = {key: [] for key in DEFECT_KEYS}
+    for row, marks in zip(image.defects.iter_rows(named=True), image.marks, strict=True):
+        shift = [row["shift_row_pm"], row["shift_col_pm"]]
+        size = math.hypot(*shift) if all(n.usable(s) for s in shift) else None
+        radius = None
+        if row["kind"] == "extended" and n.usable(row["area_nm2"]) and pixel:
+            radius = round(math.sqrt(row["area_nm2"] / math.pi / (pixel[0] * pixel[1])), 1)
+        known = size is not None and pixel is not None
+        arrow = [s / 1000 / p for s, p in zip(shift, pixel or (1, 1), strict=True)] if known else [None, None]
+        change, sigma = row["intensity_change"], row["intensity_change_sigma"]
+        values = {
+            "row": row["row_px"],
+            "col": row["col_px"],
+            "kind": kind_of(row["kind"]),
+            "kind_text": str(row["kind"] or "unknown"),
+            "site": str(row["site"] or ""),
+            "probability_text": n.percent(row["kind_probability"]) if n.usable(row["kind_probability"]) else "",
+            "z": row["z"],
+            "z_text": n.fixed(row["z"], 1),
+            "q": row["q_value"],
+            "q_text": n.probability(row["q_value"]),
+            "change": change,
+            "change_text": _split_error(change, sigma, 100),
+            "shift": size,
+            "shift_text": _split_error(size, row["shift_sigma_pm"], 1),
+            "arrow_row": arrow[0],
+            "arrow_col": arrow[1],
+            "radius": radius,
+            "area_text": f"{n.significant(row['area_nm2'], 2)} nm²" if n.usable(row["area_nm2"]) else "",
+            "place_text": f"{n.fixed(row['row_px'], 1)}, {n.fixed(row['col_px'], 1)}",
+            "cell_u": row["cell_u"],
+            "cell_v": row["cell_v"],
+            "said": [[m["reviewer"], m["verdict"], m["kind"], m["note"], m["at"]] for m in marks],
+            "turned": _turned(arrow, image.lattice),
+        }
+        for key in DEFECT_KEYS:
+            value = values[key]
+            found[key].append(round(value, 5) if isinstance(value, float) and key != "q" else value)
+    return found
+
+
+def _turned(arrow_px: list[float | None], lattice: Row) -> list[float] | None:
+    """A displacement (row, col) [px] as parts of the lattice vectors a and b: the frame of the crops."""
+    if arrow_px[0] is None or lattice.get("a_px") is None:
+        return None
+    vectors = np.array([lattice["a_px"], lattice["b_px"]], dtype=np.float64)
+    found = np.asarray(arrow_px, dtype=np.float64) @ np.linalg.inv(vectors)
+    return [round(float(x), 5) for x in found]
+
+
+def _split_error(value: float | None, error: float | None, factor: float) -> list[str]:
+    """Value and error as two texts rounded alike; the signed value carries its sign."""
+    if value is None or not math.isfinite(value):
+        return [n.NONE, ""]
+    if error is None or not math.isfinite(error) or error <= 0:
+        return [n.significant(factor * value, 2), ""]
+    decimals = n.decimals_for(factor * error, 1)
+    return [n.fixed(factor * value, decimals), f"± {n.fixed(factor * error, decimals)}"]
+
+
+def column_values(image: Image) -> Row | None:
+    """Place, z and change of intensity of every tested column, packed for the read-out; None where none was tested.
+
+    Base64 of little-endian whole numbers: places as parts of 65535 of the image's size, z in hundredths, changes in
+    thousandths of a column, -32768 where there is none, and the index of the site.
+    """
+    found = image.columns
+    if not found.height:
+        return None
+
+    def packed(name: str, factor: float, dtype: str) -> str:
+        values = found[name].to_numpy().astype(np.float64) * factor
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        whole = np.clip(np.rint(np.nan_to_num(values)), low + (low < 0), high)
+        return _base64(np.where(np.isfinite(values), whole, low).astype(dtype))
+
+    rows, cols = image.raw.shape
+    sites = sorted(set(found["site"].drop_nulls()))
+    index = np.array([sites.index(site) if site in sites else 255 for site in found["site"]], dtype=np.uint8)
+    return {
+        "number": found.height,
+        "sites": sites,
+        "row": packed("row_px", 65535 / rows, "<u2"),
+        "col": packed("col_px", 65535 / cols, "<u2"),
+        "z": packed("z", 100, "<i2"),
+        "change": packed("intensity_change", 1000, "<i2"),
+        "site": _base64(index),
+    }
+
+
+def _base64(values: npt.NDArray[np.generic]) -> str:
+    return base64.b64encode(values.tobytes()).decode("ascii")
