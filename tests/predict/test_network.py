@@ -13,6 +13,7 @@ from oddlattice.defects.null import judge_columns
 from oddlattice.lattice.columns import as_cells, mean_cell
 from oddlattice.lattice.shapes import fit_shape
 from oddlattice.model.folder import load_model
+from oddlattice.model.misfit import misfit
 from oddlattice.model.patches import correlated_noise, draw_bulk, standardised
 from oddlattice.predict.methods import predict_pca, predict_template
 from oddlattice.predict.network import (
@@ -20,7 +21,6 @@ from oddlattice.predict.network import (
     Engine,
     chunk_cells,
     contrast_of,
-    misfit,
     own_mean,
     padded,
     patches_of,

@@ -5,44 +5,45 @@ import os
 import signal
 from typing import Any
 
-from oddlattice.lattice import tile_image
+from oddlattice.model import choice
 from oddlattice.process.sandbox import Fault, spared
+from oddlattice.storage.rows import Row
 
 
-def fail(**job: Any) -> tile_image.Row:
+def fail(**job: Any) -> Row:
     if job["image_id"].startswith("f0001"):
         raise ZeroDivisionError("<b>nothing</b> to divide by")
-    return tile_image.tile_image(**job)
+    return choice.tile_one(**job)
 
 
-def tile_failing(**job: Any) -> tuple[tile_image.Row, None] | tuple[None, Fault]:
+def tile_failing(**job: Any) -> tuple[Row, None] | tuple[None, Fault]:
     return spared(fail, **job)
 
 
-def tile_crashing(**job: Any) -> tuple[tile_image.Row, None] | tuple[None, Fault]:
-    found = tile_image.tile_or_tell(**job)  # with its arrays written
+def tile_crashing(**job: Any) -> tuple[Row, None] | tuple[None, Fault]:
+    found = choice.tile_or_tell(**job)  # with its arrays written
     if job["image_id"].startswith("f0001"):
         ctypes.string_at(8)
     return found
 
 
-def tile_killed(**job: Any) -> tuple[tile_image.Row, None] | tuple[None, Fault]:
+def tile_killed(**job: Any) -> tuple[Row, None] | tuple[None, Fault]:
     if job["image_id"].startswith("f0001"):
         os.kill(os.getpid(), signal.SIGKILL)
-    return tile_image.tile_or_tell(**job)
+    return choice.tile_or_tell(**job)
 
 
-def tile_killed_once(**job: Any) -> tuple[tile_image.Row, None] | tuple[None, Fault]:
+def tile_killed_once(**job: Any) -> tuple[Row, None] | tuple[None, Fault]:
     mark = os.path.join(os.path.dirname(job["images_zarr"]), "killed once")
     if job["image_id"].startswith("f0001") and not os.path.exists(mark):
         open(mark, "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
-    return tile_image.tile_or_tell(**job)
+    return choice.tile_or_tell(**job)
 
 
-def tile_on_full_disk(**job: Any) -> tuple[tile_image.Row, None] | tuple[None, Fault]:
+def tile_on_full_disk(**job: Any) -> tuple[Row, None] | tuple[None, Fault]:
     return spared(_fill, **job)
 
 
-def _fill(**job: Any) -> tile_image.Row:
+def _fill(**job: Any) -> Row:
     raise OSError(28, "No space left on device")

@@ -1,7 +1,8 @@
 """Tile: the lattice of each image is fitted, and the image resampled onto it, 20 px per unit cell along each vector.
 
 In:  results/1_images/{shard}.zarr         images (row, col) [counts]
-     models/<name>/crystal.yaml            the unit cells the lattice may be
+     models/<name>/                        crystal.yaml: the unit cells the lattice may be; weights.safetensors: of
+                                           several that fit, the one whose network knows the image's mean cell best
 Out: results/2_tiles/{shard}.zarr          per image: tiles float32 (u, v) [local mean = 1], mask uint8 (cell u, cell v),
                                            inside uint8 (cell u, cell v): lies in the image,
                                            nodes_px float32 (2, cell u, cell v) [px], row_shift_px float32 (row) [px],
@@ -13,6 +14,7 @@ rule cut_tiles:
     input:
         images_zarr="results/1_images/{shard}.zarr",
         crystals=of_models("crystal.yaml"),
+        weights=of_models("weights.safetensors"),
         modules=modules_of("cut_tiles"),
     output:
         tiles_zarr=directory("results/2_tiles/{shard}.zarr"),

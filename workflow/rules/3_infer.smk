@@ -27,6 +27,6 @@ rule infer_differences:
         runtime=120,
         gpu=gpus,
     params:
-        settings=config["infer"] | {"seed": config["seed"]},
+        settings=config["infer"],
     script:
         "../scripts/infer_differences.py"

@@ -39,7 +39,7 @@ rule find_defects:
         mem_mb=grown(4000),
         runtime=120,
     params:
-        settings=config["defects"] | {"seed": config["seed"]},
+        settings=config["defects"],
     script:
         "../scripts/find_defects.py"
 

@@ -18,7 +18,7 @@ from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.groups import listed_in
 from oddlattice.storage.rows import Row
 
-CALL = "oddlattice.lattice.tile_image:tile_or_tell"
+CALL = "oddlattice.model.choice:tile_or_tell"
 LONGEST_S = 3600.0  # an image that takes longer is given up
 LIMITS = Limits(1 << 20, LONGEST_S, LONGEST_S)  # memory is limited by the job's own
 

@@ -27,13 +27,13 @@ from oddlattice.lattice.columns import (
 from oddlattice.lattice.shapes import fit_shapes
 from oddlattice.lattice.subareas import Part, in_px, is_inside, parts_of
 from oddlattice.model.folder import Model, load_model
+from oddlattice.model.misfit import misfit, objection
 from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.predict.methods import predict_pca, predict_template
 from oddlattice.predict.network import (
     Careful,
     Engine,
     contrast_of,
-    misfit,
     own_mean,
     predict_bulk,
     whole_there,
@@ -52,8 +52,6 @@ AROUND_CELLS = 16  # neighbourhood in which a part of a huge image is predicted:
 TRIAL_CELLS = 24  # side of the part of an image in which trials are made [cells]
 TRIAL_SPACING = 6  # cells between trial defects of a kind
 TRIAL_LOSS, TRIAL_SHIFT_PM = -0.5, 20.0
-DISTORTED = 1.04  # ratio of the stretches of a cell from which it counts as distorted
-DISTORTED_PART = 0.4  # of the misfit limit is left to a distorted cell
 MIN_CELLS = 36  # fewer analysed cells tell nothing about an image's own noise
 
 
@@ -145,21 +143,6 @@ def _add_windows(tiles: Float, shape: ColumnShape, cells: npt.NDArray[np.intp], 
     index = np.arange(tiles.size).reshape(tiles.shape)
     where = cut_windows(index, shape, cells).astype(np.int64)  # type: ignore[arg-type]
     tiles.ravel()[where] += added.astype(np.float32)
-
-
-def objection(name: str, off: float, stretch: float, limit: float) -> str:
-    """Why an image is not of the model's crystal, or "".
-
-    A distorted cell may be the scan's doing, and a mean cell that the model does not quite know the microscope's; both
-    together are another crystal, so a distorted cell leaves only a part of the limit.
-    """
-    distorted = stretch > DISTORTED
-    limit *= DISTORTED_PART if distorted else 1.0
-    if off <= limit:
-        return ""
-    also = f" and the cell is distorted by {100 * (stretch - 1):.0f} %" if distorted else ""
-    found = f"its mean cell is {100 * off:.0f} % off what {name} knows (limit {100 * limit:.0f} %){also}"
-    return f"no model for this crystal: {found}; train one from this image's own bulk"
 
 
 @dataclass(frozen=True)
@@ -343,7 +326,7 @@ def main(
     """
     watch = watch or Watch()
     tiles = zarr.open_group(tiles_zarr, mode="r")
-    models = {model.crystal.name: model for model in map(load_model, map(Path, model_dirs))}
+    models = {model.name: model for model in map(load_model, map(Path, model_dirs))}
     predictors = {name: Predictor(model, settings, threads) for name, model in models.items()}
     listed = listed_in(tiles)
     with whole_directory(out_zarr) as part, Behind() as write:
@@ -353,8 +336,8 @@ def main(
         for row in listed:
             name, state, reason = row["image_id"], row["state"], row["reason"]
             if state == "tiled":
-                crystal = str(said_of(group_of(tiles, name))["crystal"])
-                given = (tiles, out, name, models[crystal], predictors[crystal], settings)
+                model = str(said_of(group_of(tiles, name))["model"])
+                given = (tiles, out, name, models[model], predictors[model], settings)
                 meanwhile = (pieces.of(name), write) if pieces is not None else ()
                 said, fault = watch.spared(name, infer_one, *given, *meanwhile)
                 if fault is not None and meanwhile:  # perhaps it is that of the next image, whose pieces are read ahead

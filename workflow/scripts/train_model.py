@@ -25,11 +25,12 @@ from oddlattice.lattice.origin import peaks_of_mean_cell
 from oddlattice.lattice.register import register
 from oddlattice.lattice.shapes import fit_shape
 from oddlattice.model.folder import recipe_sha256, save_model
+from oddlattice.model.misfit import misfit
 from oddlattice.model.patches import Batch, ImagePatches, image_batches, simulated_batches, standardised
 from oddlattice.model.training import Progress, train_vae
 from oddlattice.model.vae import VAE, VAEConfig
 from oddlattice.numerics.arrays import Float
-from oddlattice.predict.network import Careful, Engine, misfit, padded, patches_of
+from oddlattice.predict.network import Careful, Engine, padded, patches_of
 from oddlattice.process.logs import log_to
 from oddlattice.process.single_thread import one_thread
 from oddlattice.run.yaml_files import read_mapping

@@ -26,6 +26,7 @@ PEAK_POWER = 22.0  # ASSUME: a maximum this far above the local background is a 
 WEAKEST_PEAK = 1e-3  # of the strongest peak's power; weaker ones may be side lobes, aliases or defects
 LARGEST_INDEX = 16  # the two strongest peaks span at most this many reciprocal cells; more are aliases or noise
 LONGEST_ASPECT = 4.0  # of the primitive cell
+DISTORTED = 1.04  # a cell stretched more one way than the other is said to be distorted
 SHARPEST_SHEAR_DEG = 25.0  # vectors closer in direction than this make a row of fringes, not a lattice
 
 

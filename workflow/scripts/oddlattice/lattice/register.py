@@ -4,7 +4,7 @@
 `register` does both and returns arrays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,11 @@ LOCAL_MEAN_CELLS = 3.0  # rms width over which the local mean is taken
 LARGEST_PERIOD_NM = 1.5  # ASSUME: primitive cells in projection are smaller, unless a crystal in use says otherwise
 SCAN_PX = 384  # side of the part of an image that tells along which direction it was scanned
 BINNED_PX = 1 << 20  # pixels that make the mean cell; more would not make it better than its systematic errors
+
+
+#: Misfit of a mean cell (20, 20), mean 1 and the crystal's column at its corner, to the model of a crystal, over the
+#: model's limit; the last argument is the ratio of the principal stretches between crystal and image.
+Judge = Callable[[Crystal, Array, float], float]
 
 
 class NoModelError(ValueError):
@@ -186,9 +191,17 @@ def measure_mean_cell(
 
 
 def choose_match(
-    image: Float, flattener: Flattener, frame: Frame, found: list[Match]
+    image: Float,
+    flattener: Flattener,
+    frame: Frame,
+    found: list[Match],
+    content_minimum: float = 0.0,
+    judge: Judge | None = None,
 ) -> tuple[Match, Anchor, MeanCell, list[tuple[Match, Anchor]]]:
-    """The match whose crystal explains the mean cell best; among equals the least stretched and least rotated."""
+    """The match whose crystal explains the mean cell best; among equals the least stretched and least rotated.
+
+    Of several crystals whose best match explains enough, the one that the judge finds least off.
+    """
     sublattices: dict[tuple[int, ...], MeanCell] = {}
     bases = {_sublattice(match.cell): match.cell for match in found}
     means = measure_mean_cell(image, flattener, frame, list(bases.values()))
@@ -206,7 +219,17 @@ def choose_match(
         return (round(anchor.explained, 2), -round(match.stretch, 2), -angle)
 
     best = max(tried, key=merit)
+    if judge is not None:
+        of_each = [max((e for e in tried if e[0].crystal is c), key=merit) for c in _each(e[0].crystal for e in tried)]
+        able = [entry for entry in of_each if entry[1].explained >= content_minimum]
+        off = [judge(m.crystal, mean.moved(anchor.origin).cell(), m.stretch) for m, anchor, mean in able]
+        best = able[int(np.argmin(off))] if able else best
     return (*best, [(match, anchor) for match, anchor, _ in tried])
+
+
+def _each(crystals: Iterable[Crystal]) -> list[Crystal]:
+    """The crystals without repetition, told apart as objects: two models may be of equal crystals."""
+    return list({id(crystal): crystal for crystal in crystals}.values())
 
 
 def _sublattice(cell: npt.NDArray[np.int64]) -> tuple[int, ...]:
@@ -308,6 +331,7 @@ def fit_registration(
     pixel_nm: tuple[float, float] | None = None,
     settings: Settings | None = None,
     lattice: Lattice | None = None,
+    judge: Judge | None = None,
 ) -> Registration:
     """Measure frame, anchor, row shifts, local mean and mask of an image.
 
@@ -323,6 +347,8 @@ def fit_registration(
     settings : Settings, optional
     lattice : Lattice, optional
         Coarse lattice, when it is known.
+    judge : Judge, optional
+        Decides between crystals that fit in lattice and content; without it the content does.
 
     Raises
     ------
@@ -340,7 +366,7 @@ def fit_registration(
     flattener = fit_flattener(image, period)
     frame = fit_frame(image, lattice, flattener)
     if crystals:
-        frame, crystal, anchor, mean_cell = _on_a_crystal(image, flattener, frame, crystals, pixel_nm, settings)
+        frame, crystal, anchor, mean_cell = _on_a_crystal(image, flattener, frame, crystals, pixel_nm, settings, judge)
     else:
         crystal, anchor = None, None
         (mean_cell,) = measure_mean_cell(image, flattener, frame, [np.eye(2, dtype=np.int64)])
@@ -411,6 +437,7 @@ def _on_a_crystal(
     crystals: Sequence[Crystal],
     pixel_nm: tuple[float, float] | None,
     settings: Settings,
+    judge: Judge | None,
 ) -> tuple[Frame, Crystal, Anchor, MeanCell]:
     found = [
         match
@@ -419,7 +446,7 @@ def _on_a_crystal(
     ]
     if not found:
         raise NoModelError(no_model_sentence(frame, pixel_nm), frame)
-    match, anchor, mean_cell, _ = choose_match(image, flattener, frame, found)
+    match, anchor, mean_cell, _ = choose_match(image, flattener, frame, found, settings.content_minimum, judge)
     if anchor.explained < settings.content_minimum:
         raise NoModelError(
             f"{no_model_sentence(frame, pixel_nm)}; the cell of {match.crystal.name} would fit in size, "

@@ -1,7 +1,6 @@
 """One image is laid on its own lattice and cut into the lattice frame: the body of the child process of cut_tiles."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,11 +8,12 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec
 
-from oddlattice.crystal import CELL_PX, Crystal, load_crystal
-from oddlattice.lattice.fourier import NoLatticeError, describe, stretch_of
+from oddlattice.crystal import CELL_PX, Crystal
+from oddlattice.lattice.fourier import DISTORTED, NoLatticeError, describe, stretch_of
 from oddlattice.lattice.frame import Frame
 from oddlattice.lattice.origin import column_weights
 from oddlattice.lattice.register import (
+    Judge,
     NoModelError,
     Registration,
     Settings,
@@ -22,7 +22,6 @@ from oddlattice.lattice.register import (
     rotation_deg,
 )
 from oddlattice.lattice.subareas import in_px
-from oddlattice.process.sandbox import Fault, spared
 from oddlattice.storage import blocks
 from oddlattice.storage.groups import array_of, group_of, said_of
 from oddlattice.storage.rows import Row
@@ -31,7 +30,6 @@ from oddlattice.storage.windows import Windows
 TILE_CELLS = 32  # one chunk is one tile of 32 x 32 cells
 BAND_CELLS = 4 * TILE_CELLS  # cells along u and v cut at once, to bound memory
 AT_ONCE_PX = 1 << 25  # an image of more pixels is read strip by strip
-DISTORTED = 1.04  # a cell stretched more one way than the other is said to be distorted
 DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
 CODEC = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
 
@@ -203,17 +201,24 @@ def write_registration(image: Any, found: Registration, group: zarr.Group) -> No
 
 
 def tile_image(
-    images_zarr: str, image_id: str, crystal_files: Sequence[str], out: str, settings: Mapping[str, Any]
+    images_zarr: str,
+    image_id: str,
+    models: Mapping[str, Crystal],
+    out: str,
+    settings: Mapping[str, Any],
+    judge: Judge | None = None,
 ) -> Row:
-    """Register one image and write its group; returns its row of the root attributes."""
+    """Register one image and write its group; returns its row of the root attributes.
+
+    `models` has the crystal of every model by the name of its folder; `judge` as of `fit_registration`.
+    """
     source = group_of(zarr.open_group(images_zarr, mode="r"), image_id)
-    crystals = [load_crystal(Path(path)) for path in crystal_files]
     image: Any = array_of(source, "0")
     pixel_nm = header_nm(said_of(source))
     group = zarr.open_group(out, mode="r+").create_group(image_id)
     image = blocks.read(image) if image.shape[0] * image.shape[1] <= AT_ONCE_PX else Windows(image)
     try:
-        found = fit_registration(image, crystals, pixel_nm, settings_from(settings))
+        found = fit_registration(image, list(models.values()), pixel_nm, settings_from(settings), judge=judge)
     except NoLatticeError as error:
         attributes = not_tiled("no_lattice", str(error))
     except NoModelError as error:
@@ -222,7 +227,8 @@ def tile_image(
             attributes |= vector_attributes(error.frame, pixel_nm)
     else:
         write_registration(image, found, group)
-        attributes = tiled_attributes(found, pixel_nm)
+        model = next(name for name, crystal in models.items() if crystal is found.crystal)
+        attributes = tiled_attributes(found, pixel_nm) | {"model": model}
     group.attrs["oddlattice"] = attributes
     return {"image_id": image_id, "state": attributes["state"], "reason": attributes["reason"]}
 
@@ -230,8 +236,3 @@ def tile_image(
 def not_tiled(state: str, reason: str) -> dict[str, Any]:
     """Attributes of an image without tiles."""
     return {"state": state, "reason": reason, "crystal": None, "warnings": []}
-
-
-def tile_or_tell(**job: Any) -> tuple[Row, None] | tuple[None, Fault]:
-    """Body of the child process of one image: its row, or what went wrong."""
-    return spared(tile_image, **job)

@@ -374,8 +374,3 @@ def own_mean(residual: Float, mask: npt.NDArray[np.uint8], local_cells: float, t
 def contrast_of(cell: npt.NDArray[np.float64]) -> float:
     """Contrast of a mean cell, its standard deviation; never 0."""
     return max(float(cell.std()), 1e-6)
-
-
-def misfit(seen: npt.NDArray[np.float64], predicted: npt.NDArray[np.float64]) -> float:
-    """How badly the model's mean cell fits the image's: rms difference over rms contrast (0: perfect, 1: useless)."""
-    return float(np.sqrt(np.mean((seen - predicted) ** 2)) / max(float(seen.std()), 1e-9))
