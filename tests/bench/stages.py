@@ -49,9 +49,6 @@ def calls(work: Path, shard: str, threads: int) -> Mapping[str, Callable[[], obj
         "cut_tiles": config["tile"],
         "infer_differences": config["infer"] | {"seed": config["seed"]},
         "find_defects": config["defects"] | {"seed": config["seed"]},
-        "measure_images": {"seed": config["seed"]},
-        "write_pages": config["report"]
-        | {"published_band_std": config["defects"]["published_band_std"], "config": shown},
     }
     zarrs = {
         "images_zarr": "1_images",
@@ -87,7 +84,7 @@ def calls(work: Path, shard: str, threads: int) -> Mapping[str, Callable[[], obj
     def stage(name: str) -> Callable[[], object]:
         def call() -> object:
             main = importlib.import_module(name).main
-            here = known | {"settings": given[name]}
+            here = known | {"settings": given.get(name), "seed": config["seed"], "config": shown}
             if name in outputs:
                 here["out_zarr"] = known[outputs[name]]
             wanted = inspect.signature(main).parameters.values()

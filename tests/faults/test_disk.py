@@ -11,6 +11,7 @@ import write_index
 from faults.test_images import whole
 from oddlattice.archive.inventory import refresh_inventory, scan_archive
 from oddlattice.process.logs import say_plainly
+from oddlattice.run.stage_settings import ReportSettings
 from support.fault_shard import CONFIG, Shard
 from support.small_disk import SmallDisk, small_disk
 
@@ -64,7 +65,9 @@ class OnDisk(Shard):
         given = [out[name] for name in ("images_parquet", "defects_parquet", "reviews_parquet", "precision_csv")]
         given += [str(self.folder / "said.json"), str(self.folder / "results/0_archive/discovered.tsv")]
         provenance = {"config": CONFIG, "versions": {"oddlattice": "0"}}
-        write_index.main(*given, [self.pages], self.disk / "index.html", CONFIG["report"], provenance)
+        write_index.main(
+            *given, [self.pages], self.disk / "index.html", ReportSettings.of(CONFIG["report"]), provenance
+        )
 
     def scan(self) -> None:
         scan_archive(self.folder / "archive", self.disk, ["**"], [], 0, 1, 1, now_ns=4 * 10**18)

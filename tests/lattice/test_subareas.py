@@ -235,14 +235,13 @@ def test_pages_are_the_same_when_pictures_are_read_band_by_band(
     (tmp_path / "statistics.json").write_text("{}")
     stores = [tiled / "images.zarr", tiled / "tiles.zarr", made / "differences.zarr", made / "maps.zarr"]
     tables = [made / f"{table}.parquet" for table in ("defects", "images", "columns")]
-    settings = CONFIG["report"] | {"published_band_std": 1.5, "config": {"models": ["srtio3_001"]}}
     monkeypatch.setattr(layers, "TILE_PX", 128)
     found = []
     for name, at_once in (("whole", 1 << 30), ("bands", 1000)):
         monkeypatch.setattr(images, "AT_ONCE_PX", at_once)
         out = tmp_path / name / "shard"
         beside = [tmp_path / f"{name}.json" for name in ("statistics", "reviews")]
-        write_pages.main(*stores, *tables, *beside, out, settings)
+        write_pages.main(*stores, *tables, *beside, out, CONFIG)
         found.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
     assert found[0].keys() == found[1].keys() and len(found[0]) > 50
     assert found[0] == found[1]

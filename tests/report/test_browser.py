@@ -18,6 +18,7 @@ import write_index
 import write_pages
 from oddlattice.archive import review_files
 from oddlattice.run import settings
+from oddlattice.run.stage_settings import ReportSettings
 from oddlattice.storage.products import INVENTORY, table, write_tsv
 from support import report_products as made_up
 
@@ -29,7 +30,7 @@ AXE = Path(axe.__file__).parent / "axe.min.js"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: the report is not looked at in a browser")
 HOSTILE = "<script>document.title='owned'<script>"
-INDEX_SETTINGS = {"density_stands_out": 3.0}
+INDEX_SETTINGS = ReportSettings(density_stands_out=3.0)
 PROVENANCE = {"config": {"archive": "/data/microscope", "defects": {"fdr": 0.05}}, "versions": {"oddlattice": "0.1.0"}}
 
 
@@ -49,7 +50,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     shard.files = [{"file": f"{HOSTILE}.json", "state": "refused", "reason": HOSTILE, "reviewers": [], "statements": 0}]
     pages = folder / "5_report" / "s0001"
-    write_pages.main(*made_up.arguments(shard.write()), pages, made_up.SETTINGS)
+    write_pages.main(*made_up.arguments(shard.write()), pages, made_up.CONFIG)
     template = shard.rows[1]
     for k in range(496):
         row = template | {"image_id": f"xx-{k}", "file_id": f"xx-{k}", "path": f"2026/many/image-{k:03d}.dm4"}
@@ -682,7 +683,7 @@ def test_a_review_comes_back_with_the_next_run(tab: Tab, browser: Any, report: P
     shard.analysed("aa-1", f"2026/{HOSTILE}.dm4", made_up.scan_of((300, 340), 16, 3), extended=True)
     shard.statements, shard.files = said.statements, said.files
     pages = tmp_path / "5_report" / "s0001"
-    write_pages.main(*made_up.arguments(shard.write()), pages, made_up.SETTINGS)
+    write_pages.main(*made_up.arguments(shard.write()), pages, made_up.CONFIG)
     other = Tab(browser)  # another browser, which knows nothing
     page = other.image(pages / "aa-1.html")
     assert page.locator("#defects .verdict").all_inner_texts() == ["✓ confirmed", "✕ rejected", "✓ confirmed"]

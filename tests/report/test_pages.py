@@ -21,12 +21,13 @@ from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.report import index_lines, numbers, outlines, pictures, plots
 from oddlattice.report.pages import embedded_json, policy
 from oddlattice.run import settings
+from oddlattice.run.stage_settings import ReportSettings
 from oddlattice.storage.json_text import json_text
 from oddlattice.storage.products import INVENTORY, table, write_tsv
 from support import report_products as made_up
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\"'&"
-INDEX_SETTINGS = {"density_stands_out": 3.0}
+INDEX_SETTINGS = ReportSettings(density_stands_out=3.0)
 PROVENANCE = {
     "config": {"archive": "/data/micro<b>scope", "defects": {"fdr": 0.05}},
     "versions": {"oddlattice": "0.1.0"},
@@ -321,7 +322,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> tuple[made_up.Shard, made
     found.rejected("bad", f"2026/{HOSTILE.replace('/', '')}.emd", f"It is cut off {HOSTILE}")
     made = found.write()
     out = folder / "5_report" / "s0001-a"
-    write_pages.main(*made_up.arguments(made), out, made_up.SETTINGS)
+    write_pages.main(*made_up.arguments(made), out, made_up.CONFIG)
     return found, made, out
 
 
@@ -479,7 +480,7 @@ def test_pages_ask_the_index_for_their_neighbours(shard: tuple[Any, Any, Path]) 
 
 def test_same_products_give_the_same_bytes(shard: tuple[Any, made_up.Made, Path], index: Path, tmp_path: Path) -> None:
     _, made, out = shard
-    write_pages.main(*made_up.arguments(made), tmp_path / out.name, made_up.SETTINGS)
+    write_pages.main(*made_up.arguments(made), tmp_path / out.name, made_up.CONFIG)
     files = sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
     assert files == sorted(p.relative_to(tmp_path / out.name) for p in (tmp_path / out.name).rglob("*") if p.is_file())
     for path in files:

@@ -13,9 +13,11 @@ import pytest
 import compare_images
 import write_statistics
 from oddlattice.report import methods, statistics, vector_fields
-from oddlattice.statistics import across_images, per_image
+from oddlattice.run.stage_settings import StatisticsSettings
+from oddlattice.statistics import counting, groups, per_image, trends
 from oddlattice.storage.products import COLUMNS, DEFECTS, DENSITIES, TRENDS, table
 from support import report_products as made_up
+from support.settings import default
 from support.statistics_shard import CONFIG, PROVENANCE, VERSIONS, shard  # noqa: F401 (shard: a fixture)
 
 
@@ -31,10 +33,10 @@ def test_what_is_counted() -> None:
     rows = [
         {"kind": k, "review": r} for k, r in (("lighter", ""), ("extended", ""), ("heavier", "rejected"), (None, None))
     ]
-    points = across_images.point_defects(table(rows, DEFECTS))
-    assert across_images.kinds_of(points) == ["lighter", "unknown"]
+    points = counting.point_defects(table(rows, DEFECTS))
+    assert counting.kinds_of(points) == ["lighter", "unknown"]
     without = table(rows, DEFECTS).with_columns(excluded=pl.lit(True))
-    assert across_images.point_defects(without).height == 0
+    assert counting.point_defects(without).height == 0
 
 
 def test_clustering_takes_only_columns_that_were_tested() -> None:
@@ -60,7 +62,7 @@ def test_clustering_takes_only_columns_that_were_tested() -> None:
 
 def test_times_in_hours_and_those_that_cannot_be_compared() -> None:
     texts = ["2026-03-17T10:00:00", "2026-03-17T08:30:00", "2026-03-17", "", "2026-03-17T10:00:00+01:00"]
-    points, without = across_images.timed([row(str(k), acquired=t) for k, t in enumerate(texts)])
+    points, without = trends.timed([row(str(k), acquired=t) for k, t in enumerate(texts)])
     assert [(x, r["image_id"]) for x, r in points] == [(0.0, "1"), (1.5, "0")]
     assert without == 3
 
@@ -72,7 +74,7 @@ def test_a_damaged_session_shows_a_slope_and_a_quiet_one_does_not() -> None:
             name = f"{folder}{k}"
             rows.append(row(name, f"{folder}/{k}.dm4", acquired=f"2026-03-17T1{k}:00:00"))
             counts[name] = Counter({"vacancy-like": number})
-    beam, _, calm, _ = across_images.trends(rows, counts, seed=1)
+    beam, _, calm, _ = trends.trends_of_series(rows, counts, seed=1)
     assert (beam["series"], beam["kind"], beam["unit"], beam["images"]) == ("beam", "all", "h", 6)
     assert beam["p_holm"] < 1e-6 and beam["slope"] == pytest.approx(0.35, abs=0.1)
     assert calm["p_value"] > 0.9 and calm["slope"] == pytest.approx(0.0, abs=1e-6)
@@ -82,25 +84,25 @@ def test_a_damaged_session_shows_a_slope_and_a_quiet_one_does_not() -> None:
 def test_frames_of_a_stack_are_a_series_and_one_image_of_their_session() -> None:
     rows = [row(f"s-f{k:04d}", "a/stack.emd", frame=k, acquired="2026-03-17T10:00:00") for k in range(4)]
     rows += [row("x", "a/x.emd", acquired="2026-03-17T11:00:00"), row("y", "a/y.emd", acquired="2026-03-17T12:00:00")]
-    found = across_images.series_of(rows)
+    found = trends.series_of(rows)
     assert [(name, unit, len(points)) for name, unit, points, _ in found] == [
         ("a", "h", 3),
         ("a/stack.emd · HAADF", "frame", 4),
     ]
-    assert [r["image_id"] for r in across_images.one_of_each_stack(rows)] == ["s-f0000", "x", "y"]
+    assert [r["image_id"] for r in counting.one_of_each_stack(rows)] == ["s-f0000", "x", "y"]
 
 
 def test_groups_by_folder_column_and_metadata() -> None:
     one = row("1", "a/b/1.dm4", signal="HAADF")
-    assert across_images.group_name(one, {}, "folder") == "a/b"
-    assert across_images.group_name(one, {}, "signal") == "HAADF"
-    assert across_images.group_name(one, {"Microscope": {"HT_V": 200000}}, "Microscope/HT_V") == "200000"
-    assert across_images.group_name(one, {}, "Microscope/HT_V") == "not told"
+    assert groups.group_name(one, {}, "folder") == "a/b"
+    assert groups.group_name(one, {}, "signal") == "HAADF"
+    assert groups.group_name(one, {"Microscope": {"HT_V": 200000}}, "Microscope/HT_V") == "200000"
+    assert groups.group_name(one, {}, "Microscope/HT_V") == "not told"
 
 
 def test_what_people_excluded_is_taken_out() -> None:
     rows = [row("1", unusable=True), row("2") | {"area_reviewed_nm2": 40.0}, row("3"), row("4") | {"state": "rejected"}]
-    assert [(r["image_id"], r["area_nm2"]) for r in across_images.as_reviewed(rows)] == [("2", 40.0), ("3", 100.0)]
+    assert [(r["image_id"], r["area_nm2"]) for r in counting.as_reviewed(rows)] == [("2", 40.0), ("3", 100.0)]
 
 
 # ---------------------------------------------------------------- drawings and pages
@@ -151,9 +153,9 @@ def test_tables_have_their_columns(shard: tuple[made_up.Made, Path, Path]) -> No
 def test_a_metadata_field_names_groups(shard: tuple[made_up.Made, Path, Path], tmp_path: Path) -> None:
     paths, out, _ = shard
     tables = {name: tmp_path / f"{name}.csv" for name in ("densities", "sites", "groups", "comparisons", "trends")}
-    settings = {"group_by": "Microscope/Name", "seed": 1}
+    settings = default(StatisticsSettings, group_by="Microscope/Name")
     compare_images.main(
-        paths.images, paths.defects, [], [str(paths.images_zarr)], tmp_path / "s.json", tables, settings
+        paths.images, paths.defects, [], [str(paths.images_zarr)], tmp_path / "s.json", tables, settings, 1
     )
     (group,) = json.loads((tmp_path / "s.json").read_text())["groups"]
     assert (group["group"], group["images"]) == ("Titan", 4)

@@ -25,7 +25,6 @@ from support.fault_runs import CRYSTAL, ROOT
 
 CONFIG = load_yaml(ROOT / "config.yaml")
 SETTINGS = {name: CONFIG[name] | {"seed": CONFIG["seed"]} for name in ("infer", "defects")}
-REPORT = CONFIG["report"] | {"published_band_std": 1.5, "config": {"models": CONFIG["models"]}}
 GOOD, BAD = "f0000", "f0001"
 STAGES = ("tile", "infer", "find", "measure", "report")
 
@@ -53,14 +52,14 @@ class Shard:
 
     def measure(self, watch: Watch | None = None) -> None:
         stores, tables = (self.images, self.tiles, self.differences), (self.defects, self.table, self.columns)
-        measure_images.main(*stores, [str(CRYSTAL)], *tables, self.statistics, self.places, {"seed": 1}, watch)
+        measure_images.main(*stores, [str(CRYSTAL)], *tables, self.statistics, self.places, 1, watch)
 
     def report(self, watch: Watch | None = None) -> None:
         stores = (self.images, self.tiles, self.differences, self.maps)
         said = self.folder / "reviews.json"
         said.write_text('{"statements": []}')
         tables = (self.defects, self.table, self.columns, self.statistics, said)
-        write_pages.main(*stores, *tables, self.pages, REPORT, watch)
+        write_pages.main(*stores, *tables, self.pages, CONFIG, watch)
 
     def after(self, stage: str) -> None:
         """Run the stages that follow."""

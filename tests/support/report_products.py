@@ -16,10 +16,12 @@ from oddlattice.archive import review_files
 from oddlattice.crystal import Crystal, crystal_from_dict
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.report.outlines import bilinear
+from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.simulate.columnwise import Conditions, Defect, Scan, simulate_scan
 from oddlattice.statistics import per_image, polar
 from oddlattice.storage.image_json import write_by_image
 from oddlattice.storage.products import COLUMNS, DEFECTS, IMAGES, READ, table, write_parquet
+from support.settings import default
 
 CRYSTAL = {
     "name": "srtio3_001",
@@ -33,8 +35,7 @@ CRYSTAL = {
     ],
 }
 KINDS = ("vacancy-like", "heavier", "lighter", "displaced", "extra", "unknown")
-CONFIG = {"models": ["srtio3_001"], "defects": {"fdr": 0.05, "published_band_std": 1.5}}
-SETTINGS: dict[str, Any] = {"published_band_std": 1.5, "config": CONFIG}
+CONFIG: dict[str, Any] = {"models": ["srtio3_001"], "defects": default(DefectSettings).as_dict()}
 
 
 @dataclass(frozen=True)
@@ -388,4 +389,4 @@ def arguments(made: Made) -> tuple[Path, ...]:
     return tuple(vars(made).values())
 
 
-__all__ = ["SETTINGS", "Shard", "arguments", "bilinear", "crystal", "image_row", "scan_of"]
+__all__ = ["CONFIG", "Shard", "arguments", "bilinear", "crystal", "image_row", "scan_of"]

@@ -7,7 +7,9 @@ import pytest
 import compare_images
 import write_statistics
 from oddlattice.run.settings import load_yaml
+from oddlattice.run.stage_settings import StatisticsSettings
 from support import report_products as made_up
+from support.settings import default
 
 ROOT = Path(__file__).parents[2]
 CONFIG = load_yaml(ROOT / "config.yaml")
@@ -29,7 +31,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> tuple[made_up.Made, Path,
     (folder / "5_report").mkdir()
     compare_images.main(
         paths.images, paths.defects, [str(paths.statistics)], [str(paths.images_zarr)],
-        out / "statistics.json", tables, {"group_by": "folder", "seed": 1},
+        out / "statistics.json", tables, default(StatisticsSettings), 1,
     )  # fmt: skip
     page = folder / "5_report" / "statistics.html"
     write_statistics.main(out / "statistics.json", paths.images, [], page, page.with_name("methods.md"), PROVENANCE)

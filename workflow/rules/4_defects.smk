@@ -98,7 +98,7 @@ rule measure_images:
         mem_mb=grown(4000),
         runtime=120,
     params:
-        settings={"seed": config["seed"]},
+        seed=config["seed"],
     script:
         "../scripts/measure_images.py"
 
@@ -126,6 +126,7 @@ rule compare_images:
         mem_mb=grown(4000),
         runtime=30,
     params:
-        settings=config["statistics"] | {"seed": config["seed"]},
+        settings=config["statistics"],
+        seed=config["seed"],
     script:
         "../scripts/compare_images.py"

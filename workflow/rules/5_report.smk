@@ -34,8 +34,7 @@ rule write_pages:
         mem_mb=grown(2000),
         runtime=120,
     params:
-        settings=config["report"]
-        | {"published_band_std": config["defects"]["published_band_std"], "config": analysis_config()},
+        config=analysis_config(),
     script:
         "../scripts/write_pages.py"
 

@@ -6,13 +6,18 @@ from typing import Any
 import polars as pl
 
 from oddlattice.process.logs import log_to
-from oddlattice.statistics import across_images
-from oddlattice.statistics.across_images import by_model, counts_by_kind, metadata_of
+from oddlattice.run.stage_settings import StatisticsSettings
+from oddlattice.statistics.across_images import compare, metadata_of
+from oddlattice.statistics.counting import as_reviewed, counts_by_kind
+from oddlattice.statistics.groups import group_name
 from oddlattice.storage.atomic import write_text
 from oddlattice.storage.image_json import ByImage
 from oddlattice.storage.json_text import json_lines
 from oddlattice.storage.products import COMPARISONS, DENSITIES, GROUPS, SITES, TRENDS, table, write_csv
 from oddlattice.storage.rows import Row
+
+#: The tables beside statistics.json, by the key of their rows in it.
+TABLES = {"densities": DENSITIES, "sites": SITES, "groups": GROUPS, "comparisons": COMPARISONS, "trends": TRENDS}
 
 
 def main(
@@ -22,7 +27,8 @@ def main(
     images_zarr: list[str],
     out_json: str | Path,
     out_csv: dict[str, str | Path],
-    settings: dict[str, Any],
+    settings: StatisticsSettings,
+    seed: int,
 ) -> None:
     """Write what is found in all images together, as one JSON and as tables.
 
@@ -36,43 +42,21 @@ def main(
         Stores of the raw images: their metadata may name the groups.
     out_csv : dict
         Paths of densities, sites, groups, comparisons, trends.
-    settings : dict
-        ``group_by``, ``seed``.
+    seed : int
+        Of the simulated p-values of trends.
     """
-    rows = across_images.as_reviewed(pl.read_parquet(images).to_dicts())
-    counts = counts_by_kind(pl.read_parquet(defects))
+    rows = as_reviewed(pl.read_parquet(images).to_dicts())
     sites: dict[str, list[Row]] = {}
     for path in statistics_json:  # of all that a shard says only this is kept: there may be 100,000 images
         sites |= {name: one.get("sites", []) for name, one in ByImage(path).items()}
-    group_by = settings["group_by"]
+    group_by = settings.group_by
     plain = group_by == "folder" or (rows and group_by in rows[0])
     metadata = {} if plain else metadata_of(images_zarr, {row["image_id"] for row in rows})
-    names = {
-        row["image_id"]: across_images.group_name(row, metadata.get(row["image_id"], {}), group_by) for row in rows
-    }
-    each = across_images.one_of_each_stack(rows)
-    kinds, fractions = by_model(each, counts, sites)
-    listed, compared = across_images.groups(each, counts, names)
-    trends = across_images.trends(rows, counts, settings["seed"])
-    found = {
-        "images": len(rows),
-        "images_counted": len(each),
-        "group_by": group_by,
-        "densities": kinds,
-        "sites": fractions,
-        "groups": listed,
-        "comparisons": compared,
-        "trends": trends,
-    }
-    print(f"{len(rows)} images, {len(listed)} groups, {len(trends)} trends")
-    for name, schema, some in (
-        ("densities", DENSITIES, kinds),
-        ("sites", SITES, fractions),
-        ("groups", GROUPS, listed),
-        ("comparisons", COMPARISONS, compared),
-        ("trends", TRENDS, [{k: v for k, v in row.items() if k != "points"} for row in trends]),
-    ):
-        write_csv(table(some, schema), out_csv[name])
+    names = {row["image_id"]: group_name(row, metadata.get(row["image_id"], {}), group_by) for row in rows}
+    found = compare(rows, counts_by_kind(pl.read_parquet(defects)), sites, names, seed) | {"group_by": group_by}
+    print(f"{len(rows)} images, {len(found['groups'])} groups, {len(found['trends'])} trends")
+    for name, schema in TABLES.items():
+        write_csv(table([{k: row[k] for k in schema} for row in found[name]], schema), out_csv[name])
     write_text(out_json, json_lines(found))
 
 
@@ -85,6 +69,7 @@ if "snakemake" in globals():
         list(snakemake.input.statistics),
         list(snakemake.input.images_zarr),
         snakemake.output.json,
-        {key: snakemake.output[key] for key in ("densities", "sites", "groups", "comparisons", "trends")},
-        dict(snakemake.params.settings),
+        {name: snakemake.output[name] for name in TABLES},
+        StatisticsSettings.of(snakemake.params.settings),
+        snakemake.params.seed,
     )

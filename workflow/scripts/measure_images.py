@@ -27,7 +27,7 @@ def main(
     columns: str | Path,
     out_statistics: str | Path,
     out_places: str | Path,
-    settings: dict[str, Any],
+    seed: int,
     watch: Watch | None = None,
 ) -> None:
     """Write statistics and measured columns of the analysed images of a shard; a failure costs its image alone.
@@ -40,8 +40,8 @@ def main(
         crystal.yaml of every configured model.
     defects, images, columns : path
         The shard's tables.
-    settings : dict
-        ``seed``.
+    seed : int
+        Of the draws that clustering is tested against.
     watch : Watch, optional
         Of a process that is watched.
     """
@@ -57,7 +57,7 @@ def main(
             if row["state"] != "analysed":
                 continue
             name = str(row["image_id"])
-            measured, fault = watch.spared(name, measure, row, stores, known, tables, settings["seed"])
+            measured, fault = watch.spared(name, measure, row, stores, known, tables, seed)
             if measured is None:
                 assert fault is not None
                 print(f"{name}: {fault.trace}")
@@ -86,6 +86,6 @@ if "snakemake" in globals():
         snakemake.input.columns,
         snakemake.output.statistics,
         snakemake.output.places,
-        dict(snakemake.params.settings),
+        snakemake.params.seed,
         go_on_watched(),
     )

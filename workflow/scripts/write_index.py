@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
 from oddlattice.process.logs import log_to
-from oddlattice.report import numbers as n
-from oddlattice.report.index import axis_top, review_summary, sessions, summary
-from oddlattice.report.index_lines import STATES, URGENCY, find_pages, line, lines_of_files, remarkable_densities
-from oddlattice.report.pages import render
+from oddlattice.report.index import index_numbers, index_page, review_summary, sessions
+from oddlattice.report.index_lines import find_pages, line, lines_of_files, remarkable_densities
+from oddlattice.run.stage_settings import ReportSettings
 from oddlattice.storage.atomic import whole_file
 from oddlattice.storage.json_text import json_lines
 from oddlattice.storage.products import INVENTORY, PRECISION, read_tsv
@@ -27,7 +25,7 @@ def main(
     discovered_tsv: str | Path,
     page_dirs: list[str],
     out_html: str | Path,
-    settings: dict[str, Any],
+    settings: ReportSettings,
     provenance: dict[str, Any],
 ) -> None:
     """Write the index of all images and files, and its numbers beside it as JSON.
@@ -44,8 +42,6 @@ def main(
         Folders written by write_pages; the index links to the pages in them.
     out_html : path
         The index; the folders of pages lie beside it. The JSON takes its name.
-    settings : dict
-        ``density_stands_out``: how many times the median density of its model's images is remarkable.
     provenance : dict
         ``config``: the merged configuration; ``versions``: of this program and its packages. Shown as they are.
     """
@@ -53,7 +49,7 @@ def main(
     rows = pl.read_parquet(images_parquet).to_dicts()
     discovered = read_tsv(discovered_tsv, INVENTORY)
     pages = find_pages([Path(folder) for folder in page_dirs])
-    remarkable = remarkable_densities(rows, settings["density_stands_out"])
+    remarkable = remarkable_densities(rows, settings.density_stands_out)
     unread = lines_of_files(discovered, {str(row["file_id"]) for row in rows})
     read = {str(row["file_id"]) for row in rows if row["state"] != "rejected"}
     lines = [line(row, pages, home, remarkable, read) for row in [*rows, *unread]]
@@ -61,51 +57,13 @@ def main(
     files = json.loads(Path(reviews_json).read_text(encoding="ascii"))["files"]
     said, precise = pl.read_parquet(reviews_parquet), pl.read_csv(precision_csv, schema=PRECISION)
     reviewed, folders = review_summary(said, precise, files, rows), sessions(lines, rows)
-    states = Counter(str(x["state"]) for x in lines)
     kinds = Counter(pl.read_parquet(defects_parquet, columns=["kind"])["kind"].fill_null("unknown"))
-    known = [
-        {"key": key, "label": label, "number": n.count(states[key])} for key, label in STATES.items() if states[key]
-    ]
-    figures, top = summary(lines, rows, discovered), axis_top(lines)
-    twin = {
-        "figures": figures,
-        "states": dict(sorted(states.items())),
-        "kinds": dict(sorted(kinds.items())),
-        "remarkable_density_per_nm2": remarkable,
-        "sessions": folders,
-        "review": reviewed,
-        "lines": lines,
-        "provenance": provenance,
-    }
-    keys = list(lines[0]) if lines else []
-    page = render(
-        "index.html.j2",
-        ("dom.js", "review.js", "index.js"),
-        {
-            "keys": keys,
-            "rows": [[x[key] for key in keys] for x in lines],
-            "states": STATES,
-            "top": top,
-            "sessions": folders,
-            "urgent_below": URGENCY.index("no_lattice"),
-        },
-        figures=figures,
-        states=known,
-        review=reviewed,
-        fdr_text=n.percent(1 - provenance["config"]["defects"]["fdr"]),
-        sessions=len(folders),
-        total=n.count(len(lines)),
-        top=n.significant(top, 2),
-        kinds=[(kind, n.count(number)) for kind, number in kinds.most_common()],
-        archive=str(provenance["config"]["archive"]),
-        versions=provenance["versions"],
-        config=yaml.safe_dump(provenance["config"], sort_keys=True, allow_unicode=True),
-        twin=Path(out_html).with_suffix(".json").name,
-    )
-    with whole_file(Path(out_html).with_suffix(".json")) as part:
-        part.write_text(json_lines(twin), encoding="ascii")
+    numbers = index_numbers(lines, rows, discovered, kinds, remarkable, folders, reviewed)
+    twin = Path(out_html).with_suffix(".json")
+    with whole_file(twin) as part:
+        part.write_text(json_lines(numbers | {"provenance": provenance}), encoding="ascii")
     with whole_file(out_html) as part:
-        part.write_bytes(page)
+        part.write_bytes(index_page(numbers, provenance, twin.name))
 
 
 if "snakemake" in globals():
@@ -120,6 +78,6 @@ if "snakemake" in globals():
         snakemake.input.discovered_tsv,
         list(snakemake.input.page_dirs),
         snakemake.output.index_html,
-        dict(snakemake.params.settings),
+        ReportSettings.of(snakemake.params.settings),
         dict(snakemake.params.provenance),
     )

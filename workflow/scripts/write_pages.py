@@ -1,6 +1,7 @@
 """Rule write_pages: one page per image of a shard, its pictures beside it, and every number on it as JSON and CSV."""
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def main(
     statistics: str | Path,
     reviews_json: str | Path,
     out_dir: str | Path,
-    settings: dict[str, Any],
+    config: Mapping[str, Any],
     watch: Watch | None = None,
 ) -> None:
     """Write the pages of one shard into `out_dir`.
@@ -45,9 +46,8 @@ def main(
         What people said of images of the shard, see `oddlattice.archive.review_files`.
     out_dir : path
         Written whole: <image_id>.html, .json, .defects.csv, .geojson and folder <image_id> of each image that was read.
-    settings : dict
-        ``published_band_std``: half width of the published rule's band [std]; ``config``: the merged configuration,
-        shown as it is.
+    config : mapping
+        The sections of the merged configuration that shape results; shown as they are.
     watch : Watch, optional
         Of a process that is watched.
     """
@@ -62,7 +62,7 @@ def main(
     with whole_directory(out_dir) as part:
         for row in rows:
             name, image = row["image_id"], partial(load_image, row, stores, found, tested)
-            given = (image, measured.get(name), Path(out_dir).name, part, settings)
+            given = (image, measured.get(name), Path(out_dir).name, part, config)
             _, fault = watch.spared(name, write_page_of, *given)
             if fault is not None:
                 print(fault.trace)
@@ -83,6 +83,6 @@ if "snakemake" in globals():
         snakemake.input.statistics,
         snakemake.input.reviews_json,
         snakemake.output.pages,
-        dict(snakemake.params.settings),
+        dict(snakemake.params.config),
         go_on_watched(),
     )

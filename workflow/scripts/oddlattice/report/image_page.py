@@ -2,7 +2,8 @@
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,92 +22,144 @@ from oddlattice.report.pages import render
 from oddlattice.report.statistics import image_view
 from oddlattice.report.viewer_data import layers_of, viewer_data
 from oddlattice.run.settings import versions
+from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.json_text import json_indented, json_lines
 from oddlattice.storage.products import write_csv
 from oddlattice.storage.rows import Row
 
+SCRIPTS = ("dom.js", "viewer.js", "review.js", "gallery.js", "image.js")
 
-def write_page(image: Image, statistics: Row, shard: str, folder: Path, settings: dict[str, Any]) -> None:
-    """Write the page, the pictures, the JSON and the CSV of one image into `folder`."""
+
+@dataclass(frozen=True)
+class Display:
+    """The pictures beside a page: where they lie and on what scale they are drawn; None for one that there is not."""
+
+    raw: Row
+    maps: dict[str, Row]
+    prediction: Row | None
+    crops: Row | None
+    cells: Row | None
+
+
+def write_pictures(image: Image, folder: Path) -> tuple[Display, pictures.Bytes]:
+    """Write the pictures of an image into `folder`; also the image as its figure shows it."""
+    raw, view = write_raw(image, folder)
+    maps, prediction = write_maps(image, folder), write_prediction(image, raw, folder)
+    return Display(raw, maps, prediction, write_crops(image, folder), write_cells(image, folder)), view
+
+
+def write_page(image: Image, statistics: Row, shard: str, folder: Path, config: Mapping[str, Any]) -> None:
+    """Write the page, the pictures, the JSON and the CSV of one image into `folder`.
+
+    Parameters
+    ----------
+    statistics : dict
+        Of this image; empty without.
+    config : mapping
+        The sections of the merged configuration that shape results.
+    """
+    name = str(image.row["image_id"])
+    (folder / name).mkdir()
+    display, view = write_pictures(image, folder / name)
+    histograms = _histograms(image, DefectSettings.of(config["defects"]).published_band_std)
+    numbers = page_numbers(image, statistics, display, histograms)
+    provenance = {"shard": shard, "versions": versions(), "config": config}
+    (folder / f"{name}.json").write_text(json_lines(numbers | {"provenance": provenance}), encoding="ascii")
+    write_csv(image.defects, folder / f"{name}.defects.csv")
+    pixel_nm, _ = image_facts.pixel_size_nm(image)
+    page = render(
+        "image.html.j2",
+        SCRIPTS,
+        viewer_data(image, display.raw, display.prediction, display.maps, display.crops),
+        exports=write_exports(image, view, pixel_nm, shard, folder),
+        advice=advice(image, config["models"]),
+        provenance=image_facts.provenance(image, shard),
+        config=yaml.safe_dump(config, sort_keys=True, allow_unicode=True),
+        versions=versions(),
+        **_head(image, numbers),
+        **_viewer(image, display),
+        **_results(image, numbers),
+    )
+    (folder / f"{name}.html").write_bytes(page)
+
+
+def page_numbers(image: Image, statistics: Row, display: Display, histograms: Row) -> Row:
+    """Every number that the page shows, as it lies beside the page."""
     row = image.row
-    name = str(row["image_id"])
-    beside = folder / name
-    beside.mkdir()
-    raw, view = write_raw(image, beside)
-    maps = write_maps(image, beside)
-    prediction = write_prediction(image, raw, beside)
-    crops, cells = write_crops(image, beside), write_cells(image, beside)
     points = image.defects.filter(pl.col("kind") != "extended")
-    by_kind = image_facts.densities([str(k or "unknown") for k in points["kind"]], row["area_nm2"])
-    by_site = image_facts.densities([str(s) for s in points["site"] if s], row["area_nm2"])
-    histograms = _histograms(image, settings)
-    todo, lines = advice(image, settings["config"]["models"]), image_facts.provenance(image, shard)
-    pixel, ruler = image_facts.pixel_size_nm(image)
-    twin = {
+    pixel_nm, ruler = image_facts.pixel_size_nm(image)
+    return {
         "image": row,
         "warnings": image_facts.warnings_of(image),
         "source": image.source,
         "lattice": image.lattice,
         "model": image.model,
-        "ruler": {"pixel_nm": pixel, "from": ruler},
+        "ruler": {"pixel_nm": pixel_nm, "from": ruler},
         "expected_false": row["defects"] * row["fdr"] if row["defects"] is not None and n.usable(row["fdr"]) else None,
-        "density_by_kind": by_kind,
-        "density_by_site": by_site,
-        "sites": cells["sites"] if cells else [],
+        "density_by_kind": image_facts.densities([str(k or "unknown") for k in points["kind"]], row["area_nm2"]),
+        "density_by_site": image_facts.densities([str(s) for s in points["site"] if s], row["area_nm2"]),
+        "sites": display.cells["sites"] if display.cells else [],
         "completeness": image.losses,
         "trials": image.trials,
         "histograms": histograms,
         "statistics": statistics,
         "review": image_facts.review_facts(image),
-        "display": {"raw": raw, "prediction": prediction, "maps": maps, "crops": crops, "cells": cells},
+        "display": vars(display),
         "defects": image.defects.to_dicts(),
-        "provenance": {"shard": shard, "versions": versions(), "config": settings["config"]},
     }
-    (folder / f"{name}.json").write_text(json_lines(twin), encoding="ascii")
-    write_csv(image.defects, folder / f"{name}.defects.csv")
-    taken = write_exports(image, view, pixel, shard, folder)
-    page = render(
-        "image.html.j2",
-        ("dom.js", "viewer.js", "review.js", "gallery.js", "image.js"),
-        viewer_data(image, raw, prediction, maps, crops),
-        title=image_facts.title(row),
-        folder=image_facts.file_name(row)[0],
-        row=row,
-        name=name,
-        state=image_facts.STATES[row["state"]],
-        figures=image_facts.key_figures(row) if row["state"] == "analysed" else [],
-        warnings=image_facts.warnings_of(image),
-        reason=image_facts.sentence(row["reason"]) if row["state"] != "analysed" else "",
-        advice=todo,
-        ruler=ruler,
-        has_pixel=pixel is not None,
-        maps=maps,
-        layers=layers_of(image, maps, prediction),
-        review=image_facts.review_facts(image),
-        crops=crops,
-        cells=cells,
-        kinds=KINDS,
-        kind_rows=_kind_rows(by_kind),
-        site_rows=_kind_rows(by_site),
-        extended=n.count(image.defects.height - points.height) if image.defects.height > points.height else "",
-        histograms=histograms,
-        published=plots.published_plot(histograms["anm"]) if "anm" in histograms else None,
-        z=plots.z_plot(histograms["z"]) if "z" in histograms else None,
-        completeness=plots.completeness_plot(image.losses) if image.losses else None,
-        trial_rows=image_facts.trial_table(image.trials),
-        trial_note=image_facts.trial_note(image.trials) if image.trials else "",
-        statistics=image_view(statistics, (image.raw.shape[0], image.raw.shape[1]), pixel),
-        exports=taken,
-        texts=_texts(image, histograms),
-        lattice=image_facts.lattice_table(image),
-        quality=image_facts.quality_table(image),
-        provenance=lines,
-        versions=versions(),
-        config=yaml.safe_dump(settings["config"], sort_keys=True, allow_unicode=True),
-        metadata=json_indented(image.source.get("original_metadata", {})),
-        flagged=n.count(image.defects.height),
-    )
-    (folder / f"{name}.html").write_bytes(page)
+
+
+def _head(image: Image, numbers: Row) -> Row:
+    """What stands above the viewer."""
+    row = image.row
+    analysed = row["state"] == "analysed"
+    return {
+        "title": image_facts.title(row),
+        "folder": image_facts.file_name(row)[0],
+        "row": row,
+        "name": str(row["image_id"]),
+        "state": image_facts.STATES[row["state"]],
+        "figures": image_facts.key_figures(row) if analysed else [],
+        "warnings": numbers["warnings"],
+        "reason": "" if analysed else image_facts.sentence(row["reason"]),
+        "ruler": numbers["ruler"]["from"],
+        "has_pixel": numbers["ruler"]["pixel_nm"] is not None,
+        "texts": _texts(image, numbers["histograms"]),
+    }
+
+
+def _viewer(image: Image, display: Display) -> Row:
+    """What the viewer's controls and the list of defects are made from."""
+    return {
+        "maps": display.maps,
+        "layers": layers_of(image, display.maps, display.prediction),
+        "crops": display.crops,
+        "cells": display.cells,
+        "kinds": KINDS,
+        "flagged": n.count(image.defects.height),
+        "review": image_facts.review_facts(image),
+    }
+
+
+def _results(image: Image, numbers: Row) -> Row:
+    """What stands below the viewer: tables and plots."""
+    histograms, extended = numbers["histograms"], int((image.defects["kind"] == "extended").sum())
+    shape = (image.raw.shape[0], image.raw.shape[1])
+    return {
+        "kind_rows": _kind_rows(numbers["density_by_kind"]),
+        "site_rows": _kind_rows(numbers["density_by_site"]),
+        "extended": n.count(extended) if extended else "",
+        "histograms": histograms,
+        "published": plots.published_plot(histograms["anm"]) if "anm" in histograms else None,
+        "z": plots.z_plot(histograms["z"]) if "z" in histograms else None,
+        "completeness": plots.completeness_plot(image.losses) if image.losses else None,
+        "trial_rows": image_facts.trial_table(image.trials),
+        "trial_note": image_facts.trial_note(image.trials) if image.trials else "",
+        "statistics": image_view(numbers["statistics"], shape, numbers["ruler"]["pixel_nm"]),
+        "lattice": image_facts.lattice_table(image),
+        "quality": image_facts.quality_table(image),
+        "metadata": json_indented(image.source.get("original_metadata", {})),
+    }
 
 
 def write_exports(
@@ -131,16 +184,14 @@ def write_exports(
     return {"files": files, "snippet": exports.snippet(name), "zarr": places}
 
 
-def _histograms(image: Image, settings: dict[str, Any]) -> Row:
+def _histograms(image: Image, band_std: float) -> Row:
     row = image.row
     found: Row = {}
     if not image.columns.height:
         return found
     if n.usable(row["published_mean"]) and n.usable(row["published_std"]):
         anm = image.columns["anm"].to_numpy().astype(np.float64)
-        found["anm"] = plots.published_histogram(
-            anm, row["published_mean"], row["published_std"], settings["published_band_std"]
-        )
+        found["anm"] = plots.published_histogram(anm, row["published_mean"], row["published_std"], band_std)
     key = ["cell_u", "cell_v", "site"]
     marked = image.defects.select(key).with_columns(flagged=pl.lit(True)).unique(key)
     flagged = image.columns.join(marked, on=key, how="left", maintain_order="left")["flagged"].fill_null(False)
@@ -186,10 +237,10 @@ def _texts(image: Image, histograms: Row) -> Row:
 
 
 def write_page_of(
-    image: Callable[[], Image], statistics: Row, shard: str, folder: Path, settings: dict[str, Any]
+    image: Callable[[], Image], statistics: Row, shard: str, folder: Path, config: Mapping[str, Any]
 ) -> None:
     """`write_page` of an image that has still to be loaded."""
-    write_page(image(), statistics, shard, folder, settings)
+    write_page(image(), statistics, shard, folder, config)
 
 
 def write_failure(row: Row, words: str, folder: Path) -> None:

@@ -5,10 +5,12 @@ from collections import Counter
 
 import numpy as np
 import polars as pl
+import yaml
 
 from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.report import numbers as n
-from oddlattice.report.index_lines import URGENCY
+from oddlattice.report.index_lines import STATES, URGENCY
+from oddlattice.report.pages import render
 from oddlattice.storage.rows import Row
 
 
@@ -104,3 +106,58 @@ def summary(lines: list[Row], rows: list[Row], discovered: pl.DataFrame) -> list
         ("For a person", n.count(urgent), "", "stand first below, with the reason"),
     ]
     return [dict(zip(("label", "value", "unit", "note"), row, strict=True)) for row in found]
+
+
+def index_numbers(
+    lines: list[Row],
+    rows: list[Row],
+    discovered: pl.DataFrame,
+    kinds: Counter[str],
+    remarkable: dict[str, float],
+    folders: list[Row],
+    review: Row | None,
+) -> Row:
+    """Every number that the index shows, as it lies beside it."""
+    states = Counter(str(x["state"]) for x in lines)
+    return {
+        "figures": summary(lines, rows, discovered),
+        "states": dict(sorted(states.items())),
+        "kinds": dict(sorted(kinds.items())),
+        "remarkable_density_per_nm2": remarkable,
+        "sessions": folders,
+        "review": review,
+        "lines": lines,
+    }
+
+
+def index_page(numbers: Row, provenance: Row, twin: str) -> bytes:
+    """The index as a page; `twin` is the name of the file with its numbers."""
+    lines, states, config = numbers["lines"], numbers["states"], provenance["config"]
+    kinds: Counter[str] = Counter(numbers["kinds"])
+    keys, top = list(lines[0]) if lines else [], axis_top(lines)
+    known = [{"key": k, "label": STATES[k], "number": n.count(states[k])} for k in STATES if states.get(k)]
+    drawn = {
+        "keys": keys,
+        "rows": [[x[key] for key in keys] for x in lines],
+        "states": STATES,
+        "top": top,
+        "sessions": numbers["sessions"],
+        "urgent_below": URGENCY.index("no_lattice"),
+    }
+    return render(
+        "index.html.j2",
+        ("dom.js", "review.js", "index.js"),
+        drawn,
+        figures=numbers["figures"],
+        states=known,
+        review=numbers["review"],
+        fdr_text=n.percent(1 - config["defects"]["fdr"]),
+        sessions=len(numbers["sessions"]),
+        total=n.count(len(lines)),
+        top=n.significant(top, 2),
+        kinds=[(kind, n.count(number)) for kind, number in kinds.most_common()],
+        archive=str(config["archive"]),
+        versions=provenance["versions"],
+        config=yaml.safe_dump(config, sort_keys=True, allow_unicode=True),
+        twin=twin,
+    )

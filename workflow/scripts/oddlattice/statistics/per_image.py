@@ -13,7 +13,7 @@ from oddlattice.lattice.columns import ColumnShape
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.numerics.arrays import Array
 from oddlattice.statistics import densities, pair_correlation, polar
-from oddlattice.statistics.across_images import kinds_of, point_defects, seed_for
+from oddlattice.statistics.counting import kinds_of, point_defects, seed_for
 from oddlattice.storage.groups import group_of, said_of, values_of
 from oddlattice.storage.products import PLACES
 from oddlattice.storage.rows import Row

@@ -1,0 +1,62 @@
+"""What counts: point defects as people reviewed them, and each place of the sample once."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from oddlattice.storage.rows import Row
+
+REVIEWED_AWAY = ("rejected",)  # defects that a person said are none
+
+
+def point_defects(defects: pl.DataFrame) -> pl.DataFrame:
+    """Defects that are counted: extended regions have an area instead, rejected and excluded ones are none."""
+    kept = defects.filter(pl.col("kind").fill_null("unknown") != "extended")
+    if "excluded" in kept.columns:
+        kept = kept.filter(~pl.col("excluded").fill_null(False))
+    return kept.filter(~pl.col("review").fill_null("").is_in(REVIEWED_AWAY))
+
+
+def kinds_of(defects: pl.DataFrame) -> list[str]:
+    """Kind of each defect, `unknown` where the table has none."""
+    return [str(kind) for kind in defects["kind"].fill_null("unknown")]
+
+
+def counts_by_kind(defects: pl.DataFrame) -> dict[str, Counter[str]]:
+    """Point defects of each kind in each image."""
+    points = point_defects(defects)
+    found: dict[str, Counter[str]] = {}
+    for image, kind in zip(points["image_id"], kinds_of(points), strict=True):
+        found.setdefault(image, Counter())[kind] += 1
+    return found
+
+
+def as_reviewed(rows: Sequence[Row]) -> list[Row]:
+    """Analysed images without those that a person called unusable, and without the area a person excluded."""
+    kept = [row for row in rows if row["state"] == "analysed" and not row.get("unusable")]
+    areas = [row.get("area_reviewed_nm2") for row in kept]
+    return [row | ({} if area is None else {"area_nm2": area}) for row, area in zip(kept, areas, strict=True)]
+
+
+def one_of_each_stack(rows: Sequence[Row]) -> list[Row]:
+    """Images without the later frames of stacks: they show the same place again and are no further evidence."""
+    first: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        key = (str(row["file_id"]), str(row["signal"]))
+        if key not in first or row["frame"] < first[key]["frame"]:
+            first[key] = row
+    kept = {row["image_id"] for row in first.values()}
+    return [row for row in rows if row["image_id"] in kept]
+
+
+def folder_of(row: Mapping[str, Any]) -> str:
+    """Folder of an image's file, below the archive."""
+    return str(row["path"]).rpartition("/")[0] or "."
+
+
+def seed_for(name: str, seed: int) -> int:
+    """A seed of its own for each image or series: what it draws does not depend on its neighbours."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
