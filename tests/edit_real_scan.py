@@ -35,6 +35,7 @@ from find_defects import main as find_defects
 from infer_differences import main as infer_differences
 from oddlattice.crystal import Crystal, load_crystal
 from oddlattice.numerics.intervals import wilson
+from oddlattice.run.stage_settings import DefectSettings
 from read_images import main as read_images
 from support.raw_files import shard_of, write_ncem
 from support.real_columns import RealScan, change_at, lay_on_lattice, read_counts
@@ -104,7 +105,7 @@ def through_the_pipeline(images: list[Array], pixel_nm: tuple[float, float]) -> 
         infer_differences(str(folder / "2.zarr"), [str(MODEL)], str(folder / "3.zarr"), config["infer"], 1)
         out = {part: str(folder / f"{part}.parquet") for part in ("defects", "images", "columns", "completeness")}
         stores = [str(folder / f"{k}.zarr") for k in (1, 2, 3)]
-        find_defects(*stores, *out.values(), str(folder / "4.zarr"), config["defects"])
+        find_defects(*stores, *out.values(), str(folder / "4.zarr"), DefectSettings.of(config["defects"]))
         states = pl.read_parquet(out["images"])
         if (states["state"] != "analysed").any():
             raise SystemExit(f"found images that are {states['state'].to_list()}; needed analysed ones")

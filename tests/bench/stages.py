@@ -17,6 +17,7 @@ from typing import Any
 from oddlattice.archive import inventory
 from oddlattice.process.single_thread import one_thread
 from oddlattice.run import settings
+from oddlattice.run.stage_settings import DefectSettings
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models/srtio3_001"
@@ -48,7 +49,7 @@ def calls(work: Path, shard: str, threads: int) -> Mapping[str, Callable[[], obj
         "read_images": config["read"],
         "cut_tiles": config["tile"],
         "infer_differences": config["infer"] | {"seed": config["seed"]},
-        "find_defects": config["defects"] | {"seed": config["seed"]},
+        "find_defects": DefectSettings.of(config["defects"]),
     }
     zarrs = {
         "images_zarr": "1_images",

@@ -19,7 +19,7 @@ from oddlattice.defects.injection import (
 )
 from oddlattice.defects.kernels import moved_peak
 from oddlattice.defects.known_defects import Trial, plain_trials, trials_of
-from oddlattice.defects.listing import Found, Judged, judge_all, single_defects
+from oddlattice.defects.listing import Defect, Judged, judge_all, single_defects
 from oddlattice.defects.noise import Noise, estimate_noise
 from oddlattice.defects.null import judge_columns
 from oddlattice.lattice.columns import ColumnShape, peak_at
@@ -104,7 +104,7 @@ def test_smallest_loss_is_of_the_worst_kind() -> None:
 def test_chance_of_a_listed_defect() -> None:
     curve = [{"loss": 0.5, "recovered": 0.5}, {"loss": 1.0, "recovered": 1.0}]
     shifts = [{"shift_pm": 10.0, "recovered": 0.4}, {"shift_pm": 20.0, "recovered": 0.8}]
-    chance = lambda **more: chance_of(Found((0, 0), **more), {"Sr": curve}, {"Sr": shifts})
+    chance = lambda **more: chance_of(Defect((0, 0), **more), {"Sr": curve}, {"Sr": shifts})
     assert chance(site="Sr", kind="lighter", probability=1.0, change=-0.75, shift_pm=(0.0, 0.0)) == 0.75
     assert chance(site="Sr", kind="displaced", probability=1.0, change=-0.9, shift_pm=(9.0, 12.0)) == pytest.approx(0.6)
     assert chance(site="", kind="extra", probability=1.0) == 1.0

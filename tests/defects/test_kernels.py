@@ -13,14 +13,14 @@ from oddlattice.defects.kernels import raw_places
 from oddlattice.defects.noise import _pairs_at_lags, estimate_noise, in_mean_cells, local_contrast
 from oddlattice.defects.null import (
     Null,
-    Scored,
+    SiteColumns,
     change_error,
     either,
     judge_columns,
-    lean_of,
     robust_normal,
     robust_plane,
     shift_error_pm,
+    skewness_of,
 )
 from oddlattice.defects.published_score import published_map
 from oddlattice.lattice.columns import (
@@ -57,7 +57,7 @@ def put(tiles: np.ndarray, shape: ColumnShape, cell: tuple[int, int], added: np.
     tiles[row : row + SIDE_PX, col : col + SIDE_PX] += added.astype(tiles.dtype)
 
 
-def judged(difference: np.ndarray, shape: ColumnShape, response: tuple[float, float] = (1.0, 1.0)) -> Scored:
+def judged(difference: np.ndarray, shape: ColumnShape, response: tuple[float, float] = (1.0, 1.0)) -> SiteColumns:
     mask = np.ones((CELLS, CELLS), np.uint8)
     noise = estimate_noise(difference, mask)
     anm = published_map(difference, np.ones_like(difference), mask, 0.2)
@@ -182,8 +182,8 @@ def test_a_leaning_null_is_not_taken_for_heavier_columns() -> None:
     """Counting few electrons leans upwards: without it, far too many bulk columns would be called heavier."""
     rng = np.random.default_rng(12)
     z = stats.pearson3.rvs(0.15, size=200_000, random_state=rng)
-    null = Null(0.0, 1.0, np.zeros(2), np.eye(2), 4000, lean_of(z[:4000]))
-    plain = replace(null, lean=0.0)
+    null = Null(0.0, 1.0, np.zeros(2), np.eye(2), 4000, skewness_of(z[:4000]))
+    plain = replace(null, skewness=0.0)
     quiet = np.stack([z, np.zeros_like(z), np.zeros_like(z)], axis=1)
     p, p_plain = (n.judge(quiet, np.ones(len(z))).p_value / 2 for n in (null, plain))  # Sidak: half of it each
     up = z > 0

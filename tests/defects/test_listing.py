@@ -11,7 +11,7 @@ from defects.test_kernels import CELLS, SR, TI, VECTORS_PM, noise_map, put
 from oddlattice.defects.extra import extra_columns, highest_of
 from oddlattice.defects.kernels import moved_peak, z_map
 from oddlattice.defects.kind_probabilities import kind_probabilities
-from oddlattice.defects.listing import Found, judge_all, single_defects
+from oddlattice.defects.listing import Defect, judge_all, single_defects
 from oddlattice.defects.noise import estimate_noise
 from oddlattice.defects.null import judge_columns
 from oddlattice.defects.regions import group_extended
@@ -21,7 +21,7 @@ from oddlattice.numerics.intervals import poisson_interval, weighted_poisson_int
 MASK = np.ones((CELLS, CELLS), np.uint8)
 
 
-def find(tiles: np.ndarray, fdr: float = 0.05) -> tuple[list[Found], object]:
+def find(tiles: np.ndarray, fdr: float = 0.05) -> tuple[list[Defect], object]:
     noise = estimate_noise(tiles, MASK)
     kinds = []
     for shape in (SR, TI):
@@ -99,8 +99,8 @@ def test_kind_probabilities_add_up_and_know_when_they_do_not_know() -> None:
 
 
 def test_extended_regions_replace_their_columns() -> None:
-    wall = [Found((10.0, float(j)), "Sr", "lighter", 1.0, z=-5.0 - j, p=10.0**-j, q=0.01) for j in range(2, 12)]
-    lone = Found((30.0, 30.0), "Ti", "heavier", 1.0, z=6.0, p=1e-9, q=0.01)
+    wall = [Defect((10.0, float(j)), "Sr", "lighter", 1.0, z=-5.0 - j, p=10.0**-j, q=0.01) for j in range(2, 12)]
+    lone = Defect((30.0, 30.0), "Ti", "heavier", 1.0, z=6.0, p=1e-9, q=0.01)
     grouped = group_extended([*wall, lone], 8)
     assert [d.kind for d in grouped] == ["heavier", "extended"]
     assert grouped[1].cells == 10 and grouped[1].p == 1e-11 and grouped[1].uv == (10.0, 6.5)

@@ -9,13 +9,15 @@ import yaml
 
 from oddlattice.crystal import CELL_PX
 from oddlattice.defects.kernels import raw_places
-from oddlattice.defects.listing import Found, Judged
+from oddlattice.defects.listing import Defect, Judged
 from oddlattice.defects.regions import extended_regions, gap_cells, loud_cells, loudness
 from oddlattice.defects.registered import Registered
 from oddlattice.lattice.register import fit_registration
 from oddlattice.model.folder import load_model
+from oddlattice.run.stage_settings import DefectSettings
 from run_benchmark import Predictor, Setup, analysed, tiled
 from support.extended_fields import FIELDS, compose_extended, perfect
+from support.settings import default
 
 ROOT = Path(__file__).parents[2]
 WHOLE = np.ones((20, 20), np.uint8)
@@ -77,8 +79,8 @@ def test_gaps_inside_count_and_the_specimens_edge_does_not() -> None:
 def test_defects_beside_a_region_belong_to_it() -> None:
     region = np.zeros((20, 20), dtype=bool)
     region[10:13, 5:9] = True
-    beside = Found((9.5, 6.0), "Ti", "heavier", 1.0, z=6.0, p=1e-9, q=1e-6, anm=0.3)
-    apart = Found((5.0, 6.0), "Sr", "lighter", 1.0, z=-5.0, p=1e-6, q=1e-3)
+    beside = Defect((9.5, 6.0), "Ti", "heavier", 1.0, z=6.0, p=1e-9, q=1e-6, anm=0.3)
+    apart = Defect((5.0, 6.0), "Sr", "lighter", 1.0, z=-5.0, p=1e-6, q=1e-3)
     found = extended_regions([beside, apart], region)
     assert found[0] == apart and len(found) == 2
     assert (found[1].kind, found[1].cells, found[1].uv, found[1].z) == ("extended", 12, (11.5, 7.0), 6.0)
@@ -95,7 +97,7 @@ def through_the_stages(name: str) -> tuple[Any, Registered, Judged]:
     model = load_model(ROOT / "models/srtio3_001")
     pixel_nm = (field.pixel_nm, field.pixel_nm)
     found = fit_registration(field.counts, [model.crystal], pixel_nm)
-    setup = Setup("", "", config["infer"], config["tile"], config["defects"], "", 1)
+    setup = Setup("", "", config["infer"], config["tile"], default(DefectSettings), "", 1)
     result = analysed(
         tiled(field.counts, found, field.pixel_nm), model, Predictor(model, config["infer"], 1), field.pixel_nm, setup
     )

@@ -21,6 +21,7 @@ from oddlattice.process.prefetch import Behind, ahead
 from oddlattice.read import read_file
 from oddlattice.report import images, layers
 from oddlattice.run.settings import load_yaml
+from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.windows import Windows, every
 from support.raw_files import SETTINGS
 
@@ -130,7 +131,7 @@ def analysed(folder: Path, name: str, method: str) -> dict[str, object]:
     infer_differences.main(str(folder / "tiles.zarr"), [str(MODEL)], str(out / "differences.zarr"), settings, 2)
     tables = [str(out / f"{table}.parquet") for table in ("defects", "images", "columns", "completeness")]
     stores = [str(folder / "images.zarr"), str(folder / "tiles.zarr"), str(out / "differences.zarr")]
-    find_defects.main(*stores, *tables, str(out / "maps.zarr"), CONFIG["defects"])
+    find_defects.main(*stores, *tables, str(out / "maps.zarr"), DefectSettings.of(CONFIG["defects"]))
     assert not list(out.rglob(".z-*"))
     (row,) = pl.read_parquet(tables[1]).to_dicts()
     assert row["state"] == "analysed", row["reason"]

@@ -21,10 +21,11 @@ import write_pages
 from oddlattice.process.supervised import Watch, go_on_watched
 from oddlattice.report import image_page
 from oddlattice.run.settings import load_yaml
+from oddlattice.run.stage_settings import DefectSettings
 from support.fault_runs import CRYSTAL, ROOT
 
 CONFIG = load_yaml(ROOT / "config.yaml")
-SETTINGS = {name: CONFIG[name] | {"seed": CONFIG["seed"]} for name in ("infer", "defects")}
+SETTINGS = {name: CONFIG[name] | {"seed": CONFIG["seed"]} for name in ("infer",)}
 GOOD, BAD = "f0000", "f0001"
 STAGES = ("tile", "infer", "find", "measure", "report")
 
@@ -48,7 +49,7 @@ class Shard:
     def find(self, watch: Watch | None = None) -> None:
         found = (self.images, self.tiles, self.differences)
         made = (self.defects, self.table, self.columns, self.completeness, self.maps)
-        find_defects.main(*found, *made, SETTINGS["defects"], watch)
+        find_defects.main(*found, *made, DefectSettings.of(CONFIG["defects"]), watch)
 
     def measure(self, watch: Watch | None = None) -> None:
         stores, tables = (self.images, self.tiles, self.differences), (self.defects, self.table, self.columns)

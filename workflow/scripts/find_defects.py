@@ -10,6 +10,7 @@ from oddlattice.defects.analyse import Analysis, Stores, analyse, refused
 from oddlattice.process.logs import log_to
 from oddlattice.process.single_thread import one_thread
 from oddlattice.process.supervised import Watch, go_on_watched
+from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.groups import listed_in
 from oddlattice.storage.products import COLUMNS, COMPLETENESS, DEFECTS, IMAGES, table, write_parquet
@@ -24,7 +25,7 @@ def main(
     out_columns: str,
     out_completeness: str,
     out_maps: str,
-    settings: dict[str, Any],
+    settings: DefectSettings,
     watch: Watch | None = None,
 ) -> None:
     """List the defects of every image of a shard; refused images keep their row and their reason."""
@@ -67,6 +68,6 @@ if "snakemake" in globals():
         snakemake.output.columns,
         snakemake.output.completeness,
         snakemake.output.maps_zarr,
-        dict(snakemake.params.settings),
+        DefectSettings.of(snakemake.params.settings),
         go_on_watched(),
     )

@@ -11,7 +11,7 @@ import torch
 import zarr
 from zarr.codecs import BloscCodec
 
-from oddlattice.crystal import CELL_PX
+from oddlattice.crystal import CELL_PX, LEAST_CELLS
 from oddlattice.defects.known_defects import trials_of
 from oddlattice.lattice.columns import (
     ColumnShape,
@@ -52,7 +52,6 @@ AROUND_CELLS = 16  # neighbourhood in which a part of a huge image is predicted:
 TRIAL_CELLS = 24  # side of the part of an image in which trials are made [cells]
 TRIAL_SPACING = 6  # cells between trial defects of a kind
 TRIAL_LOSS, TRIAL_SHIFT_PM = -0.5, 20.0
-MIN_CELLS = 36  # fewer analysed cells tell nothing about an image's own noise
 
 
 class Predictor:
@@ -228,9 +227,9 @@ def infer_image(
         "precision": "bfloat16" if predictor.careful.engine.bf16 else "float32",
         "trial_defects": [vars(trial) for trial in trials_of(model.meta, [c.site for c in model.crystal.tested])],
     }
-    if int(mask.sum()) < MIN_CELLS:
+    if int(mask.sum()) < LEAST_CELLS:
         reason = (
-            f"only {int(mask.sum())} cells of crystal; at least {MIN_CELLS} are needed to know the image's own noise"
+            f"only {int(mask.sum())} cells of crystal; at least {LEAST_CELLS} are needed to know the image's own noise"
         )
         target.update_attributes({"oddlattice": {**said, "state": "no_lattice", "reason": reason}})
         return reason
@@ -287,7 +286,7 @@ def _pieces(tiles: zarr.Group, listed: list[dict[str, Any]]) -> Iterator[Piece]:
         if row["state"] == "tiled":
             source = group_of(tiles, row["image_id"])
             mask = _mask(source)
-            if int(mask.sum()) >= MIN_CELLS:
+            if int(mask.sum()) >= LEAST_CELLS:
                 yield from pieces_of(row["image_id"], source, mask)
 
 

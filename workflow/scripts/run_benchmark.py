@@ -60,6 +60,7 @@ from oddlattice.numerics.arrays import Array, Float
 from oddlattice.process.logs import log_to
 from oddlattice.process.parent_death import die_with_parent
 from oddlattice.process.single_thread import one_thread
+from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.simulate.columnwise import Conditions
 from oddlattice.simulate.library import Library, load_library
 from oddlattice.storage.atomic import whole_file
@@ -79,7 +80,7 @@ class Setup:
     model: str
     infer: dict[str, Any]
     tile: dict[str, Any]
-    defects: dict[str, Any]
+    defects: DefectSettings
     published: str  # file of the published network's weights; "" without it
     every: int  # of the kinds of the detection experiment, every so many
 
@@ -434,7 +435,15 @@ def main(
         )
     library, model = load_library(Path(library_card)), load_model(Path(model_dir))
     kinds = {name: _kinds(library_card, model_dir, name, plan.every) for name in KIND_SETS}
-    setup = Setup(library_card, model_dir, stages["infer"], stages["tile"], stages["defects"], published, plan.every)
+    setup = Setup(
+        library_card,
+        model_dir,
+        stages["infer"],
+        stages["tile"],
+        DefectSettings.of(stages["defects"]),
+        published,
+        plan.every,
+    )
     jobs = jobs_of(plan, library, model, methods, seed)
     findings = Findings(methods)
     for done, outcome in enumerate(run_all(jobs, setup, threads), 1):

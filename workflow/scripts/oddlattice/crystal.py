@@ -11,6 +11,7 @@ from oddlattice.numerics.arrays import Array
 from oddlattice.run import yaml_files
 
 CELL_PX = 20  # pixels per unit cell along each lattice vector in the lattice frame
+LEAST_CELLS = 36  # analysed cells that a grain, a noise estimate or a test needs
 Z_OF = {
     symbol: z
     for z, symbol in enumerate(

@@ -20,6 +20,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from oddlattice.crystal import CELL_PX
+from oddlattice.defects import published_score
 from oddlattice.numerics.arrays import Float
 from oddlattice.predict.network import cpu_has_bf16
 
@@ -157,14 +158,8 @@ def average_near_maximum(difference: Float, threshold: float = THRESHOLD) -> npt
 
     Boxes are cut off at the border of the patch.
     """
-    kept = np.where(np.abs(difference) < threshold, 0.0, difference)
-    flat = np.abs(kept).reshape(len(kept), -1).argmax(axis=1)
-    half = BOX_PX // 2
-    score = np.zeros(len(kept))
-    for k, best in enumerate(flat):
-        row, col = divmod(int(best), difference.shape[2])
-        score[k] = kept[k, max(row - half, 0) : row + half + 1, max(col - half, 0) : col + half + 1].mean()
-    return score
+    kept = np.where(np.abs(difference) < threshold, np.float32(0), difference)
+    return published_score.average_near_maximum(kept, BOX_PX)
 
 
 @dataclass(frozen=True)

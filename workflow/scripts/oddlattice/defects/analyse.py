@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,6 +13,7 @@ from oddlattice.defects.raw_maps import InCounts, Map, ToLattice, write_maps
 from oddlattice.defects.registered import NOWHERE, load_registered
 from oddlattice.defects.tables import defect_row, image_figures, lattice_figures
 from oddlattice.process.sandbox import Fault
+from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.groups import group_of, said_of, values_of
 from oddlattice.storage.products import COLUMNS, table
 from oddlattice.storage.rows import Row
@@ -40,7 +40,7 @@ class Analysis:
     columns: pl.DataFrame = field(default_factory=lambda: table([], COLUMNS))
 
 
-def analyse(row: Row, stores: Stores, settings: dict[str, Any]) -> Analysis:
+def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
     """Find the defects of one image that could be read, and write its maps."""
     name = row["image_id"]
     source = said_of(group_of(stores.images, name))

@@ -5,7 +5,7 @@ import numpy.typing as npt
 from scipy.ndimage import uniform_filter
 
 from oddlattice.crystal import CELL_PX
-from oddlattice.defects.listing import Found, Judged
+from oddlattice.defects.listing import Defect, Judged
 from oddlattice.defects.null import MIN_COLUMNS
 from oddlattice.numerics import distributions
 from oddlattice.numerics.arrays import Array, Float, Mask
@@ -14,7 +14,7 @@ from oddlattice.numerics.compiled import compiled
 DECOY_MARGIN = 1.15  # an extra column stands out by so much more than the deepest dip between the columns
 
 
-def extra_columns(judged: Judged, z: Float, mask: Mask, all_uv: Array, width_px: float, fdr: float) -> list[Found]:
+def extra_columns(judged: Judged, z: Float, mask: Mask, all_uv: Array, width_px: float, fdr: float) -> list[Defect]:
     """Bright places far from every tested column: something where the crystal has nothing, or only light atoms.
 
     A place counts when its z would occur by chance anywhere in this image with probability below `fdr`, when it stands
@@ -36,10 +36,10 @@ def extra_columns(judged: Judged, z: Float, mask: Mask, all_uv: Array, width_px:
         away &= np.hypot(du[:, None], dv[None, :]) > 0.25
     places = np.tile(away, mask.shape) & (np.repeat(np.repeat(mask, CELL_PX, 0), CELL_PX, 1) > 0)
     # between the columns few electrons are counted and z leans to the bright side, most where it is darkest
-    lean = _largest_lean(z, mask, away)
+    skewness = _largest_skewness(z, mask, away)
     many = int(places.sum())
     levels = np.arange(3.0, 60.0, 0.05)
-    bar = float(levels[np.argmax(highest_of(levels, many, width_px, lean) < fdr)])
+    bar = float(levels[np.argmax(highest_of(levels, many, width_px, skewness) < fdr)])
     free = _away_from(places, np.array([d.uv for d in judged.defects]).reshape(-1, 2), 0.6)
     # the deepest dips of the same map are decoys: no atom can be missing there, so noise alone goes that deep
     bar = max(bar, DECOY_MARGIN * -float(z.min(initial=0.0, where=free)))
@@ -48,9 +48,9 @@ def extra_columns(judged: Judged, z: Float, mask: Mask, all_uv: Array, width_px:
         if z[row, col] < z[max(row - 3, 0) : row + 4, max(col - 3, 0) : col + 4].max():
             continue
         uv = ((row + 0.5) / CELL_PX, (col + 0.5) / CELL_PX)
-        chance = float(highest_of(float(z[row, col]), many, width_px, lean))
-        p = float(distributions.pearson3_sf(z[row, col], lean))
-        found.append(Found(uv, "", "extra", 1.0 - chance, z=float(z[row, col]), p=p, q=chance))
+        chance = float(highest_of(float(z[row, col]), many, width_px, skewness))
+        p = float(distributions.pearson3_sf(z[row, col], skewness))
+        found.append(Defect(uv, "", "extra", 1.0 - chance, z=float(z[row, col]), p=p, q=chance))
     return found
 
 
@@ -69,7 +69,7 @@ def _add_powers(z: Float, mask: Mask, away: npt.NDArray[np.bool_], out: Array) -
                         out[i, j, 3] += value * value * value
 
 
-def _largest_lean(z: Float, mask: Mask, away: npt.NDArray[np.bool_]) -> float:
+def _largest_skewness(z: Float, mask: Mask, away: npt.NDArray[np.bool_]) -> float:
     """Skewness of z at the pixel of the cell, of those `away` (20, 20), where it is largest; not negative."""
     sums = np.zeros((CELL_PX, CELL_PX, 4))
     _add_powers(np.ascontiguousarray(z, np.float32), np.ascontiguousarray(mask, np.uint8), away, sums)
@@ -80,21 +80,21 @@ def _largest_lean(z: Float, mask: Mask, away: npt.NDArray[np.bool_]) -> float:
     variance = second - first**2
     seen = (count >= MIN_COLUMNS).astype(float)
     skewness = (third - 3 * first * second + 2 * first**3) / np.maximum(variance, 1e-12) ** 1.5
-    lean = np.where(seen > 0, skewness, 0.0)
-    pooled = uniform_filter(lean, 5, mode="wrap") / np.maximum(uniform_filter(seen, 5, mode="wrap"), 1e-9)
+    skewness = np.where(seen > 0, skewness, 0.0)
+    pooled = uniform_filter(skewness, 5, mode="wrap") / np.maximum(uniform_filter(seen, 5, mode="wrap"), 1e-9)
     return float(np.clip(pooled[seen > 0].max(), 0.0, 1.0))
 
 
-def highest_of(level: npt.ArrayLike, places_px: float, width_px: float, lean: float) -> Array:
+def highest_of(level: npt.ArrayLike, places_px: float, width_px: float, skewness: float) -> Array:
     """Probability that smoothed noise reaches a level somewhere, at most 1.
 
     Expected number of maxima above the level in white noise smoothed by a Gaussian of `width_px`; source: Worsley et
-    al. 1992, doi:10.1038/jcbfm.1992.127. Tails that lean upwards (Pearson III) make it larger.
+    al. 1992, doi:10.1038/jcbfm.1992.127. Tails that skewness upwards (Pearson III) make it larger.
     """
     level = np.asarray(level, dtype=np.float64)
     gaussian = level * np.exp(-(level**2) / 2) / (2 * np.pi) ** 1.5 / (2 * width_px**2)
     known = np.minimum(level, 36.0)  # beyond it there is no number for the normal's tail
-    heavier = np.where(level < 37, distributions.pearson3_sf(known, lean) / distributions.normal_sf(known), 1.0)
+    heavier = np.where(level < 37, distributions.pearson3_sf(known, skewness) / distributions.normal_sf(known), 1.0)
     return np.asarray(np.minimum(1.0, places_px * gaussian * np.maximum(heavier, 1.0)))
 
 

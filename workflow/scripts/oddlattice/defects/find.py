@@ -1,17 +1,16 @@
 """The defects of one image: every column tested, the odd ones listed; a huge image part by part."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 
-from oddlattice.crystal import CELL_PX
+from oddlattice.crystal import CELL_PX, LEAST_CELLS
 from oddlattice.defects.extra import extra_columns
 from oddlattice.defects.kernels import kernel_width_px, z_map
 from oddlattice.defects.known_defects import Trial
-from oddlattice.defects.listing import Found, Judged, judge_all, single_defects
+from oddlattice.defects.listing import Defect, Judged, judge_all, single_defects
 from oddlattice.defects.noise import Noise, estimate_noise, in_mean_cells, local_contrast
 from oddlattice.defects.null import judge_columns
 from oddlattice.defects.published_score import published_map
@@ -20,16 +19,16 @@ from oddlattice.defects.registered import Registered, load_registered
 from oddlattice.defects.tables import Tally
 from oddlattice.lattice.subareas import in_px, parts_of
 from oddlattice.numerics.arrays import Float
+from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.groups import array_of, said_of, values_of
 from oddlattice.storage.windows import Windows, give_back
 
 CHUNK_CELLS = 32
 MAP_BYTES = 96 << 20  # of each map of a huge image are kept unpacked while it is laid back
 AROUND_CELLS = 2  # neighbourhood of a part of a huge image: a column's window and its neighbours
-MIN_CELLS = 36  # a part of a huge image with fewer is not tested
 
 
-def find_in_image(image: Registered, settings: dict[str, Any]) -> tuple[Judged, Float, Noise]:
+def find_in_image(image: Registered, settings: DefectSettings) -> tuple[Judged, Float, Noise]:
     """Test all columns of an image and list its defects.
 
     Returns
@@ -46,19 +45,19 @@ def find_in_image(image: Registered, settings: dict[str, Any]) -> tuple[Judged, 
     return judged, z, noise
 
 
-def with_regions(defects: list[Found], regions: npt.NDArray[np.bool_], settings: dict[str, Any]) -> list[Found]:
+def with_regions(defects: list[Defect], regions: npt.NDArray[np.bool_], settings: DefectSettings) -> list[Defect]:
     """The defects of an image with what makes up extended defects put together; `regions` (U, V) are their cells."""
-    return group_extended(extended_regions(defects, regions), settings["extended_columns"])
+    return group_extended(extended_regions(defects, regions), settings.extended_columns)
 
 
-def find_in_part(image: Registered, settings: dict[str, Any]) -> tuple[Judged, Float, Noise]:
+def find_in_part(image: Registered, settings: DefectSettings) -> tuple[Judged, Float, Noise]:
     """Test all columns of an image, or of a part of one, and list what is odd; as `find_in_image`, without regions."""
     contrast = local_contrast(image.prediction, image.difference, image.mask, image.contrast)
     difference = in_mean_cells(image.difference, contrast)
     noise = estimate_noise(difference, image.mask)
     vectors_pm = image.vectors_px * image.pixel_nm * 1000
-    anm = published_map(image.difference, image.prediction, image.mask, settings["published_threshold"])
-    fdr, shift_share = settings["fdr"], settings["shift_share"]
+    anm = published_map(image.difference, image.prediction, image.mask, settings.published_threshold)
+    fdr, shift_share = settings.fdr, settings.shift_share
     tested = []
     for shape, response in zip(image.shapes, image.responses, strict=True):
         found = judge_columns(difference, image.mask, noise, shape, vectors_pm, response, anm, shift_share)
@@ -80,7 +79,7 @@ def find_by_parts(
     tiles: zarr.Group,
     differences: zarr.Group,
     header: list[float] | None,
-    settings: dict[str, Any],
+    settings: DefectSettings,
     scratch: Path,
 ) -> tuple[Tally, dict[str, Float | Windows]]:
     """Test the columns of an image part by part; nearly every image is one part.
@@ -105,7 +104,7 @@ def find_by_parts(
         stored = zarr.create_array(scratch / "z", shape=shape, chunks=(side, side), dtype="float32", compressors=None)
     z: Float = np.empty((0, 0), np.float32)
     for part in parts:
-        if len(parts) > 1 and mask[part.wide].sum() < MIN_CELLS:
+        if len(parts) > 1 and mask[part.wide].sum() < LEAST_CELLS:
             continue
         image = load_registered(tiles, differences, header, part)
         judged, z, noise = find_in_part(image, settings)

@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from oddlattice.defects.kernels import moved_peak
 from oddlattice.defects.known_defects import Trial
-from oddlattice.defects.listing import Found, Judged
+from oddlattice.defects.listing import Defect, Judged
 from oddlattice.defects.noise import Noise
-from oddlattice.defects.null import Scored
+from oddlattice.defects.null import SiteColumns
 from oddlattice.lattice.columns import peak_at, window_of_cell, window_offsets
 from oddlattice.numerics import distributions
 from oddlattice.numerics.arrays import Array
@@ -25,7 +25,7 @@ DIRECTIONS = 8  # of displacements
 COUNTED_FROM = 0.5  # defects of which fewer than this part would be found are not counted in the corrected density
 
 
-def own_share(tested: Scored, noise: Noise, mean_cell: Array) -> float:
+def own_share(tested: SiteColumns, noise: Noise, mean_cell: Array) -> float:
     """Part of the variance of a column's intensity estimate that comes from counting the column's own electrons.
 
     By each pixel's part in the estimate, with counting noise throughout.
@@ -38,7 +38,7 @@ def own_share(tested: Scored, noise: Noise, mean_cell: Array) -> float:
     return float((part * light).sum() / max(part.sum(), 1e-300))
 
 
-def changed(tested: Scored, some: npt.NDArray[np.intp], change: float, share: float) -> Array:
+def changed(tested: SiteColumns, some: npt.NDArray[np.intp], change: float, share: float) -> Array:
     """Estimates (n, 3) of bulk columns had their intensity changed; counting noise goes with the intensity."""
     found, null = tested.found[some], tested.null
     level = tested.level[some, None]
@@ -46,7 +46,7 @@ def changed(tested: Scored, some: npt.NDArray[np.intp], change: float, share: fl
     return np.asarray(centre + (found - centre) * np.sqrt(max(1 + change * share, 0.0)) + [change, 0.0, 0.0])
 
 
-def displaced(tested: Scored, some: npt.NDArray[np.intp], shift_pm: float, vectors_pm: Array) -> Array:
+def displaced(tested: SiteColumns, some: npt.NDArray[np.intp], shift_pm: float, vectors_pm: Array) -> Array:
     """Estimates (n, 3) of bulk columns had they been moved, each in one of DIRECTIONS directions."""
     angle = 2 * np.pi * (np.arange(DIRECTIONS) + 0.25) / DIRECTIONS
     ways_pm = shift_pm * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
@@ -61,7 +61,7 @@ def bulk_sample(judged: Judged, kind: int) -> npt.NDArray[np.intp]:
     return bulk[np.linspace(0, len(bulk) - 1, min(COLUMNS, len(bulk))).round().astype(np.intp)] if len(bulk) else bulk
 
 
-def ideal_part(tested: Scored, some: npt.NDArray[np.intp], signal: Array, share: float, cut: float) -> float:
+def ideal_part(tested: SiteColumns, some: npt.NDArray[np.intp], signal: Array, share: float, cut: float) -> float:
     """Part found by an ideal observer in this image's noise, told what to look for, at the same rate of false alarms.
 
     Parameters
@@ -78,7 +78,7 @@ def ideal_part(tested: Scored, some: npt.NDArray[np.intp], signal: Array, share:
     )
 
 
-def _row(found: Array, tested: Scored, some: npt.NDArray[np.intp], cut: float) -> dict[str, float]:
+def _row(found: Array, tested: SiteColumns, some: npt.NDArray[np.intp], cut: float) -> dict[str, float]:
     hits, n = int((tested.null.judge(found, tested.level[some]).p_value <= cut).sum()), len(some)
     low, high = wilson(hits, n)
     return {"n": n, "recovered": hits / n if n else 0.0, "ci_low": low, "ci_high": high}
@@ -149,7 +149,7 @@ def _chance(rows: list[dict[str, float]], key: str, value: float) -> float:
     return float(np.interp(value, [0.0, *(r[key] for r in rows)], [0.0, *(r["recovered"] for r in rows)]))
 
 
-def chance_of(defect: Found, losses: Curves, shifts: Curves) -> float:
+def chance_of(defect: Defect, losses: Curves, shifts: Curves) -> float:
     """Chance that a column as odd as this one is flagged; 1 for what is no column of the crystal."""
     if defect.site not in losses:
         return 1.0
@@ -158,7 +158,7 @@ def chance_of(defect: Found, losses: Curves, shifts: Curves) -> float:
     return by_shift if defect.kind == "displaced" else max(by_change, by_shift if defect.kind == "unknown" else 0.0)
 
 
-def corrected_count(defects: Sequence[Found], losses: Curves, shifts: Curves, false: float) -> tuple[float, ...]:
+def corrected_count(defects: Sequence[Defect], losses: Curves, shifts: Curves, false: float) -> tuple[float, ...]:
     """Number of point defects there are, of those that are found at least every second time; with a 95 % interval.
 
     Every defect listed stands for one over its chance of being found (Horvitz and Thompson 1952,

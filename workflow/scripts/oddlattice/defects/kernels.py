@@ -8,7 +8,7 @@ from scipy.ndimage import map_coordinates, uniform_filter
 
 from oddlattice.crystal import CELL_PX
 from oddlattice.defects.kind_probabilities import EMPTY_BELOW
-from oddlattice.defects.noise import Noise, _in_its_noise
+from oddlattice.defects.noise import Noise, in_its_noise
 from oddlattice.lattice.columns import (
     SIDE_PX,
     ColumnShape,
@@ -76,12 +76,12 @@ def z_map(difference: Float, mask: Mask, noise: Noise, shape: ColumnShape) -> Fl
     shape : ColumnShape
         Of the narrowest tested column: its width is the kernel's.
     """
-    white = _in_its_noise(difference, mask, noise.sigma, noise.level)
+    white = in_its_noise(difference, mask, noise.sigma, noise.level)
     smooth = gaussian_blur(white, kernel_width_px(shape), mirrored=False)
     typical = 1.4826 * median_cell(np.abs(cells_at(smooth, sample_of(mask))))
     # pooled over neighbouring pixels of the cell: the largest z must not be the one with the luckiest spread
     spread = np.sqrt(uniform_filter(typical**2, 7, mode="wrap")) + 1e-9
-    return _in_its_noise(smooth, np.ones_like(mask), spread, np.ones(mask.shape))
+    return in_its_noise(smooth, np.ones_like(mask), spread, np.ones(mask.shape))
 
 
 def moved_peak(shape: ColumnShape, change: float, shift_pm: Array, vectors_pm: Array, reach_px: int = 0) -> Array:

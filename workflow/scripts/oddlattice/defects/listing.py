@@ -18,7 +18,7 @@ from oddlattice.defects.kind_probabilities import (
     kind_probabilities,
 )
 from oddlattice.defects.noise import Noise
-from oddlattice.defects.null import Scored, change_error, shift_error_pm
+from oddlattice.defects.null import SiteColumns, change_error, shift_error_pm
 from oddlattice.lattice.columns import (
     ColumnShape,
     cut_windows,
@@ -29,7 +29,7 @@ from oddlattice.numerics.arrays import Array, Float
 
 
 @dataclass
-class Found:
+class Defect:
     """One defect: a column, a place between columns, or a region.
 
     Attributes
@@ -66,7 +66,7 @@ class Judged:
 
     Attributes
     ----------
-    kinds : list of Scored
+    kinds : list of SiteColumns
     kind, index : ndarray of shape (n,)
         Column k is entry `index[k]` of `kinds[kind[k]]`.
     p, q : ndarray of shape (n,)
@@ -75,17 +75,17 @@ class Judged:
         Largest p-value flagged, or the one that a single defect would need.
     """
 
-    kinds: list[Scored]
+    kinds: list[SiteColumns]
     kind: npt.NDArray[np.intp]
     index: npt.NDArray[np.intp]
     p: Array
     q: Array
     flagged: npt.NDArray[np.bool_]
     cut: float
-    defects: list[Found] = field(default_factory=list)
+    defects: list[Defect] = field(default_factory=list)
 
 
-def judge_all(kinds: list[Scored], fdr: float) -> Judged:
+def judge_all(kinds: list[SiteColumns], fdr: float) -> Judged:
     """Benjamini-Hochberg over the columns of all kinds of an image."""
     p = np.concatenate([t.verdict.p_value for t in kinds]) if kinds else np.empty(0)
     kind = np.concatenate([np.full(len(t.cells), k) for k, t in enumerate(kinds)]) if kinds else np.empty(0, int)
@@ -128,7 +128,7 @@ def single_defects(
             _count_as_empty(chances, float(distributions.normal_sf((core - EMPTY_BELOW) / core_sigma)))
         best = max(chances, key=lambda kind: chances[kind])
         judged.defects.append(
-            Found(
+            Defect(
                 uv=(float(cell[0, 0] + shape.u), float(cell[0, 1] + shape.v)),
                 site=shape.site,
                 kind=best if chances[best] >= CERTAIN else "unknown",

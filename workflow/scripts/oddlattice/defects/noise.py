@@ -156,7 +156,7 @@ def _whitened(difference: Float, mask: Mask, weights: Float, level: Float, out: 
                     out[at] = difference[at] * (weights[i, j] * over)
 
 
-def _in_its_noise(difference: Float, mask: Mask, sigma: npt.NDArray[np.floating], level: Array) -> Float:
+def in_its_noise(difference: Float, mask: Mask, sigma: npt.NDArray[np.floating], level: Array) -> Float:
     """The difference over its standard deviation, pixel by pixel; 0 where masked."""
     out = np.empty(difference.shape, np.float32)
     weights = (1 / sigma).astype(np.float32)
@@ -184,7 +184,7 @@ def _autocorrelation(
     low = np.clip(np.median(where, axis=0).astype(int) - 32, 0, None)
     part = np.s_[low[0] : low[0] + 64, low[1] : low[1] + 64]
     here = difference[low[0] * CELL_PX : (low[0] + 64) * CELL_PX, low[1] * CELL_PX : (low[1] + 64) * CELL_PX]
-    plane = np.clip(_in_its_noise(here, good[part].astype(np.uint8), sigma, level[part]), -4, 4)
+    plane = np.clip(in_its_noise(here, good[part].astype(np.uint8), sigma, level[part]), -4, 4)
     quiet = _quiet(plane, good[part])
     as_cells(plane)[~quiet] = 0
     raw = _products_at_lags(plane) / np.maximum(_pairs_at_lags(quiet), 1.0)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from oddlattice.defects.kernels import Kernel, estimates, make_kernel
 from oddlattice.defects.noise import Noise
-from oddlattice.defects.published_score import published_score
+from oddlattice.defects.published_score import column_scores
 from oddlattice.lattice.columns import (
     ColumnShape,
     column_cells,
@@ -17,7 +17,7 @@ from oddlattice.numerics.arrays import Array, Float, Mask
 
 MIN_COLUMNS = 30  # fewer columns of a kind give no null to judge by
 SHAPE_ERROR = 0.04  # of a change or a displacement: what 68 % intervals need in composed fields not of the benchmark
-LEAN = 0.08, 0.1  # typical skewness of a column's intensity, and how far from it
+TYPICAL_SKEWNESS = 0.08, 0.1  # typical skewness of a column's intensity, and how far from it
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Null:
         Of the displacement (row, col) [pm, pm^2].
     columns : int
         Columns it was estimated from.
-    lean : float
+    skewness : float
         Skewness of the relative intensity, not negative: few electrons scatter further up than down.
     shift_share : float
         Part of the false alarms that may come from displacements; the rest from intensity.
@@ -43,7 +43,7 @@ class Null:
     centre: Array
     covariance: Array
     columns: int
-    lean: float = 0.0
+    skewness: float = 0.0
     shift_share: float = 0.5
 
     def judge(self, found: Array, level: Array) -> "Verdict":
@@ -54,8 +54,8 @@ class Null:
         # the scale itself comes from `columns` columns: Student's and Hotelling's tails instead of the normal's
         freedom = self.columns - 1
         tail = distributions.student_sf(np.abs(change / change_sigma), freedom)
-        if self.lean > 0:  # upwards as far as a distribution with this skewness reaches (Pearson III)
-            leaning = distributions.pearson3_sf(change / change_sigma, self.lean)
+        if self.skewness > 0:  # upwards as far as a distribution with this skewness reaches (Pearson III)
+            leaning = distributions.pearson3_sf(change / change_sigma, self.skewness)
             tail = np.where(change > 0, np.maximum(tail, leaning), tail)
         p_change = 2 * tail
         p_shift = distributions.fisher_sf(distance / 2 * (freedom - 1) / freedom, 2, freedom - 1)
@@ -115,7 +115,7 @@ def shift_error_pm(sigma_pm: npt.ArrayLike, shift_pm: npt.ArrayLike) -> Array:
 
 
 @dataclass(frozen=True)
-class Scored:
+class SiteColumns:
     """Every tested column of one kind in an image.
 
     Attributes
@@ -164,13 +164,13 @@ def robust_normal(values: Array) -> tuple[float, float]:
     return centre, spread
 
 
-def lean_of(values: Array) -> float:
-    """Skewness of the bulk of standardised `values`, not negative, drawn towards LEAN where they are few."""
+def skewness_of(values: Array) -> float:
+    """Skewness of the bulk of standardised `values`, not negative; drawn towards the typical one where they are few."""
     kept = values[np.abs(values) < 3.5]
+    typical, spread = TYPICAL_SKEWNESS
     known = len(kept) / 6  # inverse variance of a sample's skewness
-    return float(
-        np.clip((distributions.skewness(kept) * known + LEAN[0] / LEAN[1] ** 2) / (known + LEAN[1] ** -2), 0.0, 0.8)
-    )
+    drawn = (distributions.skewness(kept) * known + typical / spread**2) / (known + spread**-2)
+    return float(np.clip(drawn, 0.0, 0.8))
 
 
 def robust_plane(values: Array) -> tuple[Array, Array]:
@@ -214,7 +214,7 @@ def judge_columns(
     response: tuple[float, float],
     anm_map: Float,
     shift_share: float = 0.5,
-) -> Scored | None:
+) -> SiteColumns | None:
     """Test every column of one kind against the scatter of its own kind in this image.
 
     Parameters
@@ -228,7 +228,7 @@ def judge_columns(
 
     Returns
     -------
-    Scored, or None where there are fewer than MIN_COLUMNS columns.
+    SiteColumns, or None where there are fewer than MIN_COLUMNS columns.
     """
     cells = column_cells(mask, shape)
     if len(cells) < MIN_COLUMNS:
@@ -240,7 +240,7 @@ def judge_columns(
     level = noise.level[cells[:, 0], cells[:, 1]]
     middle, spread = robust_normal(found[:, 0] / level)
     centre, covariance = robust_plane(found[:, 1:] / level[:, None])
-    lean = lean_of((found[:, 0] / level - middle) / spread)
-    null = Null(middle, spread, centre, covariance, len(cells), lean, shift_share)
-    anm = published_score(anm_map, shape, cells)
-    return Scored(shape, cells, found, level, kernel, null, null.judge(found, level), anm, response)
+    skewness = skewness_of((found[:, 0] / level - middle) / spread)
+    null = Null(middle, spread, centre, covariance, len(cells), skewness, shift_share)
+    anm = column_scores(anm_map, shape, cells)
+    return SiteColumns(shape, cells, found, level, kernel, null, null.judge(found, level), anm, response)

@@ -7,11 +7,12 @@ from oddlattice.crystal import CELL_PX
 from oddlattice.lattice.columns import (
     SIDE_PX,
     ColumnShape,
-    cut_windows,
     window_start_px,
 )
 from oddlattice.numerics.arrays import Array, Float, Mask
 from oddlattice.numerics.filters import gaussian_blur
+
+BOX_PX = 11  # the published 13 px at 23.8 px a cell
 
 
 def published_map(difference: Float, prediction: Float, mask: Mask, threshold: float) -> Float:
@@ -28,17 +29,40 @@ def published_map(difference: Float, prediction: Float, mask: Mask, threshold: f
     return smooth
 
 
-def published_score(anm_map: Float, shape: ColumnShape, cells: npt.NDArray[np.intp]) -> Array:
-    """Average near maximum: signed mean of the 11x11-px box at the largest difference in the column's window."""
-    score = np.zeros(len(cells))
-    windows = cut_windows(anm_map, shape, cells).reshape(len(cells), -1)
-    best = np.abs(windows).argmax(axis=1)
-    start_u, start_v = window_start_px(shape)
-    hit = np.flatnonzero(np.abs(windows[np.arange(len(cells)), best]) > 0)
-    box = np.arange(-5, 6)
-    row = (cells[hit, 0] * CELL_PX + start_u + best[hit] // SIDE_PX)[:, None, None] + box[:, None]
-    col = (cells[hit, 1] * CELL_PX + start_v + best[hit] % SIDE_PX)[:, None, None] + box
-    rows, cols = anm_map.shape
+def average_near_maximum(kept: Float, box_px: int, border_px: int = 0) -> Array:
+    """Average near maximum: the signed mean of a box at the largest difference of each window; shape (n,).
+
+    Parameters
+    ----------
+    kept : ndarray of shape (n, rows, cols)
+        Differences, small ones set to 0. A box is cut off at the border of its window.
+    box_px : int
+        Side of the box, odd.
+    border_px : int
+        The largest is looked for at least so far from the border.
+    """
+    n, rows, cols = kept.shape
+    inner = np.abs(kept[:, border_px : rows - border_px, border_px : cols - border_px])
+    best = inner.reshape(n, -1).argmax(axis=1)
+    hit = np.flatnonzero(inner.reshape(n, -1)[np.arange(n), best] > 0)
+    box = np.arange(box_px) - box_px // 2
+    row = (border_px + best[hit] // inner.shape[2])[:, None, None] + box[:, None]
+    col = (border_px + best[hit] % inner.shape[2])[:, None, None] + box
     inside = (row >= 0) & (row < rows) & (col >= 0) & (col < cols)
-    score[hit] = np.where(inside, anm_map[np.clip(row, 0, rows - 1), np.clip(col, 0, cols - 1)], 0).mean(axis=(1, 2))
+    values = kept[hit[:, None, None], np.clip(row, 0, rows - 1), np.clip(col, 0, cols - 1)]
+    score = np.zeros(n)
+    count = inside.sum(axis=(1, 2)).astype(kept.dtype)
+    score[hit] = np.where(inside, values, 0).sum(axis=(1, 2)) / count
+    return score
+
+
+def column_scores(anm_map: Float, shape: ColumnShape, cells: npt.NDArray[np.intp]) -> Array:
+    """Published score of the columns in `cells` (n, 2), of `published_map`; shape (n,)."""
+    border = BOX_PX // 2
+    start = np.array(window_start_px(shape)) + cells * CELL_PX
+    view = np.lib.stride_tricks.sliding_window_view(np.pad(anm_map, border), (SIDE_PX + 2 * border,) * 2)
+    score = np.empty(len(cells))
+    for first in range(0, len(cells), 4096):  # windows of 4,096 columns at once: memory stays small
+        row, col = start[first : first + 4096].T
+        score[first : first + 4096] = average_near_maximum(view[row, col], BOX_PX, border)
     return score

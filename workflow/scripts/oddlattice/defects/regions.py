@@ -9,13 +9,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from oddlattice.defects.listing import Found
+from oddlattice.defects.listing import Defect
 from oddlattice.lattice.columns import as_cells
 from oddlattice.numerics.arrays import Array, Float, Mask
 
 Cells = npt.NDArray[np.bool_]
 
-LOUD, AUDIBLE = 3.0, 1.8  # variance of z about a cell, 1 in bulk: so much tells a region, and where it ends
+SEED, GROW = 3.0, 1.8  # variance of z about a cell, 1 in bulk: so much tells a region, and where it ends
 FEWEST_LOUD, FEWEST_GAP, FEWEST_AT_RIM = 6, 4, 9  # cells of a region: odd ones, masked ones, masked ones at the rim
 NEAR_CELLS = 1.05  # odd columns closer than this belong together
 MATTER = 0.5  # masked cells at the rim less bright than this part of the crystal are its edge, not a defect
@@ -54,7 +54,7 @@ def loudness(z: Float, prediction: Float, mask: Mask) -> Array:
 def loud_cells(z: Float, prediction: Float, mask: Mask) -> Cells:
     """Cells of regions in which many columns are a little odd, as along the boundary of two domains."""
     level = np.nan_to_num(loudness(z, prediction, mask))
-    labels, count = label(binary_propagation(level > LOUD, structure=ROUND, mask=level > AUDIBLE), structure=ROUND)
+    labels, count = label(binary_propagation(level > SEED, structure=ROUND, mask=level > GROW), structure=ROUND)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     return np.asarray((labels > 0) & (sizes[labels] >= FEWEST_LOUD))
 
@@ -81,12 +81,12 @@ def gap_cells(mask: Mask, inside: Mask, brightness: Array) -> Cells:
     return found
 
 
-def extended_regions(defects: list[Found], regions: Cells) -> list[Found]:
+def extended_regions(defects: list[Defect], regions: Cells) -> list[Defect]:
     """Defects with those in and beside the regions (U, V) replaced by one of kind `extended` for each region, last."""
     labels, count = label(regions, structure=ROUND)
     around = [binary_dilation(labels == number, ROUND) for number in range(1, count + 1)]
 
-    def owner(defect: Found) -> int:
+    def owner(defect: Defect) -> int:
         cell = tuple(np.clip(np.floor(defect.uv).astype(int), 0, np.array(regions.shape) - 1))
         return next((number for number, cells in enumerate(around, 1) if cells[cell]), 0)
 
@@ -95,7 +95,7 @@ def extended_regions(defects: list[Found], regions: Cells) -> list[Found]:
     for number in range(1, count + 1):
         cells = np.argwhere(labels == number)
         middle = cells.mean(axis=0) + 0.5
-        region = Found((float(middle[0]), float(middle[1])), "", "extended", 1.0, cells=len(cells))
+        region = Defect((float(middle[0]), float(middle[1])), "", "extended", 1.0, cells=len(cells))
         taken = [defect for defect, own in zip(defects, owners, strict=True) if own == number and np.isfinite(defect.p)]
         if taken:
             odd = min(taken, key=lambda defect: defect.p)
@@ -104,7 +104,7 @@ def extended_regions(defects: list[Found], regions: Cells) -> list[Found]:
     return kept
 
 
-def group_extended(defects: list[Found], least: int) -> list[Found]:
+def group_extended(defects: list[Defect], least: int) -> list[Defect]:
     """Replace groups of at least `least` neighbouring defects by one region of kind `extended` each."""
     if len(defects) < least:
         return defects
@@ -121,7 +121,7 @@ def group_extended(defects: list[Found], least: int) -> list[Found]:
         covered = {(int(np.floor(d.uv[0])), int(np.floor(d.uv[1]))) for d in members}
         middle = np.mean([d.uv for d in members], axis=0)
         kept.append(
-            Found(
+            Defect(
                 (float(middle[0]), float(middle[1])),
                 "",
                 "extended",

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,7 @@ from oddlattice.defects.injection import (
 )
 from oddlattice.defects.kernels import raw_places
 from oddlattice.defects.known_defects import Trial
-from oddlattice.defects.listing import Found, Judged
+from oddlattice.defects.listing import Defect, Judged
 from oddlattice.defects.noise import Noise
 from oddlattice.defects.null import change_error, shift_error_pm
 from oddlattice.defects.registered import Registered
@@ -30,6 +29,7 @@ from oddlattice.lattice.columns import (
 from oddlattice.lattice.subareas import Part, is_inside
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.intervals import poisson_interval, wilson
+from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.products import COLUMNS, table
 from oddlattice.storage.rows import Row
 
@@ -74,7 +74,7 @@ def _number(value: float) -> float | None:
     return None if not math.isfinite(value) else float(value)
 
 
-def defect_row(about: Row, defect: Found, image: Registered, cell_nm2: float) -> Row:
+def defect_row(about: Row, defect: Defect, image: Registered, cell_nm2: float) -> Row:
     """A defect as a row of products.DEFECTS."""
     place = raw_places(image.nodes_px, np.array([defect.uv]))[0]
     extended = defect.kind == "extended"
@@ -109,7 +109,7 @@ class Tally:
 
     Attributes
     ----------
-    defects : list of Found
+    defects : list of Defect
         Places in cells of the whole image.
     columns : list of DataFrame
         Rows of products.COLUMNS.
@@ -125,7 +125,7 @@ class Tally:
         Number of false alarms to be expected.
     """
 
-    defects: list[Found] = field(default_factory=list)
+    defects: list[Defect] = field(default_factory=list)
     columns: list[pl.DataFrame] = field(default_factory=list)
     anm: list[Array] = field(default_factory=list)
     flagged: list[npt.NDArray[np.bool_]] = field(default_factory=list)
@@ -168,7 +168,7 @@ def published_figures(tally: Tally, band_std: float) -> Row:
     }
 
 
-def image_figures(tally: Tally, area: float, cell_nm2: float, settings: dict[str, Any]) -> Row:
+def image_figures(tally: Tally, area: float, cell_nm2: float, settings: DefectSettings) -> Row:
     """Figures of an analysed image of `area` [nm^2] for products.IMAGES."""
     points = [d for d in tally.defects if d.kind != "extended"]
     regions = [d for d in tally.defects if d.kind == "extended"]
@@ -186,10 +186,10 @@ def image_figures(tally: Tally, area: float, cell_nm2: float, settings: dict[str
         "density_ci_high": high / area,
         **dict(zip((f"density_corrected_{end}" for end in ("per_nm2", "ci_low", "ci_high")), corrected, strict=True)),
         "area_nm2": area,
-        "fdr": settings["fdr"],
+        "fdr": settings.fdr,
         "noise_model": NOISE_MODEL,
         "smallest_loss_90": smallest_loss(tally.losses),
-        **published_figures(tally, settings["published_band_std"]),
+        **published_figures(tally, settings.published_band_std),
     }
     if n:
         figures |= dict(
