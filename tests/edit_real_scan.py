@@ -35,7 +35,7 @@ from find_defects import main as find_defects
 from infer_differences import main as infer_differences
 from oddlattice.crystal import Crystal, load_crystal
 from oddlattice.numerics.intervals import wilson
-from oddlattice.run.stage_settings import DefectSettings
+from oddlattice.run.stage_settings import DefectSettings, ReadSettings
 from read_images import main as read_images
 from support.raw_files import shard_of, write_ncem
 from support.real_columns import RealScan, change_at, lay_on_lattice, read_counts
@@ -100,7 +100,13 @@ def through_the_pipeline(images: list[Array], pixel_nm: tuple[float, float]) -> 
             whole = np.clip(np.rint(counts), 0, 65535).astype(np.uint16)
             write_ncem(folder / "archive" / f"copy {number:02d}.emd", whole, pixel_nm)
         files = shard_of(folder / "archive", folder / "shard.tsv")
-        read_images(folder / "shard.tsv", folder / "archive", folder / "1.zarr", config["read"], folder / "read.log")
+        read_images(
+            folder / "shard.tsv",
+            folder / "archive",
+            folder / "1.zarr",
+            ReadSettings.of(config["read"]),
+            folder / "read.log",
+        )
         cut_tiles(folder / "1.zarr", [MODEL / "crystal.yaml"], folder / "2.zarr", config["tile"])
         infer_differences(str(folder / "2.zarr"), [str(MODEL)], str(folder / "3.zarr"), config["infer"], 1)
         out = {part: str(folder / f"{part}.parquet") for part in ("defects", "images", "columns", "completeness")}

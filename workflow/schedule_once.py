@@ -35,7 +35,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "scripts"))
 
-from oddlattice.archive import inventory
+from oddlattice.archive.entries import read_entries
+from oddlattice.archive.shards import SHARD_NAME
 from oddlattice.run import retention, settings
 from oddlattice.storage.atomic import write_text
 
@@ -104,7 +105,7 @@ def failures_in(text: str, exists: Callable[[str], bool]) -> list[dict[str, str]
         if rule is None or (output is not None and exists(output[1])):
             continue
         made = output[1] if output else ""
-        shard = re.search(rf"({inventory.SHARD_NAME})", made)
+        shard = re.search(rf"({SHARD_NAME})", made)
         found[f"{rule[1]} {made}"] = {
             "rule": rule[1],
             "shard": shard[1] if shard else "",
@@ -407,7 +408,7 @@ def work(order: Order, config: Mapping[str, Any], handle: int, summary: Summary)
 def count(order: Order, summary: Summary, state: dict[str, Any]) -> None:
     """Count files, images, defects and the disk, and what of them is new, into `summary` and `state`."""
     results = order.directory / "results"
-    entries = inventory.read_entries(results / "0_archive/inventory.tsv")
+    entries = read_entries(results / "0_archive/inventory.tsv")
     counts = Counter(entry.state for entry in entries)
     summary.files = {name: counts[name] for name in ("done", "rejected", "ready", "waiting")}
     summary.new_done = max(0, counts["done"] - int(state.get("done", 0)))

@@ -10,20 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddlattice.archive.inventory import (
-    ArchiveError,
-    File,
-    Scan,
-    list_archive,
-    pack,
-    pattern,
-    read_entries,
-    read_shard,
-    refresh_inventory,
-    scan_archive,
-    shard_names,
-)
+from oddlattice.archive.entries import read_entries
+from oddlattice.archive.inventory import Scan, scan_archive
+from oddlattice.archive.listing import ArchiveError, list_archive, pattern
 from oddlattice.archive.names import unescape
+from oddlattice.archive.shards import File, pack, read_shard, shard_names
+from oddlattice.archive.verdicts import refresh_inventory
 from oddlattice.storage import products
 
 NOW_NS = 1_800_000_000_000_000_000

@@ -9,7 +9,7 @@ from bench.figures import Figure
 from bench.material import config_file
 from bench.measure import snakemake
 from bench.stages import scan
-from oddlattice.archive.inventory import read_shard
+from oddlattice.archive.shards import read_shard
 from oddlattice.storage.products import IMAGES, table, write_parquet
 
 

@@ -15,13 +15,13 @@ from support.raw_files import write_velox
 
 ONE_FILE = """
 import importlib, json, logging, os, sys, time
-from read_images import PRELOAD
 from bench.stages import config_of, used_s
 from pathlib import Path
 logging.disable(50)
 for name in PRELOAD:
     importlib.import_module(name)  # as the server has them before it forks a child for a file
 from oddlattice.read.read_file import read_file
+from oddlattice.read.read_shard import PRELOAD
 path, out, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
 stat = os.stat(path)
 file = {"file_id": "f", "path": "f", "size_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from oddlattice.archive import inventory
+from oddlattice.archive.shards import shard_names
 from oddlattice.process.single_thread import one_thread
 from oddlattice.run import settings
 from oddlattice.run.stage_settings import DefectSettings
@@ -106,7 +107,7 @@ def main(work: Path, stages: tuple[str, ...], threads: int = 1) -> dict[str, dic
     """Run stages of all shards one after the other; processor and wall time of each stage [s]."""
     one_thread()
     took = {stage: {"cpu_s": 0.0, "wall_s": 0.0} for stage in stages}
-    shards = inventory.shard_names(work / "results") or scan(work)
+    shards = shard_names(work / "results") or scan(work)
     for shard in shards:
         found = calls(work, shard, threads)
         for stage in stages:

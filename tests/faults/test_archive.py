@@ -13,7 +13,10 @@ import pytest
 import zarr
 
 import read_images
-from oddlattice.archive.inventory import ArchiveError, Scan, list_archive, read_entries, refresh_inventory, scan_archive
+from oddlattice.archive.entries import read_entries
+from oddlattice.archive.inventory import Scan, scan_archive
+from oddlattice.archive.listing import ArchiveError, list_archive
+from oddlattice.archive.verdicts import refresh_inventory
 from oddlattice.storage import products
 from oddlattice.storage.products import IMAGES, table, write_parquet
 from support.raw_files import SETTINGS, counts, write_dm

@@ -9,9 +9,10 @@ import gather_defects
 import read_images
 import write_index
 from faults.test_images import whole
-from oddlattice.archive.inventory import refresh_inventory, scan_archive
+from oddlattice.archive.inventory import scan_archive
+from oddlattice.archive.verdicts import refresh_inventory
 from oddlattice.process.logs import say_plainly
-from oddlattice.run.stage_settings import ReportSettings
+from oddlattice.run.stage_settings import ReadSettings, ReportSettings
 from support.fault_shard import CONFIG, Shard
 from support.small_disk import SmallDisk, small_disk
 
@@ -44,7 +45,12 @@ class OnDisk(Shard):
     def read(self) -> None:
         archive = self.folder / "archive"
         read_images.main(
-            self.folder / "shard.tsv", archive, self.images, CONFIG["read"], log=self.folder / "log", threads=2
+            self.folder / "shard.tsv",
+            archive,
+            self.images,
+            ReadSettings.of(CONFIG["read"]),
+            log=self.folder / "log",
+            threads=2,
         )
 
     def _gather_into(self, folder: Path) -> dict[str, str]:

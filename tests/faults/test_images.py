@@ -13,7 +13,9 @@ import zarr
 
 import cut_tiles
 import read_images
-from oddlattice.archive.inventory import refresh_inventory, scan_archive
+from oddlattice.archive.inventory import scan_archive
+from oddlattice.archive.verdicts import refresh_inventory
+from oddlattice.run.stage_settings import ReadSettings
 from support.fault_runs import ROOT, write_scan
 from support.fault_shard import BAD, CONFIG, GOOD, Shard, after_bad
 from support.raw_files import shard_of
@@ -26,7 +28,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Shard:
     for number, name in enumerate(("a.emd", "b.dm4")):
         write_scan(folder / "archive" / name, seed=number)
     shard_of(folder / "archive", folder / "shard.tsv")
-    read = CONFIG["read"]
+    read = ReadSettings.of(CONFIG["read"])
     shard = Shard(folder)
     read_images.main(shard.folder / "shard.tsv", folder / "archive", shard.images, read, log=folder / "log", threads=2)
     shard.tile()

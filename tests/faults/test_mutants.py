@@ -3,6 +3,7 @@
 import resource
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 import zarr
 
 import read_images
-from oddlattice.archive.inventory import read_shard, refresh_inventory, scan_archive
+from oddlattice.archive.inventory import scan_archive
+from oddlattice.archive.shards import read_shard
+from oddlattice.archive.verdicts import refresh_inventory
 from oddlattice.storage import products
 from oddlattice.storage.products import IMAGES, table, write_parquet
 from support.raw_files import SETTINGS, counts, write_dm, write_ncem, write_velox
@@ -63,7 +66,7 @@ def check_mutants(folder: Path, each: int) -> None:
     longest_s = 0.0
     for shard in shards:
         out, log = results / f"1_images/{shard}.zarr", results / f"{shard}.log"
-        settings = SETTINGS | {"timeout_s": TIMEOUT_S, "memory_mb": MEMORY_MB}
+        settings = replace(SETTINGS, timeout_s=TIMEOUT_S, memory_mb=MEMORY_MB)
         read_images.main(results / f"0_archive/{shard}.tsv", archive, out, settings, log=log, threads=2)
         rows = [dict(row) for row in zarr.open_group(out, mode="r").attrs["images"]]
         assert {row["file_id"] for row in rows} == {file.file_id for file in read_shard(results, shard)}

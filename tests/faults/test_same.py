@@ -11,6 +11,7 @@ import gather_defects
 import infer_differences
 import read_images
 from oddlattice.crystal import load_crystal
+from oddlattice.run.stage_settings import ReadSettings
 from oddlattice.simulate.columnwise import Conditions, Defect, simulate_scan
 from predict.test_network import TOLERANCE
 from support.fault_runs import CRYSTAL
@@ -29,7 +30,9 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Shard:
     write_dm(folder / "archive/a.dm4", counts.astype(np.uint16), pixel=0.02)
     shard_of(folder / "archive", folder / "shard.tsv")
     found = Shard(folder)
-    read_images.main(folder / "shard.tsv", folder / "archive", found.images, CONFIG["read"], log=folder / "log")
+    read_images.main(
+        folder / "shard.tsv", folder / "archive", found.images, ReadSettings.of(CONFIG["read"]), log=folder / "log"
+    )
     found.tile()
     infer(found, device="cpu")
     return found

@@ -118,7 +118,7 @@ def tiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_scan(folder / "scan.dm4", (640, 640), 3, Lattice(12, 5))
     stat = (folder / "scan.dm4").stat()
     file = {"file_id": "f", "path": "scan.dm4", "size_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    rows = read_file.read_file(file, str(folder / "scan.dm4"), str(folder / "images.zarr"), SETTINGS)
+    rows = read_file.read_file(file, str(folder / "scan.dm4"), str(folder / "images.zarr"), SETTINGS.as_dict())
     zarr.open_group(folder / "images.zarr").update_attributes({"images": rows})
     cut_tiles.main(folder / "images.zarr", [MODEL / "crystal.yaml"], folder / "tiles.zarr", CONFIG["tile"])
     return folder

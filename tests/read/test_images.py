@@ -6,8 +6,9 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from oddlattice.read import images
-from oddlattice.read.reader import Axis, Signal
+from oddlattice.read import images, stacks
+from oddlattice.read.calibration import length_nm, pixel_size_nm
+from oddlattice.read.signals import Axis, Signal
 
 
 def axis(size, units="nm", scale=0.0125, navigate=False, name=""):
@@ -44,21 +45,21 @@ def signal(data, axes=None, *, dimension=2, name="", detector="", index=0):
     ],
 )
 def test_lengths(scale, units, nm):
-    assert images.length_nm(scale, units) == (None if nm is None else pytest.approx(nm))
+    assert length_nm(scale, units) == (None if nm is None else pytest.approx(nm))
 
 
 def test_pixel_size_of_two_directions():
-    assert images.pixel_size_nm(axis(9), axis(9)) == ((0.0125, 0.0125), [])
-    size, warnings = images.pixel_size_nm(axis(9, "nm", 3.0), axis(9, "pm", 2.0))
+    assert pixel_size_nm(axis(9), axis(9)) == ((0.0125, 0.0125), [])
+    size, warnings = pixel_size_nm(axis(9, "nm", 3.0), axis(9, "pm", 2.0))
     assert size == pytest.approx((3.0, 0.002))
     assert "not square" in warnings[0]
-    size, warnings = images.pixel_size_nm(axis(9, "", 1.0), axis(9, "nm", 0.02))
+    size, warnings = pixel_size_nm(axis(9, "", 1.0), axis(9, "nm", 0.02))
     assert size == (0.02, 0.02)
     assert "Only one direction" in warnings[0]
-    size, warnings = images.pixel_size_nm(axis(9, "s", 1.0), axis(9, "s", 1.0))
+    size, warnings = pixel_size_nm(axis(9, "s", 1.0), axis(9, "s", 1.0))
     assert size is None
     assert "no length" in warnings[0]
-    size, warnings = images.pixel_size_nm(axis(9, "", 1.0), axis(9, "[]", 1.0))
+    size, warnings = pixel_size_nm(axis(9, "", 1.0), axis(9, "[]", 1.0))
     assert size is None
     assert "no pixel size" in warnings[0]
 
@@ -102,20 +103,20 @@ def test_frames_are_found_along_the_axis_that_counts_them():
     nm, s = ("nm", 0.01), ("s", 1.0)
     for place, kinds in ((0, (s, nm, nm)), (2, (nm, nm, s)), (0, (nm, nm, nm))):
         stack = signal(np.zeros((5, 6, 7)), [axis(5 + n, *kind) for n, kind in enumerate(kinds)])
-        assert images.frame_axis(stack) == place
+        assert stacks.frame_axis(stack) == place
     last = signal(np.zeros((80, 90, 3)), [axis(80), axis(90), axis(3, "", 1.0)])
-    assert images.frames_first(last).shape == (3, 80, 90)
-    assert [a.size for a in images.image_axes(last)] == [80, 90]
+    assert stacks.frames_first(last).shape == (3, 80, 90)
+    assert [a.size for a in stacks.image_axes(last)] == [80, 90]
 
 
 @pytest.mark.parametrize("chunks", [(1, 80, 90), (3, 40, 90), (10, 80, 90)])
 @pytest.mark.parametrize("at_once", [1 << 28, 80 * 90 * 2, 1000])
 def test_frames_lazy_and_eager_whatever_the_chunks(monkeypatch, chunks, at_once):
-    monkeypatch.setattr(images, "AT_ONCE_BYTES", at_once)
-    monkeypatch.setattr(images, "CHUNK_PX", 32)
+    monkeypatch.setattr(stacks, "AT_ONCE_BYTES", at_once)
+    monkeypatch.setattr(stacks, "CHUNK_PX", 32)
     stack = np.random.default_rng(0).integers(0, 999, (10, 80, 90)).astype(np.uint16)
     for data in (stack, da.from_array(stack, chunks=chunks)):
-        read = [np.concatenate(list(bands)) for _, bands in images.frames(data)]
+        read = [np.concatenate(list(bands)) for _, bands in stacks.frames(data)]
         np.testing.assert_array_equal(np.stack(read), stack)
 
 
@@ -192,7 +193,7 @@ def lattice_frames(drift_px, seed=0, dose=40.0):
 @pytest.mark.parametrize("dose", [5.0, 40.0])
 def test_drifting_frames_of_a_lattice_are_aligned(step, dose):
     stack, shifts = lattice_frames([(0, 0)] + [step] * 5, dose=dose)
-    total, found = images.aligned_sum(stack)
+    total, found = stacks.aligned_sum(stack)
     assert np.abs(found - shifts).max() <= (0 if dose == 40.0 else 1)  # 5 counts at the brightest pixel
     assert total.dtype == np.int32
     assert total.shape == tuple(np.array([200, 220]) - np.ptp(found, axis=0))
@@ -200,7 +201,7 @@ def test_drifting_frames_of_a_lattice_are_aligned(step, dose):
 
 def test_the_sum_is_exact_and_of_the_shared_field():
     stack, shifts = lattice_frames([(0, 0), (3, -2), (-5, 4)])
-    total, found = images.aligned_sum(da.from_array(stack, chunks=(1, 200, 220)))
+    total, found = stacks.aligned_sum(da.from_array(stack, chunks=(1, 200, 220)))
     np.testing.assert_array_equal(found, shifts)
     top, left = shifts.max(axis=0)
     bottom, right = np.array([200, 220]) + shifts.min(axis=0)
@@ -212,5 +213,5 @@ def test_the_sum_is_exact_and_of_the_shared_field():
 
 
 def test_floats_stay_floats_in_the_sum():
-    total, _ = images.aligned_sum(np.ones((3, 70, 80)) + np.random.default_rng(0).normal(size=(70, 80)))
+    total, _ = stacks.aligned_sum(np.ones((3, 70, 80)) + np.random.default_rng(0).normal(size=(70, 80)))
     assert total.dtype == np.float32

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -25,7 +26,9 @@ def read(archive: Path, work: Path, threads: int = 1, call: str = "oddlattice.re
     names = shard_of(archive, work / "shard.tsv")
     out = work / "images.zarr"
     log = work / "read.log"
-    read_images.main(work / "shard.tsv", archive, out, SETTINGS | settings, log=log, threads=threads, call=call)
+    read_images.main(
+        work / "shard.tsv", archive, out, replace(SETTINGS, **settings), log=log, threads=threads, call=call
+    )
     store = zarr.open_group(out, mode="r")
     rows: dict[str, list[dict]] = {name: [] for name in names.values()}
     for row in store.attrs["images"]:

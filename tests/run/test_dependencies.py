@@ -69,7 +69,7 @@ def test_an_edit_of_the_viewer_concerns_the_pages_alone() -> None:
 
 def test_the_reader_in_the_child_process_is_found() -> None:
     names = {path.name for path in imported(SCRIPTS / "read_images.py", SCRIPTS)}
-    assert {"children.py", "onefile.py", "reader.py"} <= names
+    assert {"sandbox.py", "read_file.py", "registry.py"} <= names
 
 
 def test_what_only_waits_for_its_children_loads_little() -> None:

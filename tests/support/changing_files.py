@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from oddlattice.read import reader
+from oddlattice.read.formats import registry
 from oddlattice.read.read_file import Row, read_file
+from oddlattice.read.signals import Signal
 
 
 def grow(path: Path) -> None:
@@ -52,12 +53,12 @@ def read(file: Mapping[str, Any], path: str, folder: str, settings: Mapping[str,
     if when == "before":
         change(Path(path))
         return read_file(file, path, folder, settings, threads)
-    load = reader.load
+    load = registry.load
 
-    def load_and_change(name: Path, kind: str) -> list[reader.Signal]:
+    def load_and_change(name: Path, kind: str) -> list[Signal]:
         found = load(name, kind)
         change(Path(path))
         return found
 
-    reader.load = load_and_change  # this process reads one file and ends
+    registry.load = load_and_change  # this process reads one file and ends
     return read_file(file, path, folder, settings, threads)

@@ -12,9 +12,11 @@ from nionswift_plugin.DM_IO import dm3_image_utils
 from rsciio.emd import file_writer as write_emd
 
 from oddlattice.archive.names import escape
+from oddlattice.run.stage_settings import ReadSettings
 from oddlattice.storage.products import SHARD, table, write_tsv
+from support.settings import default
 
-SETTINGS = {"detectors": "auto", "frames": "each", "min_px": 64, "timeout_s": 60.0, "memory_mb": 1024}
+SETTINGS = default(ReadSettings, timeout_s=60.0, memory_mb=1024)
 
 
 def counts(shape: tuple[int, ...] = (96, 128), seed: int = 0, mean: float = 400.0, dtype: str = "uint16") -> np.ndarray:

@@ -20,8 +20,10 @@ RESULTS = Path("results")
 SCRIPTS = Path("workflow/scripts") if REPOSITORY == Path.cwd() else REPOSITORY / "workflow/scripts"
 sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
 
-from oddlattice.archive import inventory, review_files
+from oddlattice.archive import inventory, listing, review_files, verdicts
+from oddlattice.archive.shards import SHARD_NAME, shard_names
 from oddlattice.run import dependencies, lock, progress, settings
+from oddlattice.storage.atomic import write_if_changed
 
 
 def config_sources():
@@ -69,13 +71,13 @@ def shards():
                 settings.check_model(model)
             scan_archive()
             read_reviews()
-        except inventory.ArchiveError as error:
+        except listing.ArchiveError as error:
             stop("archive", error)
         except settings.SettingsError as error:
             stop("models", error)
         except OSError as error:
             sys.exit(no_place(error))
-    return inventory.shard_names(RESULTS)
+    return shard_names(RESULTS)
 
 
 def scan_archive():
@@ -107,7 +109,7 @@ def read_reviews():
 
 def say_counts():
     """Refresh the inventory and print one line of it."""
-    counts = inventory.refresh_inventory(RESULTS)
+    counts = verdicts.refresh_inventory(RESULTS)
     states = ", ".join(
         f"{counts[state]} {state}" for state in ("done", "rejected", "ready", "waiting") if counts[state]
     )
@@ -119,8 +121,8 @@ def begin():
     """Write the config and the versions beside the results; the main process does, once."""
     if not workflow.is_main_process:
         return
-    inventory.write_if_changed(RESULTS / "config.yaml", settings.dumped(config))
-    inventory.write_if_changed(
+    write_if_changed(RESULTS / "config.yaml", settings.dumped(config))
+    write_if_changed(
         RESULTS / "versions.txt", "".join(f"{name} {number}\n" for name, number in settings.versions().items())
     )
 
@@ -189,7 +191,7 @@ def _modules_of(script):
     stamp = RESULTS / f"0_archive/modules/{script}.txt"
     if workflow.is_main_process:
         try:
-            inventory.write_if_changed(stamp, dependencies.described(SCRIPTS / f"{script}.py", SCRIPTS))
+            write_if_changed(stamp, dependencies.described(SCRIPTS / f"{script}.py", SCRIPTS))
         except OSError as error:
             sys.exit(no_place(error))
     return str(stamp)
@@ -232,7 +234,7 @@ def shown_config():
 
 
 wildcard_constraints:
-    shard=inventory.SHARD_NAME,
+    shard=SHARD_NAME,
 
 
 config.update(checked_config())

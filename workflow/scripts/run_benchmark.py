@@ -60,7 +60,7 @@ from oddlattice.numerics.arrays import Array, Float
 from oddlattice.process.logs import log_to
 from oddlattice.process.parent_death import die_with_parent
 from oddlattice.process.single_thread import one_thread
-from oddlattice.run.stage_settings import DefectSettings
+from oddlattice.run.stage_settings import DefectSettings, ReadSettings
 from oddlattice.simulate.columnwise import Conditions
 from oddlattice.simulate.library import Library, load_library
 from oddlattice.storage.atomic import whole_file
@@ -369,7 +369,9 @@ def whole_files(plan: Plan, setup: Setup, read: dict[str, Any], seed: int) -> pl
             rows.append({"file_id": f"field-{k:03d}", **about})
             fields.append(field)
         write_tsv(table(rows, SHARD), folder / "shard.tsv")
-        read_images(folder / "shard.tsv", folder / "archive", folder / "1.zarr", read, folder / "read.log")
+        read_images(
+            folder / "shard.tsv", folder / "archive", folder / "1.zarr", ReadSettings.of(read), folder / "read.log"
+        )
         cut_tiles(folder / "1.zarr", [Path(setup.model) / "crystal.yaml"], folder / "2.zarr", setup.tile)
         infer_differences(str(folder / "2.zarr"), [setup.model], str(folder / "3.zarr"), setup.infer, 1)
         out = [str(folder / f"{part}.parquet") for part in ("defects", "images", "columns", "completeness")]

@@ -33,6 +33,7 @@ from oddlattice.numerics.arrays import Float
 from oddlattice.predict.network import Careful, Engine, padded, patches_of
 from oddlattice.process.logs import log_to
 from oddlattice.process.single_thread import one_thread
+from oddlattice.run.stage_settings import ReadSettings
 from oddlattice.run.yaml_files import read_mapping
 from oddlattice.simulate.compose import check_cell
 from oddlattice.simulate.library import load_library
@@ -86,7 +87,7 @@ def read_bulk(bulk: list[dict[str, Any]], archive: str, read: dict[str, Any]) ->
             }
             shard, store = Path(folder, f"{number}.tsv"), Path(folder, f"{number}.zarr")
             write_tsv(table([row], SHARD), shard)
-            read_images(shard, archive, store, read)
+            read_images(shard, archive, store, ReadSettings.of(read))
             found.append(_pick(zarr.open_group(store, mode="r"), entry))
     return found
 

@@ -14,10 +14,15 @@ from typing import Any
 import numpy as np
 import zarr
 
+from oddlattice.numerics.arrays import Array
 from oddlattice.process.sandbox import Refused
-from oddlattice.read import images, reader
-from oddlattice.read.images import Array, Survey
-from oddlattice.read.reader import Signal
+from oddlattice.read import checks, images, stacks
+from oddlattice.read.calibration import pixel_size_nm
+from oddlattice.read.formats import hdf5, registry
+from oddlattice.read.images import Survey
+from oddlattice.read.rows import row
+from oddlattice.read.signals import Signal
+from oddlattice.run.stage_settings import ReadSettings
 from oddlattice.storage import omezarr
 from oddlattice.storage.groups import array_of
 from oddlattice.storage.rows import Row
@@ -30,7 +35,7 @@ class _Task:
     folder: Path
     file: Mapping[str, Any]
     sha256: Future[str]
-    settings: Mapping[str, Any]
+    settings: ReadSettings
     threads: int
     only_signal: bool
 
@@ -49,7 +54,7 @@ def read_file(
     folder : str
         The new store.
     settings : mapping
-        detectors, frames and min_px of the configuration's section "read".
+        The configuration's section "read", as it comes through a pipe.
     threads : int
         Chunks compressed at the same time.
 
@@ -65,58 +70,48 @@ def read_file(
     Exception
         Whatever the reader raises.
     """
-    handle = reader.open_checked(path, file["size_bytes"], file["mtime_ns"])
-    kind = reader.family(handle)
+    handle = checks.open_checked(path, file["size_bytes"], file["mtime_ns"])
+    kind = checks.family(handle)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(1) as beside, reader.safe_name(handle, kind, Path(folder)) as name:
-        digest = beside.submit(reader.sha256, handle)
+    with ThreadPoolExecutor(1) as beside, checks.safe_name(handle, kind, Path(folder)) as name:
+        digest = beside.submit(checks.sha256, handle)
         if threads == 1:
             digest.result()
         try:
             if kind == "emd":
-                reader.check_hdf5(str(name))
-            signals = reader.load(name, kind)
+                hdf5.check(str(name))
+            signals = registry.load(name, kind)
             if not signals:
                 raise Refused("holds no image")
             is_only = len(signals) == 1
-            rows = _read_signals(_Task(Path(folder), file, digest, settings, threads, is_only), signals)
+            rows = _read_signals(
+                _Task(Path(folder), file, digest, ReadSettings.of(settings), threads, is_only), signals
+            )
         finally:
             digest.result()  # what is wrong with the file as a whole comes first, whatever the number of threads
-    reader.check_unchanged(handle, file["size_bytes"], file["mtime_ns"])
+    checks.check_unchanged(handle, file["size_bytes"], file["mtime_ns"])
     return rows
-
-
-def row(file: Mapping[str, Any], image_id: str, signal: str, frame: int, reason: str) -> Row:
-    """A row of products.READ; an image was read when there is no reason against it."""
-    return {
-        "image_id": image_id,
-        "file_id": file["file_id"],
-        "path": file["path"],
-        "signal": signal,
-        "frame": frame,
-        "state": "rejected" if reason else "read",
-        "reason": reason,
-    }
 
 
 def _read_signals(task: _Task, signals: list[Signal]) -> list[Row]:
     rows: dict[int, list[Row]] = {}
     usable = []
     for signal in signals:
-        reason = images.refusal(signal, task.settings["min_px"])
+        reason = images.refusal(signal, task.settings.min_px)
         if reason:
             rows[signal.index] = [_refused(task, signal, reason)]
         else:
             usable.append(signal)
-    taken, left = images.chosen(usable, task.settings["detectors"])
+    taken, left = images.chosen(usable, task.settings.detectors)
     for signal in taken:
         rows[signal.index] = _read_signal(task, signal)
-    if task.settings["detectors"] == "auto" and not _any_read(rows):
+    if task.settings.detectors == "auto" and not _any_read(rows):
         for signal in left:  # the dark-field image was no good: better another detector than none
             rows[signal.index] = _read_signal(task, signal)
     else:
         names = ", ".join(repr(_name(signal)) for signal in taken)
-        asked = f"read.detectors is {task.settings['detectors']!r}".replace("'", "")
+        detectors = task.settings.as_dict()["detectors"]
+        asked = f"read.detectors is {detectors!r}".replace("'", "")
         why = f"was left out: {asked} and the file has {names}" if taken else f"was left out: {asked}"
         for signal in left:
             rows[signal.index] = [_refused(task, signal, why)]
@@ -144,14 +139,14 @@ def _image_id(task: _Task, signal: Signal, frame: int | None = None) -> str:
 
 
 def _read_signal(task: _Task, signal: Signal) -> list[Row]:
-    data = images.frames_first(signal)
+    data = stacks.frames_first(signal)
     if len(data) == 1:
-        _, bands = next(images.frames(data))
+        _, bands = next(stacks.frames(data))
         return [_write(task, signal, bands, data.shape[1:], data.dtype, _image_id(task, signal), 0)]
-    if task.settings["frames"] == "sum":
+    if task.settings.frames == "sum":
         return [_write_sum(task, signal, data)]
-    if task.settings["frames"] != "each":
-        raise ValueError(f"read.frames: {task.settings['frames']!r}; need each or sum")
+    if task.settings.frames != "each":
+        raise ValueError(f"read.frames: {task.settings.frames!r}; need each or sum")
     return _write_frames(task, signal, data)
 
 
@@ -161,8 +156,8 @@ def _write_frames(task: _Task, signal: Signal, data: Any) -> list[Row]:
     under_way: deque[Future[Row]] = deque()
     alone = replace(task, threads=1)
     with ThreadPoolExecutor(task.threads) as pool:
-        for frame, bands in images.frames(data):
-            if task.threads == 1 or images.is_large(data):
+        for frame, bands in stacks.frames(data):
+            if task.threads == 1 or stacks.is_large(data):
                 rows.append(_write_frame(task, signal, data, frame, bands))
                 continue
             if len(under_way) == task.threads:
@@ -176,8 +171,8 @@ def _write_frame(task: _Task, signal: Signal, data: Any, frame: int, bands: Iter
 
 
 def _write_sum(task: _Task, signal: Signal, data: Any) -> Row:
-    total, shifts_px = images.aligned_sum(data)
-    if min(total.shape) < task.settings["min_px"]:
+    total, shifts_px = stacks.aligned_sum(data)
+    if min(total.shape) < task.settings.min_px:
         drift = "drifted so far that its frames share no field large enough"
         return _refused(task, signal, f"{drift} ({total.shape[0]} x {total.shape[1]} px)", -1)
     furthest = int(np.abs(shifts_px).max())
@@ -196,8 +191,8 @@ def _write(
     notes: list[str] | None = None,
 ) -> Row:
     """Write one image, counting its pixels on the way; an image found to be of no use is removed again."""
-    row_axis, col_axis = images.image_axes(signal)
-    pixel_nm, warnings = images.pixel_size_nm(row_axis, col_axis)
+    row_axis, col_axis = stacks.image_axes(signal)
+    pixel_nm, warnings = pixel_size_nm(row_axis, col_axis)
     name = _name(signal) if frame <= 0 else f"{_name(signal)} [{frame}]"
     survey = Survey()
     folder = task.folder / image_id

@@ -120,6 +120,16 @@ def write_text(path: str | Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def write_if_changed(path: Path, text: str) -> None:
+    """Write a file only if its content changes, so that nothing that depends on it runs again for nothing."""
+    try:
+        if path.read_text(encoding="utf-8") == text:
+            return
+    except FileNotFoundError:
+        pass
+    write_text(path, text)
+
+
 def sweep(folder: Path) -> list[Path]:
     """Remove what killed processes left half-written in a folder and the folders in it; give what was removed."""
     removed = []

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from oddlattice.process.sandbox import Refused
-from oddlattice.read import reader
+from oddlattice.read import checks
+from oddlattice.read.amounts import amount
+from oddlattice.read.formats import dm, hdf5, registry
+from oddlattice.read.metadata import limited, text
 from support.raw_files import counts, write_dm, write_ncem, write_velox
 
 
 def opened(path: Path) -> int:
     stat = path.stat()
-    return reader.open_checked(str(path), stat.st_size, stat.st_mtime_ns)
+    return checks.open_checked(str(path), stat.st_size, stat.st_mtime_ns)
 
 
 def test_families_are_told_by_content_not_by_name(tmp_path):
@@ -24,7 +27,7 @@ def test_families_are_told_by_content_not_by_name(tmp_path):
     write_ncem(tmp_path / "c.emd", counts())
     with h5py.File(tmp_path / "d.emd", "w", userblock_size=1024) as file:
         file["x"] = 1
-    found = {path.name: reader.family(opened(path)) for path in sorted(tmp_path.iterdir())}
+    found = {path.name: checks.family(opened(path)) for path in sorted(tmp_path.iterdir())}
     assert found == {"a.emd": "dm", "b.dm3": "dm", "c.emd": "emd", "d.emd": "emd"}
 
 
@@ -44,7 +47,7 @@ def test_other_files_are_named_for_what_they_are(tmp_path, content, reason):
     path = tmp_path / "a.dm4"
     path.write_bytes(content)
     with pytest.raises(Refused, match=reason):
-        reader.family(opened(path))
+        checks.family(opened(path))
 
 
 def test_a_file_must_be_as_it_was_scanned(tmp_path):
@@ -52,23 +55,23 @@ def test_a_file_must_be_as_it_was_scanned(tmp_path):
     path.write_bytes(b"1234")
     stat = path.stat()
     handle = opened(path)
-    reader.check_unchanged(handle, 4, stat.st_mtime_ns)
+    checks.check_unchanged(handle, 4, stat.st_mtime_ns)
     with pytest.raises(Refused, match="changed while being read"):
-        reader.open_checked(str(path), 5, stat.st_mtime_ns)
+        checks.open_checked(str(path), 5, stat.st_mtime_ns)
     with pytest.raises(Refused, match="changed while being read"):
-        reader.open_checked(str(path), 4, stat.st_mtime_ns + 1)
+        checks.open_checked(str(path), 4, stat.st_mtime_ns + 1)
     path.write_bytes(b"123456")
     with pytest.raises(Refused, match="changed while being read"):
-        reader.check_unchanged(handle, 4, stat.st_mtime_ns)
+        checks.check_unchanged(handle, 4, stat.st_mtime_ns)
 
 
 def test_missing_bytes(tmp_path):
     for version, name in ((3, "a.dm3"), (4, "a.dm4")):
         path = tmp_path / name
         write_dm(path, counts(dtype="int32"), version=version)
-        assert reader.missing_bytes(opened(path)) == 0
+        assert dm.missing_bytes(opened(path)) == 0
         os.truncate(path, path.stat().st_size - 5000)
-        assert reader.missing_bytes(opened(path)) == pytest.approx(5000, abs=30)
+        assert dm.missing_bytes(opened(path)) == pytest.approx(5000, abs=30)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_missing_bytes(tmp_path):
     [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (40e9, "40 GB"), (4.2e9, "4.2 GB"), (5e15, "5000 TB")],
 )
 def test_amounts_in_words(n_bytes, words):
-    assert reader.amount(n_bytes) == words
+    assert amount(n_bytes) == words
 
 
 def external_link(file, secret):
@@ -155,16 +158,16 @@ def test_crafted_hdf5_is_refused(tmp_path, craft, reason):
     with h5py.File(tmp_path / "a.emd", "w") as file:
         craft(file, secret)
     with pytest.raises(Refused, match=reason):
-        reader.check_hdf5(str(tmp_path / "a.emd"))
+        hdf5.check(str(tmp_path / "a.emd"))
 
 
 def test_too_many_objects_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "_LARGEST_TREE", 50)
+    monkeypatch.setattr(hdf5, "_LARGEST_TREE", 50)
     with h5py.File(tmp_path / "a.emd", "w") as file:
         for n in range(51):
             file.create_group(f"g{n}")
     with pytest.raises(Refused, match="more than 50 objects"):
-        reader.check_hdf5(str(tmp_path / "a.emd"))
+        hdf5.check(str(tmp_path / "a.emd"))
 
 
 def test_sound_hdf5_passes(tmp_path):
@@ -176,7 +179,7 @@ def test_sound_hdf5_passes(tmp_path):
         file["data/image/hard"] = file["data/image/data"]
         file["nowhere"] = h5py.SoftLink("/not/there")
     for name in "abc":
-        reader.check_hdf5(str(tmp_path / f"{name}.emd"))
+        hdf5.check(str(tmp_path / f"{name}.emd"))
 
 
 def test_a_dm_file_that_claims_more_than_it_holds_is_refused(tmp_path):
@@ -189,7 +192,7 @@ def test_a_dm_file_that_claims_more_than_it_holds_is_refused(tmp_path):
         content[found : found + 4] = (140_000).to_bytes(4, "little")
     path.write_bytes(content)
     with pytest.raises(Refused, match=r"claims 39 GB of data .140000 x 140000. but is \d+ kB long"):
-        reader.load(path, "dm")
+        registry.load(path, "dm")
 
 
 def only(signals):
@@ -207,7 +210,7 @@ def test_an_image_is_read_with_its_axes(tmp_path, flavour):
         write_ncem(path, data, pixel=(0.01, 0.02))
     else:
         write_velox(path, {"HAADF": data[None]}, pixel_m=(1e-11, 2e-11))
-    signal = only(reader.load(path, "dm" if flavour.startswith("dm") else "emd"))
+    signal = only(registry.load(path, "dm" if flavour.startswith("dm") else "emd"))
     np.testing.assert_array_equal(np.asarray(signal.data), data)
     assert [axis.size for axis in signal.axes] == [70, 90]
     ratio = signal.axes[1].scale / signal.axes[0].scale
@@ -222,7 +225,7 @@ def test_dm_times_and_detectors(tmp_path):
         "DataBar": {"Acquisition Date": "7/3/2016", "Acquisition Time": "6:20:54 PM", "Signal Name": "HAADF"},
     }
     write_dm(tmp_path / "a.dm4", counts(), tags=tags)
-    signal = only(reader.load(tmp_path / "a.dm4", "dm"))
+    signal = only(registry.load(tmp_path / "a.dm4", "dm"))
     assert signal.acquired == "2016-07-03T18:20:54"
     assert signal.detector == "HAADF"
 
@@ -237,20 +240,20 @@ def test_datasets_with_like_names_stay_apart(tmp_path):
             for number, size in ((1, 90), (2, rows)):
                 dim = group.create_dataset(f"dim{number}", data=np.arange(size) * 0.01)
                 dim.attrs["name"], dim.attrs["units"] = "x", "[n_m]"
-    signals = reader.load(tmp_path / "a.emd", "emd")
+    signals = registry.load(tmp_path / "a.emd", "emd")
     assert {(s.name, s.data.shape) for s in signals} == {("HAADF", (70, 90)), ("HAADF2", (80, 90))}
 
 
 def test_labels_are_made_safe_for_a_line():
-    assert reader.text("a\nb\x1b[31m\tc\u202e") == "a b [31m c"
-    assert reader.text("<script>") == "<script>"  # escaped where it is shown
-    assert reader.text(None) == ""
-    assert reader.text("x" * 999) == "x" * 200
-    assert reader.text("\udcff") == "\\udcff"
+    assert text("a\nb\x1b[31m\tc\u202e") == "a b [31m c"
+    assert text("<script>") == "<script>"  # escaped where it is shown
+    assert text(None) == ""
+    assert text("x" * 999) == "x" * 200
+    assert text("\udcff") == "\\udcff"
 
 
 def test_metadata_is_jsonable_and_limited():
-    found = reader.limited(
+    found = limited(
         {
             "number": np.float32(1.5),
             "not a number": float("nan"),
@@ -270,22 +273,22 @@ def test_metadata_is_jsonable_and_limited():
     assert found["long"] == "(100 values)"
     assert found["deep"] == {"a": {"b": True, "c": None}}
     large = {f"key {n}": "x" * 1000 for n in range(1000)} | {"ImageList": {"first": "kept"}}
-    found = reader.limited(large, 20_000)
+    found = limited(large, 20_000)
     assert len(json.dumps(found)) < 25_000
     assert found["ImageList"] == {"first": "kept"}
     assert found["_left_out"] > 900
     nested: dict = {}
     for _ in range(100):
         nested = {"in": nested}
-    json.dumps(reader.limited(nested))
+    json.dumps(limited(nested))
 
 
 def test_a_checked_file_stays_the_same_when_it_is_replaced(tmp_path):
     path = tmp_path / "a.dm4"
     write_dm(path, counts(seed=1))
     handle = opened(path)
-    with reader.safe_name(handle, "dm", tmp_path) as name:
+    with checks.safe_name(handle, "dm", tmp_path) as name:
         path.rename(tmp_path / "elsewhere.dm4")
         write_dm(path, counts(seed=2))
-        np.testing.assert_array_equal(np.asarray(only(reader.load(name, "dm")).data), counts(seed=1))
+        np.testing.assert_array_equal(np.asarray(only(registry.load(name, "dm")).data), counts(seed=1))
     assert not name.is_symlink()

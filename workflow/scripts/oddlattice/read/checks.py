@@ -1,0 +1,126 @@
+"""What is checked of a file before it is parsed: that it is there, is the one that was scanned, and what it holds.
+
+Files are hostile: all of this belongs into a child process with limits (process/sandbox.py).
+"""
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from oddlattice.archive import transient
+from oddlattice.process.sandbox import Refused
+from oddlattice.read.formats import dm, hdf5
+
+#: What files that are none of ours start with.
+_STRANGERS = {
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89PNG": "a PNG picture",
+    b"II*\x00": "a TIFF picture",
+    b"MM\x00*": "a TIFF picture",
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b": "a gzip-compressed file",
+    b"%PDF": "a PDF document",
+    b"<": "a web page or XML text",
+    b"\x97\x01": "a TIA series (.ser)",
+    b"BM": "a bitmap picture",
+}
+_NEEDED = "need a DigitalMicrograph file (.dm3, .dm4) or an HDF5-based .emd"
+
+
+def open_checked(path: str, size_bytes: int, mtime_ns: int) -> int:
+    """Open a file for reading, having made sure that it is still the one that was scanned.
+
+    Returns
+    -------
+    int
+        File descriptor.
+
+    Raises
+    ------
+    Refused
+        If it is gone, not readable, no plain file, empty or changed.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # NONBLOCK: a named pipe would wait for ever
+    except FileNotFoundError:
+        raise Refused(transient.VANISHED) from None
+    except PermissionError:
+        raise Refused(transient.FORBIDDEN) from None
+    except OSError as error:
+        raise Refused(f"{transient.UNOPENED}: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Refused("is no plain file")
+    check_unchanged(handle, size_bytes, mtime_ns)
+    if size_bytes == 0:
+        raise Refused("is empty (0 bytes)")
+    return handle
+
+
+def check_unchanged(handle: int, size_bytes: int, mtime_ns: int) -> None:
+    """Raise `Refused` if the open file is no longer the one that was scanned."""
+    now = os.fstat(handle)
+    if (now.st_size, now.st_mtime_ns) != (size_bytes, mtime_ns):
+        raise Refused(transient.CHANGED)
+
+
+def sha256(handle: int) -> str:
+    """SHA-256 of an open file, hexadecimal.
+
+    Raises
+    ------
+    Refused
+        If the file system cannot give all of it.
+    """
+    digest = hashlib.sha256()
+    place = 0
+    try:
+        while block := os.pread(handle, 1 << 20, place):
+            digest.update(block)
+            place += len(block)
+    except OSError as error:
+        raise Refused(f"{transient.UNREADABLE}: {error.strerror}") from None
+    return digest.hexdigest()
+
+
+def family(handle: int) -> str:
+    """Tell what an open file holds by its first bytes: "dm" or "emd".
+
+    Raises
+    ------
+    Refused
+        If it is neither; the reason says what it looks like.
+    """
+    head = os.pread(handle, 4096, 0)
+    size = os.fstat(handle).st_size
+    if head.startswith(b"version https://git-lfs"):
+        raise Refused("is a Git-LFS pointer, not the data: fetch the file itself (git lfs pull)")
+    for start in (0, 512, 1024, 2048):  # HDF5 allows a user block in front
+        if head[start : start + 8] == hdf5.MAGIC:
+            return "emd"
+    if dm.is_header(head):
+        return "dm"
+    if not any(head):
+        raise Refused(f"holds zeros where the header should be ({size} bytes): probably never written out; {_NEEDED}")
+    for magic, name in _STRANGERS.items():
+        if head.startswith(magic):
+            raise Refused(f"looks like {name}; {_NEEDED}")
+    raise Refused(f"has no known signature (starts with {head[:8].hex(' ')}); {_NEEDED}")
+
+
+@contextlib.contextmanager
+def safe_name(handle: int, kind: str, folder: Path) -> Iterator[Path]:
+    """A plain name for an open file: HyperSpy takes `*` and `[` in names for patterns.
+
+    It leads through /proc to the open file itself, so that what was checked is what is read, even if the archive
+    changes meanwhile.
+    """
+    link = folder / f"input.{'dm4' if kind == 'dm' else 'emd'}"
+    link.symlink_to(f"/proc/self/fd/{handle}")
+    try:
+        yield link
+    finally:
+        link.unlink()
