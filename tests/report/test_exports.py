@@ -80,7 +80,7 @@ def test_a_figure_shows_the_image_and_on_it_the_marks_in_their_colours(tmp_path:
     for row in ROWS:  # a pixel of the image is 8.75 of the figure
         row_at, col_at = (round(8.75 * (float(str(row[axis])) + 0.5)) for axis in ("row_px", "col_px"))
         around = shown[row_at - 45 : row_at + 45, col_at - 45 : col_at + 45]
-        colour = exports._rgb(KINDS[kind_of(row["kind"])]["colour"])
+        colour = exports._rgb(KINDS[kind_of(row["kind"])].colour)
         assert (around == colour).all(axis=2).sum() > 50, row
     tree = ElementTree.parse(tmp_path / "f.svg")
     (image,) = tree.iter("{http://www.w3.org/2000/svg}image")

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 import zarr
 
+from oddlattice.defects.kinds import KINDS, kind_of
 from oddlattice.storage.groups import array_if_any, group_of, listed_in, said_of
 from oddlattice.storage.image_json import ByImage
 from oddlattice.storage.rows import Row
@@ -38,16 +39,7 @@ _BY_NAME = {
     "density_reviewed_ci_high": "nm^-2",
     "pixel_nm_header": "nm",
 }
-#: Marker of each kind in HyperSpy and its colour: shape and colour, so that nobody needs to tell colours apart.
-MARKERS = {
-    "vacancy-like": ("circle", "#5cbcf2"),
-    "lighter": ("triangle_down", "#35d6a4"),
-    "heavier": ("triangle_up", "#ffa62b"),
-    "displaced": ("diamond", "#ffe45c"),
-    "extra": ("plus", "#f492d8"),
-    "extended": ("square", "#ff7a66"),
-}
-_SIDES = {"diamond": (4, 0.0), "triangle_up": (3, math.pi), "triangle_down": (3, 0.0)}
+_SIDES = {"D": (4, 0.0), "^": (3, math.pi), "v": (3, 0.0)}  # corners and turn of a marker
 
 
 def unit_of(column: str) -> str:
@@ -258,18 +250,18 @@ def defect_markers(defects: pl.DataFrame, pixel_nm: tuple[float, float]) -> list
         some = defects.filter(kinds == kind)
         # markers want (x, y): (col, row)
         offsets = np.column_stack([some["col_px"].to_numpy() * pixel_nm[1], some["row_px"].to_numpy() * pixel_nm[0]])
-        shape, colour = MARKERS.get(kind, ("x", "#eef1f4"))
+        shape, colour = KINDS[kind_of(kind)].marker, KINDS[kind_of(kind)].colour
         look = {"edgecolor": colour, "facecolor": "none", "linewidth": 1.6}
         marker: Any
-        if shape == "circle":
+        if shape == "o":
             marker = hs.plot.markers.Circles(offsets, sizes=0.28, units="xy", **look)
-        elif shape == "square":
+        elif shape == "s":
             marker = hs.plot.markers.Squares(offsets, widths=0.5, units="xy", **look)
         elif shape in _SIDES:
             sides, turn = _SIDES[shape]
             marker = hs.plot.markers.Polygons(_polygons(offsets, sides, turn, 0.18), **look)
         else:
-            marker = hs.plot.markers.Lines(_crosses(offsets, shape == "plus", 0.14), color=colour, linewidth=1.6)
+            marker = hs.plot.markers.Lines(_crosses(offsets, shape == "+", 0.14), color=colour, linewidth=1.6)
         marker.name = re.sub(r"\W", "_", kind)
         found.append(marker)
     return found

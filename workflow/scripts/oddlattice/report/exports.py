@@ -5,6 +5,7 @@ import uuid
 from base64 import b64encode
 from io import BytesIO, StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,15 +36,6 @@ _GRAYS, _SHADES = 192, 9  # of a figure's PNG: of the image, and of each kind's 
 _PLACE = "image"  # name of what stands for the image in matplotlib's drawing
 _OUTLINED: list[AbstractPathEffect] = [withStroke(linewidth=1.9, foreground=DARK)]  # seen on light and on dark columns
 _NAMES = uuid.UUID("5f5e9c3e-6f0b-5a55-9a3e-3f1c3a1f0d11")  # of ours alone: the same defect keeps its id
-_MARKERS = {
-    "vacancy-like": "o",
-    "lighter": "v",
-    "heavier": "^",
-    "displaced": "D",
-    "extra": "+",
-    "extended": "s",
-    "unknown": "x",
-}
 _MEASURED = (
     "z q_value kind_probability intensity_change intensity_change_sigma shift_row_pm shift_col_pm shift_sigma_pm "
     "row_nm col_nm area_nm2 anm"
@@ -74,7 +66,7 @@ def _feature(image_id: str, number: int, row: Row, pixel_nm: tuple[float, float]
     properties: Row = {
         "objectType": "annotation" if kind == "extended" else "detection",
         "name": name,
-        "classification": {"name": kind, "color": _rgb(KINDS[kind_of(kind)]["colour"])},
+        "classification": {"name": kind, "color": _rgb(KINDS[kind_of(kind)].colour)},
         "measurements": {key: row[key] for key in _MEASURED if n.usable(row.get(key))},
         "image_id": image_id,
         "row_px": row["row_px"],
@@ -119,9 +111,11 @@ def defect_figure(shape: tuple[int, int], defects: pl.DataFrame, pixel_nm: tuple
     for kind in KINDS:
         some = defects.filter(pl.Series([k == kind for k in kinds], dtype=pl.Boolean))
         if some.height:
-            colour = KINDS[kind]["colour"]
-            hollow = {"facecolors": "none", "edgecolors": colour} if _MARKERS[kind] not in "+x" else {"color": colour}
-            marks = axes.scatter(some["col_px"], some["row_px"], s=26, marker=_MARKERS[kind], linewidths=0.9, **hollow)
+            colour, marker = KINDS[kind].colour, KINDS[kind].marker
+            hollow: dict[str, Any] = (
+                {"facecolors": "none", "edgecolors": colour} if marker not in "+x" else {"color": colour}
+            )
+            marks = axes.scatter(some["col_px"], some["row_px"], s=26, marker=marker, linewidths=0.9, **hollow)
             marks.set_path_effects(_OUTLINED)
             marks.set_label(f"{kind} ({some.height})")
     if pixel_nm:
@@ -224,7 +218,7 @@ def _palette() -> list[int]:
     """Grays, and every kind's colour in shades down to that of its outline."""
     grays = np.linspace(0, 255, _GRAYS).repeat(3)
     dark, share = np.array(_rgb(DARK)), np.linspace(1, 0, _SHADES, endpoint=False)[:, None]
-    shades = [dark + share * (np.array(_rgb(str(kind["colour"]))) - dark) for kind in KINDS.values()]
+    shades = [dark + share * (np.array(_rgb(kind.colour)) - dark) for kind in KINDS.values()]
     return [round(float(x)) for x in np.concatenate([grays, *(part.ravel() for part in shades)])]
 
 
