@@ -84,14 +84,6 @@ def test_poisson_interval_is_the_exact_one() -> None:
 # ---------------------------------------------------------------- geometry and pictures
 
 
-def test_lattice_place_is_the_inverse_of_bilinear() -> None:
-    rng = np.random.default_rng(0)
-    u, v = np.meshgrid(np.arange(13), np.arange(9), indexing="ij")
-    nodes = np.stack([20 * u + 3 * v + 0.02 * u * v, -4 * u + 19 * v + 0.03 * v**2]) + 0.2 * rng.normal(size=(2, 13, 9))
-    uv = rng.uniform(0.2, [11.8, 7.8], (50, 2))
-    assert np.allclose(outlines.lattice_place(nodes, outlines.bilinear(nodes, uv)), uv, atol=1e-6)
-
-
 def test_outline_of_a_square_with_a_hole_encloses_its_area() -> None:
     mask = np.ones((6, 5), dtype=bool)
     mask[2:4, 1:3] = False

@@ -15,7 +15,6 @@ import gather_defects
 from oddlattice.archive import review_files
 from oddlattice.crystal import Crystal, crystal_from_dict
 from oddlattice.lattice.coordinates import Coordinates
-from oddlattice.report.outlines import bilinear
 from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.simulate.columnwise import Conditions, Defect, Scan, simulate_scan
 from oddlattice.statistics import per_image, polar
@@ -279,9 +278,10 @@ class Shard:
         group = self.roots["tiles"].create_group(image_id)
         for key in ("tiles", "mask", "nodes_px"):
             group[key] = arrays[key]
+        group["row_shift_px"] = np.zeros(scan.counts.shape[0], dtype=np.float32)
         a, b = scan.vectors_px
         group.attrs["oddlattice"] = {
-            "state": "tiled", "reason": "", "crystal": "srtio3_001", "a_px": list(a), "b_px": list(b), "a_sigma_px": 0.004,
+            "state": "tiled", "reason": "", "scan_turned": False, "crystal": "srtio3_001", "a_px": list(a), "b_px": list(b), "a_sigma_px": 0.004,
             "b_sigma_px": 0.005, "origin_px": list(scan.origin_px), "gamma_deg": 90.02, "rotation_deg": 12.01,
             "a_nm_header": 0.4031, "b_nm_header": 0.4028, "pixel_nm": pixel_nm, "lattice_rms_px": 0.31,
             "row_jitter_px_rms": 0.34, "cells_analysed": int(arrays["mask"].sum()), "cells_masked": 60,
@@ -389,4 +389,4 @@ def arguments(made: Made) -> tuple[Path, ...]:
     return tuple(vars(made).values())
 
 
-__all__ = ["CONFIG", "Shard", "arguments", "bilinear", "crystal", "image_row", "scan_of"]
+__all__ = ["CONFIG", "Shard", "arguments", "crystal", "image_row", "scan_of"]

@@ -15,6 +15,7 @@ import polars as pl
 import zarr
 
 from oddlattice.defects.kinds import KINDS, kind_of
+from oddlattice.lattice import pixel_size
 from oddlattice.storage.groups import array_if_any, group_of, listed_in, said_of
 from oddlattice.storage.image_json import ByImage
 from oddlattice.storage.rows import Row
@@ -179,12 +180,7 @@ class ResultImage:
     @property
     def pixel_nm(self) -> tuple[float, float] | None:
         """Pixel size (row, col) [nm]: by the fitted lattice where there is one, else the header's; None without."""
-        header = self.metadata.get("pixel_nm_header")
-        fitted = self.row["pixel_nm"]
-        if fitted is None:
-            return (float(header[0]), float(header[1])) if header else None
-        ratio = math.sqrt(header[0] / header[1]) if header else 1.0
-        return fitted * ratio, fitted / ratio
+        return pixel_size.pixel_nm(self.row["pixel_nm"], pixel_size.header_nm(self.metadata))
 
     @property
     def raw(self) -> Any:

@@ -8,7 +8,7 @@ import polars as pl
 
 from oddlattice.crystal import CELL_PX
 from oddlattice.report import numbers as n
-from oddlattice.report import outlines, pictures
+from oddlattice.report import pictures
 from oddlattice.report.images import Image
 from oddlattice.report.layers import MAP_PERCENTILES, map_limit
 from oddlattice.storage.rows import Row
@@ -20,12 +20,12 @@ CROPS_PER_SHEET = 50
 
 def write_crops(image: Image, folder: Path) -> Row | None:
     """Sheets of crops, a row per defect, and their scales; None where there is nothing to crop."""
-    if image.tiles is None or image.prediction is None or image.nodes_px is None:
+    if image.tiles is None or image.prediction is None or image.coordinates is None:
         return None
     if not image.defects.height:
         return None
     places = image.defects.select("row_px", "col_px").to_numpy()
-    uv = outlines.lattice_place(image.nodes_px, places) * CELL_PX
+    uv = image.coordinates.uv(places) * CELL_PX
     side = CROP_CELLS * CELL_PX
     inside = Spread(image.mask, image.tiles.shape)
     step = pictures.sample_step(image.tiles.shape)
@@ -109,12 +109,12 @@ def _around(cell: pictures.Bytes) -> pictures.Bytes:
 
 def site_places(image: Image) -> list[Row]:
     """Name of each tested site and its mean place in the cell, as fractions of a and b."""
-    if image.nodes_px is None or not image.columns.height:
+    if image.coordinates is None or not image.columns.height:
         return []
     found = []
     for site in sorted(set(image.columns["site"].drop_nulls())):
         rows = image.columns.filter(pl.col("site") == site)
-        uv = outlines.lattice_place(image.nodes_px, rows.select("row_px", "col_px").to_numpy().astype(np.float64))
+        uv = image.coordinates.uv(rows.select("row_px", "col_px").to_numpy().astype(np.float64))
         turn = np.exp(2j * np.pi * uv).mean(axis=0)
         place = np.angle(turn) / (2 * np.pi)
         found.append({"site": site, "u": round(float(place[0]) % 1, 3) % 1, "v": round(float(place[1]) % 1, 3) % 1})

@@ -112,10 +112,8 @@ def defect_figure(shape: tuple[int, int], defects: pl.DataFrame, pixel_nm: tuple
         some = defects.filter(pl.Series([k == kind for k in kinds], dtype=pl.Boolean))
         if some.height:
             colour, marker = KINDS[kind].colour, KINDS[kind].marker
-            hollow: dict[str, Any] = (
-                {"facecolors": "none", "edgecolors": colour} if marker not in "+x" else {"color": colour}
-            )
-            marks = axes.scatter(some["col_px"], some["row_px"], s=26, marker=marker, linewidths=0.9, **hollow)
+            look: dict[str, Any] = {"color": colour} if marker in "+x" else {"facecolors": "none", "edgecolors": colour}
+            marks = axes.scatter(some["col_px"], some["row_px"], s=26, marker=marker, linewidths=0.9, **look)
             marks.set_path_effects(_OUTLINED)
             marks.set_label(f"{kind} ({some.height})")
     if pixel_nm:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import polars as pl
 
+from oddlattice.lattice import pixel_size
 from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.report import numbers as n
 from oddlattice.report.images import Image
@@ -57,12 +58,10 @@ def title(row: Row) -> str:
 
 def pixel_size_nm(image: Image) -> tuple[tuple[float, float] | None, str]:
     """Pixel size (row, col) [nm] the page measures with, and the ruler it comes from."""
-    header = image.source.get("pixel_nm_header")
-    fitted = image.row["pixel_nm"]
+    header, fitted = pixel_size.header_nm(image.source), image.row["pixel_nm"]
     if n.usable(fitted) and image.row["model"]:
-        ratio = math.sqrt(header[0] / header[1]) if header else 1.0
-        return (fitted * ratio, fitted / ratio), "fitted lattice"
-    return ((float(header[0]), float(header[1])), "file header") if header else (None, "none: lengths are in pixels")
+        return pixel_size.by_lattice_nm(fitted, header), "fitted lattice"
+    return (header, "file header") if header else (None, "none: lengths are in pixels")
 
 
 def warnings_of(image: Image) -> list[str]:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import polars as pl
 import zarr
 
-from oddlattice.numerics.arrays import Array
+from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.statistics.reviews import Reviewed
 from oddlattice.storage import blocks
 from oddlattice.storage.groups import array_if_any, group_if_any, said_if_any
@@ -35,8 +35,8 @@ class Image:
         In the lattice frame.
     mask : ndarray of shape (U, V), bool, or None
         Cells analysed.
-    nodes_px : ndarray of shape (2, U + 1, V + 1) or None
-        Raw places of the cell corners [px].
+    coordinates : Coordinates or None
+        Where the cells lie in the image.
     maps : dict of str to ndarray or Windows of shape (rows, cols)
         ``difference`` and ``z`` in the raw frame.
     losses : dict of str to list of dict
@@ -59,7 +59,7 @@ class Image:
     tiles: Any
     prediction: Any
     mask: npt.NDArray[np.bool_] | None
-    nodes_px: Array | None
+    coordinates: Coordinates | None
     maps: dict[str, Any]
     losses: dict[str, list[Row]]
     trials: list[Row]
@@ -101,7 +101,7 @@ def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns
         values = _frame(group_if_any(group["maps"], key), "0")
         if values is not None and any(np.isfinite(band).any() for band in bands(values)):
             maps[key] = values
-    mask, nodes = _values(group["tiles"], "mask"), _values(group["tiles"], "nodes_px")
+    mask = _values(group["tiles"], "mask")
     return Image(
         row=row,
         raw=raw,
@@ -111,7 +111,7 @@ def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns
         tiles=_frame(group["tiles"], "tiles", CROP_BYTES),
         prediction=_frame(group["differences"], "prediction", CROP_BYTES),
         mask=None if mask is None else mask > 0,
-        nodes_px=None if nodes is None or not np.isfinite(nodes).all() else nodes.astype(np.float64),
+        coordinates=None if mask is None or group["tiles"] is None else Coordinates.of(group["tiles"]),
         maps=maps,
         losses=said_if_any(group["maps"]).get("completeness") or {},
         trials=said_if_any(group["maps"]).get("trials") or [],

@@ -43,11 +43,11 @@ def viewer_data(image: Image, raw: Row, prediction: Row | None, maps: dict[str, 
         "columns": column_values(image),
         "said": said_of_image(image),
     }
-    if image.nodes_px is not None and image.mask is not None:
-        loops = outlines.outlines(image.mask, image.nodes_px)
+    if image.coordinates is not None and image.mask is not None:
+        loops = outlines.outlines(image.mask, image.coordinates.nodes_px)
         data["outlines"] = [[int(round(10 * x)) for point in loop for x in point] for loop in loops]
-    if image.nodes_px is not None:
-        u, v, places = outlines.coarse_nodes(image.nodes_px)
+    if image.coordinates is not None:
+        u, v, places = outlines.coarse_nodes(image.coordinates.nodes_px)
         tenths = np.rint(10 * places).astype(int)
         data["nodes"] = {"u": u, "v": v, "row": tenths[0].ravel().tolist(), "col": tenths[1].ravel().tolist()}
     return data
@@ -55,7 +55,7 @@ def viewer_data(image: Image, raw: Row, prediction: Row | None, maps: dict[str, 
 
 def layers_of(image: Image, maps: dict[str, Row], prediction: Row | None) -> list[Row]:
     """The layers the viewer can show of an image, in the order in which they lie on each other."""
-    lattice = image.nodes_px is not None
+    lattice = image.coordinates is not None
     analysed = image.row["state"] == "analysed"
     found = [
         ("raw", "Raw", "R", True, 100, True),
