@@ -1,4 +1,4 @@
-"""The report's numbers, pictures and pages; what a browser makes of them stands in test_report_browser.py."""
+"""The report's numbers, pictures and pages; what a browser makes of them stands in test_browser.py."""
 
 import csv
 import json

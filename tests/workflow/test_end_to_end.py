@@ -190,8 +190,8 @@ def test_statistics_of_every_image(demo: Path) -> None:
 
 
 def test_the_readme_s_python_works(demo: Path, tmp_path: Path) -> None:
-    """The example of the README, word for word, in the folder of the demo's results."""
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    """The example of the documentation, word for word, in the folder of the demo's results."""
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/exports.md").read_text(), flags=re.DOTALL)
     (tmp_path / "results").symlink_to(demo / "results")
     check = """
 assert "torch" not in sys.modules
