@@ -9,7 +9,6 @@ from scipy.ndimage import gaussian_filter
 
 from oddlattice.crystal import CELL_PX
 from oddlattice.defects.fdr import q_values
-from oddlattice.defects.kernels import raw_places
 from oddlattice.defects.noise import _pairs_at_lags, estimate_noise, in_mean_cells, local_contrast
 from oddlattice.defects.null import (
     Null,
@@ -170,12 +169,6 @@ def test_published_score_has_the_sign_of_the_difference() -> None:
     score = {tuple(c): a for c, a in zip(found.cells, found.anm, strict=True)}
     assert score[10, 10] < -0.1 and score[20, 10] == pytest.approx(-score[10, 10], rel=1e-5)
     assert sum(abs(s) > 0 for s in score.values()) == 2
-
-
-def test_raw_places_are_between_the_nodes() -> None:
-    u, v = np.meshgrid(np.arange(5), np.arange(6), indexing="ij")
-    nodes = np.stack([10 + 20.0 * u - 3.0 * v, 5 + 3.0 * u + 20.0 * v])
-    np.testing.assert_allclose(raw_places(nodes, np.array([[1.5, 2.25]])), [[10 + 30 - 6.75, 5 + 4.5 + 45]])
 
 
 def test_a_leaning_null_is_not_taken_for_heavier_columns() -> None:

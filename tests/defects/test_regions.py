@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from oddlattice.crystal import CELL_PX
-from oddlattice.defects.kernels import raw_places
 from oddlattice.defects.listing import Defect, Judged
 from oddlattice.defects.regions import extended_regions, gap_cells, loud_cells, loudness
 from oddlattice.defects.registered import Registered
@@ -123,7 +122,7 @@ def test_an_extended_defect_is_a_region_and_not_many_points(name: str, least_cel
     assert len(regions) == 1
     assert least_cells <= regions[0].cells <= most_cells
     assert len(points) <= 5  # some are false discoveries
-    at = raw_places(image.nodes_px, np.array([defect.uv for defect in points]).reshape(-1, 2))
+    at = image.coordinates.seen_px(np.array([defect.uv for defect in points]).reshape(-1, 2))
     row, col = np.rint(at).astype(int).T
     assert field.odd[row, col].sum() == 0  # none in the defect itself
 

@@ -15,8 +15,9 @@ import find_defects
 import infer_differences
 import write_pages
 from bench.material import Lattice, write_scan
-from oddlattice.defects.raw_maps import ToLattice, warped, write_maps
+from oddlattice.defects.raw_maps import warped, write_maps
 from oddlattice.lattice import subareas
+from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.process.prefetch import Behind, ahead
 from oddlattice.read import read_file
 from oddlattice.report import images, layers
@@ -175,7 +176,7 @@ def test_raw_pixels_are_laid_on_the_lattice() -> None:
     maps = [
         np.ascontiguousarray(line, np.float32) for line in np.meshgrid(np.arange(580), np.arange(780), indexing="ij")
     ]
-    at = warped(maps, ToLattice(nodes.astype(np.float32), shift), rows, cols)
+    at = warped(maps, Coordinates(nodes.astype(np.float32), shift), rows, cols)
     uv = (np.stack(at).astype(np.float64) + 0.5) / 20
     inside = ((uv > 0.05) & (uv < np.array([28.9, 38.9])[:, None, None])).all(0)
     assert inside.mean() > 0.8
@@ -208,20 +209,20 @@ def test_a_turned_scan_is_laid_back_as_its_transpose_is() -> None:
     nodes = np.stack([14 * u - 6 * v + 90, 6 * u + 14 * v + 5]).astype(np.float32)
     shift, values = rng.normal(0, 0.5, 300), rng.random((220, 280), dtype=np.float32)
     rows, cols = slice(20, 170), slice(10, 140)
-    (upright,) = warped([values], ToLattice(nodes, shift), rows, cols)
-    (turned,) = warped([values], ToLattice(nodes[::-1], shift, turned=True), cols, rows)
+    (upright,) = warped([values], Coordinates(nodes, shift), rows, cols)
+    (turned,) = warped([values], Coordinates(nodes[::-1], shift, transposed=True), cols, rows)
     np.testing.assert_array_equal(turned, upright.T)
     assert upright.any()
 
 
 def test_maps_are_written_to_a_part_in_eight_thousand(tmp_path: Path) -> None:
     u, v = np.meshgrid(np.arange(30.0), np.arange(40.0), indexing="ij")
-    to_lattice = ToLattice(np.stack([14 * u - 60, 14 * v - 60]).astype(np.float32), np.zeros(300))
+    coordinates = Coordinates(np.stack([14 * u - 60, 14 * v - 60]).astype(np.float32), np.zeros(300))
     values = np.random.default_rng(5).normal(0, 3, (580, 780)).astype(np.float32)
     group = zarr.create_group(tmp_path / "maps.zarr")
-    write_maps(group, {"z": values}, to_lattice, (300, 400), [0.01, 0.01])
+    write_maps(group, {"z": values}, coordinates, (300, 400), [0.01, 0.01])
     written = zarr.open_group(tmp_path / "maps.zarr", mode="r")["z/0"][:]
-    (exact,) = warped([values], to_lattice, slice(0, 300), slice(0, 400))
+    (exact,) = warped([values], coordinates, slice(0, 300), slice(0, 400))
     assert (written != 0).all() and 2**-14 < (np.abs(written - exact) / np.abs(exact)).max() <= 2**-13
     assert (written.view(np.int32) & 0x7FF == 0).all()
 

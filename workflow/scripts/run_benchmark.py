@@ -261,8 +261,8 @@ def run_field(job: Job, setup: Setup) -> Outcome:
             outcome.refused[method] = result
             continue
         image, judged = result
-        outcome.columns[method] = column_table(field, image.nodes_px, judged)
-        outcome.defects[method] = defect_table(field, image.nodes_px, judged)
+        outcome.columns[method] = column_table(field, image.coordinates, judged)
+        outcome.defects[method] = defect_table(field, image.coordinates, judged)
         if job.keep:
             outcome.crops[method] = crops_of(outcome.columns[method], image, tiles, model.crystal)
     if "published" in job.methods and outcome.columns:

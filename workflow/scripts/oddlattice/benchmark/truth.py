@@ -9,10 +9,10 @@ from scipy.spatial import cKDTree
 
 from oddlattice.benchmark.fields import NEAR_CELLS, Field
 from oddlattice.benchmark.tables import BULK, NEAR
-from oddlattice.defects.kernels import raw_places
 from oddlattice.defects.listing import Judged
 from oddlattice.defects.null import change_error
-from oddlattice.numerics.arrays import Array, Float
+from oddlattice.lattice.coordinates import Coordinates
+from oddlattice.numerics.arrays import Array
 
 TESTED_CELLS, SAME_CELLS, LISTED_CELLS = 0.3, 0.2, 0.45  # how near a place is to count as tested, as it, as listed
 CLEAR_ATOMS, CLEAR_SHIFT_PM = 8, 20.0  # defects that any image should show
@@ -46,20 +46,20 @@ def nearest(places: Array, of: Array) -> tuple[Array, npt.NDArray[np.intp]]:
     return np.asarray(distance, dtype=np.float64), np.asarray(which, dtype=np.intp)
 
 
-def truth_of(field: Field, nodes_px: Float, uv: Array) -> npt.NDArray[np.int64]:
+def truth_of(field: Field, coordinates: Coordinates, uv: Array) -> npt.NDArray[np.int64]:
     """Number of the defect at each place (n, 2) [cells]; BULK far from all of them, NEAR otherwise."""
-    distance, which = nearest(raw_places(nodes_px, uv), field.places_px)
+    distance, which = nearest(coordinates.straight_px(uv), field.places_px)
     period = period_px(field)
     far = np.where(distance > NEAR_CELLS * period, BULK, NEAR)
     return np.where(distance < SAME_CELLS * period, which, far)
 
 
-def column_table(field: Field, nodes_px: Float, judged: Judged) -> pl.DataFrame:
+def column_table(field: Field, coordinates: Coordinates, judged: Judged) -> pl.DataFrame:
     """Every tested column with its truth."""
     frames, start = [], 0
     for tested in judged.kinds:
         v, n = tested.verdict, len(tested.cells)
-        truth = truth_of(field, nodes_px, tested.cells + np.array([tested.shape.u, tested.shape.v]))
+        truth = truth_of(field, coordinates, tested.cells + np.array([tested.shape.u, tested.shape.v]))
         of_site = np.array([truth[k] < 0 or field.kinds[truth[k]].site == tested.shape.site for k in range(n)])
         truth = np.where(of_site, truth, NEAR)
         put = [field.scan.defects[k] if k >= 0 else None for k in truth]
@@ -93,12 +93,12 @@ def column_table(field: Field, nodes_px: Float, judged: Judged) -> pl.DataFrame:
     return pl.concat(frames) if frames else pl.DataFrame()
 
 
-def defect_table(field: Field, nodes_px: Float, judged: Judged) -> pl.DataFrame:
+def defect_table(field: Field, coordinates: Coordinates, judged: Judged) -> pl.DataFrame:
     """Every defect placed with what was listed at its column, and every listed one that is none ("" as its kind)."""
     uv = np.array([d.uv for d in judged.defects]).reshape(-1, 2)
-    listed = raw_places(nodes_px, uv) if len(uv) else np.empty((0, 2))
+    listed = coordinates.straight_px(uv) if len(uv) else np.empty((0, 2))
     # placed where columns are tested: the rest of the image is not analysed
-    inside = _tested_places(field, nodes_px, judged)
+    inside = _tested_places(field, coordinates, judged)
     distance, which = nearest(listed, field.places_px)
     at = np.where(distance < LISTED_CELLS * period_px(field), which, -1)
     rows: list[dict[str, Any]] = []
@@ -131,9 +131,9 @@ def defect_table(field: Field, nodes_px: Float, judged: Judged) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=DEFECT_COLUMNS)
 
 
-def _tested_places(field: Field, nodes_px: Float, judged: Judged) -> npt.NDArray[np.bool_]:
+def _tested_places(field: Field, coordinates: Coordinates, judged: Judged) -> npt.NDArray[np.bool_]:
     uv = [t.cells + np.array([t.shape.u, t.shape.v]) for t in judged.kinds]
-    tested = raw_places(nodes_px, np.concatenate(uv)) if uv else np.empty((0, 2))
+    tested = coordinates.straight_px(np.concatenate(uv)) if uv else np.empty((0, 2))
     return np.asarray(nearest(field.places_px, tested)[0] < TESTED_CELLS * period_px(field))
 
 

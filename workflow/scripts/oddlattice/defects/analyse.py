@@ -9,9 +9,10 @@ import polars as pl
 import zarr
 
 from oddlattice.defects.find import find_by_parts
-from oddlattice.defects.raw_maps import InCounts, Map, ToLattice, write_maps
+from oddlattice.defects.raw_maps import InCounts, Map, write_maps
 from oddlattice.defects.registered import NOWHERE, load_registered
 from oddlattice.defects.tables import defect_row, image_figures, lattice_figures
+from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.process.sandbox import Fault
 from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.groups import group_of, said_of, values_of
@@ -63,17 +64,16 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
         if not tally.columns or not sum(map(len, tally.columns)):
             warnings.append("no column was tested: too few cells of crystal to know the image's own noise")
         cell_nm2 = float(abs(np.linalg.det(image.vectors_px * image.pixel_nm)))
-        mask, nodes_px, local_mean = (values_of(tiles, key) for key in ("mask", "nodes_px", "local_mean"))
+        mask, local_mean, coordinates = values_of(tiles, "mask"), values_of(tiles, "local_mean"), Coordinates.of(tiles)
         figures = image_figures(tally, float(mask.sum()) * cell_nm2, cell_nm2, settings)
         figures["dose_counts_per_nm2"] = float(local_mean[mask > 0].mean() / np.prod(image.pixel_nm))
         found |= figures | {"reason": "; ".join(warnings)}
         group = stores.maps.create_group(name)
         laid: dict[str, Map] = {**maps, "prediction": InCounts(maps["prediction"], local_mean)}
-        to_lattice = ToLattice(nodes_px, image.row_shift_px, lattice["scan_turned"])
-        write_maps(group, laid, to_lattice, (found["rows"], found["cols"]), header)
+        write_maps(group, laid, coordinates, (found["rows"], found["cols"]), header)
     said = {"image_id": name, "completeness": tally.losses, "trials": tally.trials}
     group.update_attributes({"oddlattice": said})
-    whole = replace(image, nodes_px=nodes_px)
+    whole = replace(image, coordinates=coordinates)
     return Analysis(
         found,
         [defect_row(row, defect, whole, cell_nm2) for defect in tally.defects],

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import map_coordinates, uniform_filter
+from scipy.ndimage import uniform_filter
 
 from oddlattice.crystal import CELL_PX
 from oddlattice.defects.kind_probabilities import EMPTY_BELOW
@@ -123,9 +123,3 @@ def refine(window: Array, shape: ColumnShape, start: Array, noise: Noise, vector
         found[free] += np.clip(move, -most[free], most[free])
         found = np.clip(found, [-1.0, -150, -150], [5.0, 150, 150])
     return found
-
-
-def raw_places(nodes_px: Float, uv: Array) -> Array:
-    """Raw-image (row, col) [px] of lattice coordinates (u, v) [cells]; both of shape (n, 2)."""
-    at = np.clip(uv.T, 0, np.array(nodes_px.shape[1:])[:, None] - 1)
-    return np.stack([map_coordinates(nodes_px[axis], at, order=1) for axis in (0, 1)], axis=-1)

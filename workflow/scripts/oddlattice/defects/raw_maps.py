@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
-from scipy.ndimage import map_coordinates
 
 from oddlattice.crystal import CELL_PX
+from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.compiled import compiled
 from oddlattice.numerics.local_plane import lerp
@@ -21,37 +21,15 @@ STEP_PX = 8  # grid on which raw pixels are laid on the lattice
 KEPT_BITS = 12  # of the 23 of a float32's fraction: values good to a part in 8,000, on two thirds of the disk
 
 
-class ToLattice:
-    """From raw pixels to pixels of the lattice frame: the inverse of the nodes' places.
+def on_grid(coordinates: Coordinates, rows: slice, cols: slice) -> Array:
+    """Places in the lattice frame [px] of straight raw places every STEP_PX from (rows.start, cols.start) - STEP_PX.
 
-    It is solved on a grid, by fixed-point iteration, and linear between: over `STEP_PX` the lattice hardly bends.
-    Where the scan is `turned`, all of it is of the image with rows and columns exchanged, whose rows have the shifts.
+    Between them it is linear: over STEP_PX the lattice hardly bends. Shape (2, ceil(rows / STEP_PX) + 3,
+    ceil(cols / STEP_PX) + 3).
     """
-
-    def __init__(self, nodes_px: Float, row_shift_px: Float, turned: bool = False) -> None:
-        nodes_px = nodes_px[::-1] if turned else nodes_px
-        n_u, n_v = nodes_px.shape[1:]
-        u, v = np.meshgrid(np.arange(n_u), np.arange(n_v), indexing="ij")
-        design = np.stack([np.ones(u.size), u.ravel(), v.ravel()], -1)
-        places = nodes_px.reshape(2, -1).T.astype(np.float64)
-        self.affine = np.linalg.lstsq(design, places, rcond=None)[0]  # origin, a, b
-        self.bend = (places - design @ self.affine).T.reshape(2, n_u, n_v)
-        self.inverse = np.linalg.inv(self.affine[1:])
-        self.row_shift_px = row_shift_px.astype(np.float64)
-        self.turned = turned
-
-    def on_grid(self, rows: slice, cols: slice) -> Array:
-        """Places in the lattice frame [px] every STEP_PX from (rows.start, cols.start) - STEP_PX, row shifts left out.
-
-        Shape (2, ceil(rows / STEP_PX) + 3, ceil(cols / STEP_PX) + 3).
-        """
-        grid = (s.start + np.arange(-1, -(-(s.stop - s.start) // STEP_PX) + 2) * float(STEP_PX) for s in (rows, cols))
-        place = np.stack(np.meshgrid(*grid, indexing="ij"), -1) - self.affine[0]
-        uv = place @ self.inverse
-        for _ in range(3):
-            bend = [map_coordinates(b, [uv[..., 0], uv[..., 1]], order=1, mode="nearest") for b in self.bend]
-            uv = (place - np.stack(bend, -1)) @ self.inverse
-        return np.ascontiguousarray(np.moveaxis(uv, -1, 0) * CELL_PX - 0.5)
+    grid = (s.start + np.arange(-1, -(-(s.stop - s.start) // STEP_PX) + 2) * float(STEP_PX) for s in (rows, cols))
+    uv = coordinates.uv_of_straight(np.stack(np.meshgrid(*grid, indexing="ij"), -1))
+    return np.ascontiguousarray(np.moveaxis(uv, -1, 0) * CELL_PX - 0.5)
 
 
 class InCounts:
@@ -107,7 +85,7 @@ def _places(
 ) -> None:
     """`_corners` of all rows, in a window of `shape` that starts at pixel `low` (row, col) of the lattice frame.
 
-    `grid` is that of `ToLattice.on_grid`; between its places it is linear, along a row after the row's shift. Filled
+    `grid` is that of `on_grid`; between its places it is linear, along a row after the row's shift. Filled
     are `start` (rows, cols) and `parts` (rows, 2, cols).
     """
     rows, cols = start.shape
@@ -140,16 +118,12 @@ def _sampled(window: Float, start: npt.NDArray[np.int32], parts: Float, out: Flo
             out[row, col] = top + (bottom - top) * down if start[row, col] >= 0 else np.float32(0)
 
 
-def warped(maps: Sequence[Map], to_lattice: ToLattice, rows: slice, cols: slice) -> list[Float]:
+def warped(maps: Sequence[Map], coordinates: Coordinates, rows: slice, cols: slice) -> list[Float]:
     """Lattice-frame maps at the raw pixels of a window, 0 outside of them; only what is needed is read."""
-    if to_lattice.turned:
-        return [np.ascontiguousarray(found.T) for found in _warped(maps, to_lattice, cols, rows)]
-    return _warped(maps, to_lattice, rows, cols)
-
-
-def _warped(maps: Sequence[Map], to_lattice: ToLattice, rows: slice, cols: slice) -> list[Float]:
-    grid, shape = to_lattice.on_grid(rows, cols), np.array(maps[0].shape)
-    shift = to_lattice.row_shift_px[rows]
+    if coordinates.transposed:
+        return [np.ascontiguousarray(found.T) for found in warped(maps, coordinates.upright, cols, rows)]
+    grid, shape = on_grid(coordinates, rows, cols), np.array(maps[0].shape)
+    shift = coordinates.line_shift_px[rows].astype(np.float64)
     reach = 1 + np.abs(shift).max() * np.abs(np.diff(grid, axis=2)).max() / STEP_PX
     low = np.clip(np.floor(grid.min(axis=(1, 2)) - reach), 0, shape).astype(np.int64)
     high = np.clip(np.ceil(grid.max(axis=(1, 2)) + reach) + 1, 0, shape).astype(np.int64)
@@ -174,7 +148,7 @@ def _round(bits: npt.NDArray[np.int32]) -> None:
 
 
 def write_maps(
-    group: zarr.Group, maps: dict[str, Map], to_lattice: ToLattice, shape: tuple[int, int], header: Any
+    group: zarr.Group, maps: dict[str, Map], coordinates: Coordinates, shape: tuple[int, int], header: Any
 ) -> None:
     """Write lattice-frame maps as OME-Zarr images in the raw frame, with the raw image's scale.
 
@@ -188,7 +162,7 @@ def write_maps(
         for start in range(0, shape[0], BAND_ROWS):
             rows = slice(start, min(start + BAND_ROWS, shape[0]))
             blocks = [
-                warped(list(maps.values()), to_lattice, rows, slice(col, min(col + BLOCK_COLS, shape[1])))
+                warped(list(maps.values()), coordinates, rows, slice(col, min(col + BLOCK_COLS, shape[1])))
                 for col in range(0, shape[1], BLOCK_COLS)
             ]
             for image, *band in zip(images, *blocks, strict=True):

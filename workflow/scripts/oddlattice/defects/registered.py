@@ -1,16 +1,14 @@
 """An image in the lattice frame with its prediction, as the tile and infer stages wrote it."""
 
-import math
 from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 
-from oddlattice.lattice.columns import (
-    ColumnShape,
-    as_cells,
-)
+from oddlattice.lattice.columns import ColumnShape, as_cells
+from oddlattice.lattice.coordinates import Coordinates
+from oddlattice.lattice.pixel_size import by_lattice_nm
 from oddlattice.lattice.subareas import Part, in_px
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.storage.groups import said_of, values_of
@@ -28,19 +26,12 @@ class Registered:
     mask: npt.NDArray[np.uint8]
     inside: npt.NDArray[np.uint8]
     brightness: Array  # mean of each cell over the local mean of the crystal
-    nodes_px: Float
-    row_shift_px: Float
+    coordinates: Coordinates
     contrast: float  # standard deviation of the mean cell of the whole image
     shapes: list[ColumnShape]
     responses: list[tuple[float, float]]
     vectors_px: Array
     pixel_nm: Array  # (row, col)
-
-
-def pixel_by_lattice_nm(pixel_nm: float, header: list[float] | None) -> Array:
-    """Pixel size (row, col) [nm]: the lattice's, split between the directions as the header says."""
-    ratio = math.sqrt(header[0] / header[1]) if header else 1.0
-    return np.array([pixel_nm * ratio, pixel_nm / ratio])
 
 
 def load_registered(
@@ -50,7 +41,7 @@ def load_registered(
     lattice, model = said_of(tiles), said_of(differences)
     columns = model["columns"]
     cells = part.wide if part is not None else (slice(None), slice(None))
-    corners = (slice(None), *(slice(s.start, s.stop + 1) for s in part.wide)) if part is not None else ()
+    corners = tuple(slice(s.start, s.stop + 1) for s in part.wide) if part is not None else ()
     pixels = in_px(part.wide) if part is not None else ()
     return Registered(
         difference=values_of(differences, "difference", pixels),
@@ -58,11 +49,10 @@ def load_registered(
         mask=values_of(tiles, "mask", cells),
         inside=values_of(tiles, "inside", cells),
         brightness=as_cells(values_of(tiles, "tiles", pixels)).mean(axis=(2, 3), dtype=np.float64),
-        nodes_px=values_of(tiles, "nodes_px", corners),
-        row_shift_px=values_of(tiles, "row_shift_px"),
+        coordinates=Coordinates.of(tiles, corners),
         contrast=model["contrast"],
         shapes=[ColumnShape(**{k: c[k] for k in SHAPE_KEYS} | {"precision": tuple(c["precision"])}) for c in columns],
         responses=[(c["response_intensity"], c["response_shift"]) for c in columns],
         vectors_px=np.array([lattice["a_px"], lattice["b_px"]]),
-        pixel_nm=pixel_by_lattice_nm(lattice["pixel_nm"], header),
+        pixel_nm=np.array(by_lattice_nm(lattice["pixel_nm"], header)),
     )

@@ -17,17 +17,15 @@ from oddlattice.defects.injection import (
     smallest_loss,
     trial_rows,
 )
-from oddlattice.defects.kernels import raw_places
 from oddlattice.defects.known_defects import Trial
 from oddlattice.defects.listing import Defect, Judged
 from oddlattice.defects.noise import Noise
 from oddlattice.defects.null import change_error, shift_error_pm
 from oddlattice.defects.registered import Registered
-from oddlattice.lattice.columns import (
-    mean_cell,
-)
+from oddlattice.lattice.columns import mean_cell
+from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.lattice.subareas import Part, is_inside
-from oddlattice.numerics.arrays import Array, Float
+from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.intervals import poisson_interval, wilson
 from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.products import COLUMNS, table
@@ -36,12 +34,12 @@ from oddlattice.storage.rows import Row
 NOISE_MODEL = "the image's own residuals: per pixel of the cell, slowly varying level, correlated"
 
 
-def column_rows(image_id: str, judged: Judged, nodes_px: Float) -> pl.DataFrame:
+def column_rows(image_id: str, judged: Judged, coordinates: Coordinates) -> pl.DataFrame:
     """Every tested column of an image as rows of products.COLUMNS."""
     frames, start = [], 0
     for tested in judged.kinds:
         v, n = tested.verdict, len(tested.cells)
-        place = raw_places(nodes_px, tested.cells + np.array([tested.shape.u, tested.shape.v]))
+        place = coordinates.seen_px(tested.cells + np.array([tested.shape.u, tested.shape.v]))
         frames.append(
             pl.DataFrame(
                 {
@@ -76,7 +74,7 @@ def _number(value: float) -> float | None:
 
 def defect_row(about: Row, defect: Defect, image: Registered, cell_nm2: float) -> Row:
     """A defect as a row of products.DEFECTS."""
-    place = raw_places(image.nodes_px, np.array([defect.uv]))[0]
+    place = image.coordinates.seen_px(np.array(defect.uv))
     extended = defect.kind == "extended"
     return {
         **{key: about[key] for key in ("image_id", "path", "signal", "frame")},
@@ -141,7 +139,7 @@ class Tally:
         low = [s.start for s in part.wide]
         cells = np.concatenate([t.cells for t in judged.kinds]) + low if judged.kinds else np.empty((0, 2), int)
         own = is_inside(cells, part)
-        rows = column_rows(image_id, judged, image.nodes_px).filter(pl.Series(own))
+        rows = column_rows(image_id, judged, image.coordinates).filter(pl.Series(own))
         self.columns.append(rows.with_columns(pl.col("cell_u") + low[0], pl.col("cell_v") + low[1]))
         self.anm.append(np.concatenate([np.empty(0), *(t.anm for t in judged.kinds)])[own])
         self.flagged.append(judged.flagged[own])

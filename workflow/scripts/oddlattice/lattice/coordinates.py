@@ -56,6 +56,11 @@ class Coordinates:
         u, v = np.indices(self.nodes_px.shape[1:])
         return np.asarray(self.nodes_px - origin - a * u - b * v)
 
+    @property
+    def upright(self) -> Self:
+        """The same of the image with rows and columns exchanged: its rows are the lines of a transposed scan."""
+        return type(self)(self.nodes_px[::-1], self.line_shift_px, not self.transposed)
+
     def straight_px(self, uv: Array) -> Array:
         """Straight places (..., 2) of lattice coordinates (..., 2) [px]."""
         at = np.moveaxis(np.asarray(uv, dtype=np.float64), -1, 0)

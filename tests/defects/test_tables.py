@@ -1,0 +1,41 @@
+"""Rows of the products: where what was found is seen in the raw image."""
+
+import numpy as np
+import pytest
+
+from oddlattice.defects.listing import judge_all
+from oddlattice.defects.null import Kernel, Null, Scored
+from oddlattice.defects.tables import column_rows
+from oddlattice.lattice.columns import ColumnShape, column_cells
+from oddlattice.lattice.coordinates import Coordinates
+from oddlattice.lattice.register import fit_registration
+from oddlattice.simulate.columnwise import Conditions, simulate_scan
+from support.lattice_samples import SRTIO3, true_row_shift_px
+
+
+def scored(shape: ColumnShape, mask: np.ndarray) -> Scored:
+    """All columns of a kind, none of them changed."""
+    cells = column_cells(mask, shape)
+    null, nothing, ones = Null(0.0, 1.0, np.zeros(2), np.eye(2), 4000), np.zeros((len(cells), 3)), np.ones(len(cells))
+    kernel = Kernel(np.zeros((3, 256)), np.eye(3))
+    return Scored(shape, cells, nothing, ones, kernel, null, null.judge(nothing, ones), 0 * ones, (1.0, 1.0))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_columns_are_listed_where_they_are_seen(transposed: bool) -> None:
+    """The lines of the scan jitter by 0.6 px: a marker must lie on its column as the map does."""
+    scan = simulate_scan(
+        SRTIO3, Conditions(pixel_nm=0.0125, rotation_deg=17, dose_e_px=800, jitter_pm=8), (300, 900), seed=4
+    )
+    counts = np.ascontiguousarray(scan.counts.T) if transposed else scan.counts
+    found = fit_registration(counts, [SRTIO3], (0.0125, 0.0125))
+    shapes = [ColumnShape(c.site, c.u, c.v, 2.0, (90.0, 0.0, 90.0)) for c in SRTIO3.tested]
+    judged = judge_all([scored(shape, found.mask.astype(np.uint8)) for shape in shapes], 0.1)
+    rows = column_rows("f", judged, Coordinates(found.nodes_px, found.row_shift_px, found.turned))
+    listed = rows.select("row_px", "col_px").to_numpy()[:, :: -1 if transposed else 1]
+    shift = true_row_shift_px(Conditions(pixel_nm=0.0125, jitter_pm=8), 300, 4)
+    seen = scan.places_px.copy()
+    seen[:, 1] -= np.interp(seen[:, 0], np.arange(300), shift)
+    away = np.sqrt(((listed[:, None] - seen[None]) ** 2).sum(-1).min(1))
+    assert len(listed) > 300
+    assert float(np.sqrt((away**2).mean())) < 0.15
