@@ -21,6 +21,7 @@ SCRIPTS = Path("workflow/scripts") if REPOSITORY == Path.cwd() else REPOSITORY /
 sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
 
 from oddlattice.archive import inventory, listing, review_files, verdicts
+from oddlattice.archive.kept import kept_shards, made_by_rules
 from oddlattice.archive.shards import SHARD_NAME, shard_names
 from oddlattice.run import dependencies, lock, progress, settings
 from oddlattice.storage.atomic import write_if_changed
@@ -233,10 +234,12 @@ def shown_config():
     return {key: value for key, value in config.items() if key != "schedule"}
 
 
-wildcard_constraints:
-    shard=SHARD_NAME,
-
-
 config.update(checked_config())
+
+
+wildcard_constraints:
+    shard=made_by_rules(SHARD_NAME, kept_shards(RESULTS, config["keep_results_of"])),
+
+
 if workflow.is_main_process and not (workflow.output_settings.dryrun or workflow.output_settings.verbose):
     progress.show_progress(logger)

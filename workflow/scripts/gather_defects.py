@@ -16,6 +16,7 @@ from oddlattice.storage.products import (
     IMAGES,
     PRECISION,
     Schema,
+    read_table,
     table,
     write_csv,
     write_parquet,
@@ -24,7 +25,7 @@ from oddlattice.storage.products import (
 
 def gathered(paths: list[str], schema: Schema, by: list[str]) -> pl.DataFrame:
     """One table of many, sorted: the order of the shards does not show."""
-    return pl.concat([table([], schema), *(pl.read_parquet(path) for path in paths)]).sort(by, nulls_last=True)
+    return pl.concat([table([], schema), *(read_table(path, schema) for path in paths)]).sort(by, nulls_last=True)
 
 
 def places_of(paths: list[str], image_id: str) -> npt.NDArray[np.float64]:

@@ -330,3 +330,10 @@ def write_tsv(frame: pl.DataFrame, path: str | Path) -> None:
 def read_tsv(path: str | Path, schema: Schema) -> pl.DataFrame:
     """Read a tab-separated table written by `write_tsv`."""
     return pl.read_csv(path, separator="\t", schema=schema, quote_char=None, empty_string_is_null=False, glob=False)
+
+
+def read_table(path: str | Path, schema: Schema) -> pl.DataFrame:
+    """Read a Parquet table with exactly the columns of `schema`; what another version did not write is null."""
+    frame = pl.read_parquet(path)
+    missing = [pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in frame.columns]
+    return frame.with_columns(missing).select(schema.keys())
