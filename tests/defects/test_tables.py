@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from oddlattice.defects.listing import judge_all
-from oddlattice.defects.null import Kernel, Null, Scored
+from oddlattice.defects.null import Kernel, Null, SiteColumns
 from oddlattice.defects.tables import column_rows
 from oddlattice.lattice.columns import ColumnShape, column_cells
 from oddlattice.lattice.coordinates import Coordinates
@@ -13,12 +13,12 @@ from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from support.lattice_samples import SRTIO3, true_row_shift_px
 
 
-def scored(shape: ColumnShape, mask: np.ndarray) -> Scored:
+def scored(shape: ColumnShape, mask: np.ndarray) -> SiteColumns:
     """All columns of a kind, none of them changed."""
     cells = column_cells(mask, shape)
     null, nothing, ones = Null(0.0, 1.0, np.zeros(2), np.eye(2), 4000), np.zeros((len(cells), 3)), np.ones(len(cells))
     kernel = Kernel(np.zeros((3, 256)), np.eye(3))
-    return Scored(shape, cells, nothing, ones, kernel, null, null.judge(nothing, ones), 0 * ones, (1.0, 1.0))
+    return SiteColumns(shape, cells, nothing, ones, kernel, null, null.judge(nothing, ones), 0 * ones, (1.0, 1.0))
 
 
 @pytest.mark.parametrize("transposed", [False, True])

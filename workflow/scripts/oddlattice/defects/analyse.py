@@ -11,7 +11,7 @@ import zarr
 from oddlattice.defects.find import find_by_parts
 from oddlattice.defects.raw_maps import InCounts, Map, write_maps
 from oddlattice.defects.registered import NOWHERE, load_registered
-from oddlattice.defects.tables import defect_row, image_figures, lattice_figures
+from oddlattice.defects.tables import defect_row, dose_counts_per_nm2, image_figures, lattice_figures
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.process.sandbox import Fault
 from oddlattice.run.stage_settings import DefectSettings
@@ -65,11 +65,12 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
             warnings.append("no column was tested: too few cells of crystal to know the image's own noise")
         cell_nm2 = float(abs(np.linalg.det(image.vectors_px * image.pixel_nm)))
         mask, local_mean, coordinates = values_of(tiles, "mask"), values_of(tiles, "local_mean"), Coordinates.of(tiles)
+        pedestal = float(lattice["pedestal_counts"])
         figures = image_figures(tally, float(mask.sum()) * cell_nm2, cell_nm2, settings)
-        figures["dose_counts_per_nm2"] = float(local_mean[mask > 0].mean() / np.prod(image.pixel_nm))
+        figures["dose_counts_per_nm2"] = dose_counts_per_nm2(local_mean, mask, pedestal, image.pixel_nm)
         found |= figures | {"reason": "; ".join(warnings)}
         group = stores.maps.create_group(name)
-        laid: dict[str, Map] = {**maps, "prediction": InCounts(maps["prediction"], local_mean)}
+        laid: dict[str, Map] = {**maps, "prediction": InCounts(maps["prediction"], local_mean, pedestal)}
         write_maps(group, laid, coordinates, (found["rows"], found["cols"]), header)
     said = {"image_id": name, "completeness": tally.losses, "trials": tally.trials}
     group.update_attributes({"oddlattice": said})

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from oddlattice.crystal import CELL_PX
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.compiled import compiled
@@ -21,7 +20,7 @@ STEP_PX = 8  # grid on which raw pixels are laid on the lattice
 KEPT_BITS = 12  # of the 23 of a float32's fraction: values good to a part in 8,000, on two thirds of the disk
 
 
-def on_grid(coordinates: Coordinates, rows: slice, cols: slice) -> Array:
+def on_grid(coordinates: Coordinates, px_per_cell: tuple[int, int], rows: slice, cols: slice) -> Array:
     """Places in the lattice frame [px] of straight raw places every STEP_PX from (rows.start, cols.start) - STEP_PX.
 
     Between them it is linear: over STEP_PX the lattice hardly bends. Shape (2, ceil(rows / STEP_PX) + 3,
@@ -29,24 +28,32 @@ def on_grid(coordinates: Coordinates, rows: slice, cols: slice) -> Array:
     """
     grid = (s.start + np.arange(-1, -(-(s.stop - s.start) // STEP_PX) + 2) * float(STEP_PX) for s in (rows, cols))
     uv = coordinates.uv_of_straight(np.stack(np.meshgrid(*grid, indexing="ij"), -1))
-    return np.ascontiguousarray(np.moveaxis(uv, -1, 0) * CELL_PX - 0.5)
+    return np.ascontiguousarray(np.moveaxis(uv * px_per_cell, -1, 0) - 0.5)
 
 
 class InCounts:
-    """A prediction (U*20, V*20) in the image's counts: times the local mean (U, V), which is known at cell centres."""
+    """A prediction (U n_u, V n_v) in the image's counts; 0 stays 0: there nothing was predicted.
 
-    def __init__(self, prediction: Float | Windows, local_mean: Float) -> None:
-        self.shape, self._prediction = prediction.shape, prediction
+    It is times the local mean (U, V) [counts], which is known at cell centres, less the pedestal [counts] that was
+    added to the image before it was divided by that mean.
+    """
+
+    def __init__(self, prediction: Float | Windows, local_mean: npt.NDArray[np.floating], pedestal: float) -> None:
+        self.shape, self._prediction, self._pedestal = prediction.shape, prediction, np.float32(pedestal)
+        self._cells = local_mean.shape
         self._mean = np.pad(local_mean.astype(np.float64), ((0, 1), (0, 1)), mode="edge")[None]
 
     def __getitem__(self, window: tuple[slice, slice]) -> Float:
         lines: list[Any] = []
-        for s, n in zip(window, self.shape, strict=True):
-            at = np.clip((np.arange(*s.indices(n)) + 0.5) / CELL_PX - 0.5, 0, n / CELL_PX - 1)
+        for s, n, cells in zip(window, self.shape, self._cells, strict=True):
+            at = np.clip((np.arange(*s.indices(n)) + 0.5) / (n // cells) - 0.5, 0, cells - 1)
             low = at.astype(np.int64)
             lines += [low, (at - low).astype(np.float32)]
         counts = np.asarray(lerp(self._mean, *lines)[0])
-        counts *= self._prediction[window]
+        prediction = self._prediction[window]
+        counts *= prediction
+        if self._pedestal:
+            counts -= self._pedestal * (prediction != 0)
         return counts
 
 
@@ -122,7 +129,9 @@ def warped(maps: Sequence[Map], coordinates: Coordinates, rows: slice, cols: sli
     """Lattice-frame maps at the raw pixels of a window, 0 outside of them; only what is needed is read."""
     if coordinates.transposed:
         return [np.ascontiguousarray(found.T) for found in warped(maps, coordinates.upright, cols, rows)]
-    grid, shape = on_grid(coordinates, rows, cols), np.array(maps[0].shape)
+    shape, cells = np.array(maps[0].shape), np.array(coordinates.nodes_px.shape[1:]) - 1
+    n_u, n_v = (shape // cells).tolist()
+    grid = on_grid(coordinates, (n_u, n_v), rows, cols)
     shift = coordinates.line_shift_px[rows].astype(np.float64)
     reach = 1 + np.abs(shift).max() * np.abs(np.diff(grid, axis=2)).max() / STEP_PX
     low = np.clip(np.floor(grid.min(axis=(1, 2)) - reach), 0, shape).astype(np.int64)

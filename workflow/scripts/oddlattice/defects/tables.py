@@ -197,6 +197,13 @@ def image_figures(tally: Tally, area: float, cell_nm2: float, settings: DefectSe
     return figures
 
 
+def dose_counts_per_nm2(
+    local_mean: npt.NDArray[np.floating], mask: npt.NDArray[np.generic], pedestal: float, pixel_nm: Array
+) -> float:
+    """Mean counts per area of the analysed cells, without the pedestal that `local_mean` (U, V) [counts] holds."""
+    return float((local_mean[mask > 0].mean() - pedestal) / np.prod(pixel_nm))
+
+
 def lattice_figures(source: Row, lattice: Row) -> Row:
     """What is known of an image before it is analysed, for products.IMAGES."""
     header = source.get("pixel_nm_header")

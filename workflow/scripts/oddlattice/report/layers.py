@@ -50,7 +50,7 @@ def write_prediction(image: Image, raw: Row, folder: Path) -> Row | None:
     values = image.maps.get("prediction")
     if values is None:
         return None
-    known = (np.where(band > 0, band, np.nan) for band in bands(values))
+    known = (np.where(band != 0, band, np.nan) for band in bands(values))
     view = partial(pictures.covered_bytes, low=raw["low"], high=raw["high"])
     return vars(pictures.LayerWriter(folder / "prediction", view, TILE_PX, 82).write(known, values.shape)[0])
 

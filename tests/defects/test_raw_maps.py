@@ -1,0 +1,26 @@
+"""Maps laid back onto the raw image, in its counts."""
+
+import numpy as np
+import pytest
+
+from oddlattice.defects.raw_maps import InCounts
+from oddlattice.defects.tables import dose_counts_per_nm2
+from oddlattice.lattice.register import fit_registration, render
+from oddlattice.simulate.columnwise import Conditions, simulate_scan
+from support.lattice_samples import SRTIO3
+
+
+@pytest.mark.parametrize("offset", [0.0, -400.0])
+def test_a_prediction_has_the_counts_of_the_image_whatever_was_subtracted_from_it(offset: float) -> None:
+    """The tiles as their own prediction: laid back they are the image; a pedestal that was added is taken off again."""
+    scan = simulate_scan(SRTIO3, Conditions(dose_e_px=400, jitter_pm=0), (300, 320), seed=3)
+    found = fit_registration(scan.counts + np.float32(offset), [SRTIO3], (0.0125, 0.0125))
+    assert (found.pedestal > 0) == (offset < 0)
+    tiles = render(scan.counts + np.float32(offset), found, tuple(slice(0, n) for n in found.mask.shape))
+    tiles[~np.repeat(np.repeat(found.mask, 20, 0), 20, 1)] = 0
+    counts = InCounts(tiles, found.local_mean, found.pedestal)[:, :]
+    inner = np.repeat(np.repeat(found.mask, 20, 0), 20, 1)
+    assert counts[inner].mean() == pytest.approx(float(scan.counts.mean()) + offset, abs=4)
+    assert (counts[~inner] == 0).all()
+    dose = dose_counts_per_nm2(found.local_mean, found.mask, found.pedestal, np.array([0.0125, 0.0125]))
+    assert dose == pytest.approx((float(scan.counts.mean()) + offset) / 0.0125**2, abs=4 / 0.0125**2)
