@@ -25,7 +25,7 @@ from oddlattice.defects.registered import Registered
 from oddlattice.lattice.columns import mean_cell
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.lattice.subareas import Part, is_inside
-from oddlattice.numerics.arrays import Array
+from oddlattice.numerics.arrays import Array, Mask
 from oddlattice.numerics.intervals import poisson_interval, wilson
 from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.products import COLUMNS, table
@@ -198,10 +198,10 @@ def image_figures(tally: Tally, area: float, cell_nm2: float, settings: DefectSe
 
 
 def dose_counts_per_nm2(
-    local_mean: npt.NDArray[np.floating], mask: npt.NDArray[np.generic], pedestal: float, pixel_nm: Array
+    local_mean: npt.NDArray[np.floating], mask: Mask | npt.NDArray[np.bool_], pedestal: float, pixel_nm: Array
 ) -> float:
     """Mean counts per area of the analysed cells, without the pedestal that `local_mean` (U, V) [counts] holds."""
-    return float((local_mean[mask > 0].mean() - pedestal) / np.prod(pixel_nm))
+    return float((local_mean[mask.astype(bool)].mean() - pedestal) / np.prod(pixel_nm))
 
 
 def lattice_figures(source: Row, lattice: Row) -> Row:
