@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import compare_images
 import gather_defects
 import read_images
 import write_index
@@ -12,7 +13,7 @@ from faults.test_images import whole
 from oddlattice.archive.inventory import scan_archive
 from oddlattice.archive.verdicts import refresh_inventory
 from oddlattice.process.logs import say_plainly
-from oddlattice.run.stage_settings import ReadSettings, ReportSettings
+from oddlattice.run.stage_settings import ReadSettings, ReportSettings, StatisticsSettings
 from support.fault_shard import CONFIG, Shard
 from support.small_disk import SmallDisk, small_disk
 
@@ -68,11 +69,17 @@ class OnDisk(Shard):
     def index(self) -> None:
         out = self._gather_into(self.folder)
         scan_archive(self.folder / "archive", self.folder / "results", ["**"], [], 0, 32, 1000, now_ns=4 * 10**18)
-        given = [out[name] for name in ("images_parquet", "defects_parquet", "reviews_parquet", "precision_csv")]
+        given = [out[name] for name in ("images_parquet", "reviews_parquet", "precision_csv")]
         given += [str(self.folder / "said.json"), str(self.folder / "results/0_archive/discovered.tsv")]
+        statistics, beside = (
+            self.folder / "4.json",
+            {name: self.folder / f"{name}.csv" for name in compare_images.TABLES},
+        )
+        tables, settings = (out["images_parquet"], out["defects_parquet"]), StatisticsSettings.of(CONFIG["statistics"])
+        compare_images.main(*tables, [], [], statistics, beside, settings, CONFIG["seed"])
         provenance = {"config": CONFIG, "versions": {"oddlattice": "0"}}
         write_index.main(
-            *given, [self.pages], self.disk / "index.html", ReportSettings.of(CONFIG["report"]), provenance
+            *given, statistics, [self.pages], self.disk / "index.html", ReportSettings.of(CONFIG["report"]), provenance
         )
 
     def scan(self) -> None:

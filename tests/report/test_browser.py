@@ -57,8 +57,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shard.rows.append(row | {"density_per_nm2": k / 5000, "density_ci_low": k / 8000, "density_ci_high": k / 3000})
     write_tsv(table([], INVENTORY), folder / "discovered.tsv")
     tables = shard.gathered(folder / "4_defects")
-    names = [tables[name] for name in ("images_parquet", "defects_parquet", "reviews_parquet", "precision_csv")]
-    index, listed = folder / "5_report" / "index.html", (shard.paths.reviews_json, folder / "discovered.tsv")
+    names = [tables[name] for name in ("images_parquet", "reviews_parquet", "precision_csv")]
+    index = folder / "5_report" / "index.html"
+    listed = (shard.paths.reviews_json, folder / "discovered.tsv", tables["statistics_json"])
     write_index.main(*names, *listed, [str(pages)], index, INDEX_SETTINGS, PROVENANCE)
     return folder / "5_report"
 

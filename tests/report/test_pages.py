@@ -19,7 +19,7 @@ import write_index
 import write_pages
 from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.report import index_lines, numbers, outlines, pictures, plots
-from oddlattice.report.pages import embedded_json, policy
+from oddlattice.report.pages import embedded_json, find_pages, policy
 from oddlattice.run import settings
 from oddlattice.run.stage_settings import ReportSettings
 from oddlattice.storage.json_text import json_text
@@ -321,9 +321,10 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> tuple[made_up.Shard, made
 def write_index_of(found: made_up.Shard, folder: Path, path: Path, pages: list[str]) -> None:
     """The index of a shard, from tables gathered as the rule does; discovered.tsv lies in `folder`."""
     tables = found.gathered(folder / "4_defects")
-    names = [tables[name] for name in ("images_parquet", "defects_parquet", "reviews_parquet", "precision_csv")]
+    names = [tables[name] for name in ("images_parquet", "reviews_parquet", "precision_csv")]
     reviews, discovered = found.paths.reviews_json, folder / "discovered.tsv"
-    write_index.main(*names, reviews, discovered, pages, path, INDEX_SETTINGS, PROVENANCE)
+    statistics = tables["statistics_json"]
+    write_index.main(*names, reviews, discovered, statistics, pages, path, INDEX_SETTINGS, PROVENANCE)
 
 
 @pytest.fixture(scope="module")
@@ -396,7 +397,7 @@ def test_machine_readable_twin_holds_the_numbers(shard: tuple[Any, Any, Path]) -
     row = found.rows[0]
     assert twin["image"]["density_per_nm2"] == row["density_per_nm2"]
     assert len(twin["defects"]) == row["defects"] + 1  # and one extended region
-    assert sum(kind["number"] for kind in twin["density_by_kind"]) == row["defects"]
+    assert sum(number for kind, number in twin["kinds"].items() if kind != "extended") == row["defects"]
     assert sum(twin["histograms"]["z"]["counts"]) == row["columns_tested"]
     assert sum(twin["histograms"]["z"]["flagged"]) == row["defects"]
     assert sum(twin["histograms"]["anm"]["counts"]) == row["columns_tested"]
@@ -525,7 +526,7 @@ def test_a_detector_left_out_of_a_file_that_was_read_is_no_news() -> None:
 def test_a_page_with_an_unsafe_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a b.html").touch()
     with pytest.raises(ValueError, match="a page's name may hold"):
-        index_lines.find_pages([tmp_path])
+        find_pages([str(tmp_path)], tmp_path)
 
 
 def test_index_of_an_empty_archive(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import compare_images
 import write_statistics
 from oddlattice.report import methods, statistics, vector_fields
 from oddlattice.run.stage_settings import StatisticsSettings
-from oddlattice.statistics import counting, groups, per_image, trends
+from oddlattice.statistics import across_images, counting, groups, per_image, trends
 from oddlattice.storage.products import COLUMNS, DEFECTS, DENSITIES, TRENDS, table
 from support import report_products as made_up
 from support.settings import default
@@ -172,8 +172,19 @@ def test_the_page_escapes_names_and_shows_the_numbers(shard: tuple[made_up.Made,
 
 
 def test_methods_name_every_parameter_and_number_their_references() -> None:
-    rows = [row("1", pixel_nm=0.016, cells_analysed=900, columns_tested=1800, defects=7, smallest_loss_90=0.2)]
-    found = methods.paragraphs(rows, {"group_by": "folder"}, CONFIG, VERSIONS)
+    rows = [
+        row(
+            "1",
+            pixel_nm=0.016,
+            cells_analysed=900,
+            cells_masked=0,
+            columns_tested=1800,
+            defects=7,
+            smallest_loss_90=0.2,
+        )
+    ]
+    found = across_images.compare(rows, {"1": {"lighter": 7}}, {}, {"1": "folder"}, 1) | {"group_by": "folder"}
+    found = methods.paragraphs(rows, found, CONFIG, VERSIONS)
     text = methods.markdown(found)
     for part in ("oddlattice 0.1.0", "HyperSpy 2.5.0", "16.0 pm", "900 unit cells (100 nm²)", "1800 atomic columns",
                  "5.0 %", "7 point defects", "20.0 %", "1 image was", str(CONFIG["seed"])):  # fmt: skip
@@ -183,8 +194,7 @@ def test_methods_name_every_parameter_and_number_their_references() -> None:
 
 
 def test_an_empty_archive_has_a_page(tmp_path: Path) -> None:
-    empty = {"images": 0, "images_counted": 0, "group_by": "folder"}
-    empty |= {key: [] for key in ("densities", "sites", "groups", "comparisons", "trends")}
+    empty = across_images.compare([], {}, {}, {}, 1) | {"group_by": "folder"}
     (tmp_path / "statistics.json").write_text(json.dumps(empty))
     made = made_up.Shard(tmp_path / "none").write()
     write_statistics.main(

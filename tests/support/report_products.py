@@ -11,11 +11,12 @@ import zarr
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.stats import norm
 
+import compare_images
 import gather_defects
 from oddlattice.archive import review_files
 from oddlattice.crystal import Crystal, crystal_from_dict
 from oddlattice.lattice.coordinates import Coordinates
-from oddlattice.run.stage_settings import DefectSettings
+from oddlattice.run.stage_settings import DefectSettings, StatisticsSettings
 from oddlattice.simulate.columnwise import Conditions, Defect, Scan, simulate_scan
 from oddlattice.statistics import per_image, polar
 from oddlattice.storage.image_json import write_by_image
@@ -381,7 +382,11 @@ class Shard:
         out = {name: str(folder / name.replace("_", ".")) for name in [*names, "precision_csv"]}
         tables = ([str(made.defects)], [str(made.images)], [], [str(made.columns)])
         gather_defects.main(*tables, str(made.reviews_json), out)
-        return out
+        beside = {name: folder / f"{name}.csv" for name in compare_images.TABLES}
+        statistics = folder / "statistics.json"
+        given = ([str(made.statistics)], [str(made.images_zarr)], statistics, beside, default(StatisticsSettings), 1)
+        compare_images.main(out["images_parquet"], out["defects_parquet"], *given)
+        return out | {"statistics_json": str(statistics)}
 
 
 def arguments(made: Made) -> tuple[Path, ...]:

@@ -42,11 +42,11 @@ rule write_pages:
 rule write_index:
     input:
         images_parquet="results/4_defects/images.parquet",
-        defects_parquet="results/4_defects/defects.parquet",
         reviews_parquet="results/4_defects/reviews.parquet",
         precision_csv="results/4_defects/precision.csv",
         reviews_json="results/0_archive/reviews.json",
         discovered_tsv="results/0_archive/discovered.tsv",
+        statistics="results/4_defects/statistics.json",
         statistics_html="results/5_report/statistics.html",
         page_dirs=of_shards("results/5_report/{shard}"),
         modules=modules_of("write_index"),

@@ -8,7 +8,7 @@ import polars as pl
 from oddlattice.process.logs import log_to
 from oddlattice.run.stage_settings import StatisticsSettings
 from oddlattice.statistics.across_images import compare, metadata_of
-from oddlattice.statistics.counting import as_reviewed, counts_by_kind
+from oddlattice.statistics.counting import counts_by_kind
 from oddlattice.statistics.groups import group_name
 from oddlattice.storage.atomic import write_text
 from oddlattice.storage.image_json import ByImage
@@ -45,7 +45,7 @@ def main(
     seed : int
         Of the simulated p-values of trends.
     """
-    rows = as_reviewed(pl.read_parquet(images).to_dicts())
+    rows = pl.read_parquet(images).filter(pl.col("state") == "analysed").to_dicts()
     sites: dict[str, list[Row]] = {}
     for path in statistics_json:  # of all that a shard says only this is kept: there may be 100,000 images
         sites |= {name: one.get("sites", []) for name, one in ByImage(path).items()}

@@ -9,18 +9,10 @@ import polars as pl
 
 from oddlattice.process.logs import log_to
 from oddlattice.report import methods
-from oddlattice.report.pages import render
+from oddlattice.report.pages import find_pages, render
 from oddlattice.report.statistics import many_view
+from oddlattice.statistics.counting import as_reviewed
 from oddlattice.storage.atomic import whole_file, write_text
-
-
-def pages_of(page_dirs: list[str], home: Path) -> dict[str, str]:
-    """Address of each image's page, from `home`, by image id."""
-    return {
-        page.stem: os.path.relpath(page, home).replace(os.sep, "/")
-        for folder in page_dirs
-        for page in sorted(Path(folder).glob("*.html"))
-    }
 
 
 def main(
@@ -45,7 +37,7 @@ def main(
         ``config``: the merged configuration; ``versions``: of this program and its packages.
     """
     found = json.loads(Path(statistics_json).read_text(encoding="utf-8"))
-    rows = pl.read_parquet(images_parquet).filter(pl.col("state") == "analysed").to_dicts()
+    rows = as_reviewed(pl.read_parquet(images_parquet).to_dicts())
     text = methods.paragraphs(rows, found, provenance["config"], provenance["versions"])
     home = Path(out_html).parent
     tables = ("densities", "sites", "groups", "comparisons", "trends")
@@ -54,7 +46,7 @@ def main(
         "statistics.html.j2",
         (),
         {},
-        found=many_view(found, pages_of(page_dirs, home)),
+        found=many_view(found, find_pages(page_dirs, home)),
         methods=text,
         versions=provenance["versions"],
         files=[

@@ -16,11 +16,14 @@ def wilson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
     return (float(low) if hits else 0.0), (float(high) if hits < n else 1.0)
 
 
-def poisson_interval(number: float, level: float = 0.95) -> tuple[float, float]:
-    """Exact interval of a Poisson mean. Source: Garwood 1936, doi:10.1093/biomet/28.3-4.437."""
-    tail = (1 - level) / 2
-    low = float(gammaincinv(number, tail)) if number else 0.0
-    return low, float(gammaincinv(number + 1, 1 - tail))
+def poisson_interval(number: float, level: float = 0.95, dispersion: float | None = None) -> tuple[float, float]:
+    """Exact interval of a Poisson mean. Source: Garwood 1936, doi:10.1093/biomet/28.3-4.437.
+
+    Counts that scatter by a `dispersion` above 1 times what counting does tell so much less: they are divided by it.
+    """
+    tail, scale = (1 - level) / 2, max(dispersion or 1.0, 1.0)
+    low = float(gammaincinv(number / scale, tail)) if number else 0.0
+    return scale * low, scale * float(gammaincinv(number / scale + 1, 1 - tail))
 
 
 def weighted_poisson_interval(weights: npt.NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:

@@ -6,7 +6,6 @@ import numpy as np
 import polars as pl
 
 from oddlattice.lattice import pixel_size
-from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.report import numbers as n
 from oddlattice.report.images import Image
 from oddlattice.storage.rows import Row
@@ -19,19 +18,6 @@ STATES = {
 }
 
 
-def densities(names: list[str], area_nm2: float | None) -> list[Row]:
-    """Number, density and 95 % interval for each name."""
-    found = []
-    for name in sorted(set(names)):
-        number = names.count(name)
-        low, high = poisson_interval(number)
-        row: Row = {"name": name, "number": number, "density_per_nm2": None, "ci_low": None, "ci_high": None}
-        if area_nm2:
-            row |= {"density_per_nm2": number / area_nm2, "ci_low": low / area_nm2, "ci_high": high / area_nm2}
-        found.append(row)
-    return found
-
-
 def file_name(row: Row) -> tuple[str, str]:
     """Folder and name of the file of a row."""
     folder, _, name = str(row["path"]).rpartition("/")
@@ -42,6 +28,11 @@ def sentence(text: object) -> str:
     """A text of another stage with a capital letter to begin with."""
     found = str(text or "")
     return found[:1].upper() + found[1:]
+
+
+def expected_false(row: Row) -> float | None:
+    """Defects of an image that are expected to be false discoveries."""
+    return row["defects"] * row["fdr"] if row["defects"] is not None and n.usable(row["fdr"]) else None
 
 
 def title(row: Row) -> str:
@@ -83,7 +74,7 @@ def key_figures(row: Row) -> list[Row]:
     flagged, tested, fdr = row["defects"] or 0, row["columns_tested"], row["fdr"]
     masked, cells = row["cells_masked"] or 0, (row["cells_analysed"] or 0) + (row["cells_masked"] or 0)
     share = f"{n.significant(100 * masked / cells, 2)} %" if cells else n.NONE
-    expected = n.significant(flagged * fdr, 1) if fdr is not None else n.NONE
+    expected = n.significant(expected_false(row), 1)
     false = f"of {n.count(flagged)} flagged, about {expected} expected to be false" if flagged else "nothing is flagged"
     corrected, around = n.interval(*(row[f"density_corrected_{end}"] for end in ("per_nm2", "ci_low", "ci_high")))
     note = f"95 % interval {between}"

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, config: 
         config=yaml.safe_dump(config, sort_keys=True, allow_unicode=True),
         versions=versions(),
         **_head(image, numbers),
-        **_viewer(image, display),
+        **_viewer(image, display, numbers["kinds"]),
         **_results(image, numbers),
     )
     (folder / f"{name}.html").write_bytes(page)
@@ -86,7 +87,6 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, config: 
 def page_numbers(image: Image, statistics: Row, display: Display, histograms: Row) -> Row:
     """Every number that the page shows, as it lies beside the page."""
     row = image.row
-    points = image.defects.filter(pl.col("kind") != "extended")
     pixel_nm, ruler = image_facts.pixel_size_nm(image)
     return {
         "image": row,
@@ -95,9 +95,8 @@ def page_numbers(image: Image, statistics: Row, display: Display, histograms: Ro
         "lattice": image.lattice,
         "model": image.model,
         "ruler": {"pixel_nm": pixel_nm, "from": ruler},
-        "expected_false": row["defects"] * row["fdr"] if row["defects"] is not None and n.usable(row["fdr"]) else None,
-        "density_by_kind": image_facts.densities([str(k or "unknown") for k in points["kind"]], row["area_nm2"]),
-        "density_by_site": image_facts.densities([str(s) for s in points["site"] if s], row["area_nm2"]),
+        "expected_false": image_facts.expected_false(row),
+        "kinds": dict(Counter(str(kind or "unknown") for kind in image.defects["kind"]).most_common()),
         "sites": display.cells["sites"] if display.cells else [],
         "completeness": image.losses,
         "trials": image.trials,
@@ -128,7 +127,7 @@ def _head(image: Image, numbers: Row) -> Row:
     }
 
 
-def _viewer(image: Image, display: Display) -> Row:
+def _viewer(image: Image, display: Display, kinds: dict[str, int]) -> Row:
     """What the viewer's controls and the list of defects are made from."""
     return {
         "maps": display.maps,
@@ -136,6 +135,8 @@ def _viewer(image: Image, display: Display) -> Row:
         "crops": display.crops,
         "cells": display.cells,
         "kinds": KINDS,
+        "found_kinds": [(kind, n.count(number)) for kind, number in kinds.items()],
+        "found_sites": sorted({str(site) for site in image.defects["site"] if site}),
         "flagged": n.count(image.defects.height),
         "review": image_facts.review_facts(image),
     }
@@ -143,12 +144,9 @@ def _viewer(image: Image, display: Display) -> Row:
 
 def _results(image: Image, numbers: Row) -> Row:
     """What stands below the viewer: tables and plots."""
-    histograms, extended = numbers["histograms"], int((image.defects["kind"] == "extended").sum())
+    histograms = numbers["histograms"]
     shape = (image.raw.shape[0], image.raw.shape[1])
     return {
-        "kind_rows": _kind_rows(numbers["density_by_kind"]),
-        "site_rows": _kind_rows(numbers["density_by_site"]),
-        "extended": n.count(extended) if extended else "",
         "histograms": histograms,
         "published": plots.published_plot(histograms["anm"]) if "anm" in histograms else None,
         "z": plots.z_plot(histograms["z"]) if "z" in histograms else None,
@@ -198,14 +196,6 @@ def _histograms(image: Image, band_std: float) -> Row:
     z = image.columns["z"].to_numpy().astype(np.float64)
     found["z"] = plots.z_histogram(z, flagged.to_numpy())
     return found
-
-
-def _kind_rows(found: list[Row]) -> list[Row]:
-    rows = []
-    for row in found:
-        density, between = n.interval(row["density_per_nm2"], row["ci_low"], row["ci_high"])
-        rows.append(row | {"number_text": n.count(row["number"]), "density": density, "interval": between})
-    return rows
 
 
 def _texts(image: Image, histograms: Row) -> Row:

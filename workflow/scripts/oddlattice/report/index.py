@@ -7,54 +7,48 @@ import numpy as np
 import polars as pl
 import yaml
 
-from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.report import numbers as n
 from oddlattice.report.index_lines import STATES, URGENCY
 from oddlattice.report.pages import render
 from oddlattice.storage.rows import Row
 
 
-def sessions(lines: list[Row], rows: list[Row]) -> list[Row]:
-    """A line per folder: its images, pooled density with its interval, times, and how many need a person."""
-    by_id = {str(row["image_id"]): row for row in rows}
-    folders: dict[str, list[Row]] = {}
+def sessions(lines: list[Row], folders: list[Row]) -> list[Row]:
+    """A line per folder: its images, density with its interval, times, and how many need a person.
+
+    `folders` are those of statistics.json: the density of a folder is computed there, and shown here and there.
+    """
+    density_of = {row["folder"]: row for row in folders}
+    members: dict[str, list[Row]] = {}
     for one in lines:
-        folders.setdefault(one["folder"], []).append(one)
-    found = []
-    for folder, members in sorted(folders.items()):
-        analysed = [by_id[x["id"]] for x in members if x["state"] == "analysed" and not x["unusable"]]
-        number = sum(row["defects_reviewed"] or 0 for row in analysed)
-        area = sum(row["area_reviewed_nm2"] for row in analysed if n.usable(row["area_reviewed_nm2"]))
-        ends = [x / area for x in (number, *poisson_interval(number))] if area else [None] * 3
-        density, between = n.interval(*ends)
-        times = sorted(x["acquired"] for x in members if x["acquired"])
-        found.append(
-            {
-                "folder": folder,
-                "images": len(members),
-                "analysed": len(analysed),
-                "urgent": sum(x["urgent"] < URGENCY.index("no_lattice") for x in members),
-                "reviewed": sum(x["reviewed"] for x in members),
-                "density_text": density,
-                "interval_text": between if between != n.NONE else "",
-                "from": times[0] if times else "",
-                "to": times[-1] if times and times[-1] != times[0] else "",
-            }
-        )
-    return found
+        members.setdefault(one["folder"], []).append(one)
+    return [_session(name, some, density_of.get(name or ".", {})) for name, some in sorted(members.items())]
 
 
-def review_summary(said: pl.DataFrame, precise: pl.DataFrame, files: list[Row], rows: list[Row]) -> Row | None:
+def _session(folder: str, lines: list[Row], density: Row) -> Row:
+    ends = {key: density.get(key) for key in ("density_per_nm2", "ci_low_per_nm2", "ci_high_per_nm2")}
+    text, between = n.interval(*ends.values())
+    times = sorted(x["acquired"] for x in lines if x["acquired"])
+    return ends | {
+        "folder": folder,
+        "images": len(lines),
+        "analysed": sum(x["state"] == "analysed" and not x["unusable"] for x in lines),
+        "urgent": sum(x["urgent"] < URGENCY.index("no_lattice") for x in lines),
+        "reviewed": sum(x["reviewed"] for x in lines),
+        "density_text": text,
+        "interval_text": between if between != n.NONE else "",
+        "from": times[0] if times else "",
+        "to": times[-1] if times and times[-1] != times[0] else "",
+    }
+
+
+def review_summary(
+    said: pl.DataFrame, precise: pl.DataFrame, files: list[Row], rows: list[Row], totals: Row
+) -> Row | None:
     """What reviews changed, for the index; None where there is no review file."""
     if not files:
         return None
     analysed = [row for row in rows if row["state"] == "analysed"]
-    pairs = [("defects", "area_nm2"), ("defects_reviewed", "area_reviewed_nm2")]
-    texts = []
-    for number_key, area_key in pairs:
-        number, area = (sum(row[key] or 0 for row in analysed) for key in (number_key, area_key))
-        ends = [x / area for x in (number, *poisson_interval(int(number)))] if area else [None] * 3
-        texts.append((n.count(int(number)), n.significant(area), *n.interval(*ends)))
     precision_rows = [
         row
         | {
@@ -71,12 +65,18 @@ def review_summary(said: pl.DataFrame, precise: pl.DataFrame, files: list[Row], 
     return {
         "says": ", ".join(says),
         "files": files,
-        "before": texts[0],
-        "after": texts[1],
+        "before": _density_texts(totals["flagged"]),
+        "after": _density_texts(totals["reviewed"]),
         "precision": precision_rows,
         "changed": [row["image_id"] for row in analysed if row["reviewers"]],
         "unmatched": lost.drop("corners_px").to_dicts(),
     }
+
+
+def _density_texts(total: Row) -> list[str]:
+    """Number, area, density and interval of images together."""
+    ends = (total[key] for key in ("density_per_nm2", "ci_low_per_nm2", "ci_high_per_nm2"))
+    return [n.count(total["number"]), n.significant(total["area_nm2"]), *n.interval(*ends)]
 
 
 def axis_top(lines: list[Row]) -> float:
@@ -89,21 +89,22 @@ def axis_top(lines: list[Row]) -> float:
     return float(next(s for s in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if s * power >= reach * 0.999) * power)
 
 
-def summary(lines: list[Row], rows: list[Row], discovered: pl.DataFrame) -> list[Row]:
-    """The figures at the head of the index."""
+def summary(lines: list[Row], rows: list[Row], discovered: pl.DataFrame, totals: Row) -> list[Row]:
+    """The figures at the head of the index; `totals` are those of statistics.json."""
     files = Counter(discovered["state"])
-    analysed = [row for row in rows if row["state"] == "analysed"]
-    area = sum(row["area_nm2"] for row in analysed if n.usable(row["area_nm2"]))
-    defects = sum(row["defects"] or 0 for row in analysed)
-    tested = sum(row["columns_tested"] or 0 for row in analysed)
+    analysed = sum(row["state"] == "analysed" for row in rows)
+    counted, flagged = totals["reviewed"], totals["flagged"]["number"]
     waiting = f"{n.count(files['waiting'])} waiting" if files["waiting"] else "none waiting"
     urgent = sum(x["urgent"] < URGENCY.index("no_lattice") for x in lines)
+    before = f"; {n.count(flagged)} before review" if flagged != counted["number"] else ""
+    once = ", of a stack its first frame" if counted["images"] < analysed else ""
+    states = f"{n.count(len(rows))} images, {n.count(len(rows) - analysed)} refused"
     found = [
         ("Files found", n.count(discovered.height), "", waiting),
-        ("Images analysed", n.count(len(analysed)), "", f"of {n.count(len(rows))} images and refusals"),
-        ("Defects flagged", n.count(defects), "", f"of {n.count(tested)} columns tested"),
-        ("Area analysed", n.significant(area), "nm²", "in all images"),
-        ("For a person", n.count(urgent), "", "stand first below, with the reason"),
+        ("Images analysed", n.count(analysed), "", states),
+        ("Defects", n.count(counted["number"]), "", f"of {n.count(counted['columns_tested'])} columns tested{before}"),
+        ("Area tested", n.significant(counted["area_nm2"]), "nm²", f"in {n.count(counted['images'])} images{once}"),
+        ("Needs attention", n.count(urgent), "", "listed first below, with the reason"),
     ]
     return [dict(zip(("label", "value", "unit", "note"), row, strict=True)) for row in found]
 
@@ -112,7 +113,7 @@ def index_numbers(
     lines: list[Row],
     rows: list[Row],
     discovered: pl.DataFrame,
-    kinds: Counter[str],
+    totals: Row,
     remarkable: dict[str, float],
     folders: list[Row],
     review: Row | None,
@@ -120,9 +121,10 @@ def index_numbers(
     """Every number that the index shows, as it lies beside it."""
     states = Counter(str(x["state"]) for x in lines)
     return {
-        "figures": summary(lines, rows, discovered),
+        "figures": summary(lines, rows, discovered, totals),
         "states": dict(sorted(states.items())),
-        "kinds": dict(sorted(kinds.items())),
+        "totals": totals,
+        "kinds": totals["reviewed"]["kinds"],
         "remarkable_density_per_nm2": remarkable,
         "sessions": folders,
         "review": review,

@@ -1,17 +1,15 @@
 """A line of the index for each image and each file without one: what it says, and whether it needs a person."""
 
-import os
 import re
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from oddlattice.report import numbers as n
 from oddlattice.report.image_facts import sentence
+from oddlattice.statistics.counting import one_of_each_stack
 from oddlattice.storage.rows import Row
 
-SAFE_ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 STATES = {
     "analysed": "Analysed",
     "no_model": "No model",
@@ -25,29 +23,11 @@ ENOUGH_IMAGES = 5  # below this number of analysed images of a model no density 
 URGENCY = ("conflict", "density", "no_model", "warning", "rejected", "no_lattice", "")
 
 
-def find_pages(page_dirs: list[Path]) -> dict[str, Path]:
-    """Folder of each page by image id.
-
-    Raises
-    ------
-    ValueError
-        If a page's name could not stand in an address as it is.
-    """
-    found = {}
-    for folder in page_dirs:
-        for name in os.listdir(folder):
-            if name.endswith(".html"):
-                if not SAFE_ID.fullmatch(name[:-5]):
-                    raise ValueError(f"{folder / name}: a page's name may hold a to z, 0 to 9 and -, nothing else")
-                found[name[:-5]] = folder
-    return found
-
-
 def remarkable_densities(rows: list[Row], times: float) -> dict[str, float]:
     """Density above which an image stands out [nm^-2]: `times` the median of its model, if it has enough images."""
     by_model: dict[str, list[float]] = {}
-    for row in rows:
-        if row["state"] == "analysed" and n.usable(row["density_per_nm2"]):
+    for row in one_of_each_stack([row for row in rows if row["state"] == "analysed"]):
+        if n.usable(row["density_per_nm2"]):
             by_model.setdefault(str(row["model"]), []).append(row["density_per_nm2"])
     return {model: times * float(np.median(found)) for model, found in by_model.items() if len(found) >= ENOUGH_IMAGES}
 
@@ -94,17 +74,15 @@ def _signal(row: Row) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def line(row: Row, pages: dict[str, Path], home: Path, remarkable: dict[str, float], read: set[str]) -> Row:
+def line(row: Row, pages: dict[str, str], remarkable: dict[str, float], read: set[str]) -> Row:
     """One line of the index: what it shows, and what it is sorted and found by."""
     folder, _, name = str(row["path"]).rpartition("/")
     why, says = urgency(row, remarkable, read)
-    page = pages.get(str(row["image_id"]))
-    base = os.path.relpath(page, home).replace(os.sep, "/") if page is not None else ""
     analysed = row["state"] == "analysed"
     density, between = n.interval(*(row.get(k) for k in ("density_per_nm2", "density_ci_low", "density_ci_high")))
     return {
         "id": row["image_id"],
-        "base": base,
+        "base": pages.get(str(row["image_id"]), "").rpartition("/")[0],
         "folder": folder,
         "name": name,
         "signal": _signal(row),

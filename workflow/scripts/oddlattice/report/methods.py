@@ -68,9 +68,9 @@ def paragraphs(rows: Sequence[Row], found: Row, config: Mapping[str, Any], versi
     Parameters
     ----------
     rows : sequence of dict
-        Analysed images (products.IMAGES).
+        Analysed images (products.IMAGES) that count; what differs from one to the other is taken from here.
     found : dict
-        4_defects/statistics.json.
+        4_defects/statistics.json: sums are taken from here.
     config : mapping
         The merged configuration.
     versions : mapping
@@ -78,18 +78,21 @@ def paragraphs(rows: Sequence[Row], found: Row, config: Mapping[str, Any], versi
     """
     cite = Cited()
     texts = [
-        _of_images(rows, config, versions, cite),
-        _of_detection(rows, config, cite),
+        _of_images(rows, found, config, versions, cite),
+        _of_detection(rows, found, config, cite),
         _of_numbers(found, config, cite),
     ]
     return {"paragraphs": texts, "references": cite.texts}
 
 
-def _of_images(rows: Sequence[Row], config: Mapping[str, Any], versions: Mapping[str, str], cite: Cited) -> str:
-    area = sum(row["area_nm2"] or 0.0 for row in rows)
-    cells = sum(row["cells_analysed"] or 0 for row in rows)
+def _of_images(
+    rows: Sequence[Row], found: Row, config: Mapping[str, Any], versions: Mapping[str, str], cite: Cited
+) -> str:
+    total = found["totals"]["reviewed"]
+    area, cells = total["area_nm2"], total["cells_analysed"]
     tile = config["tile"]
-    how_many = "1 image was" if len(rows) == 1 else f"{n.count(len(rows))} images were"
+    how_many = "1 image was" if found["images"] == 1 else f"{n.count(found['images'])} images were"
+    once = " Of a stack of frames one is counted." if found["images_counted"] < found["images"] else ""
     return (
         f"{how_many} analysed with oddlattice {versions['oddlattice']}, a Snakemake "
         f"{cite('snakemake')} pipeline which reads them with HyperSpy {versions['hyperspy']} {cite('hyperspy')} and "
@@ -101,13 +104,13 @@ def _of_images(rows: Sequence[Row], config: Mapping[str, Any], versions: Mapping
         f"{cite('gpa')} with a slowly varying displacement field, the shifts of scan lines were measured over whole "
         f"lines and taken out, the image was divided by its local mean and resampled to 20 px per unit cell along both "
         f"lattice vectors. In all {n.count(cells)} unit cells ({n.significant(area)} nm²) were analysed; regions "
-        f"without the crystal's lattice were masked."
+        f"without the crystal's lattice were masked.{once}"
     )
 
 
-def _of_detection(rows: Sequence[Row], config: Mapping[str, Any], cite: Cited) -> str:
+def _of_detection(rows: Sequence[Row], found: Row, config: Mapping[str, Any], cite: Cited) -> str:
     models = sorted({str(row["model"]) for row in rows})
-    columns, number = (sum(row[key] or 0 for row in rows) for key in ("columns_tested", "defects"))
+    columns, number = (found["totals"]["reviewed"][key] for key in ("columns_tested", "number"))
     infer, defects = config["infer"], config["defects"]
     return (
         f"The bulk was predicted by {_methods_of(config, cite)} (model {', '.join(models) or 'none'}; adapted to each "

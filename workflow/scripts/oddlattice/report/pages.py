@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from markupsafe import Markup
 from oddlattice.storage.json_text import json_text
 
 HERE = Path(__file__).parent
+
+SAFE_ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 def embedded_json(value: Any) -> Markup:
@@ -77,3 +81,21 @@ def render(template: str, scripts: tuple[str, ...], data: Any, **values: Any) ->
         )
     )
     return text.encode("utf-8", "backslashreplace")
+
+
+def find_pages(page_dirs: list[str], home: Path) -> dict[str, str]:
+    """Address of each image's page, from a page in `home`, by image id.
+
+    Raises
+    ------
+    ValueError
+        If a page's name could not stand in an address as it is.
+    """
+    found = {}
+    for folder in map(Path, page_dirs):
+        for name in sorted(os.listdir(folder)):
+            if name.endswith(".html"):
+                if not SAFE_ID.fullmatch(name[:-5]):
+                    raise ValueError(f"{folder / name}: a page's name may hold a to z, 0 to 9 and -, nothing else")
+                found[name[:-5]] = os.path.relpath(folder / name, home).replace(os.sep, "/")
+    return found

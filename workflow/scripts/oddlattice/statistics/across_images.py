@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import zarr
 
 from oddlattice.statistics import densities
-from oddlattice.statistics.counting import one_of_each_stack
-from oddlattice.statistics.groups import compare_groups
+from oddlattice.statistics.counting import as_reviewed, one_of_each_stack
+from oddlattice.statistics.groups import compare_groups, folders, pooled
 from oddlattice.statistics.trends import trends_of_series
 from oddlattice.storage.groups import group_of, listed_in, said_of
 from oddlattice.storage.rows import Row
@@ -20,8 +20,8 @@ def by_model(
     kinds, fractions = [], []
     for model in sorted({str(row["model"]) for row in rows}):
         images = [row for row in rows if str(row["model"]) == model]
-        total: Counter[str] = sum((Counter(counts.get(row["image_id"], {})) for row in images), Counter())
-        kinds += [{"model": model} | row for row in densities.densities_by_kind(list(total.elements()), images)]
+        each = [list(Counter(counts.get(row["image_id"], {})).elements()) for row in images]
+        kinds += [{"model": model} | row for row in densities.densities_by_kind(each, images)]
         tested: Counter[str] = Counter()
         flagged: list[tuple[str, str]] = []
         for row in images:
@@ -57,9 +57,9 @@ def compare(
     Parameters
     ----------
     rows : sequence of dict
-        Analysed images as people reviewed them, see `counting.as_reviewed`.
+        Analysed images (products.IMAGES).
     counts : mapping
-        image_id -> kind -> point defects.
+        image_id -> kind -> point defects, as people reviewed them.
     sites : mapping
         image_id -> fractions of sites, see `densities.site_fractions`.
     names : mapping
@@ -67,15 +67,39 @@ def compare(
     seed : int
         Of the simulated p-values of trends.
     """
-    each = one_of_each_stack(rows)
+    reviewed = as_reviewed(rows)
+    each = one_of_each_stack(reviewed)
     kinds, fractions = by_model(each, counts, sites)
     listed, compared = compare_groups(each, counts, names)
     return {
-        "images": len(rows),
+        "images": len(reviewed),
         "images_counted": len(each),
+        "totals": totals(rows, each, counts),
+        "folders": folders(each, counts),
         "densities": kinds,
         "sites": fractions,
         "groups": listed,
         "comparisons": compared,
-        "trends": trends_of_series(rows, counts, seed),
+        "trends": trends_of_series(reviewed, counts, seed),
+    }
+
+
+def totals(rows: Sequence[Row], each: Sequence[Row], counts: Mapping[str, Mapping[str, int]]) -> Row:
+    """All images together, each place of the sample once: as flagged, and as people reviewed them.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Analysed images (products.IMAGES).
+    each : sequence of dict
+        Those that count, as people reviewed them.
+    counts : mapping
+        image_id -> kind -> point defects, as people reviewed them.
+    """
+    kinds: Counter[str] = sum((Counter(counts.get(str(row["image_id"]), {})) for row in each), Counter())
+    flagged = {str(row["image_id"]): {"any": row["defects"] or 0} for row in rows}
+    sums = {key: sum(row[key] or 0 for row in each) for key in ("columns_tested", "cells_analysed", "cells_masked")}
+    return {
+        "flagged": pooled(one_of_each_stack(rows), flagged),
+        "reviewed": pooled(each, counts) | sums | {"kinds": dict(kinds.most_common())},
     }

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import optimize, special
 
 from oddlattice.numerics.intervals import poisson_interval, wilson
+from oddlattice.statistics import poisson
 from oddlattice.storage.rows import Row
 
 LEAST_COMPLETENESS = 0.05  # below this lower limit of the completeness a correction is no more than a guess
@@ -101,20 +102,21 @@ def pooled(founds: Sequence[Found], areas_nm2: Sequence[float]) -> Found:
     return Found(part * trials, trials)
 
 
-def densities_by_kind(kinds: Sequence[str], images: Sequence[Mapping[str, Any]]) -> list[Row]:
+def densities_by_kind(kinds: Sequence[Sequence[str]], images: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Number and density of each kind of point defect, as flagged and corrected, each with its 95 % interval.
 
     Parameters
     ----------
-    kinds : sequence of str
-        Kind of each point defect, of all images together.
+    kinds : sequence of sequence of str
+        Kind of each point defect of each image.
     images : sequence of mapping
         Rows of the images table (products.IMAGES) of the analysed images: area_nm2, fdr, completeness columns.
 
     Returns
     -------
     list of dict
-        A row for each kind, the most frequent first, and one for all together. `corrected_per_nm2` takes off the
+        A row for each kind, the most frequent first, and one for all together. Intervals are widened by the scatter
+        of the images beyond counting. `corrected_per_nm2` takes off the
         part that the false-discovery rate lets pass (shared by all kinds alike) and divides by the completeness; it is
         None, and `not_corrected` says why, where completeness is not known for this kind in every image.
     """
@@ -124,11 +126,14 @@ def densities_by_kind(kinds: Sequence[str], images: Sequence[Mapping[str, Any]])
     false = [row["fdr"] or 0.0 for row in images]
     share = sum(f * (row["defects"] or 0) for f, row in zip(false, images, strict=True))
     share /= max(sum(row["defects"] or 0 for row in images), 1)
-    counts = {kind: sum(k == kind for k in kinds) for kind in sorted(set(kinds))}
+    areas = [row["area_nm2"] or 0.0 for row in images]
+    numbers = {kind: [list(some).count(kind) for some in kinds] for kind in sorted({k for some in kinds for k in some})}
     rows = []
-    for kind, number in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        rows.append(_density(kind, number, area, share) | _corrected(kind, number, area, share, images))
-    return [*rows, _density("all", len(kinds), area, share) | _corrected_whole(images)]
+    for kind, each in sorted(numbers.items(), key=lambda item: (-sum(item[1]), item[0])):
+        count = Count.of(each, areas)
+        rows.append(_density(kind, count, share) | _corrected(kind, count, share, images))
+    every = Count.of([len(some) for some in kinds], areas)
+    return [*rows, _density("all", every, share) | _corrected_whole(images)]
 
 
 def _corrected_whole(images: Sequence[Mapping[str, Any]]) -> Row:
@@ -140,8 +145,25 @@ def _corrected_whole(images: Sequence[Mapping[str, Any]]) -> Row:
     return dict(zip(names, ends, strict=True)) | {"not_corrected": ""}
 
 
-def _density(kind: str, number: int, area: float, share: float) -> Row:
-    low, high = poisson_interval(number)
+@dataclass(frozen=True)
+class Count:
+    """Defects on an area [nm^2], and how much more than counting they scatter between images; at least 1."""
+
+    number: int
+    area_nm2: float
+    dispersion: float
+
+    @classmethod
+    def of(cls, numbers: Sequence[int], areas_nm2: Sequence[float]) -> "Count":
+        """Of images together, those without an area left out."""
+        kept = [(n, a) for n, a in zip(numbers, areas_nm2, strict=True) if a]
+        spread = poisson.within_dispersion([([n for n, _ in kept], [a for _, a in kept])]) if kept else None
+        return cls(sum(numbers), sum(areas_nm2), max(spread or 1.0, 1.0))
+
+
+def _density(kind: str, count: Count, share: float) -> Row:
+    number, area = count.number, count.area_nm2
+    low, high = poisson_interval(number, dispersion=count.dispersion)
     return {
         "kind": kind,
         "number": number,
@@ -158,7 +180,7 @@ def _density(kind: str, number: int, area: float, share: float) -> Row:
     }
 
 
-def _corrected(kind: str, number: int, area: float, share: float, images: Sequence[Mapping[str, Any]]) -> Row:
+def _corrected(kind: str, count: Count, share: float, images: Sequence[Mapping[str, Any]]) -> Row:
     used = [row for row in images if row["area_nm2"]]
     founds = [completeness_of(row, kind) for row in used]
     known = [f for f in founds if f is not None]
@@ -167,7 +189,8 @@ def _corrected(kind: str, number: int, area: float, share: float, images: Sequen
     found = pooled(known, [row["area_nm2"] for row in used])
     if wilson_low(found) < LEAST_COMPLETENESS:
         return {"completeness": found.part, "not_corrected": "completeness is too low to divide by"}
-    value, low, high = corrected_density(number, area / (1 - share), found)
+    exposure = count.area_nm2 / (1 - share)
+    value, low, high = corrected_density(count.number / count.dispersion, exposure / count.dispersion, found)
     return {
         "completeness": found.part,
         "corrected_per_nm2": value,

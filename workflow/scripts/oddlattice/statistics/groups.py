@@ -5,8 +5,7 @@ from typing import Any
 
 from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.statistics import poisson
-from oddlattice.statistics.counting import folder_of
-from oddlattice.statistics.trends import _grouped
+from oddlattice.statistics.counting import folder_of, grouped
 from oddlattice.storage.rows import Row
 
 
@@ -44,34 +43,53 @@ def compare_groups(
         As `rates.compare`, with `model`.
     """
     listed, compared = [], []
-    for model, images in _grouped([r for r in rows if r["area_nm2"]], lambda row: str(row["model"])).items():
-        members: dict[str, tuple[list[int], list[float]]] = {}
-        for row in images:
-            n, areas = members.setdefault(names[row["image_id"]], ([], []))
-            n.append(sum(counts.get(row["image_id"], {}).values()))
-            areas.append(float(row["area_nm2"]))
-        for name, (n, areas) in sorted(members.items()):
-            spread, area = poisson.within_dispersion([(n, areas)]), sum(areas)
-            scale = max(spread or 1.0, 1.0)
-            low, high = _scaled_interval(sum(n), scale)
-            listed.append(
-                {
-                    "model": model,
-                    "group": name,
-                    "images": len(n),
-                    "number": sum(n),
-                    "area_nm2": area,
-                    "density_per_nm2": sum(n) / area,
-                    "ci_low_per_nm2": low / area,
-                    "ci_high_per_nm2": high / area,
-                    "dispersion": spread,
-                }
-            )
-        compared += [{"model": model} | row for row in poisson.compare(members)]
+    for model, images in grouped([r for r in rows if r["area_nm2"]], lambda row: str(row["model"])).items():
+        members = grouped(images, lambda row: names[row["image_id"]])
+        listed += [{"model": model, "group": name} | pooled(some, counts) for name, some in members.items()]
+        compared += [{"model": model} | row for row in poisson.compare(members_seen(members, counts))]
     return listed, compared
 
 
-def _scaled_interval(number: int, dispersion: float) -> tuple[float, float]:
-    """Interval of a count that scatters by `dispersion` times what counting does."""
-    low, high = poisson_interval(number / dispersion)
-    return dispersion * low, dispersion * high
+def members_seen(
+    members: Mapping[str, Sequence[Row]], counts: Mapping[str, Mapping[str, int]]
+) -> dict[str, tuple[list[int], list[float]]]:
+    """Defects and area [nm^2] of each image of each group."""
+    return {
+        name: ([_number(row, counts) for row in images], [float(row["area_nm2"]) for row in images])
+        for name, images in members.items()
+    }
+
+
+def pooled(images: Sequence[Row], counts: Mapping[str, Mapping[str, int]]) -> Row:
+    """Density of images together: the one place where it is computed.
+
+    Parameters
+    ----------
+    images : sequence of dict
+        Each place of the sample once, see `counting.one_of_each_stack`.
+    counts : mapping
+        image_id -> kind -> point defects.
+
+    Returns
+    -------
+    dict
+        images, number, area_nm2, density_per_nm2, ci_low_per_nm2, ci_high_per_nm2, dispersion. The interval is widened
+        by the scatter of the images beyond counting; densities are None without an area.
+    """
+    tested = [row for row in images if row["area_nm2"]]
+    numbers, areas = [_number(row, counts) for row in tested], [float(row["area_nm2"]) for row in tested]
+    number, area = sum(numbers), sum(areas)
+    spread = poisson.within_dispersion([(numbers, areas)]) if tested else None
+    ends = (number, *poisson_interval(number, dispersion=spread))
+    density, low, high = (x / area for x in ends) if area else (None, None, None)
+    found: Row = {"images": len(images), "number": number, "area_nm2": area, "density_per_nm2": density}
+    return found | {"ci_low_per_nm2": low, "ci_high_per_nm2": high, "dispersion": spread}
+
+
+def _number(row: Row, counts: Mapping[str, Mapping[str, int]]) -> int:
+    return sum(counts.get(str(row["image_id"]), {}).values())
+
+
+def folders(rows: Sequence[Row], counts: Mapping[str, Mapping[str, int]]) -> list[Row]:
+    """Density of each folder, images of all models together; see `pooled`."""
+    return [{"folder": name} | pooled(some, counts) for name, some in grouped(rows, folder_of).items()]

@@ -33,7 +33,7 @@ def defect_figures(row: Row, defects: pl.DataFrame, columns: pl.DataFrame) -> Ro
     tested = dict(columns.group_by("site").len().iter_rows())
     flagged = [(str(site or ""), kind) for site, kind in zip(points["site"], kinds_of(points), strict=True)]
     return {
-        "densities": densities.densities_by_kind(kinds_of(points), [row]) if row["area_nm2"] else [],
+        "densities": densities.densities_by_kind([kinds_of(points)], [row]) if row["area_nm2"] else [],
         "sites": densities.site_fractions(tested, flagged),
     }
 

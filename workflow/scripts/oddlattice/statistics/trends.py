@@ -1,12 +1,11 @@
 """Trends within sessions and stacks."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.statistics import densities, poisson
-from oddlattice.statistics.counting import folder_of, one_of_each_stack, seed_for
+from oddlattice.statistics.counting import folder_of, grouped, one_of_each_stack, seed_for
 from oddlattice.storage.rows import Row
 
 LEAST_KIND = 10  # a kind of fewer defects has no trend of its own
@@ -48,11 +47,11 @@ def series_of(rows: Sequence[Row]) -> list[tuple[str, str, list[tuple[float, Row
     """
     found = []
     each = one_of_each_stack(rows)
-    for (folder, model), group in _grouped(each, lambda row: (folder_of(row), str(row["model"]))).items():
+    for (folder, model), group in grouped(each, lambda row: (folder_of(row), str(row["model"]))).items():
         points, without = timed(group)
         name = folder if len({str(r["model"]) for r in rows if folder_of(r) == folder}) < 2 else f"{folder} · {model}"
         found.append((name, "h", points, without))
-    for (path, signal, _), group in _grouped(
+    for (path, signal, _), group in grouped(
         rows, lambda row: (str(row["path"]), str(row["signal"]), str(row["model"]))
     ).items():
         frames = sorted(((float(row["frame"]), row) for row in group if row["frame"] >= 0), key=lambda item: item[0])
@@ -104,13 +103,6 @@ def trends_of_series(rows: Sequence[Row], counts: Mapping[str, Mapping[str, int]
     for row, p in zip(known, poisson.holm([row["p_value"] for row in known]), strict=True):
         row["p_holm"] = p
     return [{"p_holm": None} | row for row in found]
-
-
-def _grouped(rows: Iterable[Row], key: Any) -> dict[Any, list[Row]]:
-    found: dict[Any, list[Row]] = {}
-    for row in rows:
-        found.setdefault(key(row), []).append(row)
-    return dict(sorted(found.items()))
 
 
 def _point(x: float, row: Row, number: int, kind: str) -> Row:
