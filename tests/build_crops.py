@@ -19,7 +19,8 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
 from oddlattice.benchmark.crops.sets import SIDE_PX
-from oddlattice.benchmark.fields import compose_field, published_kinds
+from oddlattice.benchmark.fields import compose_field
+from oddlattice.benchmark.kinds import published_kinds
 from oddlattice.crystal import Crystal, load_crystal
 from oddlattice.simulate.columnwise import Conditions
 from oddlattice.simulate.compose import library_conditions

@@ -111,7 +111,7 @@ def machine() -> dict[str, object]:
 def field(side: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """A noisy image of SrTiO3 in the lattice frame with some weak columns, float32, and its mask."""
     from oddlattice.crystal import CELL_PX, load_crystal
-    from oddlattice.model.patches import draw_bulk
+    from oddlattice.model.simulated_bulk import draw_bulk
 
     rng = np.random.default_rng(seed)
     patch = draw_bulk(load_crystal(MODEL / "crystal.yaml"), 60, np.random.default_rng(0)).patch
@@ -133,7 +133,7 @@ def field(side: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def careful_engine(where: str, precision: str, batch: int, say: Callable[[str], None] = lambda _: None) -> Any:
     """The shipped network on a device, its batches watched as in the pipeline."""
     from oddlattice.model.folder import load_model
-    from oddlattice.predict.network import Careful, Engine
+    from oddlattice.predict.gpu import Careful, Engine
 
     return Careful(Engine.start(load_model(MODEL).vae, where, precision), batch, say)
 
@@ -239,7 +239,8 @@ def listed(tiles: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> set[t
 def agreement(size: Size) -> dict[str, object]:
     """Predictions of the device against the processor's in float32, and the defects that follow from both."""
     from oddlattice.crystal import CELL_PX
-    from oddlattice.predict.network import own_mean, predict_bulk, whole_there
+    from oddlattice.predict.network import predict_bulk, whole_there
+    from oddlattice.predict.own_residual import own_mean
 
     tiles, mask = field(min(size.side, 96), 7)
     raw = predict_bulk(careful_engine("cpu", "float32", 1024), tiles, mask, WIDTH_CELLS, os.cpu_count() or 1)
@@ -299,7 +300,7 @@ def stand_in_limit(careful: Any, patches: int) -> Iterator[None]:
 
 def fall_back(size: Size) -> dict[str, object]:
     """What happens when the GPU's memory is short: smaller batches, then the processor, and the same latents."""
-    from oddlattice.predict.network import padded
+    from oddlattice.model.patches import padded
 
     tiles, mask = field(min(size.side, 96), 3)
     rimmed = torch.from_numpy((padded(tiles) - 1) / contrast(tiles, mask)).float().to(device())
@@ -329,7 +330,7 @@ def fall_back(size: Size) -> dict[str, object]:
 def training_steps(size: Size, where: str, precision: str) -> Callable[[], None]:
     """A call that does `size.steps` steps of training on patches that are on the device; a tenth on the processor."""
     from oddlattice.crystal import load_crystal
-    from oddlattice.model.patches import simulated_batches
+    from oddlattice.model.simulated_bulk import simulated_batches
     from oddlattice.model.vae import VAE, VAEConfig, loss_terms
 
     batch = next(simulated_batches(load_crystal(MODEL / "crystal.yaml"), size.patches, seed=0))

@@ -12,18 +12,11 @@ from bench.material import CRYSTAL, ROOT
 from oddlattice.benchmark.published import PublishedVAE, patches_at, prepared
 from oddlattice.crystal import CELL_PX, load_crystal
 from oddlattice.model.folder import load_model
-from oddlattice.model.patches import draw_bulk
+from oddlattice.model.patches import padded, patches_of
+from oddlattice.model.simulated_bulk import draw_bulk
+from oddlattice.predict.gpu import Careful, Engine
 from oddlattice.predict.methods import COMPONENTS
-from oddlattice.predict.network import (
-    CHUNK_CELLS,
-    Careful,
-    Engine,
-    mean_cell,
-    padded,
-    patches_of,
-    predict_bulk,
-    whole_there,
-)
+from oddlattice.predict.network import CHUNK_CELLS, mean_cell, predict_bulk, whole_there
 from oddlattice.process.prefetch import Behind, ahead
 from oddlattice.process.single_thread import one_thread
 

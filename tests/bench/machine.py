@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from oddlattice.predict.network import cpu_has_bf16
+from oddlattice.predict.gpu import cpu_has_bf16
 from oddlattice.run.settings import versions
 
 

@@ -18,19 +18,19 @@ import train_published
 from oddlattice.benchmark import published
 from oddlattice.benchmark.fields import (
     SPACING_CELLS,
-    auroc,
     compose_field,
     detection_conditions,
-    detection_kinds,
     ideal_per_root_dose,
+    varied_conditions,
+)
+from oddlattice.benchmark.kinds import detection_kinds, partial_kinds, published_kinds
+from oddlattice.benchmark.separation import (
+    auroc,
     known_signal_scores,
-    partial_kinds,
-    published_kinds,
     recall_at,
     recall_of_ideal,
     recall_of_search,
     separation,
-    varied_conditions,
 )
 from oddlattice.benchmark.truth import nearest
 from oddlattice.crystal import load_crystal

@@ -18,11 +18,11 @@ from oddlattice.defects.injection import (
     trial_rows,
 )
 from oddlattice.defects.kernels import moved_peak
-from oddlattice.defects.known_defects import Trial, plain_trials, trials_of
 from oddlattice.defects.listing import Defect, Judged, judge_all, single_defects
 from oddlattice.defects.noise import Noise, estimate_noise
 from oddlattice.defects.null import judge_columns
 from oddlattice.lattice.columns import ColumnShape, peak_at
+from oddlattice.model.known_defects import Trial, plain_trials, trials_of
 from oddlattice.numerics.intervals import wilson
 
 MASK = np.ones((CELLS, CELLS), np.uint8)

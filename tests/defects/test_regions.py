@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import yaml
 
+from oddlattice.benchmark.jobs import Setup
+from oddlattice.benchmark.run_fields import analysed, tiled
 from oddlattice.crystal import CELL_PX
 from oddlattice.defects.listing import Defect, Judged
 from oddlattice.defects.regions import extended_regions, gap_cells, loud_cells, loudness
 from oddlattice.defects.registered import Registered
 from oddlattice.lattice.register import fit_registration
 from oddlattice.model.folder import load_model
+from oddlattice.predict.predictor import Predictor
 from oddlattice.run.stage_settings import DefectSettings
-from run_benchmark import Predictor, Setup, analysed, tiled
 from support.extended_fields import FIELDS, compose_extended, perfect
 from support.settings import default
 

@@ -14,7 +14,7 @@ import infer_differences
 from oddlattice.crystal import CELL_PX, load_crystal
 from oddlattice.model.choice import Judge, predicted_cell, tile_one
 from oddlattice.model.folder import load_model, sha256_of
-from oddlattice.model.patches import draw_bulk
+from oddlattice.model.simulated_bulk import draw_bulk
 from oddlattice.run.stage_settings import InferSettings
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from support.settings import default

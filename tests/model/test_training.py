@@ -11,20 +11,15 @@ from oddlattice.crystal import CELL_PX, crystal_from_dict, load_crystal
 from oddlattice.lattice.columns import mean_cell
 from oddlattice.lattice.register import register
 from oddlattice.lattice.shapes import fit_shape
+from oddlattice.model.bulk_images import propose_crystal, robust_cells
 from oddlattice.model.folder import load_model
-from oddlattice.model.patches import (
-    ImagePatches,
-    draw_bulk,
-    draw_library_bulk,
-    image_batches,
-    mean_cells,
-    simulated_batches,
-)
+from oddlattice.model.patches import ImagePatches, image_batches
+from oddlattice.model.simulated_bulk import draw_bulk, draw_library_bulk, mean_cells, simulated_batches
 from oddlattice.model.training import Progress, train_vae
 from oddlattice.model.vae import VAEConfig
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from oddlattice.simulate.library import load_library
-from train_model import main, propose_crystal, robust_cells
+from train_model import main
 
 SRTIO3 = load_crystal(Path(__file__).parents[2] / "models/srtio3_001/crystal.yaml")
 TINY: dict[str, Any] = {"latent": 4, "channels": [8, 8, 8], "basis": 16, "batch": 64, "seed": 3}

@@ -14,20 +14,13 @@ from oddlattice.lattice.columns import as_cells, mean_cell
 from oddlattice.lattice.shapes import fit_shape
 from oddlattice.model.folder import load_model
 from oddlattice.model.misfit import misfit
-from oddlattice.model.patches import correlated_noise, draw_bulk, standardised
+from oddlattice.model.patches import padded, patches_of, standardised
+from oddlattice.model.simulated_bulk import correlated_noise, draw_bulk
+from oddlattice.predict.gpu import Careful, Engine
+from oddlattice.predict.latents import smooth_latents
 from oddlattice.predict.methods import predict_pca, predict_template
-from oddlattice.predict.network import (
-    Careful,
-    Engine,
-    chunk_cells,
-    contrast_of,
-    own_mean,
-    padded,
-    patches_of,
-    predict_bulk,
-    smooth_latents,
-    whole_there,
-)
+from oddlattice.predict.network import chunk_cells, contrast_of, predict_bulk, whole_there
+from oddlattice.predict.own_residual import own_mean
 
 MODEL = Path(__file__).parents[2] / "models/srtio3_001"
 CRYSTAL = load_crystal(MODEL / "crystal.yaml")

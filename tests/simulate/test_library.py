@@ -12,8 +12,10 @@ import torch
 import yaml
 from scipy.ndimage import gaussian_filter
 
-import simulate_library as simulation
+import simulate_library
 from oddlattice.crystal import Crystal, load_crystal
+from oddlattice.simulate import configurations
+from oddlattice.simulate import specimen as specimens
 from oddlattice.simulate.columnwise import Conditions, Defect, Scan, simulate_scan
 from oddlattice.simulate.compose import AtomDefect, blurred, compose_scan, difference_image, library_conditions, shifted
 from oddlattice.simulate.library import (
@@ -59,12 +61,12 @@ def flat(library: Library, **changes: Any) -> Conditions:
 
 
 def direct_multislice(
-    specimen: simulation.Specimen, displacements: npt.NDArray[Any], recipe: dict[str, Any], positions: npt.NDArray[Any]
+    specimen: specimens.Specimen, displacements: npt.NDArray[Any], recipe: dict[str, Any], positions: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
     """What abTEM's own multislice of a focused probe gives at positions (n, 2) [Å]."""
     abtem = pytest.importorskip("abtem")
     ase = pytest.importorskip("ase")
-    optics = simulation.optics_of(recipe, specimen)
+    optics = configurations.optics_of(recipe, specimen)
     layer = np.floor(specimen.places[:, 2] * recipe["slices_per_cell"] + 1e-6) + 0.5
     across = specimen.places[:, :2] * specimen.box_angstrom[:2] + displacements
     places = np.column_stack([across, layer * optics.slice_angstrom])
@@ -90,13 +92,13 @@ def direct_multislice(
 
 def test_kernel_agrees_with_direct_multislice_for_bulk_and_defect() -> None:
     recipe = small_recipe()
-    block = simulation.Block(recipe, ROOT, 0)
+    block = configurations.Block(recipe, ROOT, 0)
     steps = np.array([(0, 0), (3, 1), (10, 10), (5, 14), (10, 0)])  # pixels of 1/20 cell
     positions = (steps / 20 + 1) * block.specimen.box_angstrom[:2]
     (change,) = changes_of(recipe)
     emptied = block.bulk + block.difference(change, (0.0, 0.0))
-    chosen = simulation.changed_atoms(block.specimen, change, (0.0, 0.0))
-    changed = simulation.apply_change(block.specimen, block.displacements, change, chosen)
+    chosen = specimens.changed_atoms(block.specimen, change, (0.0, 0.0))
+    changed = specimens.apply_change(block.specimen, block.displacements, change, chosen)
     for images, (specimen, displacements) in (
         (block.bulk, (block.specimen, block.displacements)),
         (emptied, changed),
@@ -109,12 +111,12 @@ def test_kernel_agrees_with_direct_multislice_for_bulk_and_defect() -> None:
 
 def test_composed_perfect_crystal_equals_direct_multislice(crystal: Crystal) -> None:
     recipe = small_recipe(rms_nm={"Sr": 0.0, "Ti": 0.0, "O": 0.0}, defects=[{"site": "Sr", "change": "empty"}])
-    library = simulation.simulate_library(recipe, ROOT)
+    library = configurations.simulate_library(recipe, ROOT)
     # 30 degrees, 33 pm pixels: every pixel falls between the library's
     conditions = flat(library, pixel_nm=0.033, rotation_deg=30.0, thickness_nm=4 * 0.3905)
     scan = compose_scan(library, crystal, conditions, (4, 6), origin_px=(1.3, 2.1))
     uv = (np.indices((4, 6)).reshape(2, -1).T - scan.origin_px) @ np.linalg.inv(scan.vectors_px)
-    specimen = simulation.build_specimen(recipe, ROOT)
+    specimen = specimens.build_specimen(recipe, ROOT)
     still = np.zeros((len(specimen.symbols), 2))
     direct = direct_multislice(specimen, still, recipe, np.mod(uv, 2) * specimen.box_angstrom[:2])
     np.testing.assert_allclose(scan.expected.ravel(), direct, rtol=0.01, atol=0.004 * direct.max())
@@ -122,7 +124,7 @@ def test_composed_perfect_crystal_equals_direct_multislice(crystal: Crystal) -> 
 
 def test_intensity_without_specimen_is_nothing() -> None:
     recipe = small_recipe()
-    optics = simulation.optics_of(recipe, simulation.build_specimen(recipe, ROOT))
+    optics = configurations.optics_of(recipe, specimens.build_specimen(recipe, ROOT))
     vacuum = transmissions(np.zeros((2, *optics.grid_px), dtype=np.float32), optics)
     exit_waves, _ = send_through(plane_waves(optics), vacuum, optics, 0, [2])
     assert annular_image(exit_waves[2], optics, (40, 40)).max() < 1e-9
@@ -132,16 +134,16 @@ def test_intensity_without_specimen_is_nothing() -> None:
 
 
 def test_same_phonons_give_the_same_images() -> None:
-    first, second = (simulation.Block(small_recipe(), ROOT, 3).bulk for _ in range(2))
+    first, second = (configurations.Block(small_recipe(), ROOT, 3).bulk for _ in range(2))
     np.testing.assert_array_equal(first, second)
-    assert np.abs(simulation.Block(small_recipe(), ROOT, 4).bulk - first).max() > 1e-4
+    assert np.abs(configurations.Block(small_recipe(), ROOT, 4).bulk - first).max() > 1e-4
 
 
 def test_site_average_keeps_the_middle_and_has_the_symmetry() -> None:
     rng = np.random.default_rng(0)
     for size in (40, 41):
         image = rng.random((1, size, size))
-        average = simulation.average_over_site(image, "4mm")
+        average = configurations.average_over_site(image, "4mm")
         middle = size // 2
         assert average[0, middle, middle] == pytest.approx(image[0, middle, middle])
         for row, col in ((3, 5), (5, 3), (-3, 5), (5, -3), (-3, -5)):
@@ -151,11 +153,11 @@ def test_site_average_keeps_the_middle_and_has_the_symmetry() -> None:
 def test_changes_concern_the_atoms_they_name() -> None:
     pytest.importorskip("ase")
     recipe = load_recipe(RECIPE)
-    specimen = simulation.build_specimen(recipe, ROOT)
+    specimen = specimens.build_specimen(recipe, ROOT)
     assert len(specimen.symbols) == 3 * 3 * 28 * 5
     for change in changes_of(recipe):
         place = (0.0, 0.0) if change.site == "Sr" else (0.5, 0.5)
-        chosen = simulation.changed_atoms(specimen, change, place)
+        chosen = specimens.changed_atoms(specimen, change, place)
         whole = 28 if change.site == "Sr" or change.of else 56  # a Ti column holds oxygen too
         assert chosen.sum() == (change.atoms or whole), change.name
         layers = specimen.places[chosen, 2]
@@ -166,27 +168,27 @@ def test_changes_concern_the_atoms_they_name() -> None:
 
 def test_atoms_that_are_not_there_cannot_be_changed() -> None:
     recipe = small_recipe(defects=[{"site": "Sr", "change": "vacancy", "of": "Sr", "atoms": 2, "first_cells": [3]}])
-    specimen = simulation.build_specimen(recipe, ROOT)
+    specimen = specimens.build_specimen(recipe, ROOT)
     (change,) = changes_of(recipe)
     with pytest.raises(ValueError, match="Sr-vacancy-Sr-2-at3: 1 atoms of the column"):
-        simulation.changed_atoms(specimen, change, (0.0, 0.0))
+        specimens.changed_atoms(specimen, change, (0.0, 0.0))
 
 
 def test_other_zone_axes_are_turned_along_the_beam(tmp_path: Path) -> None:
-    symbols, places, box = simulation.unit_cell(small_recipe(zone_axis=[1, 1, 0]), ROOT)
+    symbols, places, box = specimens.unit_cell(small_recipe(zone_axis=[1, 1, 0]), ROOT)
     np.testing.assert_allclose(sorted(box), sorted(3.905 * np.array([np.sqrt(2), 1, np.sqrt(0.5)])))
     titanium = places[symbols == "Ti"][0]
     np.testing.assert_allclose(titanium[:2], [0.5, 0.5])
     with pytest.raises(ValueError, match="need 90"):
-        simulation.unit_cell(small_recipe(zone_axis=[1, 1, 1]), ROOT)
+        specimens.unit_cell(small_recipe(zone_axis=[1, 1, 1]), ROOT)
 
 
 def test_structure_may_come_from_a_cif(tmp_path: Path) -> None:
     ase_io = pytest.importorskip("ase.io")
     ase = pytest.importorskip("ase")
-    symbols, places, box = simulation.unit_cell(small_recipe(), ROOT)
+    symbols, places, box = specimens.unit_cell(small_recipe(), ROOT)
     ase_io.write(tmp_path / "sto.cif", ase.Atoms(list(symbols), scaled_positions=places, cell=box, pbc=True))
-    again = simulation.unit_cell(small_recipe(structure={"cif": "sto.cif"}), tmp_path)
+    again = specimens.unit_cell(small_recipe(structure={"cif": "sto.cif"}), tmp_path)
     assert list(again[0]) == list(symbols)
     np.testing.assert_allclose(again[1], places, atol=1e-6)
     np.testing.assert_allclose(again[2], box)
@@ -196,7 +198,8 @@ def test_script_writes_a_library_that_loads(tmp_path: Path, capfd: pytest.Captur
     recipe = small_recipe(grid_px=[96, 96], thickness_cells=[1, 2])
     (tmp_path / "tiny.recipe.yaml").write_text(yaml.safe_dump(recipe))
     threads = torch.get_num_threads()
-    simulation.main(str(tmp_path / "tiny.recipe.yaml"), str(tmp_path / "t.safetensors"), str(tmp_path / "t.yaml"), 1)
+    recipe_yaml, images, card = (str(tmp_path / f"{name}") for name in ("tiny.recipe.yaml", "t.safetensors", "t.yaml"))
+    simulate_library.main(recipe_yaml, images, card, 1)
     torch.set_num_threads(threads)
     library = load_library(tmp_path / "t.yaml")
     assert library.recipe == recipe

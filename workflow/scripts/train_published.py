@@ -3,35 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from oddlattice.benchmark.fields import PLANS, Plan, compose_field, detection_conditions
-from oddlattice.benchmark.published import patches_at, prepared, save_published, train_published, whole_patches
-from oddlattice.crystal import Crystal, load_crystal
-from oddlattice.lattice.register import fit_registration, render
-from oddlattice.numerics.arrays import Float
+from oddlattice.benchmark.plans import PLANS
+from oddlattice.benchmark.published import (
+    bulk_patches,
+    save_published,
+    train_published,
+)
+from oddlattice.crystal import load_crystal
 from oddlattice.process.logs import log_to
 from oddlattice.process.single_thread import one_thread
-from oddlattice.simulate.library import Library, load_library
+from oddlattice.simulate.library import load_library
 from oddlattice.storage.atomic import whole_file
-
-
-def bulk_patches(plan: Plan, library: Library, crystal: Crystal, seed: int) -> Float:
-    """Patches (n, 64, 64) in [0, 1] centred on columns, of composed bulk fields of their own seeds."""
-    crops: list[Float] = []
-    while sum(len(part) for part in crops) < plan.published_patches:
-        rng = np.random.default_rng([seed, len(crops)])
-        conditions = detection_conditions(library, 400.0, 5.0, rng)
-        shape = (plan.side_px, plan.side_px)
-        scan = compose_field(library, crystal, conditions, shape, (), int(rng.integers(2**31))).scan
-        found = fit_registration(scan.counts, [crystal], (conditions.pixel_nm,) * 2)
-        tiles = render(scan.counts, found, (slice(0, found.mask.shape[0]), slice(0, found.mask.shape[1])))
-        cells = np.argwhere(found.mask)
-        uv = np.concatenate([cells + np.array([column.u, column.v]) for column in crystal.tested])
-        uv = rng.permutation(uv[whole_patches(tiles, uv)])
-        most = -(-plan.published_patches // 4)  # from four fields at least
-        crops.append(patches_at(prepared(tiles), uv[:most]))
-    return np.concatenate(crops)[: plan.published_patches]
 
 
 def main(library_card: str, crystal_file: str, out: str, size: str, seed: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from oddlattice.benchmark.fields import Plan
+from oddlattice.benchmark.plans import Plan
 from oddlattice.report import numbers as n
 from oddlattice.report.charts import COLOURS, OTHERS, Axis, Point, Series, chart
 from oddlattice.report.pages import render

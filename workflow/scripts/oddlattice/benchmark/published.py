@@ -19,10 +19,14 @@ from safetensors.torch import load_file, save
 from scipy import ndimage
 from torch import Tensor, nn
 
-from oddlattice.crystal import CELL_PX
+from oddlattice.benchmark.fields import compose_field, detection_conditions
+from oddlattice.benchmark.plans import Plan
+from oddlattice.crystal import CELL_PX, Crystal
 from oddlattice.defects import published_score
+from oddlattice.lattice.register import fit_registration, render
 from oddlattice.numerics.arrays import Float
-from oddlattice.predict.network import cpu_has_bf16
+from oddlattice.predict.gpu import cpu_has_bf16
+from oddlattice.simulate.library import Library
 
 PATCH_PX = 64
 PX_PER_CELL = 23.8
@@ -190,3 +194,21 @@ def load_published(path: Path) -> PublishedVAE:
     model = PublishedVAE()
     model.load_state_dict(load_file(str(path)))
     return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def bulk_patches(plan: Plan, library: Library, crystal: Crystal, seed: int) -> Float:
+    """Patches (n, 64, 64) in [0, 1] centred on columns, of composed bulk fields of their own seeds."""
+    crops: list[Float] = []
+    while sum(len(part) for part in crops) < plan.published_patches:
+        rng = np.random.default_rng([seed, len(crops)])
+        conditions = detection_conditions(library, 400.0, 5.0, rng)
+        shape = (plan.side_px, plan.side_px)
+        scan = compose_field(library, crystal, conditions, shape, (), int(rng.integers(2**31))).scan
+        found = fit_registration(scan.counts, [crystal], (conditions.pixel_nm,) * 2)
+        tiles = render(scan.counts, found, (slice(0, found.mask.shape[0]), slice(0, found.mask.shape[1])))
+        cells = np.argwhere(found.mask)
+        uv = np.concatenate([cells + np.array([column.u, column.v]) for column in crystal.tested])
+        uv = rng.permutation(uv[whole_patches(tiles, uv)])
+        most = -(-plan.published_patches // 4)  # from four fields at least
+        crops.append(patches_at(prepared(tiles), uv[:most]))
+    return np.concatenate(crops)[: plan.published_patches]

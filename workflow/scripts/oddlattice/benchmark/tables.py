@@ -8,15 +8,15 @@ from typing import Any, Protocol
 import numpy as np
 import polars as pl
 
-from oddlattice.benchmark.fields import (
-    Kind,
+from oddlattice.benchmark.kinds import Kind
+from oddlattice.benchmark.published import Band
+from oddlattice.benchmark.separation import (
     known_signal_scores,
     recall_at,
     recall_of_ideal,
     recall_of_search,
     separation,
 )
-from oddlattice.benchmark.published import Band
 from oddlattice.benchmark.targets import aims_table
 from oddlattice.defects.null import shift_error_pm
 from oddlattice.numerics.arrays import Array

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from oddlattice.benchmark.fields import Kind
+from oddlattice.benchmark.kinds import Kind
 from oddlattice.storage.rows import Row
 
 Tables = dict[str, pl.DataFrame]

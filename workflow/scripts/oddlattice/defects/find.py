@@ -9,7 +9,6 @@ import zarr
 from oddlattice.crystal import CELL_PX, LEAST_CELLS
 from oddlattice.defects.extra import extra_columns
 from oddlattice.defects.kernels import kernel_width_px, z_map
-from oddlattice.defects.known_defects import Trial
 from oddlattice.defects.listing import Defect, Judged, judge_all, single_defects
 from oddlattice.defects.noise import Noise, estimate_noise, in_mean_cells, local_contrast
 from oddlattice.defects.null import judge_columns
@@ -18,6 +17,7 @@ from oddlattice.defects.regions import extended_regions, gap_cells, group_extend
 from oddlattice.defects.registered import Registered, load_registered
 from oddlattice.defects.tables import Tally
 from oddlattice.lattice.subareas import in_px, parts_of
+from oddlattice.model.known_defects import Trial
 from oddlattice.numerics.arrays import Float
 from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.groups import array_of, said_of, values_of

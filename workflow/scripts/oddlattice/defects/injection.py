@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from oddlattice.defects.kernels import moved_peak
-from oddlattice.defects.known_defects import Trial
 from oddlattice.defects.listing import Defect, Judged
 from oddlattice.defects.noise import Noise
 from oddlattice.defects.null import SiteColumns
 from oddlattice.lattice.columns import peak_at, window_of_cell, window_offsets
+from oddlattice.model.known_defects import Trial
 from oddlattice.numerics import distributions
 from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.intervals import weighted_poisson_interval, wilson

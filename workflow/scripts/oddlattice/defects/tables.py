@@ -17,7 +17,6 @@ from oddlattice.defects.injection import (
     smallest_loss,
     trial_rows,
 )
-from oddlattice.defects.known_defects import Trial
 from oddlattice.defects.listing import Defect, Judged
 from oddlattice.defects.noise import Noise
 from oddlattice.defects.null import change_error, shift_error_pm
@@ -25,6 +24,7 @@ from oddlattice.defects.registered import Registered
 from oddlattice.lattice.columns import mean_cell
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.lattice.subareas import Part, is_inside
+from oddlattice.model.known_defects import Trial
 from oddlattice.numerics.arrays import Array, Mask
 from oddlattice.numerics.intervals import poisson_interval, wilson
 from oddlattice.run.stage_settings import DefectSettings

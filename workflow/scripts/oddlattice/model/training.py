@@ -1,12 +1,16 @@
 """A plain training loop: fixed seeds, early stop, the best weights kept."""
 
+import queue
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from oddlattice.model.patches import Batch
+from oddlattice.model.patches import (
+    Batch,
+)
 from oddlattice.model.vae import VAE, VAEConfig, loss_terms
 
 
@@ -94,3 +98,16 @@ def train_vae(
                 break
     vae.load_state_dict(kept)
     return vae.eval(), history
+
+
+def ahead(batches: Iterator[Batch], depth: int = 8) -> Iterator[Batch]:
+    """The same batches in the same order, made by a thread while the network trains."""
+    ready: queue.Queue[Batch] = queue.Queue(depth)
+
+    def make() -> None:
+        for batch in batches:
+            ready.put(batch)
+
+    threading.Thread(target=make, daemon=True).start()
+    while True:
+        yield ready.get()

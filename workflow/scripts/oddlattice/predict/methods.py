@@ -7,8 +7,8 @@ from scipy.ndimage import gaussian_filter
 
 from oddlattice.crystal import CELL_PX
 from oddlattice.lattice.columns import as_cells, mean_cell
+from oddlattice.model.patches import padded, patches_of
 from oddlattice.numerics.arrays import Float
-from oddlattice.predict.network import padded, patches_of
 
 COMPONENTS = 20
 COLUMN_PX, QUIET_PART = 2.3, 0.6  # width of a column; part of the patches that components are taken from

@@ -39,7 +39,7 @@ from oddlattice.benchmark.crops.lattice import (
 )
 from oddlattice.benchmark.crops.sets import SIDE_PX, TEST, TRAIN
 from oddlattice.benchmark.crops.vae import STEPS, Predictor, TrainingSet, train_predictor
-from oddlattice.benchmark.fields import auroc
+from oddlattice.benchmark.separation import auroc
 from oddlattice.lattice.fourier import NoLatticeError
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.intervals import wilson

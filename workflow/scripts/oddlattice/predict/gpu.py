@@ -1,0 +1,165 @@
+"""The network on a device: which one, in which precision, and what happens when its memory runs out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from oddlattice.crystal import CELL_PX
+from oddlattice.model.vae import VAE
+from oddlattice.numerics.arrays import Float
+from oddlattice.numerics.local_plane import Planes
+
+CHUNK_CELLS = 32  # a chunk is 32x32 cells: one batch
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware (without, bfloat16 is far slower than float32)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return " avx512_bf16" in flags or " amx_bf16" in flags
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A network ready to predict on a device.
+
+    Attributes
+    ----------
+    vae : VAE
+    device : str
+        ``cpu`` or ``cuda``.
+    bf16 : bool
+    """
+
+    vae: VAE
+    device: str
+    bf16: bool
+
+    @classmethod
+    def start(cls, vae: VAE, device: str = "auto", precision: str = "auto") -> "Engine":
+        """Choose the device and the number format: bfloat16 where the hardware has it.
+
+        Raises
+        ------
+        ValueError
+            If a GPU is asked for and there is none.
+        """
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("infer.device: found cuda, but no GPU is usable here; use auto or cpu")
+        chosen = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+        bf16 = precision == "bfloat16" or (precision == "auto" and (chosen == "cuda" or cpu_has_bf16()))
+        moved = vae.eval().to(chosen, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(moved, chosen, bf16)
+
+    def encode(self, patches: Float) -> Float:
+        """Posterior mean of the latents, (n, latent) float32, of patches (n, 40, 40) float32."""
+        with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+            mean, _ = self.vae.encode(torch.from_numpy(patches)[:, None].to(self.device))
+        return np.asarray(mean.float().cpu().numpy(), dtype=np.float32)
+
+    def there(self, values: Float) -> torch.Tensor:
+        """An array on the device; by way of pinned memory to a GPU, so that the copy does not wait for its work."""
+        here = torch.from_numpy(values)
+        return here.pin_memory().to(self.device, non_blocking=True) if self.device == "cuda" else here
+
+    def here(self, values: torch.Tensor) -> Float:
+        """A tensor of the device as an array; by way of pinned memory from a GPU."""
+        if self.device != "cuda":
+            return np.asarray(values.numpy(), dtype=np.float32)
+        back = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        return np.asarray(back.copy_(values).numpy(), dtype=np.float32)
+
+    def encode_at(
+        self, cells: npt.NDArray[np.intp], rimmed: torch.Tensor, latents: torch.Tensor
+    ) -> npt.NDArray[np.intp]:
+        """`encode` of the patches about `cells` (n, 2), cut from tiles with a rim, into `latents` (U, V, k) there."""
+        rows, cols = rimmed.shape
+        side = 2 * CELL_PX
+        view = rimmed.as_strided(
+            (rows // CELL_PX - 1, cols // CELL_PX - 1, side, side), (CELL_PX * cols, CELL_PX, cols, 1)
+        )
+        u, v = torch.from_numpy(cells.T.copy()).to(rimmed.device)
+        with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+            mean, _ = self.vae.encode(view[u, v][:, None].to(self.device))
+            latents[u, v] = mean.float().to(latents.device)
+        return cells
+
+    def decode_at(
+        self, cells: npt.NDArray[np.intp], latents: torch.Tensor, contrast: float, prediction: torch.Tensor
+    ) -> npt.NDArray[np.intp]:
+        """`decode` for `cells` (n, 2), written in units of the local mean into `prediction` (U * 20, V * 20) there."""
+        u, v = torch.from_numpy(cells.T.copy()).to(prediction.device)
+        rows, cols = (n // CELL_PX for n in prediction.shape)
+        with torch.inference_mode():
+            out = self.vae.decode_centre(latents[u, v].to(self.device))
+            scaled = (1 + contrast * out[:, 0]).to(prediction.device)
+            prediction.view(rows, CELL_PX, cols, CELL_PX)[u, :, v] = scaled
+        return cells
+
+    def decode(self, latents: Float) -> Float:
+        """Central cells (n, 20, 20) float32 that latents (n, latent) float32 stand for.
+
+        In float32: the decoder's rounding would otherwise be seen in bright columns.
+        """
+        with torch.inference_mode():
+            out = self.vae.decode_centre(torch.from_numpy(latents).to(self.device))
+        return np.asarray(out[:, 0].cpu().numpy(), dtype=np.float32)
+
+
+class Careful:
+    """Runs batches; when the GPU's memory runs out the batch is halved, and below 64 the CPU goes on.
+
+    Parameters
+    ----------
+    engine : Engine
+    batch : int
+        Patches at once.
+    say : callable
+        Told of every fall-back.
+    """
+
+    def __init__(
+        self, engine: Engine, batch: int = CHUNK_CELLS**2, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.engine, self.batch, self.say = engine, batch, say
+
+    def run(self, verb: str, given: npt.NDArray[Any], *others: Any) -> npt.NDArray[Any]:
+        """Apply the engine's `verb` (``encode``, ``decode``...) to all rows of `given`, with `others` every time."""
+        parts, start = [], 0
+        while start < len(given):
+            try:
+                parts.append(getattr(self.engine, verb)(given[start : start + self.batch], *others))
+                start += self.batch
+            except torch.OutOfMemoryError:
+                if self.engine.device != "cuda":
+                    raise
+                self._fall_back()
+        return np.concatenate(parts)
+
+    def _fall_back(self) -> None:
+        torch.cuda.empty_cache()
+        if self.batch >= 128:
+            self.batch //= 2
+            self.say(f"GPU memory is short: batch halved to {self.batch} patches")
+        else:
+            self.engine, self.batch = Engine.start(self.engine.vae, "cpu"), CHUNK_CELLS**2
+            self.say("GPU memory is too short for 64 patches: going on with the CPU")
+
+
+def _median(values: torch.Tensor) -> torch.Tensor:
+    """Median along the last axis, as numpy has it, kept as an axis of length 1."""
+    line, n = values.sort(dim=-1).values, values.shape[-1]
+    return (line[..., (n - 1) // 2, None] + line[..., n // 2, None]) / 2
+
+
+def _planes_there(good: npt.NDArray[np.bool_], width: float, like: torch.Tensor) -> list[torch.Tensor]:
+    """Terms of `planes_through` beside a tensor."""
+    kind = np.float64 if like.dtype == torch.float64 else np.float32
+    return [torch.from_numpy(x).to(like.device) for x in Planes(good.astype(np.float64), width).terms(kind)]

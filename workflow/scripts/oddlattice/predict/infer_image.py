@@ -1,0 +1,141 @@
+"""Prediction and difference of one image, from store to store."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from zarr.codecs import BloscCodec
+
+from oddlattice.crystal import CELL_PX, LEAST_CELLS
+from oddlattice.lattice.shapes import fit_shapes
+from oddlattice.lattice.subareas import Part, in_px
+from oddlattice.model.folder import Model
+from oddlattice.model.known_defects import trials_of
+from oddlattice.model.misfit import misfit, objection
+from oddlattice.numerics.arrays import Float
+from oddlattice.predict.network import contrast_of
+from oddlattice.predict.pieces import Piece, _mask, pieces_of
+from oddlattice.predict.predictor import Predictor, predictor_masked
+from oddlattice.predict.response import responses
+from oddlattice.predict.samples import Samples, contrast_in
+from oddlattice.process.sandbox import Fault
+from oddlattice.storage import blocks
+from oddlattice.storage.groups import array_of, group_of, said_of
+
+CHUNK_PX = 32 * CELL_PX
+
+
+def infer_image(
+    source: zarr.Group,
+    target: zarr.Group,
+    model: Model,
+    predictor: Predictor,
+    settings: dict[str, Any],
+    pieces: Iterable[Piece] | None = None,
+    write: Callable[..., None] = lambda call, *arguments: call(*arguments),
+) -> str:
+    """Predict one image, write prediction and difference; returns "" or why there is no model for it.
+
+    Parameters
+    ----------
+    pieces : iterable of Piece, optional
+        The image's tiles where they are read elsewhere.
+    write : callable
+        Does or defers a call that writes.
+    """
+    attributes = said_of(source)
+    tiles, mask = array_of(source, "tiles"), _mask(source)
+    said: dict[str, Any] = {
+        "model": model.name,
+        "model_sha256": model.sha256,
+        "method": predictor.method,
+        "device": predictor.careful.engine.device,
+        "precision": "bfloat16" if predictor.careful.engine.bf16 else "float32",
+        "trial_defects": [vars(trial) for trial in trials_of(model.meta, [c.site for c in model.crystal.tested])],
+    }
+    if int(mask.sum()) < LEAST_CELLS:
+        reason = (
+            f"only {int(mask.sum())} cells of crystal; at least {LEAST_CELLS} are needed to know the image's own noise"
+        )
+        target.update_attributes({"oddlattice": {**said, "state": "no_lattice", "reason": reason}})
+        return reason
+    arrays = {name: new_map(target, name, tiles.shape) for name in ("prediction", "difference")}
+    samples, contrast = Samples(mask), contrast_in(tiles, mask)
+    for piece in pieces if pieces is not None else pieces_of("", source, mask):
+        samples.take(piece.part, seen=piece.tiles)
+        contrast = contrast if contrast is not None else contrast_of(samples.median("seen"))
+        raw, prediction = predictor.whole(piece.tiles, piece.mask, contrast)
+        # the model is judged by the network, whatever the method: a template always fits itself
+        network = raw if predictor.method == "vae" else predictor.by_network(piece.tiles, piece.mask, contrast)
+        samples.take(piece.part, network=network, predicted=prediction)
+        difference = predictor_masked(piece.tiles - prediction, piece.mask)
+        write(write_core, piece.part, [(arrays["prediction"], prediction), (arrays["difference"], difference)])
+    off = misfit(samples.median("seen"), samples.median("network"))
+    reason = objection(model.name, off, float(attributes["stretch"]), float(settings["misfit_limit"]))
+    cell = samples.median("predicted")
+    shapes = fit_shapes(cell, model.crystal.columns) if not reason else []
+    vectors_pm = np.array([attributes["a_px"], attributes["b_px"]]) * float(attributes["pixel_nm"]) * 1000
+    left = responses(predictor, tiles, mask, shapes, vectors_pm) if shapes else []
+    columns = [
+        asdict(shape) | {"response_intensity": a, "response_shift": b}
+        for shape, (a, b) in zip(shapes, left, strict=True)
+    ]
+    said |= {"state": "no_model" if reason else "analysed", "reason": reason, "model_misfit": off}
+    target.update_attributes({"oddlattice": {**said, "contrast": contrast_of(cell), "columns": columns}})
+    return reason
+
+
+def new_map(target: zarr.Group, name: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
+    """A map in the lattice frame, chunks as the tiles have them, 0 where nothing is written."""
+    return target.create_array(
+        name,
+        shape=shape,
+        dtype="float32",
+        chunks=(CHUNK_PX, CHUNK_PX),
+        compressors=[BloscCodec(cname="lz4", shuffle="bitshuffle", typesize=4)],
+        dimension_names=("u", "v"),
+    )
+
+
+def write_core(part: Part, maps: list[tuple[zarr.Array[Any], Float]]) -> None:
+    """Write a part's own cells of maps that cover its neighbourhood too."""
+    for array, values in maps:
+        blocks.write(array, in_px(part.core), values[in_px(part.inner)])
+
+
+def infer_one(
+    tiles: zarr.Group,
+    out: zarr.Group,
+    name: str,
+    model: Model,
+    predictor: Predictor,
+    settings: dict[str, Any],
+    pieces: Iterable[Piece] | None = None,
+    write: Callable[..., None] = lambda call, *arguments: call(*arguments),
+) -> tuple[str, str]:
+    """State and reason of one image; what an earlier attempt wrote of it goes.
+
+    Raises
+    ------
+    OSError
+        If the GPU has failed: that is no fault of the image.
+    """
+    source, target = group_of(tiles, name), out.create_group(name, overwrite=True)
+    try:
+        infer_image(source, target, model, predictor, settings, pieces, write)
+    except torch.AcceleratorError as error:
+        raise OSError(f"the GPU has failed: {error}") from error
+    said = said_of(target)
+    return str(said["state"]), str(said["reason"])
+
+
+def refuse(out: zarr.Group, name: str, fault: Fault | None) -> tuple[str, str]:
+    """State and reason of an image in which inference failed."""
+    why = fault.words if fault is not None else "nothing was said"
+    reason = f"the model could not be applied, by a fault of the program: {why}"
+    target = out.create_group(name, overwrite=True)
+    target.attrs["oddlattice"] = {"state": "rejected", "reason": reason}
+    return "rejected", reason

@@ -1,0 +1,45 @@
+"""Latents smoothed over the field: conditions vary slowly."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from oddlattice.numerics.arrays import Float
+from oddlattice.numerics.local_plane import Planes, planes_through
+from oddlattice.numerics.medians import median
+from oddlattice.predict.gpu import _median, _planes_there
+
+
+def smooth_latents(latents: Float, mask: npt.NDArray[np.uint8], width: float) -> Float:
+    """The conditions of the microscope and the thickness vary slowly: so do their latents.
+
+    Every patch's posterior mean is a noisy reading of them, and a defect's patch a wrong one. A local line through the
+    readings, with those beyond three robust standard deviations clipped, is both quieter and blind to single defects.
+
+    Parameters
+    ----------
+    latents : ndarray of shape (U, V, n), float32
+    mask : ndarray of shape (U, V), uint8
+    width : float
+        Width of the neighbourhood [cells].
+    """
+    good = mask.astype(bool)
+    planes = Planes(good.astype(np.float64), width)
+    layers = latents.transpose(2, 0, 1).astype(np.float64)
+    smooth = planes.smooth(layers)
+    off = (layers - smooth)[:, good]
+    spread = 3 * 1.4826 * median(np.abs(off - median(off, keepdims=True)), keepdims=True) + 1e-9
+    layers[:, good] = smooth[:, good] + np.clip(off, -spread, spread)
+    return planes.smooth(layers).transpose(1, 2, 0).astype(np.float32)
+
+
+def smooth_latents_there(latents: torch.Tensor, mask: npt.NDArray[np.uint8], width: float) -> torch.Tensor:
+    """`smooth_latents` where they are; (U, V, n) to (U, V, n), float32."""
+    good = torch.from_numpy(mask.astype(bool)).to(latents.device)
+    layers = latents.permute(2, 0, 1).double()
+    terms = _planes_there(mask > 0, width, layers)
+    smooth = planes_through(layers, *terms)
+    off = (layers - smooth)[:, good]
+    spread = 3 * 1.4826 * _median((off - _median(off)).abs()) + 1e-9
+    layers[:, good] = smooth[:, good] + torch.minimum(torch.maximum(off, -spread), spread)
+    return torch.as_tensor(planes_through(layers, *terms)).permute(1, 2, 0).float().contiguous()

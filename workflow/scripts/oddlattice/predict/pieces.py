@@ -1,0 +1,69 @@
+"""The tiles of a shard, read part by part."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+
+from oddlattice.crystal import LEAST_CELLS
+from oddlattice.lattice.subareas import Part, in_px, parts_of
+from oddlattice.numerics.arrays import Float, Mask
+from oddlattice.process.prefetch import ahead
+from oddlattice.storage.groups import group_of, values_of
+
+AROUND_CELLS = 16  # neighbourhood in which a part of a huge image is predicted: beyond it nothing weighs anything
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an image as it was read: its tiles and mask, neighbourhood included."""
+
+    image_id: str
+    part: Part
+    tiles: Float
+    mask: Mask
+
+
+def pieces_of(image_id: str, source: zarr.Group, mask: Mask) -> Iterator[Piece]:
+    """Read an image's tiles part by part; parts without analysed cells are left out."""
+    for part in parts_of(mask.shape, AROUND_CELLS):
+        here = mask[part.wide]
+        if mask[part.core].any():
+            seen = values_of(source, "tiles", in_px(part.wide)).astype(np.float32, copy=False)
+            yield Piece(image_id, part, seen, here)
+
+
+def _mask(source: zarr.Group) -> Mask:
+    return np.asarray(values_of(source, "mask"), dtype=np.uint8)
+
+
+def _pieces(tiles: zarr.Group, listed: list[dict[str, Any]]) -> Iterator[Piece]:
+    for row in listed:
+        if row["state"] == "tiled":
+            source = group_of(tiles, row["image_id"])
+            mask = _mask(source)
+            if int(mask.sum()) >= LEAST_CELLS:
+                yield from pieces_of(row["image_id"], source, mask)
+
+
+class Handed:
+    """The pieces of all images in one stream, handed out image by image."""
+
+    def __init__(self, pieces: Iterator[Piece]) -> None:
+        self._pieces = pieces
+        self._next = next(pieces, None)
+
+    @classmethod
+    def of_all(cls, tiles: zarr.Group, listed: list[dict[str, Any]]) -> "Handed":
+        """The pieces of all tiled images of a shard, read ahead."""
+        return cls(ahead(_pieces(tiles, listed)))
+
+    def of(self, image_id: str) -> Iterator[Piece]:
+        """Pieces of an image, in the order in which the images come."""
+        while self._next is not None and self._next.image_id == image_id:
+            piece, self._next = self._next, None
+            yield piece
+            del piece
+            self._next = next(self._pieces, None)

@@ -1,0 +1,49 @@
+"""Bulk predictions by one method with the settings of the rule."""
+
+from typing import Any
+
+from oddlattice.lattice.columns import (
+    as_cells,
+    mean_cell,
+)
+from oddlattice.model.folder import Model
+from oddlattice.numerics.arrays import Float, Mask
+from oddlattice.predict.gpu import Careful, Engine
+from oddlattice.predict.methods import predict_pca, predict_template
+from oddlattice.predict.network import contrast_of, predict_bulk, whole_there
+from oddlattice.predict.own_residual import own_mean
+
+
+class Predictor:
+    """Bulk predictions by one method with the settings of the rule."""
+
+    def __init__(self, model: Model, settings: dict[str, Any], threads: int) -> None:
+        self.method, self.width, self.threads = settings["method"], float(settings["smooth_cells"]), threads
+        engine = Engine.start(model.vae, settings["device"], settings["precision"])
+        self.careful = Careful(engine, int(settings["batch"]), print)
+
+    def __call__(self, tiles: Float, mask: Mask, contrast: float | None = None) -> Float:
+        """Prediction of the analysed cells, before the image's own mean residual is taken up."""
+        if self.method == "template":
+            return predict_template(tiles, mask)
+        if self.method == "pca":
+            return predict_pca(tiles, mask)
+        return self.by_network(tiles, mask, contrast)
+
+    def by_network(self, tiles: Float, mask: Mask, contrast: float | None = None) -> Float:
+        """The network's own prediction, whatever the method."""
+        return predict_bulk(self.careful, tiles, mask, self.width, self.threads, contrast)
+
+    def whole(self, tiles: Float, mask: Mask, contrast: float | None = None) -> tuple[Float, Float]:
+        """Raw prediction, and the one that has taken up the image's own mean residual; 0 on masked cells."""
+        if self.method == "vae" and self.careful.engine.device == "cuda":
+            known = contrast if contrast is not None else contrast_of(mean_cell(tiles, mask))
+            return whole_there(self.careful, tiles, mask, self.width, known)
+        raw = predictor_masked(self(tiles, mask, contrast), mask)
+        return raw, raw + own_mean(tiles - raw, mask, self.width, self.threads)
+
+
+def predictor_masked(values: Float, mask: Mask) -> Float:
+    """`values` (U * 20, V * 20) with masked cells set to 0, in place."""
+    as_cells(values)[mask == 0] = 0
+    return values
