@@ -147,7 +147,7 @@ def contrast(tiles: np.ndarray, mask: np.ndarray) -> float:
 
 def network_rates(size: Size) -> dict[str, dict[str, float]]:
     """Cells per second of network and smoothing, everything on the device: by precision, then by batch."""
-    from oddlattice.predict.network import predict_there
+    from oddlattice.predict.network import network_on_gpu
 
     tiles, mask = field(size.side)
     there, known = torch.from_numpy(tiles).to(device()), contrast(tiles, mask)
@@ -157,14 +157,14 @@ def network_rates(size: Size) -> dict[str, dict[str, float]]:
         found[precision] = {}
         for batch in size.batches:
             engine = careful_engine(device(), precision, batch)
-            call = lambda engine=engine: predict_there(engine, there, mask, WIDTH_CELLS, known)
+            call = lambda engine=engine: network_on_gpu(engine, there, mask, WIDTH_CELLS, known)
             found[precision][str(batch)] = rate(call, cells, size.least_s)
     return found
 
 
 def loop_rates(size: Size) -> dict[str, dict[str, object]]:
     """The whole loop, fields read ahead and results taken behind: by precision cells/s, busy share and bytes."""
-    from oddlattice.predict.network import whole_there
+    from oddlattice.predict.network import predict_on_gpu
     from oddlattice.process.prefetch import Behind, ahead
 
     source = [field(size.side, seed) for seed in range(2)]
@@ -177,7 +177,7 @@ def loop_rates(size: Size) -> dict[str, dict[str, object]]:
         def loop(engine: Any = engine) -> None:
             with Behind() as write:
                 for tiles, mask in ahead([source[k % 2] for k in range(size.images)]):
-                    write(np.copyto, out, whole_there(engine, tiles, mask, WIDTH_CELLS, known)[1])
+                    write(np.copyto, out, predict_on_gpu(engine, tiles, mask, WIDTH_CELLS, known)[1])
 
         loop()
         wait()
@@ -239,18 +239,18 @@ def listed(tiles: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> set[t
 def agreement(size: Size) -> dict[str, object]:
     """Predictions of the device against the processor's in float32, and the defects that follow from both."""
     from oddlattice.crystal import CELL_PX
-    from oddlattice.predict.network import predict_bulk, whole_there
-    from oddlattice.predict.own_residual import own_mean
+    from oddlattice.predict.network import predict_bulk, predict_on_gpu
+    from oddlattice.predict.own_residual import own_residual
 
     tiles, mask = field(min(size.side, 96), 7)
     raw = predict_bulk(careful_engine("cpu", "float32", 1024), tiles, mask, WIDTH_CELLS, os.cpu_count() or 1)
     known = np.repeat(np.repeat(mask, CELL_PX, 0), CELL_PX, 1)
-    reference = raw + own_mean(((tiles - raw) * known).astype(np.float32), mask, WIDTH_CELLS)
+    reference = raw + own_residual(((tiles - raw) * known).astype(np.float32), mask, WIDTH_CELLS)
     expected = listed(tiles, mask, reference)
     found: dict[str, object] = {"defects_by_processor": len(expected)}
     for precision in PRECISIONS:
         engine = careful_engine(device(), precision, size.batches[-1])
-        plain, prediction = whole_there(engine, tiles, mask, WIDTH_CELLS, contrast(tiles, mask))
+        plain, prediction = predict_on_gpu(engine, tiles, mask, WIDTH_CELLS, contrast(tiles, mask))
         off, defects = np.abs(np.stack([plain - raw, prediction - reference])), listed(tiles, mask, prediction)
         found[precision] = {
             "largest_difference": float(f"{off.max():.3g}"),

@@ -16,7 +16,7 @@ from oddlattice.model.patches import padded, patches_of
 from oddlattice.model.simulated_bulk import draw_bulk
 from oddlattice.predict.gpu import Careful, Engine
 from oddlattice.predict.methods import COMPONENTS
-from oddlattice.predict.network import CHUNK_CELLS, mean_cell, predict_bulk, whole_there
+from oddlattice.predict.network import CHUNK_CELLS, mean_cell, predict_bulk, predict_on_gpu
 from oddlattice.process.prefetch import Behind, ahead
 from oddlattice.process.single_thread import one_thread
 
@@ -109,7 +109,7 @@ def on_gpu(quick: bool) -> list[Figure]:
     def loop() -> None:
         with Behind() as write:
             for tiles, mask in ahead(pieces()):
-                write(np.copyto, out, whole_there(careful, tiles, mask, 5.0, contrast)[1])
+                write(np.copyto, out, predict_on_gpu(careful, tiles, mask, 5.0, contrast)[1])
 
     loop()
     torch.cuda.synchronize()

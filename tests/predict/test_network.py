@@ -19,8 +19,8 @@ from oddlattice.model.simulated_bulk import correlated_noise, draw_bulk
 from oddlattice.predict.gpu import Careful, Engine
 from oddlattice.predict.latents import smooth_latents
 from oddlattice.predict.methods import predict_pca, predict_template
-from oddlattice.predict.network import chunk_cells, contrast_of, predict_bulk, whole_there
-from oddlattice.predict.own_residual import own_mean
+from oddlattice.predict.network import chunk_cells, contrast_of, predict_bulk, predict_on_gpu
+from oddlattice.predict.own_residual import own_residual
 
 MODEL = Path(__file__).parents[2] / "models/srtio3_001"
 CRYSTAL = load_crystal(MODEL / "crystal.yaml")
@@ -69,7 +69,7 @@ def test_same_bytes_for_any_number_of_threads() -> None:
 
 def flagged(tiles: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> set[tuple[str, int, int]]:
     grown = np.repeat(np.repeat(mask, CELL_PX, 0), CELL_PX, 1)
-    prediction = prediction + own_mean(((tiles - prediction) * grown).astype(np.float32), mask, 5.0)
+    prediction = prediction + own_residual(((tiles - prediction) * grown).astype(np.float32), mask, 5.0)
     difference = ((tiles - prediction) * grown).astype(np.float32)
     noise = estimate_noise(difference, mask)
     shapes = [fit_shape(mean_cell(prediction, mask), column) for column in CRYSTAL.tested]
@@ -107,10 +107,10 @@ def test_the_way_of_a_gpu_gives_what_the_way_of_the_processor_gives() -> None:
     mask[:3, 5:9] = 0
     here = predict_bulk(engine(), tiles, mask, 5.0)
     residual = np.where(np.repeat(np.repeat(mask, 20, 0), 20, 1) > 0, tiles - here, np.float32(0))
-    whole = here + own_mean(residual, mask, 5.0)
+    whole = here + own_residual(residual, mask, 5.0)
     contrast = contrast_of(mean_cell(tiles, mask))
     for batch in (1024, 333):
-        raw, prediction = whole_there(engine(batch=batch), tiles, mask, 5.0, contrast)
+        raw, prediction = predict_on_gpu(engine(batch=batch), tiles, mask, 5.0, contrast)
         assert prediction.shape == tiles.shape and not as_cells(prediction)[mask == 0].any()
         np.testing.assert_allclose(raw, here, atol=1e-4)
         np.testing.assert_allclose(prediction, whole, atol=1e-4)
@@ -181,11 +181,11 @@ def test_own_mean_takes_the_common_part_and_leaves_the_odd_cell() -> None:
     as_cells(residual)[10, 10] += 5.0
     mask = np.ones((30, 30), np.uint8)
     mask[20:, 20:] = 0
-    left = residual - own_mean(residual, mask, 5.0)
+    left = residual - own_residual(residual, mask, 5.0)
     cells = as_cells(left)
     assert np.abs(np.median(cells[mask == 1], axis=0)).max() < 0.03
     assert cells[10, 10].mean() == pytest.approx(5.0, abs=0.1)
-    assert not as_cells(own_mean(residual, mask, 5.0))[mask == 0].any()
+    assert not as_cells(own_residual(residual, mask, 5.0))[mask == 0].any()
 
 
 def test_model_knows_its_own_crystal_and_no_other() -> None:

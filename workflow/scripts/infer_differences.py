@@ -7,7 +7,7 @@ import zarr
 
 from oddlattice.model.folder import load_model
 from oddlattice.predict.infer_image import infer_one, refuse
-from oddlattice.predict.pieces import Handed
+from oddlattice.predict.pieces import PiecesInOrder
 from oddlattice.predict.predictor import Predictor
 from oddlattice.process.logs import log_to
 from oddlattice.process.prefetch import Behind
@@ -37,7 +37,7 @@ def main(
     listed = listed_in(tiles)
     with whole_directory(out_zarr) as part, Behind() as write:
         out = zarr.open_group(part, mode="w", zarr_format=3)
-        pieces = None if watch.careful else spared(Handed.of_all, tiles, listed)[0]
+        pieces = None if watch.careful else spared(PiecesInOrder.of_all, tiles, listed)[0]
         rows = []
         for row in listed:
             name, state, reason = row["image_id"], row["state"], row["reason"]

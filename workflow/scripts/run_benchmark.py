@@ -6,7 +6,7 @@ from typing import Any
 
 from oddlattice.benchmark.fields import ideals
 from oddlattice.benchmark.files import whole_files
-from oddlattice.benchmark.jobs import KIND_SETS, Setup, _kinds, jobs_of
+from oddlattice.benchmark.jobs import KIND_SETS, Setup, cached_kinds, jobs_of
 from oddlattice.benchmark.page import write_page
 from oddlattice.benchmark.plans import PLANS
 from oddlattice.benchmark.run_fields import (
@@ -55,7 +55,7 @@ def main(
             "benchmark: found no package nionswift-io; needed to write .dm4 files: pip install nionswift-io"
         )
     library, model = load_library(Path(library_card)), load_model(Path(model_dir))
-    kinds = {name: _kinds(library_card, model_dir, name, plan.every) for name in KIND_SETS}
+    kinds = {name: cached_kinds(library_card, model_dir, name, plan.every) for name in KIND_SETS}
     setup = Setup(
         library_card,
         model_dir,

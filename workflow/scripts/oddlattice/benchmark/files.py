@@ -17,7 +17,7 @@ from oddlattice.benchmark.fields import (
     compose_field,
     detection_conditions,
 )
-from oddlattice.benchmark.jobs import Setup, _kinds, _library, _model
+from oddlattice.benchmark.jobs import Setup, cached_kinds, cached_library, cached_model
 from oddlattice.benchmark.plans import Plan
 from oddlattice.benchmark.truth import file_row
 from oddlattice.numerics.arrays import Float
@@ -48,8 +48,8 @@ def whole_files(plan: Plan, setup: Setup, read: dict[str, Any], seed: int) -> pl
 
     The defects are all kinds of the detection experiment; one is right when a defect is listed within 0.45 cell.
     """
-    library, model = _library(setup.library), _model(setup.model)
-    kinds = _kinds(setup.library, setup.model, "detection", setup.every)
+    library, model = cached_library(setup.library), cached_model(setup.model)
+    kinds = cached_kinds(setup.library, setup.model, "detection", setup.every)
     fields: list[Field] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

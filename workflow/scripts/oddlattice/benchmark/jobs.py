@@ -67,23 +67,27 @@ KIND_SETS = {"detection": detection_kinds, "classes": published_kinds, "calibrat
 
 
 @cache
-def _library(card: str) -> Library:
+def cached_library(card: str) -> Library:
+    """The library of a card, loaded once a process."""
     return load_library(Path(card))
 
 
 @cache
-def _model(folder: str) -> Model:
+def cached_model(folder: str) -> Model:
+    """The model of a folder, loaded once a process."""
     return load_model(Path(folder))
 
 
 @cache
-def _published(path: str) -> PublishedVAE:
+def cached_published(path: str) -> PublishedVAE:
+    """The published network, loaded once a process."""
     return load_published(Path(path))
 
 
 @cache
-def _kinds(library: str, model: str, name: str, every: int) -> tuple[Kind, ...]:
-    found = KIND_SETS[name](_library(library), _model(model).crystal) if name else ()
+def cached_kinds(library: str, model: str, name: str, every: int) -> tuple[Kind, ...]:
+    """The kinds of a set by name, none for ""."""
+    found = KIND_SETS[name](cached_library(library), cached_model(model).crystal) if name else ()
     return found[::every] if name == "detection" else found
 
 

@@ -17,7 +17,7 @@ from oddlattice.benchmark.crop_pictures import crops_of, published_crops
 from oddlattice.benchmark.fields import (
     compose_field,
 )
-from oddlattice.benchmark.jobs import Job, Setup, _kinds, _library, _model, _published
+from oddlattice.benchmark.jobs import Job, Setup, cached_kinds, cached_library, cached_model, cached_published
 from oddlattice.benchmark.published import (
     PublishedVAE,
     average_near_maximum,
@@ -113,8 +113,8 @@ class Outcome:
 def run_field(job: Job, setup: Setup) -> Outcome:
     """Compose a field, register it once, and let every method analyse it."""
     torch.set_num_threads(1)
-    library, model = _library(setup.library), _model(setup.model)
-    kinds = _kinds(setup.library, setup.model, job.kinds, setup.every)
+    library, model = cached_library(setup.library), cached_model(setup.model)
+    kinds = cached_kinds(setup.library, setup.model, job.kinds, setup.every)
     field = compose_field(library, model.crystal, job.conditions, job.shape, kinds, job.seed, job.first)
     pixel_nm = job.conditions.pixel_nm
     outcome = Outcome(job, {}, {}, {}, {})
@@ -141,7 +141,7 @@ def run_field(job: Job, setup: Setup) -> Outcome:
     if "published" in job.methods and outcome.columns:
         some = next(iter(outcome.columns.values()))
         whole, seen = with_whole_patches(model.crystal, tiles, some), prepared(tiles)
-        network = _published(setup.published)
+        network = cached_published(setup.published)
         outcome.columns["published"] = published_table(seen, *whole, network, job.seed)
         if job.keep:
             outcome.crops["published"] = published_crops(seen, *whole, network)

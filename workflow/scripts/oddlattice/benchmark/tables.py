@@ -17,7 +17,7 @@ from oddlattice.benchmark.separation import (
     recall_of_search,
     separation,
 )
-from oddlattice.benchmark.targets import aims_table
+from oddlattice.benchmark.targets import targets_table
 from oddlattice.defects.null import shift_error_pm
 from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.intervals import wilson
@@ -493,4 +493,4 @@ def summarise(
         "files": files,
         "fields": pl.DataFrame(findings.fields, infer_schema_length=None),
     }
-    return {"aims": aims_table(tables, kinds["detection"])} | tables
+    return {"aims": targets_table(tables, kinds["detection"])} | tables

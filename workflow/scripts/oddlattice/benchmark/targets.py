@@ -133,7 +133,7 @@ def _naming_aims(confusion: pl.DataFrame, kinds: tuple[Kind, ...]) -> list[Row]:
     return rows
 
 
-def aims_table(tables: Tables, kinds: tuple[Kind, ...]) -> pl.DataFrame:
+def targets_table(tables: Tables, kinds: tuple[Kind, ...]) -> pl.DataFrame:
     """The aims that the plan measured, for every method.
 
     Parameters

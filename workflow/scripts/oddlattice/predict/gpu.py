@@ -64,12 +64,12 @@ class Engine:
             mean, _ = self.vae.encode(torch.from_numpy(patches)[:, None].to(self.device))
         return np.asarray(mean.float().cpu().numpy(), dtype=np.float32)
 
-    def there(self, values: Float) -> torch.Tensor:
+    def to_device(self, values: Float) -> torch.Tensor:
         """An array on the device; by way of pinned memory to a GPU, so that the copy does not wait for its work."""
         here = torch.from_numpy(values)
         return here.pin_memory().to(self.device, non_blocking=True) if self.device == "cuda" else here
 
-    def here(self, values: torch.Tensor) -> Float:
+    def to_host(self, values: torch.Tensor) -> Float:
         """A tensor of the device as an array; by way of pinned memory from a GPU."""
         if self.device != "cuda":
             return np.asarray(values.numpy(), dtype=np.float32)
@@ -153,13 +153,13 @@ class Careful:
             self.say("GPU memory is too short for 64 patches: going on with the CPU")
 
 
-def _median(values: torch.Tensor) -> torch.Tensor:
+def median_of(values: torch.Tensor) -> torch.Tensor:
     """Median along the last axis, as numpy has it, kept as an axis of length 1."""
     line, n = values.sort(dim=-1).values, values.shape[-1]
     return (line[..., (n - 1) // 2, None] + line[..., n // 2, None]) / 2
 
 
-def _planes_there(good: npt.NDArray[np.bool_], width: float, like: torch.Tensor) -> list[torch.Tensor]:
+def planes_on(good: npt.NDArray[np.bool_], width: float, like: torch.Tensor) -> list[torch.Tensor]:
     """Terms of `planes_through` beside a tensor."""
     kind = np.float64 if like.dtype == torch.float64 else np.float32
     return [torch.from_numpy(x).to(like.device) for x in Planes(good.astype(np.float64), width).terms(kind)]

@@ -17,8 +17,8 @@ from oddlattice.model.known_defects import trials_of
 from oddlattice.model.misfit import misfit, objection
 from oddlattice.numerics.arrays import Float
 from oddlattice.predict.network import contrast_of
-from oddlattice.predict.pieces import Piece, _mask, pieces_of
-from oddlattice.predict.predictor import Predictor, predictor_masked
+from oddlattice.predict.pieces import Piece, mask_of, pieces_of
+from oddlattice.predict.predictor import Predictor, masked
 from oddlattice.predict.response import responses
 from oddlattice.predict.samples import Samples, contrast_in
 from oddlattice.process.sandbox import Fault
@@ -47,7 +47,7 @@ def infer_image(
         Does or defers a call that writes.
     """
     attributes = said_of(source)
-    tiles, mask = array_of(source, "tiles"), _mask(source)
+    tiles, mask = array_of(source, "tiles"), mask_of(source)
     said: dict[str, Any] = {
         "model": model.name,
         "model_sha256": model.sha256,
@@ -71,7 +71,7 @@ def infer_image(
         # the model is judged by the network, whatever the method: a template always fits itself
         network = raw if predictor.method == "vae" else predictor.by_network(piece.tiles, piece.mask, contrast)
         samples.take(piece.part, network=network, predicted=prediction)
-        difference = predictor_masked(piece.tiles - prediction, piece.mask)
+        difference = masked(piece.tiles - prediction, piece.mask)
         write(write_core, piece.part, [(arrays["prediction"], prediction), (arrays["difference"], difference)])
     off = misfit(samples.median("seen"), samples.median("network"))
     reason = objection(model.name, off, float(attributes["stretch"]), float(settings["misfit_limit"]))

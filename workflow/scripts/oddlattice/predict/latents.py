@@ -7,7 +7,7 @@ import torch
 from oddlattice.numerics.arrays import Float
 from oddlattice.numerics.local_plane import Planes, planes_through
 from oddlattice.numerics.medians import median
-from oddlattice.predict.gpu import _median, _planes_there
+from oddlattice.predict.gpu import median_of, planes_on
 
 
 def smooth_latents(latents: Float, mask: npt.NDArray[np.uint8], width: float) -> Float:
@@ -33,13 +33,13 @@ def smooth_latents(latents: Float, mask: npt.NDArray[np.uint8], width: float) ->
     return planes.smooth(layers).transpose(1, 2, 0).astype(np.float32)
 
 
-def smooth_latents_there(latents: torch.Tensor, mask: npt.NDArray[np.uint8], width: float) -> torch.Tensor:
+def smooth_latents_on_gpu(latents: torch.Tensor, mask: npt.NDArray[np.uint8], width: float) -> torch.Tensor:
     """`smooth_latents` where they are; (U, V, n) to (U, V, n), float32."""
     good = torch.from_numpy(mask.astype(bool)).to(latents.device)
     layers = latents.permute(2, 0, 1).double()
-    terms = _planes_there(mask > 0, width, layers)
+    terms = planes_on(mask > 0, width, layers)
     smooth = planes_through(layers, *terms)
     off = (layers - smooth)[:, good]
-    spread = 3 * 1.4826 * _median((off - _median(off)).abs()) + 1e-9
+    spread = 3 * 1.4826 * median_of((off - median_of(off)).abs()) + 1e-9
     layers[:, good] = smooth[:, good] + torch.minimum(torch.maximum(off, -spread), spread)
     return torch.as_tensor(planes_through(layers, *terms)).permute(1, 2, 0).float().contiguous()

@@ -12,8 +12,8 @@ from oddlattice.lattice.columns import as_cells, mean_cell
 from oddlattice.model.patches import padded, patches_of, standardised
 from oddlattice.numerics.arrays import Float
 from oddlattice.predict.gpu import CHUNK_CELLS, Careful
-from oddlattice.predict.latents import smooth_latents, smooth_latents_there
-from oddlattice.predict.own_residual import own_mean_there
+from oddlattice.predict.latents import smooth_latents, smooth_latents_on_gpu
+from oddlattice.predict.own_residual import own_residual_on_gpu
 
 
 def chunk_cells(mask: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.intp]]:
@@ -67,7 +67,7 @@ def predict_bulk(
 
     if careful.engine.device == "cuda":
         engine = careful.engine
-        return engine.here(predict_there(careful, engine.there(tiles), mask, width, contrast))
+        return engine.to_host(network_on_gpu(careful, engine.to_device(tiles), mask, width, contrast))
     torch.set_num_threads(1)
     rimmed, chunks = standardised(padded(tiles), contrast), chunk_cells(mask)
     with ThreadPoolExecutor(min(threads, os.cpu_count() or 1)) as pool:
@@ -78,7 +78,7 @@ def predict_bulk(
 
 
 @torch.inference_mode()
-def predict_there(
+def network_on_gpu(
     careful: Careful, tiles: torch.Tensor, mask: npt.NDArray[np.uint8], width: float, contrast: float
 ) -> torch.Tensor:
     """`predict_bulk` where the tiles are, on a GPU: patches are cut there, and nothing comes back in between.
@@ -97,21 +97,21 @@ def predict_there(
     latents = torch.zeros((*mask.shape, careful.engine.vae.config.latent), device=tiles.device)
     careful.run("encode_at", cells, rimmed, latents)
     prediction = torch.zeros_like(tiles)
-    careful.run("decode_at", cells, smooth_latents_there(latents, mask, width), contrast, prediction)
+    careful.run("decode_at", cells, smooth_latents_on_gpu(latents, mask, width), contrast, prediction)
     return prediction
 
 
 @torch.inference_mode()
-def whole_there(
+def predict_on_gpu(
     careful: Careful, tiles: Float, mask: npt.NDArray[np.uint8], width: float, contrast: float
 ) -> tuple[Float, Float]:
     """Raw prediction and the one with the image's own mean residual, by a GPU: tiles go there once, both come back."""
     engine = careful.engine
-    seen = engine.there(tiles)
-    raw = predict_there(careful, seen, mask, width, contrast)
+    seen = engine.to_device(tiles)
+    raw = network_on_gpu(careful, seen, mask, width, contrast)
     wide = torch.from_numpy(mask.astype(np.float32)).to(seen.device)
     known = wide.repeat_interleave(CELL_PX, 0).repeat_interleave(CELL_PX, 1)
-    return engine.here(raw), engine.here(raw + own_mean_there((seen - raw) * known, mask, width))
+    return engine.to_host(raw), engine.to_host(raw + own_residual_on_gpu((seen - raw) * known, mask, width))
 
 
 def contrast_of(cell: npt.NDArray[np.float64]) -> float:

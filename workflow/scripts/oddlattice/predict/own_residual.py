@@ -12,29 +12,29 @@ from oddlattice.lattice.columns import as_cells
 from oddlattice.numerics.arrays import Float
 from oddlattice.numerics.local_plane import Planes, planes_through
 from oddlattice.numerics.medians import median
-from oddlattice.predict.gpu import _median, _planes_there
+from oddlattice.predict.gpu import median_of, planes_on
 
 
-def own_mean_there(residual: torch.Tensor, mask: npt.NDArray[np.uint8], local_cells: float) -> torch.Tensor:
-    """`own_mean` where the residual is."""
+def own_residual_on_gpu(residual: torch.Tensor, mask: npt.NDArray[np.uint8], local_cells: float) -> torch.Tensor:
+    """`own_residual` where the residual is."""
     rows, cols = mask.shape
     out = torch.zeros_like(residual)
     good = torch.from_numpy(mask.astype(bool)).to(residual.device)
     if not mask.any():
         return out
     cells, means = (x.view(rows, CELL_PX, cols, CELL_PX) for x in (residual, out))
-    terms = _planes_there(mask > 0, local_cells, residual)
+    terms = planes_on(mask > 0, local_cells, residual)
     for row in range(CELL_PX):  # a row of the cell at a time: memory stays small
         here = cells[:, row].permute(2, 0, 1)[:, good]
-        middle = _median(here)
-        spread = 3 * (1.4826 * _median((here - middle).abs()) + 1e-9)
+        middle = median_of(here)
+        spread = 3 * (1.4826 * median_of((here - middle).abs()) + 1e-9)
         field = torch.zeros((CELL_PX, rows, cols), device=residual.device)
         field[:, good] = torch.minimum(torch.maximum(here - middle, -spread), spread)
         means[:, row].permute(2, 0, 1)[:, good] = middle + planes_through(field, *terms)[:, good]
     return out
 
 
-def own_mean(residual: Float, mask: npt.NDArray[np.uint8], local_cells: float, threads: int = 1) -> Float:
+def own_residual(residual: Float, mask: npt.NDArray[np.uint8], local_cells: float, threads: int = 1) -> Float:
     """What the prediction misses everywhere in this image: the robust mean residual of a cell, slowly varying.
 
     The residual of each pixel of the cell is clipped at three robust standard deviations about its median over the

@@ -35,7 +35,8 @@ def pieces_of(image_id: str, source: zarr.Group, mask: Mask) -> Iterator[Piece]:
             yield Piece(image_id, part, seen, here)
 
 
-def _mask(source: zarr.Group) -> Mask:
+def mask_of(source: zarr.Group) -> Mask:
+    """Which cells (U, V) of a tiled image are analysed."""
     return np.asarray(values_of(source, "mask"), dtype=np.uint8)
 
 
@@ -43,12 +44,12 @@ def _pieces(tiles: zarr.Group, listed: list[dict[str, Any]]) -> Iterator[Piece]:
     for row in listed:
         if row["state"] == "tiled":
             source = group_of(tiles, row["image_id"])
-            mask = _mask(source)
+            mask = mask_of(source)
             if int(mask.sum()) >= LEAST_CELLS:
                 yield from pieces_of(row["image_id"], source, mask)
 
 
-class Handed:
+class PiecesInOrder:
     """The pieces of all images in one stream, handed out image by image."""
 
     def __init__(self, pieces: Iterator[Piece]) -> None:
@@ -56,7 +57,7 @@ class Handed:
         self._next = next(pieces, None)
 
     @classmethod
-    def of_all(cls, tiles: zarr.Group, listed: list[dict[str, Any]]) -> "Handed":
+    def of_all(cls, tiles: zarr.Group, listed: list[dict[str, Any]]) -> "PiecesInOrder":
         """The pieces of all tiled images of a shard, read ahead."""
         return cls(ahead(_pieces(tiles, listed)))
 

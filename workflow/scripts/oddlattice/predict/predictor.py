@@ -10,8 +10,8 @@ from oddlattice.model.folder import Model
 from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.predict.gpu import Careful, Engine
 from oddlattice.predict.methods import predict_pca, predict_template
-from oddlattice.predict.network import contrast_of, predict_bulk, whole_there
-from oddlattice.predict.own_residual import own_mean
+from oddlattice.predict.network import contrast_of, predict_bulk, predict_on_gpu
+from oddlattice.predict.own_residual import own_residual
 
 
 class Predictor:
@@ -38,12 +38,12 @@ class Predictor:
         """Raw prediction, and the one that has taken up the image's own mean residual; 0 on masked cells."""
         if self.method == "vae" and self.careful.engine.device == "cuda":
             known = contrast if contrast is not None else contrast_of(mean_cell(tiles, mask))
-            return whole_there(self.careful, tiles, mask, self.width, known)
-        raw = predictor_masked(self(tiles, mask, contrast), mask)
-        return raw, raw + own_mean(tiles - raw, mask, self.width, self.threads)
+            return predict_on_gpu(self.careful, tiles, mask, self.width, known)
+        raw = masked(self(tiles, mask, contrast), mask)
+        return raw, raw + own_residual(tiles - raw, mask, self.width, self.threads)
 
 
-def predictor_masked(values: Float, mask: Mask) -> Float:
+def masked(values: Float, mask: Mask) -> Float:
     """`values` (U * 20, V * 20) with masked cells set to 0, in place."""
     as_cells(values)[mask == 0] = 0
     return values
