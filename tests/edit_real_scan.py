@@ -32,10 +32,10 @@ from scipy.spatial import cKDTree
 
 from cut_tiles import main as cut_tiles
 from find_defects import main as find_defects
-from infer_differences import main as infer_differences
 from oddlattice.crystal import Crystal, load_crystal
 from oddlattice.numerics.intervals import wilson
-from oddlattice.run.stage_settings import DefectSettings, ReadSettings
+from oddlattice.predict.infer_shard import infer_shard
+from oddlattice.run.stage_settings import DefectSettings, InferSettings, ReadSettings
 from read_images import main as read_images
 from support.raw_files import shard_of, write_ncem
 from support.real_columns import RealScan, change_at, lay_on_lattice, read_counts
@@ -108,7 +108,8 @@ def through_the_pipeline(images: list[Array], pixel_nm: tuple[float, float]) -> 
             folder / "read.log",
         )
         cut_tiles(folder / "1.zarr", [MODEL / "crystal.yaml"], folder / "2.zarr", config["tile"])
-        infer_differences(str(folder / "2.zarr"), [str(MODEL)], str(folder / "3.zarr"), config["infer"], 1)
+        settings = InferSettings.of(config["infer"])
+        infer_shard(str(folder / "2.zarr"), [str(MODEL)], str(folder / "3.zarr"), settings, 1)
         out = {part: str(folder / f"{part}.parquet") for part in ("defects", "images", "columns", "completeness")}
         stores = [str(folder / f"{k}.zarr") for k in (1, 2, 3)]
         find_defects(*stores, *out.values(), str(folder / "4.zarr"), DefectSettings.of(config["defects"]))

@@ -49,7 +49,7 @@ def calls(work: Path, shard: str, threads: int) -> Mapping[str, Callable[[], obj
     given = {
         "read_images": config["read"],
         "cut_tiles": config["tile"],
-        "infer_differences": config["infer"] | {"seed": config["seed"]},
+        "infer_differences": config["infer"],
         "find_defects": DefectSettings.of(config["defects"]),
     }
     zarrs = {

@@ -36,8 +36,11 @@ from oddlattice.benchmark.truth import nearest
 from oddlattice.crystal import load_crystal
 from oddlattice.numerics.intervals import wilson
 from oddlattice.report.charts import Axis, Point, Series, chart
+from oddlattice.run.stage_settings import BenchmarkSettings
 from oddlattice.simulate.library import load_library
+from support.settings import default
 
+SEED, VERSIONS = 5, {"versions": {"oddlattice": "0"}}
 ROOT = Path(__file__).parents[2]
 CARD, MODEL = ROOT / "models/libraries/srtio3_001.yaml", ROOT / "models/srtio3_001"
 LIBRARY, CRYSTAL = load_library(CARD), load_crystal(MODEL / "crystal.yaml")
@@ -293,14 +296,14 @@ def test_chart_puts_points_where_they_belong() -> None:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("benchmark")
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
-    settings = {"size": "tiny", "methods": ["vae", "template", "published"], "seed": 5}
+    settings = default(BenchmarkSettings, size="tiny", methods=["vae", "template", "published"])
     stages = {
         name: config[name] | ({"device": "cpu"} if name == "infer" else {})
         for name in ("read", "tile", "infer", "defects")
     }
     weights = str(tmp_path_factory.mktemp("published") / "published.safetensors")
-    train_published.main(str(CARD), str(MODEL / "crystal.yaml"), weights, settings["size"], settings["seed"])
-    run_benchmark.main(str(CARD), str(MODEL), weights, str(out), settings, stages, {"versions": {"oddlattice": "0"}}, 1)
+    train_published.main(str(CARD), str(MODEL / "crystal.yaml"), weights, settings.size, SEED)
+    run_benchmark.main(str(CARD), str(MODEL), weights, str(out), settings, stages, SEED, VERSIONS, 1)
     return out
 
 
@@ -364,11 +367,9 @@ def test_nothing_analysed_is_said(tmp_path: Path) -> None:
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     stages = {name: config[name] for name in ("read", "tile", "infer", "defects")}
     stages["infer"] = stages["infer"] | {"misfit_limit": 1e-6, "device": "cpu"}
-    settings = {"size": "tiny", "methods": ["vae"], "seed": 5}
+    settings = default(BenchmarkSettings, size="tiny", methods=["vae"])
     with pytest.raises(
         ValueError, match="benchmark: found no field that could be analysed .*no model for this crystal"
     ):
-        run_benchmark.main(
-            str(CARD), str(MODEL), "", str(tmp_path), settings, stages, {"versions": {"oddlattice": "0"}}, 1
-        )
+        run_benchmark.main(str(CARD), str(MODEL), "", str(tmp_path), settings, stages, SEED, VERSIONS, 1)
     assert not list(tmp_path.iterdir())

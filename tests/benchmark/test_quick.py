@@ -8,7 +8,10 @@ import yaml
 
 import run_benchmark
 import train_published
+from oddlattice.run.stage_settings import BenchmarkSettings
+from support.settings import default
 
+SEED, VERSIONS = 7, {"versions": {"oddlattice": "0"}}
 ROOT = Path(__file__).parents[2]
 CARD, MODEL = ROOT / "models/libraries/srtio3_001.yaml", ROOT / "models/srtio3_001"
 
@@ -19,11 +22,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pl.DataFrame]:
     out = tmp_path_factory.mktemp("benchmark")
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
-    settings = {"size": "quick", "methods": ["vae", "template", "pca", "published"], "seed": 7}
+    settings = default(BenchmarkSettings, size="quick", methods=["vae", "template", "pca", "published"])
     stages = {name: config[name] for name in ("read", "tile", "infer", "defects")}
     weights = str(tmp_path_factory.mktemp("published") / "published.safetensors")
-    train_published.main(str(CARD), str(MODEL / "crystal.yaml"), weights, settings["size"], settings["seed"])
-    run_benchmark.main(str(CARD), str(MODEL), weights, str(out), settings, stages, {"versions": {"oddlattice": "0"}}, 2)
+    train_published.main(str(CARD), str(MODEL / "crystal.yaml"), weights, settings.size, SEED)
+    run_benchmark.main(str(CARD), str(MODEL), weights, str(out), settings, stages, SEED, VERSIONS, 2)
     return {path.stem: pl.read_csv(path) for path in out.glob("*.csv")}
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from oddlattice.benchmark.jobs import Setup
 from oddlattice.benchmark.run_fields import analysed, tiled
@@ -16,9 +15,8 @@ from oddlattice.defects.registered import Registered
 from oddlattice.lattice.register import fit_registration
 from oddlattice.model.folder import load_model
 from oddlattice.predict.predictor import Predictor
-from oddlattice.run.stage_settings import DefectSettings
+from oddlattice.run.settings import load_yaml
 from support.extended_fields import FIELDS, compose_extended, perfect
-from support.settings import default
 
 ROOT = Path(__file__).parents[2]
 WHOLE = np.ones((20, 20), np.uint8)
@@ -94,13 +92,12 @@ def test_defects_beside_a_region_belong_to_it() -> None:
 def through_the_stages(name: str) -> tuple[Any, Registered, Judged]:
     """A composed field, registered, predicted and judged with the shipped settings."""
     field = compose_extended(FIELDS.get(name, perfect))
-    config = yaml.safe_load((ROOT / "config.yaml").read_text())
     model = load_model(ROOT / "models/srtio3_001")
     pixel_nm = (field.pixel_nm, field.pixel_nm)
     found = fit_registration(field.counts, [model.crystal], pixel_nm)
-    setup = Setup("", "", config["infer"], config["tile"], default(DefectSettings), "", 1)
+    setup = Setup.of("", "", "", 1, load_yaml(ROOT / "config.yaml"))
     result = analysed(
-        tiled(field.counts, found, field.pixel_nm), model, Predictor(model, config["infer"], 1), field.pixel_nm, setup
+        tiled(field.counts, found, field.pixel_nm), model, Predictor(model, setup.infer, 1), field.pixel_nm, setup
     )
     assert not isinstance(result, str), result
     return field, *result

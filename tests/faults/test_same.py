@@ -11,12 +11,13 @@ import gather_defects
 import infer_differences
 import read_images
 from oddlattice.crystal import load_crystal
-from oddlattice.run.stage_settings import ReadSettings
+from oddlattice.run.stage_settings import InferSettings, ReadSettings
 from oddlattice.simulate.columnwise import Conditions, Defect, simulate_scan
 from predict.test_network import TOLERANCE
 from support.fault_runs import CRYSTAL
-from support.fault_shard import CONFIG, SETTINGS, Shard
+from support.fault_shard import CONFIG, Shard
 from support.raw_files import shard_of, write_dm
+from support.settings import default
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Shard:
 
 
 def infer(shard: Shard, **settings: object) -> pl.DataFrame:
-    infer_differences.main(shard.tiles, [str(CRYSTAL.parent)], shard.differences, SETTINGS["infer"] | settings, 2)
+    infer_differences.main(shard.tiles, [str(CRYSTAL.parent)], shard.differences, default(InferSettings, **settings), 2)
     shard.find()
     return pl.read_parquet(shard.defects)
 

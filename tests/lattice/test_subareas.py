@@ -22,9 +22,10 @@ from oddlattice.process.prefetch import Behind, ahead
 from oddlattice.read import read_file
 from oddlattice.report import images, layers
 from oddlattice.run.settings import load_yaml
-from oddlattice.run.stage_settings import DefectSettings
+from oddlattice.run.stage_settings import DefectSettings, InferSettings
 from oddlattice.storage.windows import Windows, every
 from support.raw_files import SETTINGS
+from support.settings import default
 
 ROOT = Path(__file__).parents[2]
 CONFIG = load_yaml(ROOT / "config.yaml")
@@ -128,7 +129,7 @@ def tiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def analysed(folder: Path, name: str, method: str) -> dict[str, object]:
     out = folder / f"{name} {method}"
     out.mkdir()
-    settings = CONFIG["infer"] | {"method": method, "device": "cpu"}
+    settings = default(InferSettings, method=method, device="cpu")
     infer_differences.main(str(folder / "tiles.zarr"), [str(MODEL)], str(out / "differences.zarr"), settings, 2)
     tables = [str(out / f"{table}.parquet") for table in ("defects", "images", "columns", "completeness")]
     stores = [str(folder / "images.zarr"), str(folder / "tiles.zarr"), str(out / "differences.zarr")]

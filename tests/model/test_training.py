@@ -17,13 +17,15 @@ from oddlattice.model.patches import ImagePatches, image_batches
 from oddlattice.model.simulated_bulk import draw_bulk, draw_library_bulk, mean_cells, simulated_batches
 from oddlattice.model.training import Progress, train_vae
 from oddlattice.model.vae import VAEConfig
+from oddlattice.run.stage_settings import ReadSettings, TrainSettings
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from oddlattice.simulate.library import load_library
+from support.settings import default
 from train_model import main
 
 SRTIO3 = load_crystal(Path(__file__).parents[2] / "models/srtio3_001/crystal.yaml")
-TINY: dict[str, Any] = {"latent": 4, "channels": [8, 8, 8], "basis": 16, "batch": 64, "seed": 3}
-READ = {"detectors": "auto", "frames": "each", "min_px": 64, "timeout_s": 60, "memory_mb": 4096}
+TINY: dict[str, Any] = {"latent": 4, "channels": [8, 8, 8], "basis": 16, "batch": 64}
+READ = default(ReadSettings)
 
 
 def save_dm4(path: Path, counts: np.ndarray, pixel_nm: float) -> None:
@@ -151,9 +153,7 @@ def test_a_model_is_trained_from_a_file(tmp_path: Path) -> None:
     }
     folder = tmp_path / "models/mine"
     said: list[str] = []
-    main(
-        None, None, str(folder / "crystal.yaml"), str(folder / "model.yaml"), str(archive), settings, READ, said.append
-    )
+    main(None, None, str(folder / "model.yaml"), str(archive), default(TrainSettings, **settings), 3, READ, said.append)
     model = load_model(folder)
     assert model.crystal.name == "mine" and len(model.crystal.tested) >= 2
     assert model.meta["recipe"]["bulk"][0]["path"] == "bulk, 1.dm4"
@@ -161,9 +161,9 @@ def test_a_model_is_trained_from_a_file(tmp_path: Path) -> None:
     with Picture.open(folder / "card.png") as card:
         assert card.size[0] > 600
     assert any(line.startswith("step 40") for line in said)
-    missing = settings | {"bulk": [{"path": "none.dm4"}]}
+    missing = default(TrainSettings, **settings | {"bulk": [{"path": "none.dm4"}]})
     with pytest.raises(ValueError, match="none.dm4: No such file"):
-        main(None, None, None, str(folder / "model.yaml"), str(archive), missing, READ, said.append)
+        main(None, None, str(folder / "model.yaml"), str(archive), missing, 3, READ, said.append)
 
 
 def test_library_patches_are_cells_of_the_library() -> None:

@@ -21,7 +21,7 @@ import write_pages
 from oddlattice.process.supervised import Watch, go_on_watched
 from oddlattice.report import image_page
 from oddlattice.run.settings import load_yaml
-from oddlattice.run.stage_settings import DefectSettings
+from oddlattice.run.stage_settings import DefectSettings, InferSettings
 from support.fault_runs import CRYSTAL, ROOT
 
 CONFIG = load_yaml(ROOT / "config.yaml")
@@ -43,7 +43,7 @@ class Shard:
         cut_tiles.main(self.images, [CRYSTAL], self.tiles, CONFIG["tile"], threads=2)
 
     def infer(self, watch: Watch | None = None) -> None:
-        given = (self.tiles, [str(CRYSTAL.parent)], self.differences, SETTINGS["infer"], 1)
+        given = (self.tiles, [str(CRYSTAL.parent)], self.differences, InferSettings.of(CONFIG["infer"]), 1)
         infer_differences.main(*given, watch)
 
     def find(self, watch: Watch | None = None) -> None:

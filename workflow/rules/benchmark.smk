@@ -74,7 +74,8 @@ rule run_benchmark:
         mem_mb=grown(8000),
         runtime=720,
     params:
-        settings={key: config["benchmark"][key] for key in ("size", "methods")} | {"seed": config["seed"]},
+        settings=config["benchmark"],
+        seed=config["seed"],
         stages={name: config[name] for name in ("read", "tile", "infer", "defects")},
         provenance={"versions": settings.versions()},
     script:

@@ -42,7 +42,8 @@ rule train_model:
         mem_mb=grown(4000),
         runtime=240,
     params:
-        settings=config["train"] | {"seed": config["seed"]},
+        settings=config["train"],
+        seed=config["seed"],
         read=config["read"],
         archive=config["archive"],
         # no input: an ordinary training must not start the multislice

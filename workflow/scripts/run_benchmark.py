@@ -1,6 +1,7 @@
 """Rule run_benchmark: every method on composed fields with known defects, through the pipeline's own stages."""
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,12 @@ from oddlattice.benchmark.files import whole_files
 from oddlattice.benchmark.jobs import KIND_SETS, Setup, cached_kinds, jobs_of
 from oddlattice.benchmark.page import write_page
 from oddlattice.benchmark.plans import PLANS
-from oddlattice.benchmark.run_fields import (
-    run_all,
-)
+from oddlattice.benchmark.run_fields import run_all
 from oddlattice.benchmark.tables import Findings, summarise
 from oddlattice.model.folder import load_model
 from oddlattice.process.logs import log_to
 from oddlattice.process.single_thread import one_thread
-from oddlattice.run.stage_settings import DefectSettings
+from oddlattice.run.stage_settings import BenchmarkSettings
 from oddlattice.simulate.library import load_library
 from oddlattice.storage.atomic import whole_file
 
@@ -26,8 +25,9 @@ def main(
     model_dir: str,
     published: str,
     out_dir: str,
-    settings: dict[str, Any],
-    stages: dict[str, dict[str, Any]],
+    settings: BenchmarkSettings,
+    stages: Mapping[str, Mapping[str, Any]],
+    seed: int,
     provenance: dict[str, Any],
     threads: int,
 ) -> None:
@@ -37,9 +37,7 @@ def main(
     ----------
     published : str
         File of the published network's weights, as `train_published` writes it; "" where it is none of the methods.
-    settings : dict
-        Section `benchmark` of the config: ``size``, ``methods``; and ``seed``.
-    stages : dict
+    stages : mapping
         Sections ``read``, ``tile``, ``infer``, ``defects`` of the config.
     provenance : dict
         ``versions`` and ``config``, shown as they are.
@@ -49,31 +47,23 @@ def main(
     ValueError
         If files are asked for and nionswift-io, which writes .dm4, is not installed.
     """
-    plan, methods, seed = PLANS[settings["size"]], tuple(settings["methods"]), int(settings["seed"])
+    plan = PLANS[settings.size]
     if plan.files and importlib.util.find_spec("nionswift_plugin") is None:
         raise ValueError(
             "benchmark: found no package nionswift-io; needed to write .dm4 files: pip install nionswift-io"
         )
     library, model = load_library(Path(library_card)), load_model(Path(model_dir))
     kinds = {name: cached_kinds(library_card, model_dir, name, plan.every) for name in KIND_SETS}
-    setup = Setup(
-        library_card,
-        model_dir,
-        stages["infer"],
-        stages["tile"],
-        DefectSettings.of(stages["defects"]),
-        published,
-        plan.every,
-    )
-    jobs = jobs_of(plan, library, model, methods, seed)
-    findings = Findings(methods)
+    setup = Setup.of(library_card, model_dir, published, plan.every, stages)
+    jobs = jobs_of(plan, library, model, settings.methods, seed)
+    findings = Findings(settings.methods)
     for done, outcome in enumerate(run_all(jobs, setup, threads), 1):
         findings.add(outcome)
         if done % 10 == 0 or done == len(jobs):
             print(f"{done} of {len(jobs)} fields", flush=True)
-    files = whole_files(plan, setup, stages["read"], seed)
+    files = whole_files(plan, setup, seed)
     ideal = ideals(library, model.crystal, (*kinds["detection"],))
-    tables = summarise(findings, kinds, ideal, files, stages["defects"])
+    tables = summarise(findings, kinds, ideal, files, setup.defects)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     for name, found in tables.items():
@@ -81,8 +71,8 @@ def main(
             found.write_csv(part)
     about = {
         "seed": seed,
-        "size": settings["size"],
-        "published_band_std": stages["defects"]["published_band_std"],
+        "size": settings.size,
+        "published_band_std": setup.defects.published_band_std,
         "library_sha256": library.sha256,
         "model_sha256": model.sha256,
     }
@@ -98,8 +88,9 @@ if "snakemake" in globals():
         str(Path(snakemake.input.model).parent),
         str(snakemake.input.get("published", "")),
         str(Path(snakemake.output.page).parent),
-        dict(snakemake.params.settings),
+        BenchmarkSettings.of(snakemake.params.settings),
         {name: dict(stage) for name, stage in snakemake.params.stages.items()},
+        snakemake.params.seed,
         dict(snakemake.params.provenance),
         snakemake.threads,
     )

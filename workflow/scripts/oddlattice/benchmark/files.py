@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import zarr
 
-from cut_tiles import main as cut_tiles
-from find_defects import main as find_defects
-from infer_differences import main as infer_differences
 from oddlattice.benchmark.fields import (
     Field,
     compose_field,
@@ -20,10 +18,14 @@ from oddlattice.benchmark.fields import (
 from oddlattice.benchmark.jobs import Setup, cached_kinds, cached_library, cached_model
 from oddlattice.benchmark.plans import Plan
 from oddlattice.benchmark.truth import file_row
+from oddlattice.defects.analyse import Analysis, Stores, analyse
+from oddlattice.model.choice import tile_one
 from oddlattice.numerics.arrays import Float
-from oddlattice.run.stage_settings import ReadSettings
-from oddlattice.storage.products import SHARD, table, write_tsv
-from read_images import main as read_images
+from oddlattice.predict.infer_shard import infer_shard
+from oddlattice.read.read_shard import read_shard
+from oddlattice.storage.groups import listed_in
+from oddlattice.storage.products import DEFECTS, IMAGES, SHARD, table, write_tsv
+from oddlattice.storage.rows import Row
 
 
 def write_dm4(path: Path, counts: Float, pixel_nm: float) -> None:
@@ -43,51 +45,63 @@ def write_dm4(path: Path, counts: Float, pixel_nm: float) -> None:
         dm3_image_utils.save_image(image, file, 4)
 
 
-def whole_files(plan: Plan, setup: Setup, read: dict[str, Any], seed: int) -> pl.DataFrame:
+def compose_files(plan: Plan, setup: Setup, archive: Path, seed: int) -> tuple[list[Field], list[Row]]:
+    """Fields written as .dm4 into `archive`, and a row of products.SHARD for each."""
+    library, model = cached_library(setup.library), cached_model(setup.model)
+    kinds = cached_kinds(setup.library, setup.model, "detection", setup.every)
+    fields: list[Field] = []
+    rows: list[Row] = []
+    for k in range(plan.files):
+        rng = np.random.default_rng([seed, 77, k])
+        dose = float(np.exp(rng.uniform(np.log(200.0), np.log(2000.0))))
+        jitter, pixel_nm = float(rng.uniform(2, 6)), float(rng.uniform(0.010, 0.016))
+        conditions = replace(
+            detection_conditions(library, dose, jitter, rng, pixel_nm), drift_nm=(0.1, -0.1), contamination=0.1
+        )
+        shape = (plan.side_px, plan.side_px + 64)
+        field = compose_field(library, model.crystal, conditions, shape, kinds, int(rng.integers(2**31)), 5 * k)
+        path = archive / f"field {k:03d}.dm4"
+        write_dm4(path, field.scan.counts, conditions.pixel_nm)
+        status = path.stat()
+        about = {"path": path.name, "size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+        rows.append({"file_id": f"field-{k:03d}", **about})
+        fields.append(field)
+    return fields, rows
+
+
+def analyse_files(rows: list[Row], setup: Setup, folder: Path) -> list[Analysis]:
+    """The files of `folder`/archive through read, tile, infer and defects; an image each."""
+    first, second, third, maps = (folder / f"{k}.zarr" for k in (1, 2, 3, 4))
+    write_tsv(table(rows, SHARD), folder / "shard.tsv")
+    with open(folder / "read.log", "w", encoding="utf-8") as lines:
+        read_shard(folder / "shard.tsv", folder / "archive", first, setup.read, lines)
+    images = zarr.open_group(first, mode="r")
+    tiles = zarr.open_group(second, mode="w", zarr_format=3)
+    job = {"images_zarr": str(first), "out": str(second), "settings": setup.tile.as_dict()}
+    listed = [row for row in listed_in(images) if row["state"] == "read"]
+    crystal = str(Path(setup.model) / "crystal.yaml")
+    tiles.attrs["images"] = [tile_one([crystal], image_id=str(row["image_id"]), **job) for row in listed]
+    infer_shard(str(second), [setup.model], str(third), setup.infer, 1)
+    made = zarr.open_group(maps, mode="w", zarr_format=3)
+    stores = Stores(images, zarr.open_group(second, mode="r"), zarr.open_group(third, mode="r"), made, folder)
+    return [analyse(row, stores, setup.defects) for row in listed]
+
+
+def whole_files(plan: Plan, setup: Setup, seed: int) -> pl.DataFrame:
     """Fields written as .dm4 and run through read, tile, infer and defects; one row a file.
 
     The defects are all kinds of the detection experiment; one is right when a defect is listed within 0.45 cell.
     """
-    library, model = cached_library(setup.library), cached_model(setup.model)
-    kinds = cached_kinds(setup.library, setup.model, "detection", setup.every)
-    fields: list[Field] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "archive").mkdir()
-        rows = []
-        for k in range(plan.files):
-            rng = np.random.default_rng([seed, 77, k])
-            dose = float(np.exp(rng.uniform(np.log(200.0), np.log(2000.0))))
-            jitter, pixel_nm = float(rng.uniform(2, 6)), float(rng.uniform(0.010, 0.016))
-            conditions = replace(
-                detection_conditions(library, dose, jitter, rng, pixel_nm), drift_nm=(0.1, -0.1), contamination=0.1
-            )
-            shape = (plan.side_px, plan.side_px + 64)
-            field = compose_field(library, model.crystal, conditions, shape, kinds, int(rng.integers(2**31)), 5 * k)
-            path = folder / "archive" / f"field {k:03d}.dm4"
-            write_dm4(path, field.scan.counts, conditions.pixel_nm)
-            status = path.stat()
-            about = {"path": path.name, "size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-            rows.append({"file_id": f"field-{k:03d}", **about})
-            fields.append(field)
-        write_tsv(table(rows, SHARD), folder / "shard.tsv")
-        read_images(
-            folder / "shard.tsv", folder / "archive", folder / "1.zarr", ReadSettings.of(read), folder / "read.log"
-        )
-        cut_tiles(folder / "1.zarr", [Path(setup.model) / "crystal.yaml"], folder / "2.zarr", setup.tile)
-        infer_differences(str(folder / "2.zarr"), [setup.model], str(folder / "3.zarr"), setup.infer, 1)
-        out = [str(folder / f"{part}.parquet") for part in ("defects", "images", "columns", "completeness")]
-        first, second, third, maps = (str(folder / f"{k}.zarr") for k in (1, 2, 3, 4))
-        find_defects(first, second, third, out[0], out[1], out[2], out[3], maps, setup.defects)
-        defects, images, columns = (pl.read_parquet(path) for path in out[:3])
+        fields, rows = compose_files(plan, setup, folder / "archive", seed)
+        found = {str(one.image["image_id"]): one for one in analyse_files(rows, setup, folder)}
     return pl.DataFrame(
-        [
-            file_row(
-                field,
-                rows[k],
-                *(t.filter(pl.col("image_id") == rows[k]["file_id"]) for t in (defects, images, columns)),
-            )
-            for k, field in enumerate(fields)
-        ],
+        [_row_of(field, row, found[str(row["file_id"])]) for field, row in zip(fields, rows, strict=True)],
         infer_schema_length=None,
     )
+
+
+def _row_of(field: Field, row: Row, found: Analysis) -> dict[str, Any]:
+    return file_row(field, row, table(found.defects, DEFECTS), table([found.image], IMAGES), found.columns)

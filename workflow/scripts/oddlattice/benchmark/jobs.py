@@ -1,5 +1,6 @@
 """The fields that the benchmark composes, and what they share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from oddlattice.benchmark.published import (
     load_published,
 )
 from oddlattice.model.folder import Model, load_model
-from oddlattice.run.stage_settings import DefectSettings
+from oddlattice.run.stage_settings import DefectSettings, InferSettings, ReadSettings, TileSettings
 from oddlattice.simulate.columnwise import Conditions
 from oddlattice.simulate.library import Library, load_library
 
@@ -29,11 +30,20 @@ class Setup:
 
     library: str
     model: str
-    infer: dict[str, Any]
-    tile: dict[str, Any]
-    defects: DefectSettings
     published: str  # file of the published network's weights; "" without it
     every: int  # of the kinds of the detection experiment, every so many
+    read: ReadSettings
+    tile: TileSettings
+    infer: InferSettings
+    defects: DefectSettings
+
+    @classmethod
+    def of(
+        cls, library: str, model: str, published: str, every: int, stages: Mapping[str, Mapping[str, Any]]
+    ) -> "Setup":
+        """With the sections ``read``, ``tile``, ``infer``, ``defects`` of the config."""
+        settings = ReadSettings.of(stages["read"]), TileSettings.of(stages["tile"]), InferSettings.of(stages["infer"])
+        return cls(library, model, published, every, *settings, DefectSettings.of(stages["defects"]))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 
 from oddlattice.benchmark.plans import Plan
+from oddlattice.predict.methods import METHODS
 from oddlattice.report import numbers as n
-from oddlattice.report.charts import COLOURS, OTHERS, Axis, Point, Series, chart
+from oddlattice.report.charts import OTHERS, Axis, Point, Series, chart
 from oddlattice.report.pages import render
 from oddlattice.report.pictures import save_webp, sheet
 from oddlattice.storage.atomic import whole_file
@@ -17,12 +18,12 @@ from oddlattice.storage.rows import Row
 
 Tables = dict[str, pl.DataFrame]
 PICTURE_SCALE = 2  # screen pixels for a pixel of the lattice frame
-FALLBACK = "#69727c"
+FALLBACK, PUBLISHED_COLOUR = "#69727c", "#b0498f"
 MISSED = "(no)"
 
 
 def _colour(method: str) -> str:
-    return COLOURS.get(method, FALLBACK)
+    return METHODS[method].colour if method in METHODS else PUBLISHED_COLOUR
 
 
 def _rate(row: Row, key: str, decimals: int = 1) -> str:

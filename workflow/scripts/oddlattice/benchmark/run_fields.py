@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -58,7 +58,7 @@ def analysed(
 ) -> tuple[Registered, Judged] | str:
     """A tiled image through the stages infer and defects, in memory; or why it is refused."""
     target = zarr.open_group(MemoryStore(), mode="w", zarr_format=3)
-    if reason := infer_image(source, target, model, predictor, setup.infer | {"method": predictor.method}):
+    if reason := infer_image(source, target, model, predictor, replace(setup.infer, method=predictor.method)):
         return reason
     image = load_registered(source, target, [pixel_nm, pixel_nm])
     return image, find_in_image(image, setup.defects)[0]
@@ -119,7 +119,8 @@ def run_field(job: Job, setup: Setup) -> Outcome:
     pixel_nm = job.conditions.pixel_nm
     outcome = Outcome(job, {}, {}, {}, {})
     try:
-        found = fit_registration(field.scan.counts, [model.crystal], (pixel_nm, pixel_nm), settings_from(setup.tile))
+        stated = settings_from(setup.tile.as_dict())
+        found = fit_registration(field.scan.counts, [model.crystal], (pixel_nm, pixel_nm), stated)
     except (NoLatticeError, NoModelError) as error:
         outcome.refused[""] = str(error)
         return outcome
@@ -128,7 +129,7 @@ def run_field(job: Job, setup: Setup) -> Outcome:
     for method in job.methods:
         if method == "published":
             continue
-        predictor = Predictor(model, setup.infer | {"method": method}, 1)
+        predictor = Predictor(model, replace(setup.infer, method=method), 1)
         result = analysed(source, model, predictor, pixel_nm, setup)
         if isinstance(result, str):
             outcome.refused[method] = result

@@ -1,6 +1,6 @@
 """Tables of the benchmark, made from every tested column of every field: what is found, how surely, under what name."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from oddlattice.benchmark.targets import targets_table
 from oddlattice.defects.null import shift_error_pm
 from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.intervals import wilson
+from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.simulate.columnwise import Conditions
 from oddlattice.storage.rows import Row
 
@@ -466,7 +467,7 @@ def summarise(
     kinds: dict[str, tuple[Kind, ...]],
     ideal: dict[str, float],
     files: pl.DataFrame,
-    defects: Mapping[str, Any],
+    defects: DefectSettings,
 ) -> Tables:
     """All tables, by the name of their file; `defects` are the settings of that stage.
 
@@ -479,11 +480,11 @@ def summarise(
     if not len(detection):
         reasons = sorted({row["refused"] for row in findings.fields if row["refused"]})
         raise ValueError(f"benchmark: found no field that could be analysed ({'; '.join(reasons)}); needed some")
-    table_1, figure_2 = class_tables(findings, kinds["classes"], float(defects["published_band_std"]))
+    table_1, figure_2 = class_tables(findings, kinds["classes"], float(defects.published_band_std))
     tables: Tables = {
         "detection": detection,
         "efficiency": efficiency_table(detection),
-        "ideal": ideal_curve(float(defects["shift_share"])),
+        "ideal": ideal_curve(float(defects.shift_share)),
         "table_1": table_1,
         "figure_2": figure_2,
         "calibration": calibration_table(findings),

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 
 from oddlattice.benchmark.kinds import Kind
+from oddlattice.predict.methods import METHODS
 from oddlattice.storage.rows import Row
 
 Tables = dict[str, pl.DataFrame]
@@ -80,7 +81,7 @@ def _against_baselines(detection: pl.DataFrame) -> list[Row]:
     """The VAE against each baseline on the same fields: kinds in which it is below, and the mean difference."""
     rows: list[Row] = []
     vae = detection.filter(pl.col("method") == "vae")
-    for other in ("template", "pca"):
+    for other in sorted(METHODS.keys() - {"vae"}, reverse=True):
         theirs = detection.filter(pl.col("method") == other)
         both = vae.join(theirs, on=["kind", "dose_e_px", "jitter_pm"], suffix="_other")
         if not len(both):

@@ -1,7 +1,9 @@
 """Patches of bulk from images that the config names."""
 
 import os
+import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,16 @@ from oddlattice.model.patches import (
     standardised,
 )
 from oddlattice.numerics.arrays import Float
+from oddlattice.read.read_shard import read_shard
 from oddlattice.run.stage_settings import ReadSettings
 from oddlattice.storage.groups import group_of, listed_in, said_of, values_of
 from oddlattice.storage.products import SHARD, table, write_tsv
-from read_images import main as read_images
 
 HELD_OUT_PART = 0.15  # of an image's columns of cells, on its right-hand side
 LEAST_CELLS = 200
 
 
-def read_bulk(bulk: list[dict[str, Any]], archive: str, read: dict[str, Any]) -> list[tuple[Float, Any]]:
+def read_bulk(bulk: Sequence[Mapping[str, Any]], archive: str, read: ReadSettings) -> list[tuple[Float, Any]]:
     """Images named by the config: each cut to its region, with its pixel size (row, col) [nm] or None.
 
     Raises
@@ -55,12 +57,12 @@ def read_bulk(bulk: list[dict[str, Any]], archive: str, read: dict[str, Any]) ->
             }
             shard, store = Path(folder, f"{number}.tsv"), Path(folder, f"{number}.zarr")
             write_tsv(table([row], SHARD), shard)
-            read_images(shard, archive, store, ReadSettings.of(read))
+            read_shard(shard, Path(archive), store, read, sys.stderr)
             found.append(_pick(zarr.open_group(store, mode="r"), entry))
     return found
 
 
-def _pick(store: zarr.Group, entry: dict[str, Any]) -> tuple[Float, Any]:
+def _pick(store: zarr.Group, entry: Mapping[str, Any]) -> tuple[Float, Any]:
     rows = listed_in(store)
     fits = [
         row
@@ -79,7 +81,7 @@ def _pick(store: zarr.Group, entry: dict[str, Any]) -> tuple[Float, Any]:
     return image[top:bottom, left:right], header
 
 
-def propose_crystal(name: str, given: dict[str, Any], image: Float, header: Any) -> dict[str, Any]:
+def propose_crystal(name: str, given: Mapping[str, Any], image: Float, header: Any) -> dict[str, Any]:
     """The unit cell of an unknown crystal, from an image of its bulk: lattice, and a column at every peak.
 
     Lengths in `given` (a_nm, b_nm, gamma_deg) win over the header's; columns in `given` win over the peaks found.
@@ -110,7 +112,7 @@ def propose_crystal(name: str, given: dict[str, Any], image: Float, header: Any)
         for k, (u, v, bright) in enumerate(peaks)
     ]
     cell = {"a_nm": round(float(a), 5), "b_nm": round(float(b), 5), "gamma_deg": round(gamma, 3), "columns": columns}
-    return {"name": name} | cell | given
+    return {"name": name, **cell, **given}
 
 
 def robust_cells(tiles: Float, mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:

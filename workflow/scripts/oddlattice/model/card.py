@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,17 +17,23 @@ from oddlattice.model.patches import (
 )
 from oddlattice.model.training import Progress
 from oddlattice.model.vae import VAE
-from oddlattice.predict.gpu import Careful, Engine
+from oddlattice.numerics.arrays import Float
+
+
+@torch.inference_mode()
+def predicted_centres(vae: VAE, patches: Float) -> Float:
+    """Central cells (n, 20, 20) as the network has them, of patches (n, 40, 40)."""
+    mean, _ = vae.encode(torch.from_numpy(np.ascontiguousarray(patches))[:, None])
+    return np.asarray(vae.decode_centre(mean)[:, 0].numpy(), dtype=np.float32)
 
 
 def calibration(vae: VAE, batches: list[Batch]) -> dict[str, float]:
     """Misfit of held-out bulk patches: what the model can never explain, in the unit of infer.misfit_limit."""
-    engine = Careful(Engine.start(vae, "cpu", "float32"))
     half = CELL_PX // 2
     centre = np.s_[:, half : half + CELL_PX, half : half + CELL_PX]
     values = []
     for batch in batches:
-        predicted = engine.run("decode", engine.run("encode", batch.target))
+        predicted = predicted_centres(vae, batch.target)
         values += [misfit(t, p) for t, p in zip(batch.target[centre].astype(np.float64), predicted, strict=True)]
     return {f"misfit_{q}_percentile": round(float(np.percentile(values, q)), 4) for q in (50, 95, 99)} | {
         "n": len(values)
@@ -35,11 +42,10 @@ def calibration(vae: VAE, batches: list[Batch]) -> dict[str, float]:
 
 def draw_card(vae: VAE, batch: Batch, history: list[Progress], path: Path) -> None:
     """Loss curves, and eight held-out patches with their predictions and differences."""
-    engine = Engine.start(vae, "cpu", "float32")
     order = np.argsort(batch.variance.mean(axis=(1, 2)))[:: max(1, len(batch.patch) // 8)][:8]
     half = CELL_PX // 2
     seen = batch.patch[order][:, half : half + CELL_PX, half : half + CELL_PX]
-    predicted = engine.decode(engine.encode(np.ascontiguousarray(batch.patch[order])))
+    predicted = predicted_centres(vae, batch.patch[order])
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     grid = figure.add_gridspec(4, 8, height_ratios=[2.2, 1, 1, 1])
     axis = figure.add_subplot(grid[0, :])

@@ -22,6 +22,7 @@ from oddlattice.predict.predictor import Predictor, masked
 from oddlattice.predict.response import responses
 from oddlattice.predict.samples import Samples, contrast_in
 from oddlattice.process.sandbox import Fault
+from oddlattice.run.stage_settings import InferSettings
 from oddlattice.storage import blocks
 from oddlattice.storage.groups import array_of, group_of, said_of
 
@@ -33,7 +34,7 @@ def infer_image(
     target: zarr.Group,
     model: Model,
     predictor: Predictor,
-    settings: dict[str, Any],
+    settings: InferSettings,
     pieces: Iterable[Piece] | None = None,
     write: Callable[..., None] = lambda call, *arguments: call(*arguments),
 ) -> str:
@@ -74,7 +75,7 @@ def infer_image(
         difference = masked(piece.tiles - prediction, piece.mask)
         write(write_core, piece.part, [(arrays["prediction"], prediction), (arrays["difference"], difference)])
     off = misfit(samples.median("seen"), samples.median("network"))
-    reason = objection(model.name, off, float(attributes["stretch"]), float(settings["misfit_limit"]))
+    reason = objection(model.name, off, float(attributes["stretch"]), settings.misfit_limit)
     cell = samples.median("predicted")
     shapes = fit_shapes(cell, model.crystal.columns) if not reason else []
     vectors_pm = np.array([attributes["a_px"], attributes["b_px"]]) * float(attributes["pixel_nm"]) * 1000
@@ -112,7 +113,7 @@ def infer_one(
     name: str,
     model: Model,
     predictor: Predictor,
-    settings: dict[str, Any],
+    settings: InferSettings,
     pieces: Iterable[Piece] | None = None,
     write: Callable[..., None] = lambda call, *arguments: call(*arguments),
 ) -> tuple[str, str]:

@@ -1,5 +1,8 @@
 """What a VAE has to beat: the mean cell as a template, and principal components of the image's own patches."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh
@@ -8,7 +11,10 @@ from scipy.ndimage import gaussian_filter
 from oddlattice.crystal import CELL_PX
 from oddlattice.lattice.columns import as_cells, mean_cell
 from oddlattice.model.patches import padded, patches_of
-from oddlattice.numerics.arrays import Float
+from oddlattice.numerics.arrays import Float, Mask
+
+#: The prediction of a model's network, of tiles and mask.
+Network = Callable[[Float, Mask], Float]
 
 COMPONENTS = 20
 COLUMN_PX, QUIET_PART = 2.3, 0.6  # width of a column; part of the patches that components are taken from
@@ -16,7 +22,7 @@ BLOCK_CELLS, CHUNK = 8, 1024
 SAMPLE = 2048  # patches from which the components are computed, evenly taken
 
 
-def predict_template(tiles: Float, mask: npt.NDArray[np.uint8]) -> Float:
+def predict_template(tiles: Float, mask: Mask, _network: Network | None = None) -> Float:
     """The image's median cell, repeated; shape of `tiles` (U * 20, V * 20)."""
     return np.tile(mean_cell(tiles, mask), mask.shape).astype(np.float32)
 
@@ -43,7 +49,7 @@ def quiet_components(patches: Float, components: int) -> tuple[Float, Float]:
     return mean, vectors.astype(np.float32)
 
 
-def predict_pca(tiles: Float, mask: npt.NDArray[np.uint8], components: int = COMPONENTS) -> Float:
+def predict_pca(tiles: Float, mask: Mask, _network: Network | None = None, components: int = COMPONENTS) -> Float:
     """Central cells of the patches rebuilt from the image's own principal components; shape of `tiles`.
 
     The components are those of quiet patches, for an odd column would otherwise become one of them, and of other cells
@@ -65,3 +71,35 @@ def predict_pca(tiles: Float, mask: npt.NDArray[np.uint8], components: int = COM
             rebuilt = (mean + (flat - mean) @ basis @ basis.T).reshape(-1, 2 * CELL_PX, 2 * CELL_PX)
             cells_of[cells[:, 0], cells[:, 1]] = rebuilt[:, half : half + CELL_PX, half : half + CELL_PX]
     return out
+
+
+def predict_by_network(tiles: Float, mask: Mask, network: Network) -> Float:
+    """The network's prediction; shape of `tiles`."""
+    return network(tiles, mask)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to predict bulk.
+
+    Attributes
+    ----------
+    predict : callable
+        Tiles (U * 20, V * 20), mask (U, V) and the model's network, to the prediction of the analysed cells.
+    words : str
+        What a paper says of it; ``{vae}`` is replaced by a citation.
+    colour : str
+        In the charts of the benchmark.
+    """
+
+    predict: Callable[[Float, Mask, Network], Float]
+    words: str
+    colour: str
+
+
+#: Every method by its name in the config: a further baseline is its function above and its line here.
+METHODS = {
+    "vae": Method(predict_by_network, "a convolutional variational autoencoder {vae} trained on bulk", "#1f78c8"),
+    "pca": Method(predict_pca, "principal components of the image's own bulk cells", "#d07a1c"),
+    "template": Method(predict_template, "the image's own median unit cell as template of the bulk", "#5d8a2a"),
+}

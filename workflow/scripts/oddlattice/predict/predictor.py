@@ -1,7 +1,5 @@
 """Bulk predictions by one method with the settings of the rule."""
 
-from typing import Any
-
 from oddlattice.lattice.columns import (
     as_cells,
     mean_cell,
@@ -9,26 +7,23 @@ from oddlattice.lattice.columns import (
 from oddlattice.model.folder import Model
 from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.predict.gpu import Careful, Engine
-from oddlattice.predict.methods import predict_pca, predict_template
+from oddlattice.predict.methods import METHODS
 from oddlattice.predict.network import contrast_of, predict_bulk, predict_on_gpu
 from oddlattice.predict.own_residual import own_residual
+from oddlattice.run.stage_settings import InferSettings
 
 
 class Predictor:
     """Bulk predictions by one method with the settings of the rule."""
 
-    def __init__(self, model: Model, settings: dict[str, Any], threads: int) -> None:
-        self.method, self.width, self.threads = settings["method"], float(settings["smooth_cells"]), threads
-        engine = Engine.start(model.vae, settings["device"], settings["precision"])
-        self.careful = Careful(engine, int(settings["batch"]), print)
+    def __init__(self, model: Model, settings: InferSettings, threads: int) -> None:
+        self.method, self.width, self.threads = settings.method, settings.smooth_cells, threads
+        engine = Engine.start(model.vae, settings.device, settings.precision)
+        self.careful = Careful(engine, settings.batch, print)
 
     def __call__(self, tiles: Float, mask: Mask, contrast: float | None = None) -> Float:
         """Prediction of the analysed cells, before the image's own mean residual is taken up."""
-        if self.method == "template":
-            return predict_template(tiles, mask)
-        if self.method == "pca":
-            return predict_pca(tiles, mask)
-        return self.by_network(tiles, mask, contrast)
+        return METHODS[self.method].predict(tiles, mask, lambda t, m: self.by_network(t, m, contrast))
 
     def by_network(self, tiles: Float, mask: Mask, contrast: float | None = None) -> Float:
         """The network's own prediction, whatever the method."""

@@ -8,7 +8,6 @@ from typing import Any
 from oddlattice.report.numbers import MINUS
 from oddlattice.report.plots import BOTTOM, BOX, HEIGHT, LEFT, RIGHT, TOP, WIDTH, ticks
 
-COLOURS = {"vae": "#1f78c8", "pca": "#d07a1c", "template": "#5d8a2a", "published": "#b0498f"}
 OTHERS = ("#1f78c8", "#d07a1c", "#5d8a2a", "#b0498f", "#7f6bc4", "#b3423a", "#2a8f8a", "#8a7a2a")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from oddlattice.predict.methods import METHODS
 from oddlattice.report import numbers as n
 from oddlattice.statistics import pair_correlation
 from oddlattice.storage.rows import Row
@@ -53,13 +54,8 @@ def _spread(values: Sequence[float | None], unit: str, factor: float = 1.0) -> s
 
 
 def _methods_of(config: Mapping[str, Any], cite: Cited) -> str:
-    method = config["infer"]["method"]
-    if method == "vae":
-        return f"a convolutional variational autoencoder {cite('vae')} trained on bulk"
-    return {
-        "template": "the image's own median unit cell as template of the bulk",
-        "pca": "principal components of the image's own bulk cells",
-    }[method]
+    words = METHODS[config["infer"]["method"]].words
+    return words.replace("{vae}", cite("vae")) if "{vae}" in words else words
 
 
 def paragraphs(rows: Sequence[Row], found: Row, config: Mapping[str, Any], versions: Mapping[str, str]) -> Row:

@@ -1,0 +1,30 @@
+"""The registry of methods: what else names them names the same ones."""
+
+import numpy as np
+import pytest
+
+from oddlattice.predict.methods import METHODS
+from oddlattice.report.methods import REFERENCES, Cited, _methods_of
+from oddlattice.run.settings import load_yaml
+from support.settings import ROOT
+
+SCHEMA = load_yaml(ROOT / "workflow/schemas/config.schema.yaml")["properties"]
+
+
+def test_the_schema_knows_every_method() -> None:
+    assert set(SCHEMA["infer"]["properties"]["method"]["enum"]) == set(METHODS)
+    measured = SCHEMA["benchmark"]["properties"]["methods"]
+    assert set(measured["items"]["enum"]) == {*METHODS, "published"}
+    assert set(measured["contains"]["enum"]) == set(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_predicts_every_analysed_cell_and_has_words_for_a_paper(name: str) -> None:
+    rng = np.random.default_rng(0)
+    cell = 1 + 0.5 * np.outer(np.hanning(20), np.hanning(20))
+    tiles = (np.tile(cell, (12, 12)) + rng.normal(0, 0.02, (240, 240))).astype(np.float32)
+    seen = METHODS[name].predict(tiles, np.ones((12, 12), np.uint8), lambda t, _: t * 0 + 1)
+    assert seen.shape == tiles.shape and seen.dtype == np.float32 and (seen > 0).all()
+    cite = Cited()
+    assert "{" not in _methods_of({"infer": {"method": name}}, cite)
+    assert set(cite.order) <= set(REFERENCES)
