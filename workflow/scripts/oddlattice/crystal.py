@@ -10,7 +10,12 @@ import numpy.typing as npt
 from oddlattice.numerics.arrays import Array
 from oddlattice.run import yaml_files
 
-CELL_PX = 20  # pixels per unit cell along each lattice vector in the lattice frame
+PxPerCell = tuple[int, int]  # pixels per unit cell along (u, v) in the lattice frame
+
+CELL_PX = 20  # of a cell of a special model along each lattice vector: its patches are 2 x 2 such cells
+PX_PER_CELL: PxPerCell = (CELL_PX, CELL_PX)
+COLUMN_DISTANCE_PX = 10.0  # between the nearest columns of a cell; so SrTiO3 [001] has 20 x 20 px
+NEARLY = 0.25  # a cell whose sides are so near to a special model's is given that many pixels
 LEAST_CELLS = 36  # analysed cells that a grain, a noise estimate or a test needs
 Z_OF = {
     symbol: z
@@ -67,6 +72,8 @@ class Crystal:
     repeat_nm : float
         Period along the beam [nm].
     columns : tuple of Column
+    px_per_cell : tuple of int
+        Pixels along (a, b) in the lattice frame.
     """
 
     name: str
@@ -75,6 +82,7 @@ class Crystal:
     gamma_deg: float
     repeat_nm: float
     columns: tuple[Column, ...]
+    px_per_cell: PxPerCell = PX_PER_CELL
 
     @property
     def vectors_nm(self) -> npt.NDArray[np.float64]:
@@ -91,6 +99,26 @@ class Crystal:
     def area_nm2(self) -> float:
         """Area of the cell [nm^2]."""
         return float(abs(np.linalg.det(self.vectors_nm)))
+
+
+def px_per_cell_of(vectors: Array, uv: Array) -> PxPerCell:
+    """Pixels per cell along (u, v), even numbers, by the distance between its columns: cells are 0.2 to 4 nm long.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (2, 2)
+        Lattice vectors as rows, in any unit of length.
+    uv : ndarray of shape (n, 2)
+        All columns of the cell.
+    """
+    steps = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 2), -1).reshape(-1, 1, 1, 2)
+    apart = np.hypot(*np.moveaxis((uv[:, None] - uv[None] + steps) @ vectors, -1, 0))
+    nearest = float(apart[apart > 1e-6].min())
+    ideal = COLUMN_DISTANCE_PX * np.hypot(*vectors.T) / nearest
+    if (np.abs(ideal / CELL_PX - 1) <= NEARLY).all():
+        return PX_PER_CELL
+    n_u, n_v = (2 * max(round(float(n) / 2), 2) for n in ideal)
+    return n_u, n_v
 
 
 def crystal_from_dict(found: dict[str, Any], path: Path) -> Crystal:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.crystal import CELL_PX, Column
+from oddlattice.crystal import PX_PER_CELL, PxPerCell
 from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.medians import median
 
-REACH_PX = 7  # half width of a column's window in the lattice frame [px]: 0.35 cell
+REACH_PX = 7  # half width of a column's window in the lattice frame [px]
 SIDE_PX = 2 * REACH_PX + 2  # of a column's window
 
 
@@ -29,6 +29,8 @@ class ColumnShape:
     tail_weight, tail_width : float
         Height, over the amplitude, and width, over the width, of a second, wider Gaussian: thermal scattering and
         channelling spread a column's intensity under its neighbours.
+    px_per_cell : tuple of int
+        Pixels of the cell along (u, v).
     """
 
     site: str
@@ -38,12 +40,18 @@ class ColumnShape:
     precision: tuple[float, float, float]
     tail_weight: float = 0.0
     tail_width: float = 2.0
+    px_per_cell: PxPerCell = PX_PER_CELL
 
 
-def as_cells(tiles: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """View of a (U*20, V*20) map as (U, V, 20, 20) cells."""
-    u, v = tiles.shape[0] // CELL_PX, tiles.shape[1] // CELL_PX
-    return tiles.reshape(u, CELL_PX, v, CELL_PX).transpose(0, 2, 1, 3)
+def px_of(values: npt.NDArray[np.generic], cells: npt.NDArray[np.generic]) -> PxPerCell:
+    """Pixels per cell (n_u, n_v) of a map (U n_u, V n_v) whose cells are those of an array (U, V)."""
+    return values.shape[0] // cells.shape[0], values.shape[1] // cells.shape[1]
+
+
+def as_cells(tiles: npt.NDArray[np.floating], px_per_cell: PxPerCell = PX_PER_CELL) -> npt.NDArray[np.floating]:
+    """View of a map (U n_u, V n_v) as cells (U, V, n_u, n_v)."""
+    n_u, n_v = px_per_cell
+    return tiles.reshape(tiles.shape[0] // n_u, n_u, tiles.shape[1] // n_v, n_v).transpose(0, 2, 1, 3)
 
 
 def sample_of(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
@@ -52,41 +60,45 @@ def sample_of(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
     return inside[:: max(1, len(inside) // 4096)]
 
 
-def cells_at(tiles: npt.NDArray[np.floating], cells: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
-    """Cells (n, 20, 20) of tiles (U * 20, V * 20)."""
-    return np.asarray(as_cells(tiles)[cells[:, 0], cells[:, 1]], dtype=np.float32)
+def cells_at(
+    tiles: npt.NDArray[np.floating], cells: npt.NDArray[np.intp], px_per_cell: PxPerCell = PX_PER_CELL
+) -> npt.NDArray[np.float32]:
+    """Cells (n, n_u, n_v) of tiles (U n_u, V n_v)."""
+    return np.asarray(as_cells(tiles, px_per_cell)[cells[:, 0], cells[:, 1]], dtype=np.float32)
 
 
 def median_cell(cells: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Median of cells (n, 20, 20); shape (20, 20)."""
+    """Median of cells (n, n_u, n_v); shape (n_u, n_v)."""
     return np.asarray(median(cells, axis=0), dtype=np.float64)
 
 
 def mean_cell(tiles: npt.NDArray[np.floating], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Median cell over the analysed cells, or an even sample of them (`sample_of`); shape (20, 20)."""
-    return median_cell(cells_at(tiles, sample_of(mask)))
+    """Median cell over the analysed cells, or an even sample of them (`sample_of`); shape (n_u, n_v)."""
+    return median_cell(cells_at(tiles, sample_of(mask), px_of(tiles, mask)))
 
 
-def window_start_px(column: Column | ColumnShape) -> tuple[int, int]:
+def window_start_px(column: ColumnShape) -> tuple[int, int]:
     """First (u, v) pixel of the column's window, from its cell's corner; the window has 2 REACH_PX + 2 px a side."""
-    return int(np.floor(CELL_PX * column.u - 0.5)) - REACH_PX, int(np.floor(CELL_PX * column.v - 0.5)) - REACH_PX
+    n_u, n_v = column.px_per_cell
+    return int(np.floor(n_u * column.u - 0.5)) - REACH_PX, int(np.floor(n_v * column.v - 0.5)) - REACH_PX
 
 
-def window_offsets(column: Column | ColumnShape, wider_px: int = 0) -> tuple[Array, Array]:
+def window_offsets(column: ColumnShape, wider_px: int = 0) -> tuple[Array, Array]:
     """Distances (du, dv) of the window's pixels from the column [cells]; shapes (16, 1) and (1, 16).
 
     `wider_px` pixels more on every side widen the window.
     """
     start_u, start_v = (start - wider_px for start in window_start_px(column))
     line = np.arange(2 * (REACH_PX + wider_px) + 2) + 0.5
-    return ((start_u + line) / CELL_PX - column.u)[:, None], ((start_v + line) / CELL_PX - column.v)[None, :]
+    n_u, n_v = column.px_per_cell
+    return ((start_u + line) / n_u - column.u)[:, None], ((start_v + line) / n_v - column.v)[None, :]
 
 
-def window_of_cell(cell: Array, column: Column | ColumnShape) -> Array:
-    """The column's window cut from a periodic cell (20, 20); shape (16, 16)."""
+def window_of_cell(cell: Array, column: ColumnShape) -> Array:
+    """The column's window cut from a periodic cell (n_u, n_v); shape (16, 16)."""
     start_u, start_v = window_start_px(column)
     side = np.arange(2 * REACH_PX + 2)
-    return cell[np.ix_((start_u + side) % CELL_PX, (start_v + side) % CELL_PX)]
+    return cell[np.ix_((start_u + side) % cell.shape[0], (start_v + side) % cell.shape[1])]
 
 
 def gaussian(du: Array, dv: Array, precision: Array) -> Array:
@@ -130,12 +142,12 @@ def signatures(shape: ColumnShape, vectors_pm: Array) -> Array:
     return np.stack([peak_at(shape, du, dv), along_row, along_col])
 
 
-def column_cells(mask: npt.NDArray[np.uint8], column: Column | ColumnShape) -> npt.NDArray[np.intp]:
+def column_cells(mask: npt.NDArray[np.uint8], column: ColumnShape) -> npt.NDArray[np.intp]:
     """Cells (u, v) whose column has its whole window on analysed cells; shape (n, 2)."""
     start_u, start_v = window_start_px(column)
     good = mask.astype(bool)
-    for axis, start in ((0, start_u), (1, start_v)):
-        first, last = start // CELL_PX, (start + 2 * REACH_PX + 1) // CELL_PX
+    for axis, (start, n) in enumerate(zip((start_u, start_v), column.px_per_cell, strict=True)):
+        first, last = start // n, (start + 2 * REACH_PX + 1) // n
         merged = np.ones_like(good)
         for step in range(first, last + 1):
             rolled = np.roll(good, -step, axis)
@@ -149,10 +161,11 @@ def column_cells(mask: npt.NDArray[np.uint8], column: Column | ColumnShape) -> n
 
 
 def cut_windows(
-    tiles: npt.NDArray[np.floating], column: Column | ColumnShape, cells: npt.NDArray[np.intp]
+    tiles: npt.NDArray[np.floating], column: ColumnShape, cells: npt.NDArray[np.intp]
 ) -> npt.NDArray[np.floating]:
     """The column's window in each of `cells`; shape (n, 16, 16)."""
     start_u, start_v = window_start_px(column)
     side = 2 * REACH_PX + 2
     view = np.lib.stride_tricks.sliding_window_view(tiles, (side, side))
-    return view[cells[:, 0] * CELL_PX + start_u, cells[:, 1] * CELL_PX + start_v]
+    n_u, n_v = column.px_per_cell
+    return view[cells[:, 0] * n_u + start_u, cells[:, 1] * n_v + start_v]

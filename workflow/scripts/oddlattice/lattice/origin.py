@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.optimize import nnls
 
-from oddlattice.crystal import CELL_PX, Crystal, column_nm2
+from oddlattice.crystal import PX_PER_CELL, Crystal, PxPerCell, column_nm2
 from oddlattice.numerics.arrays import Array, Complex, Float
 
 BINS = 32  # bins of a cell along u and v into which pixels are gathered
@@ -44,17 +44,18 @@ class MeanCell:
         phase = 2 * np.pi * (self.orders[:, 0] * u[..., None] + self.orders[:, 1] * v[..., None])
         return np.asarray(1 + np.cos(phase) @ self.amplitudes.real - np.sin(phase) @ self.amplitudes.imag)
 
-    def table(self, n: int, derivative: tuple[int, int] = (0, 0)) -> Array:
-        """Deviation from 1, or its first derivative by u or v, at ((i + 0.5)/n, (j + 0.5)/n); shape (n, n)."""
-        spectrum = np.zeros((n, n), dtype=complex)
-        phase = np.exp(1j * np.pi * self.orders.sum(1) / n)
+    def table(self, shape: tuple[int, int], derivative: tuple[int, int] = (0, 0)) -> Array:
+        """Deviation from 1, or its first derivative by u or v, at ((i + 0.5)/n, (j + 0.5)/m); shape (n, m)."""
+        (n, m), common = shape, int(np.lcm(*shape))
+        spectrum = np.zeros(shape, dtype=complex)
+        phase = np.exp(1j * np.pi * (self.orders * (common // n, common // m)).sum(1) / common)
         factor = (2j * np.pi * self.orders[:, 0]) ** derivative[0] * (2j * np.pi * self.orders[:, 1]) ** derivative[1]
-        spectrum[self.orders[:, 0] % n, self.orders[:, 1] % n] = self.amplitudes * phase * factor
-        return np.asarray(np.fft.ifft2(spectrum).real * n * n)
+        spectrum[self.orders[:, 0] % n, self.orders[:, 1] % m] = self.amplitudes * phase * factor
+        return np.asarray(np.fft.ifft2(spectrum).real * n * m)
 
-    def cell(self) -> Array:
-        """The mean cell as a tile shows it; shape (CELL_PX, CELL_PX), mean 1."""
-        return 1 + self.table(CELL_PX)
+    def cell(self, px_per_cell: PxPerCell = PX_PER_CELL) -> Array:
+        """The mean cell as a tile shows it; shape `px_per_cell`, mean 1."""
+        return 1 + self.table(px_per_cell)
 
     def moved(self, shift: Array) -> "MeanCell":
         """The same cell with the origin moved to `shift` (u, v)."""

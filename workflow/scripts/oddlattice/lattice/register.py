@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from oddlattice.crystal import Crystal
+from oddlattice.crystal import PX_PER_CELL, Crystal, PxPerCell
 from oddlattice.lattice.fourier import Lattice, Match, NoLatticeError, describe, find_lattice, matches, not_atomic
 from oddlattice.lattice.frame import Flattener, Frame, Lifted, fit_flattener, fit_frame, flat_strip, strips
 from oddlattice.lattice.origin import BINS, Anchor, MeanCell, find_anchor, fit_mean_cell, gather, peaks_of_mean_cell
@@ -36,7 +36,7 @@ SCAN_PX = 384  # side of the part of an image that tells along which direction i
 BINNED_PX = 1 << 20  # pixels that make the mean cell; more would not make it better than its systematic errors
 
 
-#: Misfit of a mean cell (20, 20), mean 1 and the crystal's column at its corner, to the model of a crystal, over the
+#: Misfit of a mean cell (n_u, n_v), mean 1 and the crystal's column at its corner, to the model of a crystal, over the
 #: model's limit; the last argument is the ratio of the principal stretches between crystal and image.
 Judge = Callable[[Crystal, Array, float], float]
 
@@ -102,6 +102,8 @@ class Registration:
         Displacement of each cell as a whole from the frame [cells].
     turned : bool
         Whether the lines of the scan are the image's columns, not its rows.
+    px_per_cell : tuple of int
+        Pixels of a cell along (u, v) in the lattice frame.
     """
 
     frame: Frame
@@ -119,6 +121,7 @@ class Registration:
     amplitude: Array
     shift_uv: Array
     turned: bool = False
+    px_per_cell: PxPerCell = PX_PER_CELL
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class Tiles:
 
     Attributes
     ----------
-    tiles : ndarray of shape (20 U, 20 V), float32
+    tiles : ndarray of shape (U n_u, V n_v), float32
         Divided by its local mean; 0 where there is no data.
     mask : ndarray of shape (U, V), uint8
     registration : Registration
@@ -222,7 +225,10 @@ def choose_match(
     if judge is not None:
         of_each = [max((e for e in tried if e[0].crystal is c), key=merit) for c in _each(e[0].crystal for e in tried)]
         able = [entry for entry in of_each if entry[1].explained >= content_minimum]
-        off = [judge(m.crystal, mean.moved(anchor.origin).cell(), m.stretch) for m, anchor, mean in able]
+        off = [
+            judge(m.crystal, mean.moved(anchor.origin).cell(m.crystal.px_per_cell), m.stretch)
+            for m, anchor, mean in able
+        ]
         best = able[int(np.argmin(off))] if able else best
     return (*best, [(match, anchor) for match, anchor, _ in tried])
 
@@ -276,7 +282,7 @@ def cell_shifts(statistics: CellStatistics, mean_cell: MeanCell) -> Array:
     ndarray of shape (2, U, V)
         (u, v) [cells]; noisy, one value for all columns of the cell.
     """
-    by_u, by_v = mean_cell.table(64, (1, 0)), mean_cell.table(64, (0, 1))
+    by_u, by_v = mean_cell.table((64, 64), (1, 0)), mean_cell.table((64, 64), (0, 1))
     normal = np.array([[np.mean(by_u * by_u), np.mean(by_u * by_v)], [np.mean(by_u * by_v), np.mean(by_v * by_v)]])
     slopes = np.stack([statistics.slope_u, statistics.slope_v]) / np.maximum(statistics.pixels, 1.0)
     return np.asarray(np.tensordot(np.linalg.inv(normal), slopes, 1))
@@ -518,6 +524,7 @@ def _measured(
         inside=inside,
         amplitude=cell_amplitude(statistics, 0.0),
         shift_uv=cell_shifts(statistics, sharper),
+        px_per_cell=PX_PER_CELL if crystal is None else crystal.px_per_cell,
     )
 
 
@@ -526,7 +533,7 @@ def render(image: Float, registration: Registration, cells: tuple[slice, slice])
     r = registration
     seen: Any = Turned(image) if r.turned else image
     nodes_px = r.nodes_px[::-1] if r.turned else r.nodes_px
-    return cut_cells(seen, nodes_px, r.row_shift_px, r.local_mean, cells, r.pedestal)
+    return cut_cells(seen, nodes_px, r.row_shift_px, r.local_mean, cells, r.pedestal, r.px_per_cell)
 
 
 def register(

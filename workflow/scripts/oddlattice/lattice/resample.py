@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.crystal import CELL_PX
+from oddlattice.crystal import PX_PER_CELL, PxPerCell
 from oddlattice.lattice.frame import Frame
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.compiled import compiled
@@ -149,6 +149,7 @@ def cut_cells(
     local_mean: Array,
     cells: tuple[slice, slice],
     pedestal: float = 0.0,
+    px_per_cell: PxPerCell = PX_PER_CELL,
 ) -> Float:
     """Cut cells from an image: row shifts taken out, resampled, divided by the local mean.
 
@@ -168,15 +169,17 @@ def cut_cells(
         Ranges of cells along u and v.
     pedestal : float
         Added before dividing [counts].
+    px_per_cell : tuple of int
+        (n_u, n_v).
 
     Returns
     -------
-    ndarray of shape (20 u, 20 v), float32
+    ndarray of shape (u n_u, v n_v), float32
         0 where there is no data.
     """
-    u, v = cells
+    (u, v), (n_u, n_v) = cells, px_per_cell
     corners = np.concatenate([nodes_px, _at_corners(local_mean)])[:, u.start : u.stop + 1, v.start : v.stop + 1]
-    tile = np.zeros(((u.stop - u.start) * CELL_PX, (v.stop - v.start) * CELL_PX), dtype=np.float32)
+    tile = np.zeros(((u.stop - u.start) * n_u, (v.stop - v.start) * n_v), dtype=np.float32)
     rows, cols = image.shape
     places = corners[:2].reshape(2, -1)
     low = np.maximum(np.floor(places.min(1)).astype(int) - HALO_PX, 0)
@@ -188,7 +191,7 @@ def cut_cells(
     left, right = max(low[1] - reach, 0), min(high[1] + reach, cols)
     window = finite(image[int(low[0]) : int(high[0]), int(left) : int(right)])
     straight = straightened(window, shifts)[:, low[1] - left : high[1] - left]
-    straight = np.ascontiguousarray(area_averaged(straight, _period_px(nodes_px) / CELL_PX))
+    straight = np.ascontiguousarray(area_averaged(straight, _period_px(nodes_px) / float(np.sqrt(n_u * n_v))))
     _rows_to_spline(straight)
     _cols_to_spline(straight)
     origin = (int(low[0]), int(low[1]))
@@ -209,7 +212,7 @@ def _sample(
 
     Parameters
     ----------
-    tile : ndarray of shape (20 u, 20 v)
+    tile : ndarray of shape (u n_u, v n_v)
     coefficients : ndarray of shape (rows', cols')
         Of the spline in a window of the image.
     origin : tuple of int
@@ -222,12 +225,15 @@ def _sample(
         [counts]
     """
     rows, cols = coefficients.shape
-    part = ((np.arange(CELL_PX) + 0.5) / CELL_PX).astype(np.float32)
+    n_u, n_v = tile.shape[0] // (corners.shape[1] - 1), tile.shape[1] // (corners.shape[2] - 1)
+    down_cell = ((np.arange(n_u) + 0.5) / n_u).astype(np.float32)
+    across_cell = ((np.arange(n_v) + 0.5) / n_v).astype(np.float32)
     at, weights = np.empty((3, tile.shape[1]), np.float32), np.empty((8, tile.shape[1]), np.float32)
     start = np.empty(tile.shape[1], np.int64)
     flat, down = coefficients.reshape(-1), np.uint64(cols)
     for y in range(tile.shape[0]):
-        _between(at, corners[:, y // CELL_PX], corners[:, y // CELL_PX + 1], part[y % CELL_PX], part)
+        above = y // n_u
+        _between(at, corners[:, above], corners[:, above + 1], down_cell[y % n_u], across_cell)
         _reach(start, weights, at, origin, shape, (rows, cols))
         for x in range(tile.shape[1]):
             if start[x] >= 0:
@@ -249,8 +255,8 @@ def _between(line: Float, above: Float, below: Float, down: Number, across: Floa
         for v in range(above.shape[1] - 1):
             left = above[k, v] + (below[k, v] - above[k, v]) * down
             right = above[k, v + 1] + (below[k, v + 1] - above[k, v + 1]) * down
-            for j in range(CELL_PX):
-                line[k, v * CELL_PX + j] = left + (right - left) * across[j]
+            for j in range(len(across)):
+                line[k, v * len(across) + j] = left + (right - left) * across[j]
 
 
 @compiled(

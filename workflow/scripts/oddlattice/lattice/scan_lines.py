@@ -64,7 +64,9 @@ class Pushes:
 
 def _tables(mean: MeanCell) -> Float:
     """Look-up table of the mean cell's deviation and its derivatives by u and v; shape (TABLE * TABLE, 3)."""
-    layers = [mean.table(TABLE, derivative).astype(np.float32).ravel() for derivative in ((0, 0), (1, 0), (0, 1))]
+    layers = [
+        mean.table((TABLE, TABLE), derivative).astype(np.float32).ravel() for derivative in ((0, 0), (1, 0), (0, 1))
+    ]
     return np.ascontiguousarray(np.stack(layers, axis=1))
 
 

@@ -1,28 +1,32 @@
 """The shape of the columns in an image's mean cell, by least squares with slopes written out."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
 
-from oddlattice.crystal import CELL_PX, Column
+from oddlattice.crystal import PX_PER_CELL, Column
 from oddlattice.lattice.columns import ColumnShape, gaussian, window_of_cell, window_offsets
 from oddlattice.numerics.arrays import Array
 
 TAIL_WEIGHT, TAIL_WIDTH = (0.12, 0.2), (2.0, 0.4)  # typical, and how far from it [of the column's own]
+FIT_PX = 6.0  # radius in which a column is fitted by itself
 CELL_ERROR = 0.01  # misfit of a mean cell that says nothing, of the local mean
 
 
 def fit_shape(cell: Array, column: Column) -> ColumnShape:
-    """Fit a Gaussian on a level to a column of the mean cell (20, 20), within 0.3 cell.
+    """Fit a Gaussian on a level to a column of the mean cell (n_u, n_v), within FIT_PX.
 
     Raises
     ------
     ValueError
         If the cell shows no peak at the column's place.
     """
-    du, dv = np.broadcast_arrays(*window_offsets(column))
-    near = du**2 + dv**2 < 0.3**2
-    window, du, dv = window_of_cell(cell, column)[near], du[near], dv[near]
+    at = ColumnShape(column.site, column.u, column.v, 1.0, (1.0, 0.0, 1.0), px_per_cell=(cell.shape[0], cell.shape[1]))
+    du, dv = np.broadcast_arrays(*window_offsets(at))
+    near = (du * cell.shape[0]) ** 2 + (dv * cell.shape[1]) ** 2 < FIT_PX**2
+    window, du, dv = window_of_cell(cell, at)[near], du[near], dv[near]
     level, height = float(window.min()), float(np.ptp(window))
 
     def misfit(p: Array) -> Array:
@@ -36,20 +40,27 @@ def fit_shape(cell: Array, column: Column) -> ColumnShape:
         by_place = (peak * (p[2] * u + p[3] * v), peak * (p[3] * u + p[4] * v))
         return np.stack([np.ones_like(u), bell, *by_precision, *by_place], axis=1)
 
-    low = [-np.inf, 0.0, 8.0, -300.0, 8.0, -0.1, -0.1]
-    high = [np.inf, np.inf, 800.0, 300.0, 800.0, 0.1, 0.1]
-    start = [level, max(height, 1e-6), 80.0, 0.0, 80.0, 0.0, 0.0]
-    scale = [1, 1, 50, 50, 50, 0.05, 0.05]
+    uu, uv, vv, u, v = _units(cell)
+    low = [-np.inf, 0.0, 8.0 * uu, -300.0 * uv, 8.0 * vv, -0.1 * u, -0.1 * v]
+    high = [np.inf, np.inf, 800.0 * uu, 300.0 * uv, 800.0 * vv, 0.1 * u, 0.1 * v]
+    start = [level, max(height, 1e-6), 80.0 * uu, 0.0, 80.0 * vv, 0.0, 0.0]
+    scale = [1, 1, 50 * uu, 50 * uv, 50 * vv, 0.05 * u, 0.05 * v]
     found = least_squares(misfit, start, jac=slopes, bounds=(low, high), x_scale=scale).x
     determinant = found[2] * found[4] - found[3] ** 2
     if found[1] <= 1e-6 or determinant <= 0:
         raise ValueError(f"no peak at the {column.site} column (u = {column.u:.2f}, v = {column.v:.2f})")
     precision = (float(found[2]), float(found[3]), float(found[4]))
-    return ColumnShape(column.site, column.u, column.v, float(found[1]), precision)
+    return replace(at, amplitude=float(found[1]), precision=precision)
+
+
+def _units(cell: Array) -> tuple[float, float, float, float, float]:
+    """Factors on precisions (uu, uv, vv) and distances (u, v) of a 20 x 20 px cell: in pixels, columns are alike."""
+    u, v = (n / square for n, square in zip(cell.shape, PX_PER_CELL, strict=True))
+    return u**2, u * v, v**2, 1 / u, 1 / v
 
 
 def fit_shapes(cell: Array, columns: tuple[Column, ...]) -> list[ColumnShape]:
-    """Shapes of the tested columns of a mean cell (20, 20), with their tails; one that shows no peak is left out.
+    """Shapes of the tested columns of a mean cell (n_u, n_v), with their tails; one that shows no peak is left out.
 
     The whole cell is fitted at once, by its Fourier coefficients: every tested column a Gaussian and a wider one of
     the same centre, every other column a Gaussian, on a level that is not negative. Tails and level are told apart
@@ -70,9 +81,10 @@ def fit_shapes(cell: Array, columns: tuple[Column, ...]) -> list[ColumnShape]:
     first = [max(0.3 * float(cell.min()), 1e-3)]
     first += [x for s in starts for x in (0.95 * s.amplitude, *s.precision, TAIL_WEIGHT[0])]
     first += [TAIL_WIDTH[0]] + [0.05] * len(light)
-    low = [0.0, *([0.0, 8.0, -300.0, 8.0, 0.0] * n), 1.6, *([0.0] * len(light))]
-    high = [np.inf, *([np.inf, 1200.0, 300.0, 1200.0, 1.0] * n), 3.0, *([np.inf] * len(light))]
-    scale = [0.1, *([1.0, 50.0, 50.0, 50.0, 0.1] * n), 0.5, *([0.1] * len(light))]
+    uu, uv, vv, *_ = _units(cell)
+    low = [0.0, *([0.0, 8.0 * uu, -300.0 * uv, 8.0 * vv, 0.0] * n), 1.6, *([0.0] * len(light))]
+    high = [np.inf, *([np.inf, 1200.0 * uu, 300.0 * uv, 1200.0 * vv, 1.0] * n), 3.0, *([np.inf] * len(light))]
+    scale = [0.1, *([1.0, 50.0 * uu, 50.0 * uv, 50.0 * vv, 0.1] * n), 0.5, *([0.1] * len(light))]
     start = np.clip(first, np.add(low, 1e-6), np.subtract(high, 1e-6))
     fit = least_squares(model.misfit, start, jac=model.slopes, bounds=(low, high), x_scale=scale, max_nfev=200)
     shapes = []
@@ -81,7 +93,10 @@ def fit_shapes(cell: Array, columns: tuple[Column, ...]) -> list[ColumnShape]:
             shapes.append(s)
             continue
         precision = (float(p_uu), float(p_uv), float(p_vv))
-        shapes.append(ColumnShape(s.site, s.u, s.v, float(height), precision, float(tail), float(fit.x[1 + 5 * n])))
+        width = float(fit.x[1 + 5 * n])
+        shapes.append(
+            replace(s, amplitude=float(height), precision=precision, tail_weight=float(tail), tail_width=width)
+        )
     return shapes
 
 
@@ -93,13 +108,15 @@ class _MeanCell:
     """
 
     def __init__(self, cell: Array, places: list[tuple[float, float]], peaks: int) -> None:
-        lines = np.fft.fftfreq(CELL_PX, 1 / CELL_PX), np.fft.rfftfreq(CELL_PX, 1 / CELL_PX)
+        n_u, n_v = cell.shape
+        lines = np.fft.fftfreq(n_u, 1 / n_u), np.fft.rfftfreq(n_v, 1 / n_v)
         # half of the coefficients stand for two, but those of the first and of the last order
-        weight = np.where((lines[1] == 0) | (lines[1] == CELL_PX / 2), 1.0, np.sqrt(2)) / CELL_ERROR
+        weight = np.where((lines[1] == 0) | (lines[1] == n_v / 2), 1.0, np.sqrt(2)) / CELL_ERROR
         u, v = (line.ravel() for line in np.meshgrid(*lines, indexing="ij"))
-        self._order, self._weight = (u, v), np.tile(weight, CELL_PX)
-        half_pixel = np.exp(-1j * np.pi * (u + v) / CELL_PX)
-        self._seen = np.fft.rfft2(cell).ravel() * half_pixel / CELL_PX**2
+        self._order, self._weight = (u, v), np.tile(weight, n_u)
+        common = int(np.lcm(n_u, n_v))
+        half_pixel = np.exp(-1j * np.pi * (u * (common // n_u) + v * (common // n_v)) / common)
+        self._seen = np.fft.rfft2(cell).ravel() * half_pixel / (n_u * n_v)
         self._phases = [np.exp(-2j * np.pi * (u * place[0] + v * place[1])) for place in places]
         self.peaks = peaks
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.crystal import CELL_PX
+from oddlattice.crystal import PX_PER_CELL, PxPerCell
 
 Window = tuple[slice, slice]
 
@@ -35,9 +35,10 @@ class Part:
         return tuple(slice(c.start - n, c.stop - n) for c, n in zip(self.core, low, strict=True))  # type: ignore[return-value]
 
 
-def in_px(cells: Window) -> Window:
+def in_px(cells: Window, px_per_cell: PxPerCell = PX_PER_CELL) -> Window:
     """A window of cells in pixels of the lattice frame."""
-    return tuple(slice(s.start * CELL_PX, s.stop * CELL_PX) for s in cells)  # type: ignore[return-value]
+    u, v = (slice(s.start * n, s.stop * n) for s, n in zip(cells, px_per_cell, strict=True))
+    return u, v
 
 
 def is_inside(cells: npt.ArrayLike, part: Part) -> npt.NDArray[np.bool_]:

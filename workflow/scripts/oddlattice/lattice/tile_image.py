@@ -8,7 +8,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec
 
-from oddlattice.crystal import CELL_PX, Crystal
+from oddlattice.crystal import Crystal
 from oddlattice.lattice.fourier import DISTORTED, NoLatticeError, describe, stretch_of
 from oddlattice.lattice.frame import Frame
 from oddlattice.lattice.origin import column_weights
@@ -160,6 +160,7 @@ def tiled_attributes(found: Registration, pixel_nm: tuple[float, float] | None) 
         "pixel_nm": ruler,
         "lattice_rms_px": rms,
         "scan_turned": found.turned,
+        "px_per_cell": list(found.px_per_cell),
         "row_jitter_px_rms": float(found.row_shift_px.std()),
         "cells_analysed": analysed,
         "cells_masked": inside - analysed,
@@ -171,21 +172,20 @@ def tiled_attributes(found: Registration, pixel_nm: tuple[float, float] | None) 
 
 def write_registration(image: Any, found: Registration, group: zarr.Group) -> None:
     """Write what is measured of one image, and its tiles, band of cells by band of cells."""
-    n_u, n_v = found.mask.shape
-    side = CELL_PX * TILE_CELLS
+    (cells_u, cells_v), (n_u, n_v) = found.mask.shape, found.px_per_cell
     tiles = group.create_array(
         "tiles",
-        shape=(n_u * CELL_PX, n_v * CELL_PX),
-        chunks=(side, side),
+        shape=(cells_u * n_u, cells_v * n_v),
+        chunks=(TILE_CELLS * n_u, TILE_CELLS * n_v),
         dtype="float32",
         compressors=[CODEC],
         dimension_names=("u", "v"),
         fill_value=0,
     )
-    for u in range(0, n_u, BAND_CELLS):
-        for v in range(0, n_v, BAND_CELLS):
-            cells = slice(u, min(u + BAND_CELLS, n_u)), slice(v, min(v + BAND_CELLS, n_v))
-            blocks.write(tiles, in_px(cells), render(image, found, cells))
+    for u in range(0, cells_u, BAND_CELLS):
+        for v in range(0, cells_v, BAND_CELLS):
+            cells = slice(u, min(u + BAND_CELLS, cells_u)), slice(v, min(v + BAND_CELLS, cells_v))
+            blocks.write(tiles, in_px(cells, found.px_per_cell), render(image, found, cells))
     arrays: dict[str, tuple[npt.NDArray[Any], tuple[str, ...]]] = {
         "mask": (found.mask.astype(np.uint8), ("u", "v")),
         "inside": (found.inside.astype(np.uint8), ("u", "v")),
