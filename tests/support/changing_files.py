@@ -55,8 +55,8 @@ def read(file: Mapping[str, Any], path: str, folder: str, settings: Mapping[str,
         return read_file(file, path, folder, settings, threads)
     load = registry.load
 
-    def load_and_change(name: Path, kind: str) -> list[Signal]:
-        found = load(name, kind)
+    def load_and_change(name: Path, formats: tuple[registry.Format, ...]) -> list[Signal]:
+        found = load(name, formats)
         change(Path(path))
         return found
 

@@ -1,4 +1,4 @@
-"""What is checked of a file before it is parsed: that it is there, is the one that was scanned, and what it holds.
+"""What is checked of a file before it is parsed: that it is there and is the one that was scanned.
 
 Files are hostile: all of this belongs into a child process with limits (process/sandbox.py).
 """
@@ -12,22 +12,6 @@ from pathlib import Path
 
 from oddlattice.archive import transient
 from oddlattice.process.sandbox import Refused
-from oddlattice.read.formats import dm, hdf5
-
-#: What files that are none of ours start with.
-_STRANGERS = {
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"\x89PNG": "a PNG picture",
-    b"II*\x00": "a TIFF picture",
-    b"MM\x00*": "a TIFF picture",
-    b"PK\x03\x04": "a zip archive",
-    b"\x1f\x8b": "a gzip-compressed file",
-    b"%PDF": "a PDF document",
-    b"<": "a web page or XML text",
-    b"\x97\x01": "a TIA series (.ser)",
-    b"BM": "a bitmap picture",
-}
-_NEEDED = "need a DigitalMicrograph file (.dm3, .dm4) or an HDF5-based .emd"
 
 
 def open_checked(path: str, size_bytes: int, mtime_ns: int) -> int:
@@ -86,39 +70,14 @@ def sha256(handle: int) -> str:
     return digest.hexdigest()
 
 
-def family(handle: int) -> str:
-    """Tell what an open file holds by its first bytes: "dm" or "emd".
-
-    Raises
-    ------
-    Refused
-        If it is neither; the reason says what it looks like.
-    """
-    head = os.pread(handle, 4096, 0)
-    size = os.fstat(handle).st_size
-    if head.startswith(b"version https://git-lfs"):
-        raise Refused("is a Git-LFS pointer, not the data: fetch the file itself (git lfs pull)")
-    for start in (0, 512, 1024, 2048):  # HDF5 allows a user block in front
-        if head[start : start + 8] == hdf5.MAGIC:
-            return "emd"
-    if dm.is_header(head):
-        return "dm"
-    if not any(head):
-        raise Refused(f"holds zeros where the header should be ({size} bytes): probably never written out; {_NEEDED}")
-    for magic, name in _STRANGERS.items():
-        if head.startswith(magic):
-            raise Refused(f"looks like {name}; {_NEEDED}")
-    raise Refused(f"has no known signature (starts with {head[:8].hex(' ')}); {_NEEDED}")
-
-
 @contextlib.contextmanager
-def safe_name(handle: int, kind: str, folder: Path) -> Iterator[Path]:
-    """A plain name for an open file: HyperSpy takes `*` and `[` in names for patterns.
+def safe_name(handle: int, ending: str, folder: Path) -> Iterator[Path]:
+    """A plain name for an open file, ending in `ending`: HyperSpy takes `*` and `[` in names for patterns.
 
     It leads through /proc to the open file itself, so that what was checked is what is read, even if the archive
     changes meanwhile.
     """
-    link = folder / f"input.{'dm4' if kind == 'dm' else 'emd'}"
+    link = folder / f"input{ending}"
     link.symlink_to(f"/proc/self/fd/{handle}")
     try:
         yield link

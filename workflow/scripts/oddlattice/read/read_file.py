@@ -18,7 +18,7 @@ from oddlattice.numerics.arrays import Array
 from oddlattice.process.sandbox import Refused
 from oddlattice.read import checks, images, stacks
 from oddlattice.read.calibration import pixel_size_nm
-from oddlattice.read.formats import hdf5, registry
+from oddlattice.read.formats import registry
 from oddlattice.read.images import Survey
 from oddlattice.read.rows import row
 from oddlattice.read.signals import Signal
@@ -71,16 +71,14 @@ def read_file(
         Whatever the reader raises.
     """
     handle = checks.open_checked(path, file["size_bytes"], file["mtime_ns"])
-    kind = checks.family(handle)
+    formats = registry.candidates(handle)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(1) as beside, checks.safe_name(handle, kind, Path(folder)) as name:
+    with ThreadPoolExecutor(1) as beside, checks.safe_name(handle, formats[0].endings[0], Path(folder)) as name:
         digest = beside.submit(checks.sha256, handle)
         if threads == 1:
             digest.result()
         try:
-            if kind == "emd":
-                hdf5.check(str(name))
-            signals = registry.load(name, kind)
+            signals = registry.load(name, formats)
             if not signals:
                 raise Refused("holds no image")
             is_only = len(signals) == 1

@@ -14,6 +14,7 @@ import zarr
 from oddlattice.archive.names import unescape
 from oddlattice.process.sandbox import Ending, Limits, run_limited
 from oddlattice.read.endings import sentence
+from oddlattice.read.formats.registry import FORMATS
 from oddlattice.read.rows import row
 from oddlattice.run.stage_settings import ReadSettings
 from oddlattice.storage.atomic import whole_directory
@@ -27,10 +28,7 @@ PRELOAD = (
     "hyperspy._signals.lazy_signal1d",
     "hyperspy._signals.lazy_signal2d",
     "dask.array",
-    "rsciio.digitalmicrograph._api",
-    "rsciio.emd._api",
-    "rsciio.emd._emd_ncem",
-    "rsciio.emd._emd_velox",
+    *sorted({module for known in FORMATS for module in known.modules}),
 )
 
 

@@ -9,9 +9,10 @@ from oddlattice.read.signals import Signal, loaded, signal_of
 
 #: Rows of an image that are read together: those of a chunk that is written.
 BAND_ROWS = 1024
+MODULES = ("rsciio.digitalmicrograph._api",)
 
 
-def is_header(head: bytes) -> bool:
+def starts(head: bytes) -> bool:
     """Whether a file that starts with `head` is a DM3 or DM4."""
     version = int.from_bytes(head[:4], "big")
     if version not in (3, 4):
@@ -27,6 +28,10 @@ def missing_bytes(handle: int) -> int:
     claimed = int.from_bytes(head[4:8], "big") + 16 if version == 3 else int.from_bytes(head[4:12], "big") + 24
     missing = claimed - os.fstat(handle).st_size
     return missing if 64 < missing < 1 << 40 else 0  # writers differ by some bytes in what they count
+
+
+def check(path: Path) -> None:
+    """Nothing before parsing: what a file claims is known when its tags are read, before its pixels are."""
 
 
 def load(path: Path) -> list[Signal]:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from oddlattice.read.signals import Signal, loaded, signal_of
 
+MODULES = ("rsciio.emd._api", "rsciio.emd._emd_ncem")
+
 
 def load(path: Path) -> list[Signal]:
     """Read all signals of a checked file, lazily."""

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from oddlattice.read.signals import Signal, loaded, signal_of
 
+MODULES = ("rsciio.emd._api", "rsciio.emd._emd_velox")
 
-def is_velox(path: Path) -> bool:
+
+def is_one(path: Path) -> bool:
     """Whether an HDF5-based file was written by Velox."""
     import h5py
 

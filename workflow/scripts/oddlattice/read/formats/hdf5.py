@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from oddlattice.process.sandbox import Refused
@@ -16,7 +17,12 @@ _HARMLESS_BYTES = 256 << 20
 _LARGEST_RATIO = 200
 
 
-def check(path: str) -> None:
+def starts(head: bytes) -> bool:
+    """Whether a file that starts with `head` is HDF5, which allows a user block in front."""
+    return any(head[place : place + 8] == MAGIC for place in (0, 512, 1024, 2048))
+
+
+def check(path: Path) -> None:
     """Refuse an HDF5 file that points outside itself, runs in circles or claims far more than it holds.
 
     RosettaSciIO follows external links, external storage and virtual datasets: a crafted file would put another
