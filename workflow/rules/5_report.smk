@@ -107,7 +107,7 @@ rule write_crate:
         mem_mb=grown(1000),
         runtime=30,
     params:
-        archive=config["archive"],
+        archive=as_it_is(config["archive"]),
         versions=settings.versions(),
     script:
         "../scripts/write_crate.py"

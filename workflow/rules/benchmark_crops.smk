@@ -23,7 +23,7 @@ rule benchmark_crops:
         mem_mb=grown(4000),
         runtime=120,
     params:
-        folder=config["crops"],
+        folder=as_it_is(config["crops"]),
         band_width=config["defects"]["published_band_std"],
         seed=config["seed"],
     script:

@@ -198,6 +198,11 @@ def _modules_of(script):
     return str(stamp)
 
 
+def as_it_is(path):
+    """Parameter: a path in which braces are braces, not wildcards."""
+    return lambda wildcards: path
+
+
 def grown(first_mb):
     """Memory of a job: twice as much at each further attempt, for one that was killed because it took too much."""
     return lambda wildcards, attempt: first_mb * 2 ** (attempt - 1)

@@ -45,7 +45,7 @@ rule train_model:
         settings=config["train"],
         seed=config["seed"],
         read=config["read"],
-        archive=config["archive"],
+        archive=as_it_is(config["archive"]),
         # no input: an ordinary training must not start the multislice
         library=(
             str(REPOSITORY / f"models/libraries/{config['train']['library']}.yaml")
