@@ -27,6 +27,22 @@ ORIGINAL_NS = NOW_NS - 10**15
 ROOT = Path(__file__).parents[2]
 
 
+def test_braces_in_paths_are_no_wildcards(tmp_path: Path) -> None:
+    archive, work = tmp_path / "a{}b{shard}", tmp_path / "w{}{c}"
+    archive.mkdir()
+    work.mkdir()
+    write_dm(archive / "x{y}.dm4", counts((64, 72)))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(work)]
+    told = [f"archive={archive}", "settle_s=0"]
+    for more in (["--until", "read_images"], ["--dry-run"]):  # what a run writes, and that all of its jobs can be told
+        done = subprocess.run(
+            [*command, "--cores", "1", *more, "--config", *told], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    (out,) = (work / "results/1_images").iterdir()
+    assert zarr.open_group(out, mode="r").attrs["images"][0]["path"] == "x{y}.dm4"
+
+
 class Place:
     """An archive of small images and its results; analysis is replaced by: what could be read is analysed."""
 

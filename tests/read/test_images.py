@@ -136,7 +136,7 @@ def test_detectors():
 
 
 def survey_of(*bands):
-    survey = images.Survey()
+    survey = images.Survey((80, 90))
     kept = list(survey.watch(iter(bands)))
     return survey, kept
 

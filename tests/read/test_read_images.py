@@ -1,5 +1,6 @@
 """The read stage as a whole: files in, images and reasons out, whatever a file does to its reader."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -444,3 +445,36 @@ def test_a_real_stack_gives_an_image_per_frame(real):
 def test_every_real_file_is_listed_here(real):
     rows, _ = real
     assert set(rows) == set(IMAGES) | set(REFUSALS) | {"dmTest_3D_int16_64,65,66.dm4"}
+
+
+def test_metadata_of_a_stack_stay_with_the_first_frame_that_is_read(tmp_path):
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    data = counts((4, 80, 90), seed=5)
+    data[0] = 7  # blank: refused
+    write_dm(archive / "stack.dm4", data, stack=True, tags={"Microscope": {"Operator": "Ada"}})
+    for threads in (1, 3):
+        rows, store = read(archive, tmp_path, threads=threads)
+        assert [row["state"] for row in rows["stack.dm4"]] == ["rejected", "read", "read", "read"]
+        first, *others = (store[row["image_id"]].attrs["oddlattice"] for row in rows["stack.dm4"][1:])
+        assert "Ada" in json.dumps(first["original_metadata"])
+        assert [said["original_metadata"] for said in others] == [{"_kept_with": first["image_id"]}] * 2
+
+
+def test_the_same_scan_in_another_container_has_the_same_scan_id(tmp_path):
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    data = counts(seed=3)
+    write_dm(archive / "a.dm4", data)
+    write_ncem(archive / "b.emd", data, pixel=0.02)
+    write_velox(archive / "c.emd", {"HAADF": data[None]})
+    write_dm(archive / "d.dm4", data.astype(np.int32))  # another dtype
+    write_dm(archive / "e.dm4", data.T.copy())  # the same size
+    write_dm(archive / "f.dm4", np.zeros((80, 80), np.uint16))
+    rows, store = read(archive, tmp_path)
+    ids = {name: only(found)["scan_id"] for name, found in rows.items()}
+    expected = hashlib.sha256(b"<u2 96 128\n" + data.tobytes()).hexdigest()
+    assert ids["a.dm4"] == ids["b.emd"] == ids["c.emd"] == expected
+    assert len({ids[name] for name in ("a.dm4", "d.dm4", "e.dm4")}) == 3
+    assert ids["f.dm4"] == "", "what is refused has none"
+    assert store[only(rows["a.dm4"])["image_id"]].attrs["oddlattice"]["scan_id"] == expected

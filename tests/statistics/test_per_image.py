@@ -146,8 +146,8 @@ def test_counts_add_up_over_images(shard: tuple[made_up.Made, Path, Path]) -> No
 
 def test_tables_have_their_columns(shard: tuple[made_up.Made, Path, Path]) -> None:
     _, out, _ = shard
-    assert pl.read_csv(out / "densities.csv").columns == list(DENSITIES)
-    assert pl.read_csv(out / "trends.csv").columns == list(TRENDS)
+    assert pl.read_csv(out / "densities.csv").columns == [*DENSITIES, "version"]
+    assert pl.read_csv(out / "trends.csv").columns == [*TRENDS, "version"]
 
 
 def test_a_metadata_field_names_groups(shard: tuple[made_up.Made, Path, Path], tmp_path: Path) -> None:

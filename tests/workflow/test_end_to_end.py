@@ -17,6 +17,7 @@ import zarr
 from ome_zarr_models.v05.image import Image as OmeImage
 
 from build_demo_archive import build
+from oddlattice import __version__
 from oddlattice.storage import products
 
 ROOT = Path(__file__).parents[2]
@@ -136,6 +137,22 @@ def test_counts_and_areas_add_up(demo: Path) -> None:
         table = pl.read_parquet(demo / f"results/4_defects/{name}.parquet")
         text = pl.read_csv(demo / f"results/4_defects/{name}.csv", infer_schema=False)
         assert text.columns == table.columns and len(text) == len(table)
+
+
+def test_every_table_and_every_store_says_what_version_made_it(demo: Path) -> None:
+    results = demo / "results"
+    tables = [
+        *results.rglob("4_defects/*.parquet"),
+        *results.rglob("4_defects/*.csv"),
+        *results.rglob("5_report/**/*.csv"),
+    ]
+    assert len(tables) > 30
+    for path in tables:
+        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
+        assert set(table["version"]) <= {__version__}, path
+    stores = [path for stage in "1234" for path in results.glob(f"{stage}_*/*.zarr")]
+    assert len(stores) == 4 * 3
+    assert {zarr.open_group(path, mode="r").attrs["version"] for path in stores} == {__version__}
 
 
 def test_the_header_that_lies_is_reported(demo: Path) -> None:

@@ -15,7 +15,7 @@ from oddlattice.process.logs import log_to
 from oddlattice.process.sandbox import Ending, Limits, run_limited
 from oddlattice.process.single_thread import one_thread
 from oddlattice.storage.atomic import whole_directory
-from oddlattice.storage.groups import listed_in
+from oddlattice.storage.groups import listed_in, new_store
 from oddlattice.storage.rows import Row
 
 CALL = "oddlattice.model.choice:tile_or_tell"
@@ -92,7 +92,7 @@ def main(
     images = zarr.open_group(str(images_zarr), mode="r")
     names = [str(row["image_id"]) for row in listed_in(images) if row["state"] == "read"]
     with whole_directory(out_zarr) as part:
-        root = zarr.open_group(str(part), mode="w", zarr_format=3)
+        root = new_store(part)
         shared = {
             "images_zarr": str(images_zarr),
             "crystal_files": [str(path) for path in crystal_files],

@@ -12,7 +12,7 @@ from oddlattice.process.single_thread import one_thread
 from oddlattice.process.supervised import Watch, go_on_watched
 from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.atomic import whole_directory
-from oddlattice.storage.groups import listed_in
+from oddlattice.storage.groups import listed_in, new_store
 from oddlattice.storage.products import COLUMNS, COMPLETENESS, DEFECTS, IMAGES, table, write_parquet
 
 
@@ -32,7 +32,7 @@ def main(
     images = zarr.open_group(images_zarr, mode="r")
     watch, found = watch or Watch(), list[Analysis]()
     with whole_directory(out_maps) as part:
-        maps = zarr.open_group(part, mode="w", zarr_format=3)
+        maps = new_store(part)
         stores = Stores(
             images, zarr.open_group(tiles_zarr, mode="r"), zarr.open_group(differences_zarr, mode="r"), maps, part
         )

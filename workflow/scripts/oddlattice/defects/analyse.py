@@ -46,7 +46,7 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
     name = row["image_id"]
     source = said_of(group_of(stores.images, name))
     lattice = said_of(group_of(stores.tiles, name))
-    found: Row = {key: row[key] for key in ("image_id", "file_id", "path", "signal", "frame")}
+    found: Row = {key: row[key] for key in ("image_id", "file_id", "scan_id", "path", "signal", "frame")}
     found |= {"state": lattice["state"], "reason": lattice["reason"]} | lattice_figures(source, lattice)
     if lattice["state"] != "tiled":
         return Analysis(found)

@@ -13,7 +13,7 @@ from oddlattice.process.sandbox import spared
 from oddlattice.process.supervised import Watch
 from oddlattice.run.stage_settings import InferSettings
 from oddlattice.storage.atomic import whole_directory
-from oddlattice.storage.groups import group_of, listed_in, said_of
+from oddlattice.storage.groups import group_of, listed_in, new_store, said_of
 
 
 def infer_shard(
@@ -34,7 +34,7 @@ def infer_shard(
     predictors = {name: Predictor(model, settings, threads) for name, model in models.items()}
     listed = listed_in(tiles)
     with whole_directory(out_zarr) as part, Behind() as write:
-        out = zarr.open_group(part, mode="w", zarr_format=3)
+        out = new_store(part)
         pieces = None if watch.careful else spared(PiecesInOrder.of_all, tiles, listed)[0]
         rows = []
         for row in listed:

@@ -1,5 +1,6 @@
 """Which signals of a file are real-space images, which of them are wanted, and whether their pixels are of use."""
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -96,11 +97,13 @@ def chosen(signals: Sequence[Signal], detectors: str | Sequence[str]) -> tuple[l
 class Survey:
     """What is counted while the bands of an image pass by."""
 
+    shape: tuple[int, int]
     pixels: int = 0
     not_finite: int = 0
     lowest: float = np.inf
     highest: float = -np.inf
     at_highest: int = 0
+    digest: Any = None
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype("float32"))
 
     def watch(self, bands: Iterator[Array]) -> Iterator[Array]:
@@ -109,8 +112,20 @@ class Survey:
             if band.dtype.kind == "f" and band.dtype != np.float32:
                 with np.errstate(over="ignore"):
                     band = band.astype(np.float32)
+            self._hash(band)
             self._count(band)
             yield band
+
+    @property
+    def scan_id(self) -> str:
+        """SHA-256 of dtype and shape in words, such as "<u2 96 128", a new line, and the pixels row by row."""
+        return "" if self.digest is None else self.digest.hexdigest()
+
+    def _hash(self, band: Array) -> None:
+        little = band.dtype.newbyteorder("<")
+        if self.digest is None:
+            self.digest = hashlib.sha256(f"{little.str} {self.shape[0]} {self.shape[1]}\n".encode())
+        self.digest.update(np.ascontiguousarray(band, little))
 
     def _count(self, band: Array) -> None:
         self.dtype = band.dtype

@@ -24,7 +24,7 @@ from oddlattice.read.rows import row
 from oddlattice.read.signals import Signal
 from oddlattice.run.stage_settings import ReadSettings
 from oddlattice.storage import omezarr
-from oddlattice.storage.groups import array_of
+from oddlattice.storage.groups import array_of, said_of
 from oddlattice.storage.rows import Row
 
 
@@ -161,7 +161,21 @@ def _write_frames(task: _Task, signal: Signal, data: Any) -> list[Row]:
             if len(under_way) == task.threads:
                 rows.append(under_way.popleft().result())
             under_way.append(pool.submit(_write_frame, alone, signal, data, frame, bands))
-        return rows + [written.result() for written in under_way]
+        rows += [written.result() for written in under_way]
+    _keep_metadata(task, signal, rows)
+    return rows
+
+
+def _keep_metadata(task: _Task, signal: Signal, rows: list[Row]) -> None:
+    """Metadata of a stack lie with its first frame; where that one was refused, with the first that was read."""
+    read = [str(found["image_id"]) for found in rows if found["state"] == "read"]
+    if rows[0]["state"] == "read" or not read:
+        return
+    for image_id in read:
+        folder = task.folder / image_id
+        said = said_of(zarr.open_group(folder, mode="r"))
+        kept = signal.metadata if image_id == read[0] else {"_kept_with": read[0]}
+        omezarr.add_attribute(folder, "oddlattice", said | {"original_metadata": kept})
 
 
 def _write_frame(task: _Task, signal: Signal, data: Any, frame: int, bands: Iterator[Array]) -> Row:
@@ -192,7 +206,7 @@ def _write(
     row_axis, col_axis = stacks.image_axes(signal)
     pixel_nm, warnings = pixel_size_nm(row_axis, col_axis)
     name = _name(signal) if frame <= 0 else f"{_name(signal)} [{frame}]"
-    survey = Survey()
+    survey = Survey(shape)
     folder = task.folder / image_id
     omezarr.write_bands(folder, survey.watch(bands), shape, dtype, pixel_nm, name=name, threads=task.threads)
     reason, more = _judge(folder, survey)
@@ -214,6 +228,7 @@ def _write(
         "cols": shape[1],
         "pixel_nm_header": None if pixel_nm is None else list(pixel_nm),
         "units_header": col_axis.units,
+        "scan_id": survey.scan_id,
         "sha256": task.sha256.result(),
         "acquired": signal.acquired,
         "detector": signal.detector,
@@ -221,7 +236,7 @@ def _write(
         "original_metadata": signal.metadata if frame <= 0 else {"_kept_with": _image_id(task, signal, 0)},
     }
     omezarr.add_attribute(folder, "oddlattice", said)
-    return row(task.file, image_id, _name(signal), frame, "")
+    return row(task.file, image_id, _name(signal), frame, "", survey.scan_id)
 
 
 def _judge(folder: Path, survey: Survey) -> tuple[str, list[str]]:

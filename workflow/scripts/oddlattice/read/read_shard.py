@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import zarr
-
 from oddlattice.archive.names import unescape
 from oddlattice.process.sandbox import Ending, Limits, run_limited
 from oddlattice.read.endings import sentence
@@ -18,6 +16,7 @@ from oddlattice.read.formats.registry import FORMATS
 from oddlattice.read.rows import row
 from oddlattice.run.stage_settings import ReadSettings
 from oddlattice.storage.atomic import whole_directory
+from oddlattice.storage.groups import new_store
 from oddlattice.storage.products import READ, SHARD, read_tsv, table
 from oddlattice.storage.rows import Row
 
@@ -136,7 +135,7 @@ def read_shard(
     rows: dict[str, list[Row]] = {}
     paths = {file["file_id"]: file["path"] for file in files}
     with whole_directory(out_zarr.absolute()) as part:
-        group = zarr.open_group(part, mode="w", zarr_format=3)
+        group = new_store(part)
         for ending, found in read_all(files, archive, part, settings, threads, call):
             rows[ending.key] = found
             lines.write(described(paths[ending.key], found, ending.seconds))

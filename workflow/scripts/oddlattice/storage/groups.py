@@ -1,12 +1,19 @@
 """What the stages leave in zarr stores, taken by name: groups, arrays, and what is said of an image."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 import zarr
 
+from oddlattice import __version__
 from oddlattice.storage import blocks
 from oddlattice.storage.rows import Row
+
+
+def new_store(folder: Path) -> zarr.Group:
+    """An empty store in a folder, with the version of the program that makes it."""
+    return zarr.open_group(folder, mode="w", zarr_format=3, attributes={"version": __version__})
 
 
 def group_of(parent: zarr.Group, name: str) -> zarr.Group:

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import polars as pl
 
+from oddlattice import __version__
 from oddlattice.storage.atomic import whole_file
 
 Schema = dict[str, pl.DataType | type[pl.DataType]]
+
+#: The last column of every table, written by `write_parquet` and `write_csv`: the program that made the row.
+VERSION: Schema = {"version": pl.String}
 
 #: results/0_archive/inventory.tsv: one row per file found under the archive.
 INVENTORY: Schema = {
@@ -27,6 +31,7 @@ SHARD: Schema = {k: INVENTORY[k] for k in ("file_id", "path", "size_bytes", "mti
 READ: Schema = {
     "image_id": pl.String,  # group name in the zarr store; for a refusal the id it would have had
     "file_id": pl.String,
+    "scan_id": pl.String,  # SHA-256 of pixels, shape and dtype, the same in whatever container; "" where refused
     "path": pl.String,
     "signal": pl.String,  # name of the signal or detector in the file; "" when the file itself is refused
     "frame": pl.Int64,  # index in a stack; -1 for the aligned sum; 0 for a single image
@@ -38,6 +43,7 @@ READ: Schema = {
 IMAGES: Schema = {
     "image_id": pl.String,
     "file_id": pl.String,
+    "scan_id": pl.String,
     "path": pl.String,
     "signal": pl.String,
     "frame": pl.Int64,
@@ -288,11 +294,15 @@ TRENDS: Schema = {
 def table(rows: list[dict[str, object]], schema: Schema) -> pl.DataFrame:
     """A table of `rows` with exactly the columns of `schema`; a missing key becomes null.
 
+    Rows of a table that was written before keep the `version` of the program that made them.
+
     Raises
     ------
     ValueError
         If a row has a key that the schema does not know.
     """
+    if any("version" in row for row in rows):
+        schema = schema | VERSION
     for row in rows:
         unknown = set(row) - set(schema)
         if unknown:
@@ -305,18 +315,26 @@ def _write(content: BytesIO, path: str | Path) -> None:
         part.write_bytes(content.getbuffer())
 
 
+def versioned(frame: pl.DataFrame) -> pl.DataFrame:
+    """A table with the column `version`; rows that have one keep it."""
+    made_by = pl.lit(__version__, pl.String)
+    if "version" in frame.columns:
+        return frame.with_columns(pl.col("version").fill_null(made_by))
+    return frame.with_columns(version=made_by)
+
+
 def write_parquet(frame: pl.DataFrame, path: str | Path) -> None:
     """Write a table as a whole Parquet file (zstd)."""
     # polars speaks of a full disk as of a fault in the data; Python's own writing says what it is
     content = BytesIO()
-    frame.write_parquet(content, compression="zstd", statistics=False)
+    versioned(frame).write_parquet(content, compression="zstd", statistics=False)
     _write(content, path)
 
 
 def write_csv(frame: pl.DataFrame, path: str | Path) -> None:
     """Write a table as a whole CSV file; no byte-order mark, empty cells for null."""
     content = BytesIO()
-    frame.write_csv(content)
+    versioned(frame).write_csv(content)
     _write(content, path)
 
 
