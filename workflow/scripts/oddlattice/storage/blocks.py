@@ -1,9 +1,9 @@
 """Chunks of zarr arrays on local disk, read and written in this thread: the bytes of zarr, several times faster.
 
-zarr's own event loop and threads take longer for a map than packing and unpacking it. The `zarrs` codec pipeline gives the
-same bytes, and as fast in bands of chunks (100 MB of float32 in 640 px chunks, two shared cores, best of three: write
-0.41 s, here 0.45 s; read 0.26 s, here 0.28 s), but slower chunk after chunk, as the stages go: 0.33 s, here 0.21 s. With
-1,024 px chunks it is slower throughout: 0.64, 0.36, 0.35 s; here 0.52, 0.26, 0.20 s.
+zarr's own event loop and threads take longer for a map than packing and unpacking it. The `zarrs` codec pipeline
+gives the same bytes, and as fast in bands of chunks (100 MB of float32 in 640 px chunks, two shared cores, best of
+three: write 0.41 s, here 0.45 s; read 0.26 s, here 0.28 s), but slower chunk after chunk, as the stages go: 0.33 s,
+here 0.21 s. With 1,024 px chunks it is slower throughout: 0.64, 0.36, 0.35 s; here 0.52, 0.26, 0.20 s.
 """
 
 import sys
