@@ -30,11 +30,11 @@ import yaml
 from scipy import stats
 from scipy.spatial import cKDTree
 
+import infer_differences
 from cut_tiles import main as cut_tiles
 from find_defects import main as find_defects
 from oddlattice.crystal import Crystal, load_crystal
 from oddlattice.numerics.intervals import wilson
-from oddlattice.predict.infer_shard import infer_shard
 from oddlattice.run.stage_settings import DefectSettings, InferSettings, ReadSettings
 from read_images import main as read_images
 from support.raw_files import shard_of, write_ncem
@@ -109,7 +109,7 @@ def through_the_pipeline(images: list[Array], pixel_nm: tuple[float, float]) -> 
         )
         cut_tiles(folder / "1.zarr", [MODEL / "crystal.yaml"], folder / "2.zarr", config["tile"])
         settings = InferSettings.of(config["infer"])
-        infer_shard(str(folder / "2.zarr"), [str(MODEL)], str(folder / "3.zarr"), settings, 1)
+        infer_differences.main(str(folder / "2.zarr"), [str(MODEL)], str(folder / "3.zarr"), settings, 1)
         out = {part: str(folder / f"{part}.parquet") for part in ("defects", "images", "columns", "completeness")}
         stores = [str(folder / f"{k}.zarr") for k in (1, 2, 3)]
         find_defects(*stores, *out.values(), str(folder / "4.zarr"), DefectSettings.of(config["defects"]))

@@ -10,11 +10,11 @@ import yaml
 import zarr
 from safetensors.numpy import load_file, save_file
 
+import infer_differences
 from oddlattice.crystal import CELL_PX, load_crystal
 from oddlattice.model.choice import Judge, predicted_cell, tile_one
 from oddlattice.model.folder import load_model, sha256_of
 from oddlattice.model.simulated_bulk import draw_bulk
-from oddlattice.predict.infer_shard import infer_shard
 from oddlattice.run.stage_settings import InferSettings
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from support.settings import default
@@ -95,6 +95,6 @@ def test_a_second_model_takes_no_image_from_the_one_that_fits(images: Path, tmp_
     assert both.attrs["oddlattice"]["model"] == "sound"
     np.testing.assert_array_equal(both["tiles"][:], alone["tiles"][:])
     settings = default(InferSettings, device="cpu")
-    infer_shard(str(tmp_path / "both"), [str(f) for f in folders], str(tmp_path / "out"), settings, 1)
+    infer_differences.main(str(tmp_path / "both"), [str(f) for f in folders], str(tmp_path / "out"), settings, 1)
     said = zarr.open_group(tmp_path / "out")["i"].attrs["oddlattice"]
     assert (said["state"], said["model"]) == ("analysed", "sound")

@@ -3,11 +3,62 @@
 from pathlib import Path
 from typing import Any
 
-from oddlattice.predict.infer_shard import infer_shard as main
+import zarr
+
+from oddlattice.model.folder import load_model
+from oddlattice.predict.infer_image import infer_one, refuse
+from oddlattice.predict.pieces import PiecesInOrder
+from oddlattice.predict.predictor import Predictor
 from oddlattice.process.logs import log_to
+from oddlattice.process.prefetch import Behind
+from oddlattice.process.sandbox import spared
 from oddlattice.process.single_thread import one_thread
-from oddlattice.process.supervised import go_on_watched
+from oddlattice.process.supervised import Watch, go_on_watched
 from oddlattice.run.stage_settings import InferSettings
+from oddlattice.storage.atomic import whole_directory
+from oddlattice.storage.groups import group_of, listed_in, new_store, said_of
+
+
+def main(
+    tiles_zarr: str,
+    model_dirs: list[str],
+    out_zarr: str,
+    settings: InferSettings,
+    threads: int,
+    watch: Watch | None = None,
+) -> None:
+    """Predict every tiled image of a shard; the rule file says what is written.
+
+    The next piece is read, and the last one written, while one is predicted.
+    """
+    watch = watch or Watch()
+    tiles = zarr.open_group(tiles_zarr, mode="r")
+    models = {model.name: model for model in map(load_model, map(Path, model_dirs))}
+    predictors = {name: Predictor(model, settings, threads) for name, model in models.items()}
+    listed = listed_in(tiles)
+    with whole_directory(out_zarr) as part, Behind() as write:
+        out = new_store(part)
+        pieces = None if watch.careful else spared(PiecesInOrder.of_all, tiles, listed)[0]
+        rows = []
+        for row in listed:
+            name, state, reason = row["image_id"], row["state"], row["reason"]
+            if state == "tiled":
+                model = str(said_of(group_of(tiles, name))["model"])
+                given = (tiles, out, name, models[model], predictors[model], settings)
+                meanwhile = (pieces.of(name), write) if pieces is not None else ()
+                said, fault = watch.spared(name, infer_one, *given, *meanwhile)
+                if fault is not None and meanwhile:  # perhaps it is that of the next image, whose pieces are read ahead
+                    write.wait()
+                    pieces = None
+                    said, fault = watch.spared(name, infer_one, *given)
+                if fault is not None:
+                    print(fault.trace)
+                state, reason = said or refuse(out, name, fault)
+                reason = reason or row["reason"]
+                print(f"{name}: {state} {reason}")
+            rows.append({"image_id": name, "state": state, "reason": reason})
+        out.update_attributes({"images": rows, "models": {name: model.sha256 for name, model in models.items()}})
+
 
 if "snakemake" in globals():
     snakemake: Any = globals()["snakemake"]

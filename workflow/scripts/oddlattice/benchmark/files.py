@@ -21,7 +21,8 @@ from oddlattice.benchmark.truth import file_row
 from oddlattice.defects.analyse import Analysis, Stores, analyse
 from oddlattice.model.choice import tile_one
 from oddlattice.numerics.arrays import Float
-from oddlattice.predict.infer_shard import infer_shard
+from oddlattice.predict.infer_image import infer_one
+from oddlattice.predict.predictor import Predictor
 from oddlattice.read.read_shard import read_shard
 from oddlattice.storage.groups import listed_in
 from oddlattice.storage.products import DEFECTS, IMAGES, SHARD, table, write_tsv
@@ -77,13 +78,17 @@ def analyse_files(rows: list[Row], setup: Setup, folder: Path) -> list[Analysis]
         read_shard(folder / "shard.tsv", folder / "archive", first, setup.read, lines)
     images = zarr.open_group(first, mode="r")
     tiles = zarr.open_group(second, mode="w", zarr_format=3)
-    job = {"images_zarr": str(first), "out": str(second), "settings": setup.tile.as_dict()}
+    differences = zarr.open_group(third, mode="w", zarr_format=3)
     listed = [row for row in listed_in(images) if row["state"] == "read"]
-    crystal = str(Path(setup.model) / "crystal.yaml")
-    tiles.attrs["images"] = [tile_one([crystal], image_id=str(row["image_id"]), **job) for row in listed]
-    infer_shard(str(second), [setup.model], str(third), setup.infer, 1)
+    model, crystal = cached_model(setup.model), str(Path(setup.model) / "crystal.yaml")
+    predictor = Predictor(model, setup.infer, 1)
+    for row in listed:
+        name = str(row["image_id"])
+        job = {"images_zarr": str(first), "out": str(second), "settings": setup.tile.as_dict()}
+        if tile_one([crystal], image_id=name, **job)["state"] == "tiled":
+            infer_one(tiles, differences, name, model, predictor, setup.infer)
     made = zarr.open_group(maps, mode="w", zarr_format=3)
-    stores = Stores(images, zarr.open_group(second, mode="r"), zarr.open_group(third, mode="r"), made, folder)
+    stores = Stores(images, tiles, differences, made, folder)
     return [analyse(row, stores, setup.defects) for row in listed]
 
 
