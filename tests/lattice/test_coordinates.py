@@ -24,6 +24,8 @@ def test_places_are_between_the_nodes() -> None:
     at = Coordinates(nodes, np.zeros(100))
     np.testing.assert_allclose(at.seen_px(np.array([[1.5, 2.25]])), [[10 + 30 - 6.75, 5 + 4.5 + 45]])
     np.testing.assert_allclose(at.seen_px(np.array([[9.0, -2.0]])), [[10 + 180 + 6, 5 + 27 - 40]])  # beyond them too
+    np.testing.assert_allclose(at.seen_px(np.array([1.5, 2.25])), [10 + 30 - 6.75, 5 + 4.5 + 45])  # a single place
+    np.testing.assert_allclose(at.uv_of_straight(at.straight_px(np.array([1.5, 2.25]))), [1.5, 2.25], atol=1e-6)
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -64,7 +64,8 @@ class Coordinates:
     def straight_px(self, uv: Array) -> Array:
         """Straight places (..., 2) of lattice coordinates (..., 2) [px]."""
         at = np.moveaxis(np.asarray(uv, dtype=np.float64), -1, 0)
-        bend = [map_coordinates(layer, at, order=1, mode="nearest") for layer in self._bend]
+        flat = at.reshape(2, -1)  # a single place is one of one
+        bend = [map_coordinates(layer, flat, order=1, mode="nearest").reshape(at.shape[1:]) for layer in self._bend]
         return np.asarray(self.affine[0] + uv @ self.affine[1:] + np.stack(bend, -1))
 
     def seen_px(self, uv: Array) -> Array:
