@@ -80,8 +80,7 @@ def scan_archive(
     A folder that cannot be listed, and a file that cannot be opened, is a waiting row with the reason; a later scan
     tries again. A file that was out of reach when it was to be read, and is there again, has its shard read again.
 
-    What `include` and `exclude` no longer ask for: results stay, with their rows; a shard of nothing else that has not
-    been analysed is forgotten.
+    What `include` and `exclude` no longer ask for keeps its results and rows, unless it has not been analysed.
 
     Parameters
     ----------
@@ -97,10 +96,6 @@ def scan_archive(
     now_ns : int
         The time of this look [ns since 1970].
 
-    Returns
-    -------
-    Scan
-
     Raises
     ------
     ArchiveError
@@ -112,11 +107,7 @@ def scan_archive(
         known = known_entries(results)
         _same_archive(archive, home, known)
         unasked = _unasked(known, include, exclude)
-        if not listing.files and len(known) > len(unasked):
-            raise ArchiveError(
-                f"found no file in {escape(archive)}, though {len(known)} were found earlier; "
-                "needed the archive as it was (is it mounted?); nothing was touched"
-            )
+        _not_emptied(archive, listing, known, unasked)
         known = _forget(results, known, unasked)
         waiting, settled, looks = sort_out(archive, listing, known, read_looks(home), settle_s, now_ns)
         shards = dict(pack(settled, shard_files, shard_mb))
@@ -130,6 +121,15 @@ def scan_archive(
     return Scan(
         entries, shard_names(results), len(shards), _warnings(archive, listing), _notes(archive, listing, known)
     )
+
+
+def _not_emptied(archive: Path, listing: Listing, known: list[Entry], unasked: set[str]) -> None:
+    """ArchiveError where an archive that held files is found empty."""
+    if not listing.files and len(known) > len(unasked):
+        raise ArchiveError(
+            f"found no file in {escape(archive)}, though {len(known)} were found earlier; "
+            "needed the archive as it was (is it mounted?); nothing was touched"
+        )
 
 
 def _unasked(known: list[Entry], include: Sequence[str], exclude: Sequence[str]) -> set[str]:

@@ -123,15 +123,7 @@ def run_limited(
         "preload": preload,
         "parent": os.getpid(),
     }
-    code = (
-        "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from oddlattice.process.sandbox import serve; serve()"
-    )
-    paths = json.dumps([path or os.getcwd() for path in sys.path])
-    # Archives are often mounted read-only without locks, which HDF5 would ask for; times are kept in UTC everywhere.
-    environment = os.environ | {"HDF5_USE_FILE_LOCKING": "FALSE", "TZ": "UTC", "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen(
-        [sys.executable, "-c", code, paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-    )
+    server = _server()
     assert server.stdin is not None
     assert server.stdout is not None
     left = set(jobs)
@@ -152,6 +144,19 @@ def run_limited(
         raise RuntimeError(
             f"the process that reads files ended early (status {server.returncode}); unread: {len(left)}"
         )
+
+
+def _server() -> "subprocess.Popen[bytes]":
+    """Start the process that forks the children; it waits for its order."""
+    code = (
+        "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from oddlattice.process.sandbox import serve; serve()"
+    )
+    paths = json.dumps([path or os.getcwd() for path in sys.path])
+    # Archives are often mounted read-only without locks, which HDF5 would ask for; times are kept in UTC everywhere.
+    environment = os.environ | {"HDF5_USE_FILE_LOCKING": "FALSE", "TZ": "UTC", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )
 
 
 def spared(

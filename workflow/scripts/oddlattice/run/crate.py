@@ -106,63 +106,77 @@ def crate(root: Path, models: Sequence[Mapping[str, Any]], archive: str, version
     files, folders = file_entities(root), folder_entities(root)
     parts = [{"@id": entity["@id"]} for entity in (*files, *folders)]
     when = written(root, files)
-    learnt = [
-        {
-            "@id": f"#model-{quote(str(model['name']))}",
-            "@type": "CreativeWork",
-            "name": f"model {model['name']}",
-            "identifier": f"sha256:{model['weights_sha256']}",
-        }
-        for model in models
-    ]
+    learnt = [_model_entity(model) for model in models]
     known = {entity["@id"] for entity in files}
     used = [{"@id": "#archive"}, *({"@id": model["@id"]} for model in learnt)]
     used += [{"@id": name} for name in ("config.yaml",) if name in known]
+    about = [*_dataset_entities(when, parts), _archive_entity(archive), *learnt]
+    return {"@context": CONTEXT, "@graph": [*about, *_run_entities(versions, when, used, parts), *files, *folders]}
+
+
+def _model_entity(model: Mapping[str, Any]) -> Row:
     return {
-        "@context": CONTEXT,
-        "@graph": [
-            {
-                "@id": "ro-crate-metadata.json",
-                "@type": "CreativeWork",
-                "conformsTo": {"@id": "https://w3id.org/ro/crate/1.1"},
-                "about": {"@id": "./"},
-            },
-            {
-                "@id": "./",
-                "@type": "Dataset",
-                "name": "Defects in STEM images, found by oddlattice",
-                "description": "Images, maps, tables of defects with their statistics, and the report for review.",
-                "datePublished": when,
-                "license": {"@id": "#licence"},
-                "hasPart": parts,
-                "mentions": {"@id": "#run"},
-            },
-            {
-                "@id": "#licence",
-                "@type": "CreativeWork",
-                "name": "No licence is given",
-                "description": "Who owns the images decides how this result may be used.",
-            },
-            {"@id": "#archive", "@type": "CreativeWork", "name": "archive of raw microscope files",
-             "description": f"{archive}; its files are listed in 0_archive/discovered.tsv"},
-            *learnt,
-            {
-                "@id": "#oddlattice",
-                "@type": "SoftwareApplication",
-                "name": "oddlattice",
-                "softwareVersion": versions["oddlattice"],
-                "softwareRequirements": [f"{name} {number}" for name, number in versions.items()],
-            },
-            {
-                "@id": "#run",
-                "@type": "CreateAction",
-                "name": "analysis of the archive",
-                "endTime": when,
-                "instrument": {"@id": "#oddlattice"},
-                "object": used,
-                "result": parts,
-            },
-            *files,
-            *folders,
-        ],
-    }  # fmt: skip
+        "@id": f"#model-{quote(str(model['name']))}",
+        "@type": "CreativeWork",
+        "name": f"model {model['name']}",
+        "identifier": f"sha256:{model['weights_sha256']}",
+    }
+
+
+def _archive_entity(archive: str) -> Row:
+    return {
+        "@id": "#archive",
+        "@type": "CreativeWork",
+        "name": "archive of raw microscope files",
+        "description": f"{archive}; its files are listed in 0_archive/discovered.tsv",
+    }
+
+
+def _dataset_entities(when: str, parts: list[Row]) -> list[Row]:
+    """The crate itself, the folder that it describes, and its licence."""
+    return [
+        {
+            "@id": "ro-crate-metadata.json",
+            "@type": "CreativeWork",
+            "conformsTo": {"@id": "https://w3id.org/ro/crate/1.1"},
+            "about": {"@id": "./"},
+        },
+        {
+            "@id": "./",
+            "@type": "Dataset",
+            "name": "Defects in STEM images, found by oddlattice",
+            "description": "Images, maps, tables of defects with their statistics, and the report for review.",
+            "datePublished": when,
+            "license": {"@id": "#licence"},
+            "hasPart": parts,
+            "mentions": {"@id": "#run"},
+        },
+        {
+            "@id": "#licence",
+            "@type": "CreativeWork",
+            "name": "No licence is given",
+            "description": "Who owns the images decides how this result may be used.",
+        },
+    ]
+
+
+def _run_entities(versions: Mapping[str, str], when: str, used: list[Row], parts: list[Row]) -> list[Row]:
+    """The program, and the run that made the result."""
+    return [
+        {
+            "@id": "#oddlattice",
+            "@type": "SoftwareApplication",
+            "name": "oddlattice",
+            "softwareVersion": versions["oddlattice"],
+            "softwareRequirements": [f"{name} {number}" for name, number in versions.items()],
+        },
+        {
+            "@id": "#run",
+            "@type": "CreateAction",
+            "name": "analysis of the archive",
+            "endTime": when,
+            "instrument": {"@id": "#oddlattice"},
+            "object": used,
+            "result": parts,
+        },
+    ]

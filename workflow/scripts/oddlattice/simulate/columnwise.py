@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oddlattice.crystal import Crystal, column_nm2, scattering_nm2
-from oddlattice.numerics.arrays import Array
+from oddlattice.numerics.arrays import Array, Index
 
 SATURATION_NM = 40.0  # ASSUME: thickness at which dechannelling has levelled the growth to 1/e
 
@@ -162,6 +162,45 @@ def _stamp(image: Array, places: Array, sigma: Array, weight: Array, row_shift: 
         np.add.at(image, index, value[inside])
 
 
+def _columns_over(
+    crystal: Crystal, conditions: Conditions, shape: tuple[int, int], origin: Array, vectors: Array
+) -> tuple[Index, Index, Array]:
+    """Cells (n, 2), indices of columns (n,) and drifted places (n, 2) [px] of all columns that a scan may show."""
+    cells = cells_over(shape, origin, vectors, margin=1.0 / conditions.pixel_nm)
+    n = len(crystal.columns)
+    at = np.repeat(cells, n, axis=0)
+    kind = np.tile(np.arange(n), len(cells))
+    uv = np.array([(c.u, c.v) for c in crystal.columns])
+    places = (at + uv[kind]) @ vectors + origin
+    time = np.clip(places[:, :1] / shape[0], -0.2, 1.2)
+    return at, kind, places + np.array(conditions.drift_nm) / conditions.pixel_nm * (2 * time + time**2) / 3
+
+
+def _repeats_at(crystal: Crystal, conditions: Conditions, relative: Array) -> Array:
+    """Repeats of the cell along the beam that count, at places (n, 2) from the middle, as parts of the field."""
+    thickness = conditions.thickness_nm * np.clip(1 + relative @ np.array(conditions.thickness_gradient), 0.02, None)
+    return np.asarray(SATURATION_NM * (1 - np.exp(-thickness / SATURATION_NM)) / crystal.repeat_nm)
+
+
+def _change_columns(
+    conditions: Conditions,
+    defects: tuple[Defect, ...],
+    at: Index,
+    kind: Index,
+    repeats: Array,
+    weight: Array,
+    moved: Array,
+) -> None:
+    """Put defects into the weights and places of columns, in place."""
+    where = {(int(i), int(j), int(k)): index for index, ((i, j), k) in enumerate(zip(at, kind, strict=True))}
+    for defect in defects:
+        index = where[(*defect.cell, defect.column)]
+        if defect.atoms is not None:
+            weight[index] = float(scattering_nm2(defect.atoms, 1.0)) * repeats[index]
+        weight[index] *= defect.factor
+        moved[index] += np.array(defect.shift_pm) / 1000 / conditions.pixel_nm
+
+
 def simulate_scan(
     crystal: Crystal,
     conditions: Conditions,
@@ -194,27 +233,12 @@ def simulate_scan(
     drawn = np.array(shape) / 2 + rng.random(2) @ vectors
     origin = np.asarray(origin_px, dtype=np.float64) if origin_px is not None else drawn
     row_shift = rng.normal(0.0, conditions.jitter_pm / 1000 / conditions.pixel_nm, shape[0])
-    cells = cells_over(shape, origin, vectors, margin=1.0 / conditions.pixel_nm)
-    n = len(crystal.columns)
-    at = np.repeat(cells, n, axis=0)
-    kind = np.tile(np.arange(n), len(cells))
-    uv = np.array([(c.u, c.v) for c in crystal.columns])
-    places = (at + uv[kind]) @ vectors + origin
-    time = np.clip(places[:, :1] / shape[0], -0.2, 1.2)
-    places = places + np.array(conditions.drift_nm) / conditions.pixel_nm * (2 * time + time**2) / 3
-    relative = places / np.array(shape) - 0.5
-    thickness = conditions.thickness_nm * np.clip(1 + relative @ np.array(conditions.thickness_gradient), 0.02, None)
-    repeats = SATURATION_NM * (1 - np.exp(-thickness / SATURATION_NM)) / crystal.repeat_nm
+    at, kind, places = _columns_over(crystal, conditions, shape, origin, vectors)
+    repeats = _repeats_at(crystal, conditions, places / np.array(shape) - 0.5)
     bulk = np.array([column_nm2(c) for c in crystal.columns])
     weight = bulk[kind] * repeats
     moved = places.copy()
-    where = {(int(i), int(j), int(k)): index for index, ((i, j), k) in enumerate(zip(at, kind, strict=True))}
-    for defect in defects:
-        index = where[(*defect.cell, defect.column)]
-        if defect.atoms is not None:
-            weight[index] = float(scattering_nm2(defect.atoms, 1.0)) * repeats[index]
-        weight[index] *= defect.factor
-        moved[index] += np.array(defect.shift_pm) / 1000 / conditions.pixel_nm
+    _change_columns(conditions, defects, at, kind, repeats, weight, moved)
     sigma = np.array([np.hypot(conditions.blur_nm, c.rms_nm) for c in crystal.columns])[kind] / conditions.pixel_nm
     weight_px = weight / conditions.pixel_nm**2
     image = np.zeros(shape)
