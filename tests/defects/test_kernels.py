@@ -255,12 +255,13 @@ def test_standard_errors_hold_the_error_of_the_shape() -> None:
     )
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (7, 2)])
-def test_pairs_of_pixels_are_counted(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("px_per_cell", [(20, 20), (8, 60), (18, 10)])
+@pytest.mark.parametrize("shape", [(3, 2), (3, 5), (7, 2)])
+def test_pairs_of_pixels_are_counted(shape: tuple[int, int], px_per_cell: tuple[int, int]) -> None:
     cells = np.random.default_rng(0).random(shape) > 0.3
-    pixels = np.repeat(np.repeat(cells, CELL_PX, 0), CELL_PX, 1)
+    pixels = np.repeat(np.repeat(cells, px_per_cell[0], 0), px_per_cell[1], 1)
     rows, cols = pixels.shape
-    found = _pairs_at_lags(cells)
+    found = _pairs_at_lags(cells, px_per_cell)
     assert found.shape == (2 * SIDE_PX - 1, 2 * SIDE_PX - 1)
     for row, col in ((0, 0), (3, 0), (0, 15), (7, 11)):
         for sign in (1, -1):

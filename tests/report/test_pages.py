@@ -198,9 +198,9 @@ def test_median_cell_ignores_masked_cells() -> None:
     frame[:2, :2] = 99
     mask = np.ones((3, 3), dtype=bool)
     mask[0, 0] = False
-    assert pictures.median_cell(frame, mask, 2).tolist() == [[0, 1], [2, 3]]
+    assert pictures.median_cell(frame, mask, (2, 2)).tolist() == [[0, 1], [2, 3]]
     with pytest.raises(ValueError, match="no cell is analysed"):
-        pictures.median_cell(frame, mask & False, 2)
+        pictures.median_cell(frame, mask & False, (2, 2))
 
 
 def test_colours_of_less_and_more_differ_in_hue_and_agree_in_lightness() -> None:

@@ -91,7 +91,7 @@ def trial_rows(
 
     Parameters
     ----------
-    mean_cell : ndarray of shape (20, 20)
+    mean_cell : ndarray of shape (n_u, n_v)
         Of the prediction, in units of the local mean.
     """
     rows: list[dict[str, Any]] = []

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import uniform_filter
 
-from oddlattice.crystal import CELL_PX
 from oddlattice.defects.kind_probabilities import EMPTY_BELOW
 from oddlattice.defects.noise import Noise, in_its_noise
 from oddlattice.lattice.columns import (
@@ -65,7 +64,8 @@ def estimates(difference: Float, shape: ColumnShape, kernel: Kernel, cells: npt.
 def kernel_width_px(shape: ColumnShape) -> float:
     """Width of the kernel of `z_map` [px]: the column's own, averaged over the directions."""
     p_uu, p_uv, p_vv = shape.precision
-    return float(CELL_PX / (p_uu * p_vv - p_uv**2) ** 0.25)
+    n_u, n_v = shape.px_per_cell
+    return float(np.sqrt(n_u * n_v) / (p_uu * p_vv - p_uv**2) ** 0.25)
 
 
 def z_map(difference: Float, mask: Mask, noise: Noise, shape: ColumnShape) -> Float:
@@ -78,7 +78,7 @@ def z_map(difference: Float, mask: Mask, noise: Noise, shape: ColumnShape) -> Fl
     """
     white = in_its_noise(difference, mask, noise.sigma, noise.level)
     smooth = gaussian_blur(white, kernel_width_px(shape), mirrored=False)
-    typical = 1.4826 * median_cell(np.abs(cells_at(smooth, sample_of(mask))))
+    typical = 1.4826 * median_cell(np.abs(cells_at(smooth, sample_of(mask), shape.px_per_cell)))
     # pooled over neighbouring pixels of the cell: the largest z must not be the one with the luckiest spread
     spread = np.sqrt(uniform_filter(typical**2, 7, mode="wrap")) + 1e-9
     return in_its_noise(smooth, np.ones_like(mask), spread, np.ones(mask.shape))

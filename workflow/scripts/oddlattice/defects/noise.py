@@ -8,11 +8,12 @@ import numpy.typing as npt
 from scipy import fft
 from scipy.ndimage import binary_dilation
 
-from oddlattice.crystal import CELL_PX
+from oddlattice.crystal import PxPerCell
 from oddlattice.lattice.columns import (
     SIDE_PX,
     as_cells,
     mean_cell,
+    px_of,
 )
 from oddlattice.numerics.arrays import Array, Float, Mask
 from oddlattice.numerics.compiled import compiled
@@ -32,7 +33,7 @@ class Noise:
 
     Attributes
     ----------
-    sigma : ndarray of shape (20, 20)
+    sigma : ndarray of shape (n_u, n_v)
         Standard deviation at each pixel of the cell.
     level : ndarray of shape (U, V)
         Slowly varying factor on the standard deviation, 1 on average.
@@ -59,7 +60,7 @@ def local_contrast(prediction: Float, difference: Float, mask: Mask, of_image: f
 
     Parameters
     ----------
-    prediction, difference : ndarray of shape (U * 20, V * 20), float32
+    prediction, difference : ndarray of shape (U n_u, V n_v), float32
         Their sum is the image.
     mask : ndarray of shape (U, V), uint8; at least one cell is 1
     of_image : float
@@ -81,23 +82,25 @@ def local_contrast(prediction: Float, difference: Float, mask: Mask, of_image: f
 
 
 def in_mean_cells(difference: Float, contrast: Array) -> Float:
-    """The difference (U * 20, V * 20) in units of the image's mean cell: over the local `contrast` (U, V)."""
+    """The difference (U n_u, V n_v) in units of the image's mean cell: over the local `contrast` (U, V)."""
     out = np.empty_like(difference)
+    n_u, n_v = px_of(difference, contrast)
     for u, line in enumerate((1 / contrast).astype(np.float32)):
-        strip = np.s_[u * CELL_PX : (u + 1) * CELL_PX]
-        np.multiply(difference[strip], np.repeat(line, CELL_PX), out=out[strip])
+        strip = np.s_[u * n_u : (u + 1) * n_u]
+        np.multiply(difference[strip], np.repeat(line, n_v), out=out[strip])
     return out
 
 
 @compiled("void(float32[:, ::1], float32[:, ::1], uint8[:, ::1], float64[:, ::1], float64[:, ::1])")
 def _sums(prediction: Float, difference: Float, mask: Mask, weights: Array, out: Array) -> None:
     """Weighted sum of prediction and difference over each analysed cell."""
+    n_u, n_v = weights.shape
     for u in range(mask.shape[0]):
         for v in range(mask.shape[1]):
             total = 0.0
-            for i in range(CELL_PX if mask[u, v] else 0):
-                for j in range(CELL_PX):
-                    at = u * CELL_PX + i, v * CELL_PX + j
+            for i in range(n_u if mask[u, v] else 0):
+                for j in range(n_v):
+                    at = u * n_u + i, v * n_v + j
                     total += (prediction[at] + difference[at]) * weights[i, j]
             out[u, v] = total
 
@@ -107,10 +110,10 @@ def estimate_noise(difference: Float, mask: Mask) -> Noise:
 
     Parameters
     ----------
-    difference : ndarray of shape (U * 20, V * 20), float32
+    difference : ndarray of shape (U n_u, V n_v), float32
     mask : ndarray of shape (U, V), uint8; at least one cell is 1
     """
-    cells, good = as_cells(difference), mask.astype(bool)
+    cells, good = as_cells(difference, px_of(difference, mask)), mask.astype(bool)
     inside = np.argwhere(good)
     some = inside[:: max(1, len(inside) // 4096)]
     sample = cells[some[:, 0], some[:, 1]]
@@ -134,25 +137,27 @@ def estimate_noise(difference: Float, mask: Mask) -> Noise:
 @compiled("void(float32[:, ::1], uint8[:, ::1], float64[:, ::1], float64[:, ::1])")
 def _energies(difference: Float, mask: Mask, weights: Array, out: Array) -> None:
     """Mean square of the weighted difference in each analysed cell, clipped at three standard deviations."""
+    n_u, n_v = weights.shape
     for u in range(mask.shape[0]):
         for v in range(mask.shape[1]):
             total = 0.0
-            for i in range(CELL_PX if mask[u, v] else 0):
-                for j in range(CELL_PX):
-                    value = difference[u * CELL_PX + i, v * CELL_PX + j] * weights[i, j]
+            for i in range(n_u if mask[u, v] else 0):
+                for j in range(n_v):
+                    value = difference[u * n_u + i, v * n_v + j] * weights[i, j]
                     total += min(value * value, 9.0)
-            out[u, v] = total / CELL_PX**2
+            out[u, v] = total / (n_u * n_v)
 
 
 @compiled("void(float32[:, ::1], uint8[:, ::1], float32[:, ::1], float32[:, ::1], float32[:, ::1])")
 def _whitened(difference: Float, mask: Mask, weights: Float, level: Float, out: Float) -> None:
     """The difference times the weight of its pixel of the cell, over the cell's level; 0 where masked."""
+    n_u, n_v = weights.shape
     for u in range(mask.shape[0]):
         for v in range(mask.shape[1]):
             over = np.float32(1) / level[u, v] if mask[u, v] else np.float32(0)
-            for i in range(CELL_PX):
-                for j in range(CELL_PX):
-                    at = u * CELL_PX + i, v * CELL_PX + j
+            for i in range(n_u):
+                for j in range(n_v):
+                    at = u * n_u + i, v * n_v + j
                     out[at] = difference[at] * (weights[i, j] * over)
 
 
@@ -165,11 +170,11 @@ def in_its_noise(difference: Float, mask: Mask, sigma: npt.NDArray[np.floating],
 
 
 def _quiet(white: Float, good: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Cells in and around which nothing stands out of the whitened difference (U * 20, V * 20); shape (U, V).
+    """Cells in and around which nothing stands out of the whitened difference (U n_u, V n_v); shape (U, V).
 
     Strong defects would pass for noise that is correlated over a whole column.
     """
-    cells = np.abs(as_cells(gaussian_blur(white, QUIET_SMOOTH_PX)))
+    cells = np.abs(as_cells(gaussian_blur(white, QUIET_SMOOTH_PX), px_of(white, good)))
     spread = 1.4826 * float(median(cells[good].ravel()))
     odd = good & (cells.max(axis=(2, 3)) > QUIET_SIGMA * spread)
     quiet = good & ~binary_dilation(odd, np.ones((3, 3), dtype=bool))
@@ -183,11 +188,12 @@ def _autocorrelation(
     where = np.argwhere(good)
     low = np.clip(np.median(where, axis=0).astype(int) - 32, 0, None)
     part = np.s_[low[0] : low[0] + 64, low[1] : low[1] + 64]
-    here = difference[low[0] * CELL_PX : (low[0] + 64) * CELL_PX, low[1] * CELL_PX : (low[1] + 64) * CELL_PX]
+    n_u, n_v = px_of(difference, good)
+    here = difference[low[0] * n_u : (low[0] + 64) * n_u, low[1] * n_v : (low[1] + 64) * n_v]
     plane = np.clip(in_its_noise(here, good[part].astype(np.uint8), sigma, level[part]), -4, 4)
     quiet = _quiet(plane, good[part])
-    as_cells(plane)[~quiet] = 0
-    raw = _products_at_lags(plane) / np.maximum(_pairs_at_lags(quiet), 1.0)
+    as_cells(plane, (n_u, n_v))[~quiet] = 0
+    raw = _products_at_lags(plane) / np.maximum(_pairs_at_lags(quiet, (n_u, n_v)), 1.0)
     return np.asarray(raw / raw[SIDE_PX - 1, SIDE_PX - 1])
 
 
@@ -201,15 +207,16 @@ def _products_at_lags(plane: Float) -> Array:
     return np.asarray(fft.irfft(down, size[1], axis=1)[:, lag], dtype=np.float64)
 
 
-def _pairs_at_lags(cells: npt.NDArray[np.bool_]) -> Array:
+def _pairs_at_lags(cells: npt.NDArray[np.bool_], px_per_cell: PxPerCell) -> Array:
     """Pairs of pixels of `cells` (U, V) so far apart, as `_products_at_lags` counts them; shape (31, 31)."""
     lag = np.arange(-SIDE_PX + 1, SIDE_PX)
-    near, far = CELL_PX - np.abs(lag), np.abs(lag)  # a pixel's partner is in its own cell, or in the next one
-    wide = np.pad(cells, 1).astype(np.float64)
-    rows, cols = cells.shape
-    both = [[(wide[1:-1, 1:-1] * wide[i : i + rows, j : j + cols]).sum() for j in range(3)] for i in range(3)]
-    parts = np.stack([np.where(lag < 0, far, 0), near, np.where(lag > 0, far, 0)])
-    return np.asarray(parts.T @ np.array(both) @ parts)
+    far = -(-(SIDE_PX - 1) // min(px_per_cell))  # a pixel's partner is in its own cell, or so many cells away
+    steps = np.arange(-far, far + 1)
+    down, right = (np.maximum(n - np.abs(lag - n * steps[:, None]), 0) for n in px_per_cell)
+    wide = np.pad(cells, far).astype(np.float64)
+    here, (rows, cols) = wide[far : far + cells.shape[0], far : far + cells.shape[1]], cells.shape
+    both = [[(here * wide[far + i : far + i + rows, far + j : far + j + cols]).sum() for j in steps] for i in steps]
+    return np.asarray(down.T @ np.array(both) @ right)
 
 
 def _covariance_of(correlation: Array) -> Array:

@@ -221,7 +221,7 @@ def judge_columns(
     ----------
     response : tuple of float
         Part of an intensity change, and of a displacement, that the prediction leaves in the difference (1: all).
-    anm_map : ndarray of shape (U * 20, V * 20)
+    anm_map : ndarray of shape (U n_u, V n_v)
         From `published_map`.
     shift_share : float
         Part of the false alarms that may come from displacements.

@@ -3,27 +3,29 @@
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.crystal import CELL_PX
 from oddlattice.lattice.columns import (
     SIDE_PX,
     ColumnShape,
+    px_of,
     window_start_px,
 )
 from oddlattice.numerics.arrays import Array, Float, Mask
 from oddlattice.numerics.filters import gaussian_blur
 
-BOX_PX = 11  # the published 13 px at 23.8 px a cell
+BLUR_PX = 2.0 * 20 / 23.8  # the published 2 px at 23.8 px a cell of SrTiO3, which has 20 here
+BOX_PX = 11  # the published 13 px
 
 
 def published_map(difference: Float, prediction: Float, mask: Mask, threshold: float) -> Float:
     """Difference in the published method's units: blurred, over the cell's maximum, small values set to 0.
 
-    Blur and box scale with the pixels per cell (20 here, 23.8 in the method).
+    Blur and box are as large beside a column as in the method.
     """
     good = mask.astype(bool)
-    top = prediction.reshape(-1, CELL_PX, prediction.shape[1]).max(axis=1).reshape(*mask.shape, CELL_PX).max(axis=2)
+    n_u, n_v = px_of(prediction, mask)
+    top = prediction.reshape(-1, n_u, prediction.shape[1]).max(axis=1).reshape(*mask.shape, n_v).max(axis=2)
     scale = float(np.median(top[good])) if good.any() else 1.0
-    smooth = gaussian_blur(difference, 2.0 * CELL_PX / 23.8)
+    smooth = gaussian_blur(difference, BLUR_PX)
     smooth /= np.float32(max(scale, 1e-9))
     smooth[np.abs(smooth) < threshold] = 0.0
     return smooth
@@ -59,7 +61,7 @@ def average_near_maximum(kept: Float, box_px: int, border_px: int = 0) -> Array:
 def column_scores(anm_map: Float, shape: ColumnShape, cells: npt.NDArray[np.intp]) -> Array:
     """Published score of the columns in `cells` (n, 2), of `published_map`; shape (n,)."""
     border = BOX_PX // 2
-    start = np.array(window_start_px(shape)) + cells * CELL_PX
+    start = np.array(window_start_px(shape)) + cells * shape.px_per_cell
     view = np.lib.stride_tricks.sliding_window_view(np.pad(anm_map, border), (SIDE_PX + 2 * border,) * 2)
     score = np.empty(len(cells))
     for first in range(0, len(cells), 4096):  # windows of 4,096 columns at once: memory stays small

@@ -1,6 +1,6 @@
 """An image in the lattice frame with its prediction, as the tile and infer stages wrote it."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,6 @@ from oddlattice.lattice.subareas import Part, in_px
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.storage.groups import said_of, values_of
 
-SHAPE_KEYS = tuple(entry.name for entry in fields(ColumnShape))
 NOWHERE = Part((slice(0, 0), slice(0, 0)), (slice(0, 0), slice(0, 0)))
 
 
@@ -42,16 +41,17 @@ def load_registered(
     columns = model["columns"]
     cells = part.wide if part is not None else (slice(None), slice(None))
     corners = tuple(slice(s.start, s.stop + 1) for s in part.wide) if part is not None else ()
-    pixels = in_px(part.wide) if part is not None else ()
+    n_u, n_v = lattice["px_per_cell"]
+    pixels = in_px(part.wide, (n_u, n_v)) if part is not None else ()
     return Registered(
         difference=values_of(differences, "difference", pixels),
         prediction=values_of(differences, "prediction", pixels),
         mask=values_of(tiles, "mask", cells),
         inside=values_of(tiles, "inside", cells),
-        brightness=as_cells(values_of(tiles, "tiles", pixels)).mean(axis=(2, 3), dtype=np.float64),
+        brightness=as_cells(values_of(tiles, "tiles", pixels), (n_u, n_v)).mean(axis=(2, 3), dtype=np.float64),
         coordinates=Coordinates.of(tiles, corners),
         contrast=model["contrast"],
-        shapes=[ColumnShape(**{k: c[k] for k in SHAPE_KEYS} | {"precision": tuple(c["precision"])}) for c in columns],
+        shapes=[ColumnShape.of(column) for column in columns],
         responses=[(c["response_intensity"], c["response_shift"]) for c in columns],
         vectors_px=np.array([lattice["a_px"], lattice["b_px"]]),
         pixel_nm=np.array(by_lattice_nm(lattice["pixel_nm"], header)),

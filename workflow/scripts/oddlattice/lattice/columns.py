@@ -1,6 +1,8 @@
 """Atomic columns in the lattice frame: their shape in an image's mean cell, and what a changed one would look like."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -42,8 +44,24 @@ class ColumnShape:
     tail_width: float = 2.0
     px_per_cell: PxPerCell = PX_PER_CELL
 
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Self:
+        """A shape as the infer stage wrote it, among other keys."""
+        found: dict[str, Any] = {field.name: entry[field.name] for field in fields(cls)}
+        for key in ("precision", "px_per_cell"):
+            found[key] = tuple(found[key])
+        return cls(**found)
 
-def px_of(values: npt.NDArray[np.generic], cells: npt.NDArray[np.generic]) -> PxPerCell:
+
+class Shaped(Protocol):
+    """An array, in memory or not."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its lengths."""
+
+
+def px_of(values: Shaped, cells: Shaped) -> PxPerCell:
     """Pixels per cell (n_u, n_v) of a map (U n_u, V n_v) whose cells are those of an array (U, V)."""
     return values.shape[0] // cells.shape[0], values.shape[1] // cells.shape[1]
 

@@ -9,7 +9,7 @@ import torch
 import zarr
 from zarr.codecs import BloscCodec
 
-from oddlattice.crystal import CELL_PX, LEAST_CELLS
+from oddlattice.crystal import CELL_PX, LEAST_CELLS, PX_PER_CELL, PxPerCell
 from oddlattice.lattice.shapes import fit_shapes
 from oddlattice.lattice.subareas import Part, in_px
 from oddlattice.model.folder import Model
@@ -26,7 +26,7 @@ from oddlattice.run.stage_settings import InferSettings
 from oddlattice.storage import blocks
 from oddlattice.storage.groups import array_of, group_of, said_of
 
-CHUNK_PX = 32 * CELL_PX
+CHUNK_CELLS = 32
 
 
 def infer_image(
@@ -49,6 +49,7 @@ def infer_image(
     """
     attributes = said_of(source)
     tiles, mask = array_of(source, "tiles"), mask_of(source)
+    px_per_cell: PxPerCell = (attributes["px_per_cell"][0], attributes["px_per_cell"][1])
     said: dict[str, Any] = {
         "model": model.name,
         "model_sha256": model.sha256,
@@ -57,25 +58,32 @@ def infer_image(
         "precision": "bfloat16" if predictor.careful.engine.bf16 else "float32",
         "trial_defects": [vars(trial) for trial in trials_of(model.meta, [c.site for c in model.crystal.tested])],
     }
-    if int(mask.sum()) < LEAST_CELLS:
-        reason = (
-            f"only {int(mask.sum())} cells of crystal; at least {LEAST_CELLS} are needed to know the image's own noise"
-        )
-        target.update_attributes({"oddlattice": {**said, "state": "no_lattice", "reason": reason}})
+    state, reason = refusal(int(mask.sum()), px_per_cell, predictor.method)
+    if reason:
+        target.update_attributes({"oddlattice": {**said, "state": state, "reason": reason}})
         return reason
-    arrays = {name: new_map(target, name, tiles.shape) for name in ("prediction", "difference")}
-    samples, contrast = Samples(mask), contrast_in(tiles, mask)
+    arrays = {name: new_map(target, name, tiles.shape, px_per_cell) for name in ("prediction", "difference")}
+    samples, contrast = Samples(mask, px_per_cell), contrast_in(tiles, mask)
     for piece in pieces if pieces is not None else pieces_of("", source, mask):
         samples.take(piece.part, seen=piece.tiles)
         contrast = contrast if contrast is not None else contrast_of(samples.median("seen"))
         raw, prediction = predictor.whole(piece.tiles, piece.mask, contrast)
-        # the model is judged by the network, whatever the method: a template always fits itself
-        network = raw if predictor.method == "vae" else predictor.by_network(piece.tiles, piece.mask, contrast)
-        samples.take(piece.part, network=network, predicted=prediction)
+        samples.take(piece.part, predicted=prediction)
+        if px_per_cell == PX_PER_CELL:
+            # the model is judged by the network, whatever the method: a template always fits itself
+            network = raw if predictor.method == "vae" else predictor.by_network(piece.tiles, piece.mask, contrast)
+            samples.take(piece.part, network=network)
         difference = masked(piece.tiles - prediction, piece.mask)
-        write(write_core, piece.part, [(arrays["prediction"], prediction), (arrays["difference"], difference)])
-    off = misfit(samples.median("seen"), samples.median("network"))
-    reason = objection(model.name, off, float(attributes["stretch"]), settings.misfit_limit)
+        write(
+            write_core,
+            piece.part,
+            px_per_cell,
+            [(arrays["prediction"], prediction), (arrays["difference"], difference)],
+        )
+    off = None
+    if px_per_cell == PX_PER_CELL:
+        off = misfit(samples.median("seen"), samples.median("network"))
+        reason = objection(model.name, off, float(attributes["stretch"]), settings.misfit_limit)
     cell = samples.median("predicted")
     shapes = fit_shapes(cell, model.crystal.columns) if not reason else []
     vectors_pm = np.array([attributes["a_px"], attributes["b_px"]]) * float(attributes["pixel_nm"]) * 1000
@@ -89,22 +97,34 @@ def infer_image(
     return reason
 
 
-def new_map(target: zarr.Group, name: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
+def refusal(cells: int, px_per_cell: PxPerCell, method: str) -> tuple[str, str]:
+    """State and reason of an image that cannot be predicted; "" and "" of any other."""
+    if cells < LEAST_CELLS:
+        reason = f"only {cells} cells of crystal; at least {LEAST_CELLS} are needed to know the image's own noise"
+        return "no_lattice", reason
+    if px_per_cell != PX_PER_CELL and method != "template":
+        return "no_model", (
+            f"a cell of this crystal has {px_per_cell[0]} x {px_per_cell[1]} px; {method} needs {CELL_PX} x {CELL_PX}"
+        )
+    return "", ""
+
+
+def new_map(target: zarr.Group, name: str, shape: tuple[int, ...], px_per_cell: PxPerCell) -> zarr.Array[Any]:
     """A map in the lattice frame, chunks as the tiles have them, 0 where nothing is written."""
     return target.create_array(
         name,
         shape=shape,
         dtype="float32",
-        chunks=(CHUNK_PX, CHUNK_PX),
+        chunks=(CHUNK_CELLS * px_per_cell[0], CHUNK_CELLS * px_per_cell[1]),
         compressors=[BloscCodec(cname="lz4", shuffle="bitshuffle", typesize=4)],
         dimension_names=("u", "v"),
     )
 
 
-def write_core(part: Part, maps: list[tuple[zarr.Array[Any], Float]]) -> None:
+def write_core(part: Part, px_per_cell: PxPerCell, maps: list[tuple[zarr.Array[Any], Float]]) -> None:
     """Write a part's own cells of maps that cover its neighbourhood too."""
     for array, values in maps:
-        blocks.write(array, in_px(part.core), values[in_px(part.inner)])
+        blocks.write(array, in_px(part.core, px_per_cell), values[in_px(part.inner, px_per_cell)])
 
 
 def infer_one(

@@ -23,7 +23,7 @@ SAMPLE = 2048  # patches from which the components are computed, evenly taken
 
 
 def predict_template(tiles: Float, mask: Mask, _network: Network | None = None) -> Float:
-    """The image's median cell, repeated; shape of `tiles` (U * 20, V * 20)."""
+    """The image's median cell, repeated; shape of `tiles` (U n_u, V n_v)."""
     return np.tile(mean_cell(tiles, mask), mask.shape).astype(np.float32)
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from oddlattice.crystal import CELL_PX
-from oddlattice.lattice.columns import as_cells
+from oddlattice.lattice.columns import as_cells, px_of
 from oddlattice.numerics.arrays import Float
 from oddlattice.numerics.local_plane import Planes, planes_through
 from oddlattice.numerics.medians import median
@@ -17,18 +16,18 @@ from oddlattice.predict.gpu import median_of, planes_on
 
 def own_residual_on_gpu(residual: torch.Tensor, mask: npt.NDArray[np.uint8], local_cells: float) -> torch.Tensor:
     """`own_residual` where the residual is."""
-    rows, cols = mask.shape
+    (rows, cols), (n_u, n_v) = mask.shape, px_of(residual, mask)
     out = torch.zeros_like(residual)
     good = torch.from_numpy(mask.astype(bool)).to(residual.device)
     if not mask.any():
         return out
-    cells, means = (x.view(rows, CELL_PX, cols, CELL_PX) for x in (residual, out))
+    cells, means = (x.view(rows, n_u, cols, n_v) for x in (residual, out))
     terms = planes_on(mask > 0, local_cells, residual)
-    for row in range(CELL_PX):  # a row of the cell at a time: memory stays small
+    for row in range(n_u):  # a row of the cell at a time: memory stays small
         here = cells[:, row].permute(2, 0, 1)[:, good]
         middle = median_of(here)
         spread = 3 * (1.4826 * median_of((here - middle).abs()) + 1e-9)
-        field = torch.zeros((CELL_PX, rows, cols), device=residual.device)
+        field = torch.zeros((n_v, rows, cols), device=residual.device)
         field[:, good] = torch.minimum(torch.maximum(here - middle, -spread), spread)
         means[:, row].permute(2, 0, 1)[:, good] = middle + planes_through(field, *terms)[:, good]
     return out
@@ -42,31 +41,32 @@ def own_residual(residual: Float, mask: npt.NDArray[np.uint8], local_cells: floa
 
     Parameters
     ----------
-    residual : ndarray of shape (U * 20, V * 20), float32
+    residual : ndarray of shape (U n_u, V n_v), float32
     mask : ndarray of shape (U, V), uint8
     local_cells : float
         Width of the Gaussian [cells].
 
     Returns
     -------
-    ndarray of shape (U * 20, V * 20), float32; 0 on masked cells
+    ndarray of shape (U n_u, V n_v), float32; 0 on masked cells
     """
     out = np.zeros_like(residual)
-    cells, mean_cells = as_cells(residual), as_cells(out)
+    n_u, n_v = px_per_cell = px_of(residual, mask)
+    cells, mean_cells = as_cells(residual, px_per_cell), as_cells(out, px_per_cell)
     good = mask.astype(bool)
     if not good.any():
         return out
     planes = Planes(good.astype(np.float64), local_cells)
 
     def take_up(row: int) -> None:  # a row of the cell at a time: memory stays small
-        here = np.ascontiguousarray(cells[:, :, row][good].T)  # (20, n)
+        here = np.ascontiguousarray(cells[:, :, row][good].T)  # (n_v, n)
         middle = median(here, keepdims=True)
         here -= middle
         spread = np.float32(1.4826) * median(np.abs(here), keepdims=True) + np.float32(1e-9)
-        field = np.zeros((CELL_PX, *mask.shape), dtype=np.float32)
+        field = np.zeros((n_v, *mask.shape), dtype=np.float32)
         field[:, good] = np.clip(here, -3 * spread, 3 * spread)
         mean_cells[:, :, row][good] = (middle + planes.smooth(field)[:, good]).T
 
     with ThreadPoolExecutor(max(1, min(threads, os.cpu_count() or 1))) as pool:
-        list(pool.map(take_up, range(CELL_PX)))
+        list(pool.map(take_up, range(n_u)))
     return out

@@ -8,10 +8,12 @@ import numpy as np
 import zarr
 
 from oddlattice.crystal import LEAST_CELLS
+from oddlattice.lattice.columns import px_of
 from oddlattice.lattice.subareas import Part, in_px, parts_of
 from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.process.prefetch import ahead
-from oddlattice.storage.groups import group_of, values_of
+from oddlattice.storage import blocks
+from oddlattice.storage.groups import array_of, group_of, values_of
 
 AROUND_CELLS = 16  # neighbourhood in which a part of a huge image is predicted: beyond it nothing weighs anything
 
@@ -28,10 +30,11 @@ class Piece:
 
 def pieces_of(image_id: str, source: zarr.Group, mask: Mask) -> Iterator[Piece]:
     """Read an image's tiles part by part; parts without analysed cells are left out."""
+    tiles = array_of(source, "tiles")
     for part in parts_of(mask.shape, AROUND_CELLS):
         here = mask[part.wide]
         if mask[part.core].any():
-            seen = values_of(source, "tiles", in_px(part.wide)).astype(np.float32, copy=False)
+            seen = blocks.read(tiles, in_px(part.wide, px_of(tiles, mask))).astype(np.float32, copy=False)
             yield Piece(image_id, part, seen, here)
 
 

@@ -1,9 +1,6 @@
 """Bulk predictions by one method with the settings of the rule."""
 
-from oddlattice.lattice.columns import (
-    as_cells,
-    mean_cell,
-)
+from oddlattice.lattice.columns import as_cells, mean_cell, px_of
 from oddlattice.model.folder import Model
 from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.predict.gpu import Careful, Engine
@@ -39,6 +36,6 @@ class Predictor:
 
 
 def masked(values: Float, mask: Mask) -> Float:
-    """`values` (U * 20, V * 20) with masked cells set to 0, in place."""
-    as_cells(values)[mask == 0] = 0
+    """`values` (U n_u, V n_v) with masked cells set to 0, in place."""
+    as_cells(values, px_of(values, mask))[mask == 0] = 0
     return values

@@ -10,6 +10,7 @@ from oddlattice.lattice.columns import (
     ColumnShape,
     column_cells,
     cut_windows,
+    px_of,
     signatures,
 )
 from oddlattice.lattice.subareas import in_px
@@ -48,7 +49,7 @@ def responses(
     """
     cells = densest_part(mask)
     part = mask[cells]
-    here = blocks.read(tiles, in_px(cells)).astype(np.float32, copy=False)
+    here = blocks.read(tiles, in_px(cells, px_of(tiles, mask))).astype(np.float32, copy=False)
     _, before = predictor.whole(here, part)
     placed = []
     for offset, shape in enumerate(shapes):  # every kind has cells of its own: no two trials touch

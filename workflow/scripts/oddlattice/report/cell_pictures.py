@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from oddlattice.crystal import CELL_PX
+from oddlattice.lattice.columns import px_of
 from oddlattice.report import numbers as n
 from oddlattice.report import pictures
 from oddlattice.report.images import Image
@@ -14,7 +14,7 @@ from oddlattice.report.layers import MAP_PERCENTILES, map_limit
 from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import every
 
-CROP_CELLS = 3  # side of a defect's crop
+CROP_PX = 60  # side of a defect's crop
 CROPS_PER_SHEET = 50
 
 
@@ -22,11 +22,12 @@ def write_crops(image: Image, folder: Path) -> Row | None:
     """Sheets of crops, a row per defect, and their scales; None where there is nothing to crop."""
     if image.tiles is None or image.prediction is None or image.coordinates is None:
         return None
-    if not image.defects.height:
+    if image.mask is None or not image.defects.height:
         return None
     places = image.defects.select("row_px", "col_px").to_numpy()
-    uv = image.coordinates.uv(places) * CELL_PX
-    side = CROP_CELLS * CELL_PX
+    px_per_cell = px_of(image.tiles, image.mask)
+    uv = image.coordinates.uv(places) * px_per_cell
+    side, cells = CROP_PX, [CROP_PX / px for px in px_per_cell]
     inside = Spread(image.mask, image.tiles.shape)
     step = pictures.sample_step(image.tiles.shape)
     some = inside.every(step)
@@ -46,27 +47,28 @@ def write_crops(image: Image, folder: Path) -> Row | None:
         "src": f"{folder.name}/crops_",
         "per_sheet": CROPS_PER_SHEET,
         "number": len(uv),
-        "cells": CROP_CELLS,
+        "cells": cells,
         "side": side,
         "low": low,
         "high": high,
         "limit": limit,
-        "scale_text": f"{CROP_CELLS} × {CROP_CELLS} cells; gray {n.fixed(low, 2)} to {n.fixed(high, 2)} and colour "
+        "scale_text": f"{cells[0]:.3g} × {cells[1]:.3g} cells; gray {n.fixed(low, 2)} to {n.fixed(high, 2)} and colour "
         f"{n.MINUS}{n.significant(limit, 2)} to +{n.significant(limit, 2)} of the local mean",
     }
 
 
 class Spread:
-    """The mask of cells (U, V) as one of pixels (U * 20, V * 20), made window by window."""
+    """The mask of cells (U, V) as one of pixels (U n_u, V n_v), made window by window."""
 
-    def __init__(self, mask: npt.NDArray[np.bool_] | None, shape: tuple[int, ...]) -> None:
+    def __init__(self, mask: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> None:
         self.shape, self._mask = shape, mask
 
     def __getitem__(self, window: tuple[slice, slice]) -> npt.NDArray[np.bool_]:
-        rows, cols = (np.arange(*s.indices(n)) // CELL_PX for s, n in zip(window, self.shape, strict=True))
-        if self._mask is None:
-            return np.ones((len(rows), len(cols)), dtype=bool)
-        return self._mask[rows[:, None], cols]
+        rows, cols = (
+            np.arange(*s.indices(n)) // (n // cells)
+            for s, n, cells in zip(window, self.shape, self._mask.shape, strict=True)
+        )
+        return np.asarray(self._mask[rows[:, None], cols])
 
     def every(self, step: int) -> npt.NDArray[np.bool_]:
         """Every `step`-th row and column."""
@@ -77,7 +79,9 @@ def write_cells(image: Image, folder: Path) -> Row | None:
     """Pictures of the median cell, seen and predicted, two cells wide, the cell in their middle; None without them."""
     if image.tiles is None or image.prediction is None or image.mask is None or not image.mask.any():
         return None
-    cells = [pictures.median_cell(frame, image.mask, CELL_PX) for frame in (image.tiles, image.prediction)]
+    cells = [
+        pictures.median_cell(frame, image.mask, px_of(frame, image.mask)) for frame in (image.tiles, image.prediction)
+    ]
     low, high = float(min(c.min() for c in cells)), float(max(c.max() for c in cells))
     difference = cells[0] - cells[1]
     limit = max(float(np.abs(difference).max()), 1e-6)
@@ -104,7 +108,7 @@ def write_cells(image: Image, folder: Path) -> Row | None:
 def _around(cell: pictures.Bytes) -> pictures.Bytes:
     """The cell repeated to 2 x 2 cells, its corner in the middle."""
     tiled = np.tile(cell, (2, 2) + (1,) * (cell.ndim - 2))
-    return np.asarray(np.roll(tiled, (CELL_PX // 2, CELL_PX // 2), axis=(0, 1)))
+    return np.asarray(np.roll(tiled, (cell.shape[0] // 2, cell.shape[1] // 2), axis=(0, 1)))
 
 
 def site_places(image: Image) -> list[Row]:

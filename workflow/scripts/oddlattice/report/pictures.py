@@ -312,8 +312,8 @@ def sheet(triples: npt.NDArray[np.floating], low: float, high: float, limit: flo
     return views.reshape(number * side, 3 * side, 3)
 
 
-def median_cell(frame: Any, mask: npt.NDArray[np.bool_], cell_px: int, most: int = 2000) -> Array:
-    """The median of the analysed cells (of at most `most`, evenly taken) of a lattice-frame array, (cell_px, cell_px).
+def median_cell(frame: Any, mask: npt.NDArray[np.bool_], px_per_cell: tuple[int, int], most: int = 2000) -> Array:
+    """The median of the analysed cells (of at most `most`, evenly taken) of a lattice-frame array; shape `px_per_cell`.
 
     Raises
     ------
@@ -324,8 +324,9 @@ def median_cell(frame: Any, mask: npt.NDArray[np.bool_], cell_px: int, most: int
     if not len(cells):
         raise ValueError("no cell is analysed: there is no median cell")
     cells = cells[:: max(1, -(-len(cells) // most))]
-    stack = [frame[i * cell_px : (i + 1) * cell_px, j * cell_px : (j + 1) * cell_px].ravel() for i, j in cells]
+    n_u, n_v = px_per_cell
+    stack = [frame[i * n_u : (i + 1) * n_u, j * n_v : (j + 1) * n_v].ravel() for i, j in cells]
     half = len(stack) // 2
     found = np.partition(np.stack(stack, axis=1), half, axis=1)  # numpy.median takes four times as long
     lower = found[:, half] if len(stack) % 2 else found[:, :half].max(axis=1)
-    return np.asarray((lower + found[:, half]) / 2, dtype=np.float64).reshape(cell_px, cell_px)
+    return np.asarray((lower + found[:, half]) / 2, dtype=np.float64).reshape(n_u, n_v)

@@ -141,7 +141,7 @@ def measure(
     cell_nm = math.sqrt(abs(float(np.linalg.det(vectors_nm))))
     found["clustering"] = clustering(defects, columns, pixel_nm, cell_nm, row["area_nm2"], seed_for(name, seed))
     found["lattice"] = lattice_figures(*polar.lattice_field(coordinates.nodes_px, mask, pixel_nm), coordinates)
-    shapes = [ColumnShape(c["site"], c["u"], c["v"], c["amplitude"], tuple(c["precision"])) for c in model["columns"]]
+    shapes = [ColumnShape.of(column) for column in model["columns"]]
     places = [polar.measure_places(tiles["tiles"], mask, shape) for shape in shapes]
     sites = polar.perovskite_sites(crystals[row["model"]]) if row["model"] in crystals else None
     by_site = {p.site: p for p in places}

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.crystal import CELL_PX, Column, Crystal
+from oddlattice.crystal import Column, Crystal
 from oddlattice.lattice.columns import ColumnShape, column_cells, window_offsets, window_start_px
 from oddlattice.numerics.arrays import Array, Mask
 from oddlattice.numerics.compiled import compiled
 
-FIT_CELLS = 0.27  # radius of the disc around a column that its place is fitted in
-FARTHEST_CELLS = 0.2  # a column further off its place is none
+FIT_PX = 5.4  # radius of the disc around a column that its place is fitted in
+FARTHEST_PX = 4.0  # a column further off its place is none
 FAINTEST = 0.25  # of the bulk column's height: an emptied column has no place
 CENTRED_CELLS = 0.02  # so near to the middle of its four A neighbours is the B site of the perfect cell
 _STEPS, _NEAR_CELLS = 5, 1e-5  # of Gauss-Newton: at most so many, until a place moves by no more
@@ -76,7 +76,7 @@ def measure_places(tiles: Any, mask: Mask, shape: ColumnShape) -> Places:
 
     Parameters
     ----------
-    tiles : array of shape (U * 20, V * 20)
+    tiles : array of shape (U n_u, V n_v)
         numpy or zarr; read in bands of cells.
     mask : ndarray of shape (U, V)
     shape : ColumnShape
@@ -89,7 +89,7 @@ def measure_places(tiles: Any, mask: Mask, shape: ColumnShape) -> Places:
         here = here[(here[:, 0] + low >= start) & (here[:, 0] + low < start + _BAND_CELLS)]
         if len(here):
             cells.append(here + np.array([low, 0], dtype=np.intp))
-            band = np.asarray(tiles[low * CELL_PX : high * CELL_PX])
+            band = np.asarray(tiles[low * shape.px_per_cell[0] : high * shape.px_per_cell[0]])
             places.append(cells[-1] + np.array([shape.u, shape.v]) + _measured(band, here, shape))
     return Places(shape.site, shape.u, shape.v, np.concatenate(cells), np.concatenate(places))
 
@@ -97,14 +97,15 @@ def measure_places(tiles: Any, mask: Mask, shape: ColumnShape) -> Places:
 def _measured(tiles: npt.NDArray[np.float32], cells: npt.NDArray[np.intp], shape: ColumnShape) -> Array:
     """Offset of the columns of `cells` from their place in the perfect cell; shape (n, 2) [cells]."""
     du, dv = (np.broadcast_to(d, (16, 16)) for d in window_offsets(shape))
-    near = np.ascontiguousarray(np.argwhere(np.hypot(du, dv) < FIT_CELLS))
-    first = cells * CELL_PX + np.array(window_start_px(shape))
+    n_u, n_v = shape.px_per_cell
+    near = np.ascontiguousarray(np.argwhere(np.hypot(du * n_u, dv * n_v) < FIT_PX))
+    first = cells * (n_u, n_v) + np.array(window_start_px(shape))
     at = np.ascontiguousarray(np.stack([du, dv], -1)[near[:, 0], near[:, 1]])
     bell = np.array([shape.amplitude, *shape.precision])
     found = np.empty((len(cells), 3))
     _fit(np.ascontiguousarray(tiles, np.float32), np.ascontiguousarray(first), near, at, bell, found)
     offset, height = found[:, :2], found[:, 2]
-    bad = (np.hypot(*offset.T) > FARTHEST_CELLS) | (height < FAINTEST * shape.amplitude)
+    bad = (np.hypot(*(offset * (n_u, n_v)).T) > FARTHEST_PX) | (height < FAINTEST * shape.amplitude)
     return np.where(bad[:, None], np.nan, offset)
 
 
