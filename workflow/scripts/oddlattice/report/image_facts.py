@@ -235,7 +235,7 @@ def lattice_table(image: Image) -> list[tuple[str, str]]:
             lines.append((label, f"{n.significant(value, 2)} px{metric}"))
 
     length("Columns about the smooth lattice, rms", "lattice_rms_px")
-    jitter = "Jitter of columns (the scan ran along them), rms" if found.get("scan_turned") else "Row jitter, rms"
+    jitter = "Jitter of columns (the scan ran along them), rms" if found.get("scan_transposed") else "Row jitter, rms"
     length(jitter, "row_jitter_px_rms")
     units = image.source.get("units_header")
     as_written = f", unit written {units!r}" if units not in (None, "nm", "m") else ""
