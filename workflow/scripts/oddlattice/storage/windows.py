@@ -51,7 +51,7 @@ class Windows:
         return out
 
 
-class Transposed:
+class Turned:
     """A 2-D array, or what is sliced like one, with rows and columns exchanged."""
 
     def __init__(self, array: Any) -> None:
