@@ -31,7 +31,7 @@ def test_columns_are_listed_where_they_are_seen(transposed: bool) -> None:
     found = fit_registration(counts, [SRTIO3], (0.0125, 0.0125))
     shapes = [ColumnShape(c.site, c.u, c.v, 2.0, (90.0, 0.0, 90.0)) for c in SRTIO3.tested]
     judged = judge_all([scored(shape, found.mask.astype(np.uint8)) for shape in shapes], 0.1)
-    rows = column_rows("f", judged, Coordinates(found.nodes_px, found.row_shift_px, found.turned))
+    rows = column_rows("f", judged, Coordinates(found.nodes_px, found.row_shift_px, found.transposed))
     listed = rows.select("row_px", "col_px").to_numpy()[:, :: -1 if transposed else 1]
     shift = true_row_shift_px(Conditions(pixel_nm=0.0125, jitter_pm=8), 300, 4)
     seen = scan.places_px.copy()

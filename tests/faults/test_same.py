@@ -46,7 +46,7 @@ def infer(shard: Shard, **settings: object) -> pl.DataFrame:
 
 
 def difference(shard: Shard) -> np.ndarray:
-    return np.asarray(infer_differences.zarr.open_group(shard.differences, mode="r")["f0000/difference"][:])
+    return np.asarray(infer_differences.zarr.open_group(shard.differences, mode="r")["f0000/1/difference"][:])
 
 
 @pytest.mark.parametrize(

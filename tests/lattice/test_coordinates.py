@@ -45,8 +45,8 @@ def test_columns_are_where_a_jittering_scan_shows_them(transposed: bool) -> None
     scan = simulate_scan(SRTIO3, conditions, (300, 900), seed=4)
     counts = np.ascontiguousarray(scan.counts.T) if transposed else scan.counts
     found = fit_registration(counts, [SRTIO3], (0.0125, 0.0125))
-    assert found.turned == transposed
-    at = Coordinates(found.nodes_px, found.row_shift_px, found.turned)
+    assert found.transposed == transposed
+    at = Coordinates(found.nodes_px, found.row_shift_px, found.transposed)
     straight = scan.places_px[(scan.places_px > 20).all(1) & (scan.places_px < [280, 880]).all(1)]
     rows = straight[:, 0]
     seen = straight - np.stack([0 * rows, np.interp(rows, np.arange(300), true_row_shift_px(conditions, 300, 4))], -1)

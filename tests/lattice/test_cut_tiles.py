@@ -13,7 +13,7 @@ from rsciio import digitalmicrograph, emd
 
 import cut_tiles
 from oddlattice.crystal import CELL_PX, Crystal
-from oddlattice.lattice import tile_image
+from oddlattice.lattice import record, tile_image
 from oddlattice.lattice.register import fit_registration, render
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from support.lattice_samples import MOS2_120, SRTIO3
@@ -80,15 +80,15 @@ def test_every_image_has_a_row_with_state_and_reason(shard: tuple[zarr.Group, di
 
 
 def test_arrays_are_as_specified(shard: tuple[zarr.Group, dict[str, np.ndarray]]) -> None:
-    group, image = shard[0]["bulk"], shard[1]["bulk"]
+    group, image = shard[0]["bulk/1"], shard[1]["bulk"]
     u, v = group["mask"].shape
     expected = {
         "tiles": ((CELL_PX * u, CELL_PX * v), "float32"),
         "mask": ((u, v), "uint8"),
         "inside": ((u, v), "uint8"),
-        "nodes_px": ((2, u + 1, v + 1), "float32"),
-        "row_shift_px": ((image.shape[0],), "float32"),
-        "local_mean": ((u, v), "float32"),
+        "nodes_px": ((2, u + 1, v + 1), "float64"),
+        "line_shift_px": ((image.shape[0],), "float64"),
+        "local_mean": ((u, v), "float64"),
     }
     assert {name: (group[name].shape, str(group[name].dtype)) for name in group.array_keys()} == expected
     assert group["tiles"].chunks == (640, 640)
@@ -103,16 +103,16 @@ def test_arrays_are_as_specified(shard: tuple[zarr.Group, dict[str, np.ndarray]]
 
 
 def test_attributes_say_what_was_fitted(shard: tuple[zarr.Group, dict[str, np.ndarray]]) -> None:
-    found = shard[0]["bulk"].attrs["oddlattice"]
+    found = shard[0]["bulk/1"].attrs["oddlattice"]
     assert found["crystal"] == "srtio3_001"
     assert found["pixel_nm"] == pytest.approx(0.0125, rel=0.003)
     assert found["a_nm_header"] == pytest.approx(0.3905 * 1.05, rel=0.005)
     assert found["gamma_deg"] == pytest.approx(90, abs=0.3)
     assert found["rotation_deg"] % 90 == pytest.approx(30, abs=0.3)
     assert 0 < found["a_sigma_px"] < 0.02
-    assert found["cells_analysed"] == int(shard[0]["bulk"]["mask"][:].sum())
+    assert found["cells_analysed"] == int(shard[0]["bulk/1"]["mask"][:].sum())
     assert 0.2 < found["row_jitter_px_rms"] < 0.6  # 5 pm are 0.4 px
-    assert found["scan_turned"] is False
+    assert found["scan_transposed"] is False
     (warning,) = found["warnings"]
     assert warning.startswith("header says 13.1")
     assert "the lattice says 12.5" in warning
@@ -125,8 +125,8 @@ def test_cutting_in_bands_equals_cutting_at_once(monkeypatch: pytest.MonkeyPatch
     scan = simulate_scan(SRTIO3, Conditions(pixel_nm=0.03, rotation_deg=20, dose_e_px=2000), (400, 400), seed=1)
     found = fit_registration(scan.counts, [SRTIO3], (0.03, 0.03))
     whole = render(scan.counts, found, tuple(slice(0, n) for n in found.mask.shape))
-    for name in ("BAND_CELLS", "TILE_CELLS"):  # a chunk has one writer
-        monkeypatch.setattr(tile_image, name, 13)
+    for name in ("BAND_CELLS", "CHUNK_CELLS"):  # a chunk has one writer
+        monkeypatch.setattr(record, name, 13)
     group = zarr.open_group(str(tmp_path / "g.zarr"), mode="w", zarr_format=3)
     tile_image.write_registration(scan.counts, found, group)
     assert np.abs(group["tiles"][:] - whole).max() < 1e-3
@@ -145,8 +145,8 @@ def test_images_in_parallel_give_the_same_bytes(tmp_path: Path) -> None:
     one, two = (tiled(tmp_path / str(threads), images, [SRTIO3_FILE], threads) for threads in (1, 2))
     assert one.attrs["images"] == two.attrs["images"]
     for name in images:
-        assert one[name]["tiles"][:].tobytes() == two[name]["tiles"][:].tobytes()
-        (warning,) = one[name].attrs["oddlattice"]["warnings"]
+        assert one[f"{name}/1"]["tiles"][:].tobytes() == two[f"{name}/1"]["tiles"][:].tobytes()
+        (warning,) = one[f"{name}/1"].attrs["oddlattice"]["warnings"]
         assert "no pixel size" in warning
 
 
@@ -180,17 +180,17 @@ def test_real_images(tmp_path: Path) -> None:
     images = {key: real_image(name) for key, name in names.items()}
     found = tiled(tmp_path, images, [SRTIO3_FILE, write_crystal(tmp_path / "mos2.yaml", MOS2_120)])
     rows = {row["image_id"]: row for row in found.attrs["images"]}
-    strontium = found["strontium"].attrs["oddlattice"]
+    strontium = found["strontium/1"].attrs["oddlattice"]
     assert (strontium["state"], strontium["crystal"]) == ("tiled", "srtio3_001")
     assert strontium["a_nm_header"] == pytest.approx(0.3905, rel=0.06)
     assert any("the lattice says" in sentence for sentence in strontium["warnings"])
-    tiles, mask = found["strontium"]["tiles"][:], found["strontium"]["mask"][:]
+    tiles, mask = found["strontium/1"]["tiles"][:], found["strontium/1"]["mask"][:]
     cell = np.median(tiles.reshape(len(mask), CELL_PX, -1, CELL_PX).transpose(0, 2, 1, 3)[mask > 0], axis=0)
     corner, middle = cell[[0, 0, -1, -1], [0, -1, 0, -1]].mean(), cell[9:11, 9:11].mean()
     assert corner > middle > np.median(cell)  # Sr at the corners, Ti in the middle
-    barium = found["barium"].attrs["oddlattice"]
+    barium = found["barium/1"].attrs["oddlattice"]
     assert np.hypot(*barium["a_px"]) == pytest.approx(13, abs=0.7)
-    mos2 = found["mos2"].attrs["oddlattice"]
+    mos2 = found["mos2/1"].attrs["oddlattice"]
     assert (mos2["state"], mos2["crystal"]) == ("tiled", "mos2_120")
     assert mos2["cells_masked"] > 0  # the hole
     assert rows["survey"]["state"] == "no_model"

@@ -119,7 +119,7 @@ def test_a_scan_stored_with_rows_and_columns_exchanged_is_straightened_along_its
     scan = simulate_scan(SRTIO3, conditions, (500, 600), seed=4)
     upright = fit_registration(scan.counts, [SRTIO3], (PIXEL_NM, PIXEL_NM))
     turned = fit_registration(np.ascontiguousarray(scan.counts.T), [SRTIO3], (PIXEL_NM, PIXEL_NM))
-    assert (upright.turned, turned.turned) == (False, True)
+    assert (upright.transposed, turned.transposed) == (False, True)
     assert turned.row_shift_px.shape == (500,)
     shifts = turned.row_shift_px
     np.testing.assert_allclose(shifts, upright.row_shift_px, atol=0.03)

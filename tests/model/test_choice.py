@@ -77,7 +77,7 @@ def tiled(images: Path, out: Path, folders: list[Path]) -> zarr.Group:
     zarr.open_group(out, mode="w", zarr_format=3).attrs["images"] = [{"image_id": "i", "state": "tiled", "reason": ""}]
     job = {"images_zarr": str(images), "image_id": "i", "out": str(out), "settings": {}}
     tile_one([str(folder / "crystal.yaml") for folder in folders], **job)
-    return zarr.open_group(out)["i"]
+    return zarr.open_group(out)["i/1"]
 
 
 @pytest.mark.parametrize("sound_first", [True, False])
@@ -96,5 +96,5 @@ def test_a_second_model_takes_no_image_from_the_one_that_fits(images: Path, tmp_
     np.testing.assert_array_equal(both["tiles"][:], alone["tiles"][:])
     settings = default(InferSettings, device="cpu")
     infer_differences.main(str(tmp_path / "both"), [str(f) for f in folders], str(tmp_path / "out"), settings, 1)
-    said = zarr.open_group(tmp_path / "out")["i"].attrs["oddlattice"]
+    said = zarr.open_group(tmp_path / "out")["i/1"].attrs["oddlattice"]
     assert (said["state"], said["model"]) == ("analysed", "sound")

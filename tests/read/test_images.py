@@ -156,7 +156,7 @@ def test_the_survey_counts_what_passes():
 def test_pixels_of_no_use():
     assert "every pixel is zero" in images.refusal_of_pixels(survey_of(np.zeros((9, 9)))[0])
     assert "every pixel is 2.5" in images.refusal_of_pixels(survey_of(np.full((9, 9), 2.5))[0])
-    assert "not numbers" in images.refusal_of_pixels(survey_of(np.full((9, 9), np.nan))[0])
+    assert "no number in 100 %" in images.refusal_of_pixels(survey_of(np.full((9, 9), np.nan))[0])
     some = np.arange(1000.0).reshape(20, 50)
     some[0, :5] = np.nan
     assert images.refusal_of_pixels(survey_of(some)[0]) == ""

@@ -17,7 +17,16 @@ from ome_zarr_models.v05.image import Image
 
 import read_images
 from oddlattice.storage.products import READ
-from support.raw_files import SETTINGS, counts, shard_of, write_colour_dm, write_dm, write_ncem, write_velox
+from support.raw_files import (
+    SETTINGS,
+    counts,
+    shard_of,
+    write_big_endian_dm,
+    write_colour_dm,
+    write_dm,
+    write_ncem,
+    write_velox,
+)
 
 REAL = Path(__file__).parents[3] / "shared/real"
 
@@ -251,7 +260,7 @@ def odd(tmp_path_factory):
         ("black.dm4", "is blank: every pixel is zero"),
         ("burnt.dm4", "is saturated"),
         ("clipped.dm4", "is saturated"),
-        ("nan.dm4", "not numbers"),
+        ("nan.dm4", "no number in"),
         ("small.dm4", r"too small \(63 x 200 px\); needs at least 64 px"),
         ("nothing.emd", "holds no image"),
         ("stranger.emd", "not a supported EMD"),
@@ -478,3 +487,134 @@ def test_the_same_scan_in_another_container_has_the_same_scan_id(tmp_path):
     assert len({ids[name] for name in ("a.dm4", "d.dm4", "e.dm4")}) == 3
     assert ids["f.dm4"] == "", "what is refused has none"
     assert store[only(rows["a.dm4"])["image_id"]].attrs["oddlattice"]["scan_id"] == expected
+
+
+def written_velox(path, alter) -> None:
+    """A Velox file of a good HAADF and a BF of two frames that `alter` spoils: its metadata, then its group."""
+    data = counts((1, 96, 128), seed=8)
+    write_velox(path, {"BF": np.concatenate([data, data]), "HAADF": data})
+    with h5py.File(path, "a") as file:
+        for name in file["Data/Image"]:
+            group = file[f"Data/Image/{name}"]
+            text = bytes(group["Metadata"][:, 0]).rstrip(b"\0")
+            metadata = json.loads(text)
+            if metadata["BinaryResult"]["Detector"] == "BF":
+                alter(metadata, group)
+                text = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
+                group["Metadata"][...] = 0
+                group["Metadata"][: len(text)] = text[:, None]
+
+
+def no_metadata(metadata, group):
+    metadata.clear()
+
+
+def no_frames(metadata, group):
+    del group["Data"]
+    group.create_dataset("Data", shape=(96, 128, 0), maxshape=(96, 128, None), chunks=(96, 128, 1), dtype="u2")
+
+
+def no_result(metadata, group):
+    del metadata["BinaryResult"]
+
+
+def no_frame_time(metadata, group):
+    del metadata["Scan"]["FrameTime"]
+
+
+def no_pixels(metadata, group):
+    del group["Data"]
+
+
+@pytest.mark.parametrize("alter", [no_metadata, no_frames, no_result, no_frame_time, no_pixels])
+def test_a_broken_entry_of_a_velox_file_costs_itself_alone(tmp_path, alter):
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    written_velox(archive / "a.emd", alter)
+    rows, store = read(archive, tmp_path)
+    (good,) = [row for row in rows["a.emd"] if row["state"] == "read"]
+    (bad,) = [row for row in rows["a.emd"] if row["state"] == "rejected"]
+    assert good["signal"] == "HAADF"
+    np.testing.assert_array_equal(store[good["image_id"]]["0"][:], counts((96, 128), seed=8))
+    assert re.search("signal 'entry [0-9a-f]{8}' could not be understood by its reader", bad["reason"]), bad["reason"]
+
+
+def test_velox_frames_beside_a_spectrum_image_are_all_read(tmp_path):
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    frames = counts((5, 80, 90), seed=12)
+    write_velox(archive / "a.emd", {"HAADF": frames})
+    with h5py.File(archive / "a.emd", "a") as file:  # as Velox 11 writes it: displays refer to shared properties
+        (key,) = file["Data/Image"]
+        del file["Version"], file["Operations"]
+        text = h5py.string_dtype()
+
+        def put(name, content):
+            file.create_dataset(name, data=np.array([json.dumps(content).encode()], dtype=text))
+
+        put("Version", {"version": "11", "format": "Velox"})
+        put(f"Data/SpectrumImage/{'a' * 32}/SpectrumImageSettings", {"endFramePosition": "5"})
+        file.create_group("Data/SpectrumStream")
+        put(f"SharedProperties/ImageSeriesDataReference/{'c' * 32}", {"dataPath": f"/Data/Image/{key}"})
+        reference = f"/SharedProperties/ImageSeriesDataReference/{'c' * 32}"
+        put(f"Displays/ImageDisplay/{'d' * 32}", {"data": reference, "id": "HAADF", "title": "HAADF"})
+    rows, store = read(archive, tmp_path)
+    read_rows = [row for row in rows["a.emd"] if row["state"] == "read"]
+    assert [row["frame"] for row in read_rows] == [0, 1, 2, 3, 4]
+    for row, frame in zip(read_rows, frames, strict=True):
+        np.testing.assert_array_equal(store[row["image_id"]]["0"][:], frame)
+
+
+@pytest.mark.parametrize("unit", ["m", ""])
+def test_velox_without_a_pixel_size_has_none(tmp_path, unit):
+    archive = tmp_path / "archive"
+    archive.mkdir()
+
+    def without(metadata, group):
+        del metadata["BinaryResult"]["PixelSize"]
+        metadata["BinaryResult"]["PixelUnitX"] = unit
+
+    written_velox(archive / "a.emd", without)
+    rows, store = read(archive, tmp_path, detectors="all")
+    (row,) = [row for row in rows["a.emd"] if row["signal"] == "BF" and row["frame"] == 0]
+    said = store[row["image_id"]].attrs["oddlattice"]
+    assert said["pixel_nm_header"] is None
+    assert "The file has no pixel size" in said["warnings"][0]
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_a_big_endian_dm_file_is_read_as_it_was_written(tmp_path, version):
+    """A file whose order word says big: here the pixels of a little-endian one are turned, and so is the rest of it."""
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    data = counts(dtype="int32", seed=4)
+    write_big_endian_dm(archive / f"a.dm{version}", data, version)
+    rows, store = read(archive, tmp_path)
+    row = only(rows[f"a.dm{version}"])
+    assert row["state"] == "read", row["reason"]
+    np.testing.assert_array_equal(store[row["image_id"]]["0"][:], data)
+    assert store[row["image_id"]].attrs["oddlattice"]["pixel_nm_header"] == pytest.approx([0.0125, 0.0125])
+
+
+def test_whole_rows_and_columns_without_numbers_are_filled(tmp_path):
+    """What a drift correction leaves at the rim; as many pixels without numbers inside are refused."""
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    rim, inside = counts((100, 100)).astype(np.float32), counts((100, 100)).astype(np.float32)
+    rim[:3] = rim[:, -4:] = np.nan
+    inside[20:40, 20:40] = np.nan
+    write_dm(archive / "rim.dm4", rim)
+    write_dm(archive / "inside.dm4", inside)
+    rows, store = read(archive, tmp_path)
+    said = store[only(rows["rim.dm4"])["image_id"]].attrs["oddlattice"]
+    assert said["warnings"] == ["6.9 % of the pixels were not numbers; they are set to the image's mean."]
+    reason = only(rows["inside.dm4"])["reason"]
+    assert reason == "The signal holds no number in 4 % of its pixels (NaN or infinite)."
+
+
+def test_an_apple_double_is_named_as_such(tmp_path):
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    (archive / "._a.dm4").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(4000))
+    rows, _ = read(archive, tmp_path)
+    assert "AppleDouble" in only(rows["._a.dm4"])["reason"]

@@ -619,6 +619,37 @@ def test_a_review_is_kept_and_exported(tab: Tab, report: Path, tmp_path: Path) -
     assert exported(page, tmp_path)["reviews"][0]["defects"] == review["defects"]
 
 
+def test_a_review_ends(tab: Tab, report: Path, tmp_path: Path) -> None:
+    """A missed defect is added on its column, the image is ticked off, the index counts it at once, a key goes on."""
+    page = tab.image(report / "s0001" / "aa-1.html")
+    page.fill("#reviewer", "A. Meier")
+    page.click("#stage")
+    page.evaluate("oddlattice.viewer.columns.near(0, 0)")  # unpacks them
+    row, col = page.evaluate("oddlattice.viewer.columns.place(200)")
+    page.evaluate(f"oddlattice.viewer.goTo({row}, {col}, 60)")
+    page.wait_for_timeout(100)
+    page.keyboard.press("f")
+    x, y = page.evaluate(f"oddlattice.viewer.screen({row} + 0.8, {col} - 0.8)")
+    box = page.locator("#stage").bounding_box()
+    page.mouse.click(box["x"] + x, box["y"] + y)
+    page.keyboard.press("f")
+    assert page.locator("#missed li").count() == 1
+    page.keyboard.press("c")
+    assert page.is_checked("#looked")
+    review = exported(page, tmp_path)["reviews"][0]
+    assert review["looked"]["is"] is True
+    (missed,) = review["missed"]
+    assert (missed["row_px"], missed["col_px"]) == pytest.approx((row, col), abs=0.02)
+    page.click("h1")
+    page.keyboard.press("g")
+    page.wait_for_url(lambda url: "aa-1" not in url and "index.html" not in url)
+    page = tab.open(report / "index.html")
+    page.select_option("#only", "open")
+    assert page.locator("#images a.name", has_text="aa-1").count() == 0
+    page.select_option("#only", "reviewed")
+    assert "looked at" in page.locator("#images tbody").inner_text()
+
+
 def test_a_review_of_another_browser_is_loaded(tab: Tab, report: Path, tmp_path: Path) -> None:
     page = tab.image(report / "s0001" / "aa-1.html")
     row, col, u, v, site = page.evaluate(

@@ -16,7 +16,7 @@ from oddlattice.archive import inventory
 from oddlattice.archive.review_files import Reviews, by_shard, dumped, file_of, read_reviews, review_paths, that_count
 from oddlattice.numerics.intervals import poisson_interval, wilson
 from oddlattice.run import settings
-from oddlattice.statistics.reviews import Reviewed, inside, lay_on, match, precision, verdict_of
+from oddlattice.statistics.reviews import Reviewed, inside, lay_on, match, near_px, precision, recall, verdict_of
 from oddlattice.storage.products import DEFECTS, IMAGES, table
 
 SCHEMA = settings.load_yaml(Path(__file__).parents[2] / "workflow/schemas/review.schema.yaml")
@@ -186,22 +186,34 @@ def defect(row: float, col: float, **more: Any) -> dict[str, Any]:
     return head | {"cell_u": 0, "cell_v": 0, "site": "Sr", "kind": "lighter", "review": ""} | more
 
 
-def test_marks_find_their_defects_by_cell_then_by_place() -> None:
-    found = [defect(100, 100, cell_u=3, cell_v=4), defect(110, 110, cell_u=3, cell_v=4, site="Ti"), defect(300, 300)]
+def test_marks_find_defects_of_their_class_by_place_whatever_the_cells_are_called() -> None:
+    found = [defect(100, 100, cell_u=3, cell_v=4), defect(110, 110, site="Ti"), defect(101, 101, kind="extra")]
     marks = [
-        mark(106, 106, cell_u=3, cell_v=4),  # moved, but the same column
-        mark(108, 109, cell_u=77, cell_v=77, site="Ti"),  # the cells are numbered otherwise now
-        mark(300, 305),
-        mark(300, 320),
+        mark(102, 102, cell_u=77, cell_v=77),  # the cells are numbered otherwise now
+        mark(100.5, 100.5, found_kind="extra"),
+        mark(111, 109, cell_u=3, cell_v=4, found_kind="heavier"),  # the kind is called otherwise now
         mark(100, 100, found_kind="extended"),
+        mark(106, 106, cell_u=3, cell_v=4),  # too far, though the cell is called the same
     ]
-    assert match(marks, found, near_px=6.0) == [0, 1, 2, None, None]
+    assert match(marks, found, reach_px=3.0) == [0, 2, 1, None, None]
+
+
+def test_marks_and_defects_are_matched_one_to_one() -> None:
+    found = [defect(100, 100), defect(100, 104)]
+    assert match([mark(100, 101.9), mark(100, 101)], found, reach_px=3.0) == [1, 0]
+    assert match([mark(100, 99), mark(100, 98)], found, reach_px=3.0) == [0, None]
+
+
+def test_the_reach_is_a_part_of_the_distance_between_columns() -> None:
+    places = np.stack(np.meshgrid(np.arange(5) * 12.0, np.arange(5) * 30.0), -1).reshape(-1, 2)
+    assert near_px(places) == pytest.approx(3.6)
+    assert near_px(places[:1]) == 3.0
 
 
 def test_a_region_is_found_within_its_own_size() -> None:
     found = [defect(100, 100, kind="extended", site="", radius_px=40.0), defect(100, 101)]
-    assert match([mark(120, 120, found_kind="extended"), mark(100, 101)], found, near_px=6.0) == [0, 1]
-    assert match([mark(1, 1)], [], near_px=6.0) == [None]
+    assert match([mark(120, 120, found_kind="extended"), mark(100, 101)], found, reach_px=6.0) == [0, 1]
+    assert match([mark(1, 1)], [], reach_px=6.0) == [None]
 
 
 @given(st.permutations(range(30)), st.floats(0, 1.4), st.floats(0, 2 * math.pi))
@@ -209,7 +221,7 @@ def test_the_order_of_rows_never_counts(order: list[int], away: float, turn: flo
     places = [(20.0 * (k // 6), 20.0 * (k % 6)) for k in range(30)]
     rows = [defect(*places[k], cell_u=k) for k in order]
     marks = [mark(r + away * math.cos(turn), c + away * math.sin(turn)) for r, c in places]
-    assert [order[index] for index in match(marks, rows, near_px=6.0) if index is not None] == list(range(30))
+    assert [order[index] for index in match(marks, rows, reach_px=6.0) if index is not None] == list(range(30))
 
 
 # ---------------------------------------------------------------- what it comes to
@@ -353,3 +365,83 @@ def test_a_stricter_threshold_loses_no_mark(laid: Any) -> None:
     )
     assert again.defects.filter(pl.col("kind") != "extended")["review"].to_list() == ["rejected"] * 5
     assert sorted(again.statements["state"]) == ["taken"] * 5 + ["unmatched"] * 5
+
+
+# ---------------------------------------------------------------- scans, looking, adding
+
+SCAN = "5c" * 32
+
+
+def with_scans(*scans: str) -> pl.DataFrame:
+    """Images a, b, c ... with these scans."""
+    rows = [{"image_id": f"{name}-0123456789", "path": f"{name}.dm4", "state": "analysed", "area_nm2": 100.0,
+             "defects": 1} for name, _ in zip("abc", scans, strict=False)]  # fmt: skip
+    return table(rows, IMAGES).with_columns(scan_id=pl.Series(list(scans)))
+
+
+def lay_on_scans(images: pl.DataFrame, statements: list[dict[str, Any]]) -> Reviewed:
+    """Every image has one defect at (100, 100) among columns 10 px apart."""
+    defects = table([defect(100, 100, image_id=name) for name in images["image_id"]], DEFECTS)
+    columns = np.stack(np.meshgrid(np.arange(20) * 10.0, np.arange(20) * 10.0), -1).reshape(-1, 2)
+    return lay_on(defects, images, lambda name: columns, statements)
+
+
+def test_a_review_follows_its_scan_into_another_file(tmp_path: Path) -> None:
+    statements = read(tmp_path, said(image_id="old-0123456789", scan_id=SCAN, defects=[mark(100, 101)])).statements
+    found = lay_on_scans(with_scans(SCAN, "7e" * 32), statements)
+    assert found.defects["review"].to_list() == ["confirmed", ""]
+    assert found.statements["image_id"].to_list() == ["a-0123456789"]
+
+
+def test_a_review_does_not_follow_a_file_with_another_scan(tmp_path: Path) -> None:
+    statements = read(tmp_path, said(image_id="a-0123456789", scan_id=SCAN, defects=[mark(100, 101)])).statements
+    found = lay_on_scans(with_scans("7e" * 32), statements)
+    assert found.defects["review"].to_list() == [""]
+    assert found.statements["reason"].to_list() == ["the file holds another scan now"]
+
+
+@pytest.mark.parametrize("scans", [("",), (SCAN,)])
+def test_an_old_review_file_still_applies(tmp_path: Path, scans: tuple[str, ...]) -> None:
+    """As version 0.1.0 exported it: no scan, cells counted from the corner of the grid."""
+    old = {
+        "format": "oddlattice-review-1",
+        "reviews": [{
+            "reviewer": "A. Meier", "image_id": "a-0123456789", "path": "s/a.dm4",
+            "defects": [{"verdict": "rejected", "kind": "", "found_kind": "lighter", "site": "Sr", "cell_u": 41,
+                         "cell_v": 7, "row_px": 100.4, "col_px": 99.7, "note": "tip", "at": AT}],
+            "note": {"text": "good", "at": AT},
+        }],
+    }  # fmt: skip
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    statements = read_reviews([tmp_path / "old.json"], SCHEMA).statements
+    found = lay_on_scans(with_scans(*scans), statements)
+    assert found.defects["review"].to_list() == ["rejected"]
+    assert found.statements["state"].to_list() == ["taken", "taken"]
+
+
+def test_an_old_and_a_new_mark_of_one_person_are_one(tmp_path: Path) -> None:
+    later = "2026-11-22T11:00:00Z"
+    old = said(defects=[mark(100, 101)])
+    new = said(scan_id=SCAN, defects=[mark(100.5, 100.5, "rejected", at=later)])
+    found = lay_on_scans(with_scans(SCAN), read(tmp_path, old, new).statements)
+    assert found.defects["review"].to_list() == ["rejected"]
+
+
+def test_looking_at_an_image_and_adding_what_was_missed_measures_recall(tmp_path: Path) -> None:
+    missed = [{"id": f"m{k}", "row_px": place, "col_px": 50.0, "withdrawn": k == 2, "at": AT}
+              for k, place in enumerate([20.0, 150.0, 180.0])]  # fmt: skip
+    near = [{"id": "n", "row_px": 101.0, "col_px": 100.0, "withdrawn": False, "at": AT}]
+    look = {"is": True, "at": AT}
+    statements = read(
+        tmp_path,
+        said(defects=[mark(100, 100)], missed=missed, looked=look),
+        said("B. Li", missed=[{**missed[0], "row_px": 21.0}, *near]),
+    ).statements
+    found = lay_on_scans(with_scans(SCAN, ""), statements)
+    image = found.images.row(0, named=True)
+    assert (image["looked_at"], image["review_missed"], image["review_confirmed"]) == (True, 2, 1)
+    assert found.images["looked_at"].to_list() == [True, False]
+    assert "it is flagged now" in found.statements["reason"].to_list()
+    row = recall(found.images)
+    assert (row["images"], row["found"], row["missed"]) == (1, 1, 2)
+    assert (row["ci_low"], row["ci_high"]) == wilson(1, 3)

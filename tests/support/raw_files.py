@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,48 @@ def shard_of(archive: Path, tsv: Path) -> dict[str, str]:
         )
     write_tsv(table(rows, SHARD), tsv)
     return {row["file_id"]: row["path"] for row in rows}
+
+
+def write_big_endian_dm(path: Path, data: np.ndarray, version: int = 4, pixel_nm: float = 0.0125) -> None:
+    """An image of int32 as a DM3 or DM4 of big-endian numbers, such as old Macintosh computers wrote."""
+
+    def size(number: int) -> bytes:
+        return struct.pack(">q" if version == 4 else ">i", number)
+
+    def tag(name: str, content: Any) -> bytes:
+        is_group = isinstance(content, dict | list)
+        label = struct.pack(">BH", 20 if is_group else 21, len(name)) + name.encode()
+        body = group(content) if is_group else value(content)
+        return label + (size(len(body)) if version == 4 else b"") + body
+
+    def value(content: Any) -> bytes:
+        if isinstance(content, np.ndarray):
+            info, packed = [20, 3, content.size], content.astype(">i4").tobytes()
+        elif isinstance(content, str):
+            info, packed = [20, 4, len(content)], content.encode("utf-16-be")
+        elif isinstance(content, float):
+            info, packed = [6], struct.pack(">f", content)
+        else:
+            info, packed = [5], struct.pack(">I", content)
+        return b"%%%%" + size(len(info)) + b"".join(map(size, info)) + packed
+
+    def group(content: dict[str, Any] | list[Any]) -> bytes:
+        items = list(content.items()) if isinstance(content, dict) else [("", item) for item in content]
+        return b"\0\0" + size(len(items)) + b"".join(tag(name, item) for name, item in items)
+
+    axis = {"Origin": 0.0, "Scale": pixel_nm, "Units": "nm"}
+    image = {
+        "ImageData": {
+            "Calibrations": {"Brightness": axis | {"Units": ""}, "Dimension": [axis, axis]},
+            "Data": data.ravel(),
+            "DataType": 7,
+            "Dimensions": list(data.shape[::-1]),
+            "PixelDepth": 4,
+        },
+        "ImageTags": {},
+        "Name": "HAADF",
+        "UniqueID": [1, 2, 3, 4],
+    }
+    body = group({"ImageList": [image]})
+    head = struct.pack(">i", version) + size(len(body)) + struct.pack(">i", 0)
+    path.write_bytes(head + body + bytes(8))

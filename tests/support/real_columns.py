@@ -71,7 +71,7 @@ def lay_on_lattice(path: Path, crystal: Crystal) -> RealScan:
     a = (nodes[:, -1, :] - nodes[:, 0, :]).mean(1) / (nodes.shape[1] - 1)
     b = (nodes[:, :, -1] - nodes[:, :, 0]).mean(1) / (nodes.shape[2] - 1)
     vectors = np.array([a, b])
-    coordinates = Coordinates(found.nodes_px, found.row_shift_px, found.turned)
+    coordinates = Coordinates(found.nodes_px, found.row_shift_px, found.transposed)
     places, brightness = {}, {}
     for column in crystal.tested:
         places[column.site] = coordinates.straight_px(cells + np.array([column.u, column.v]))
@@ -79,7 +79,7 @@ def lay_on_lattice(path: Path, crystal: Crystal) -> RealScan:
     ground = float(sample(cell, np.array(BETWEEN)).mean())
     pixel_nm = float(np.sqrt(crystal.a_nm * crystal.b_nm / abs(np.linalg.det(vectors))))
     still, shift = np.zeros((1, 1)), found.row_shift_px
-    jitter = (shift[None, :], still) if found.turned else (still, shift[:, None])
+    jitter = (shift[None, :], still) if found.transposed else (still, shift[:, None])
     return RealScan(counts, pixel_nm, vectors, places, brightness, cell, ground, jitter)
 
 

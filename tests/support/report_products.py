@@ -276,20 +276,20 @@ class Shard:
         pixel_nm = 0.0156
         arrays = tile_arrays(scan)
         self._source(image_id, path, scan.counts.astype(np.uint16), warnings=values.pop("warnings", []))
-        group = self.roots["tiles"].create_group(image_id)
+        group = self.roots["tiles"].create_group(f"{image_id}/1")
         for key in ("tiles", "mask", "nodes_px"):
             group[key] = arrays[key]
-        group["row_shift_px"] = np.zeros(scan.counts.shape[0], dtype=np.float32)
+        group["line_shift_px"] = np.zeros(scan.counts.shape[0], dtype=np.float32)
         a, b = scan.vectors_px
         group.attrs["oddlattice"] = {
-            "state": "tiled", "reason": "", "scan_turned": False, "crystal": "srtio3_001", "a_px": list(a), "b_px": list(b), "a_sigma_px": 0.004,
+            "state": "tiled", "reason": "", "scan_transposed": False, "crystal": "srtio3_001", "a_px": list(a), "b_px": list(b), "a_sigma_px": 0.004,
             "b_sigma_px": 0.005, "origin_px": list(scan.origin_px), "gamma_deg": 90.02, "rotation_deg": 12.01,
             "a_nm_header": 0.4031, "b_nm_header": 0.4028, "pixel_nm": pixel_nm, "lattice_rms_px": 0.31,
             "row_jitter_px_rms": 0.34, "cells_analysed": int(arrays["mask"].sum()), "cells_masked": 60,
             "warnings": ["The pixel size by the lattice is 3.1 % smaller than the header's."],
             "fit_quality": {"peak_to_background": 41.2, "columns_fitted": 1800},
         }  # fmt: skip
-        group = self.roots["differences"].create_group(image_id)
+        group = self.roots["differences"].create_group(f"{image_id}/1")
         for key in ("prediction", "difference"):
             group[key] = arrays[key]
         group.attrs["oddlattice"] = {

@@ -1,17 +1,17 @@
 """What images show of crystals: of known ones, through noise, distortion and headers that lie, and of random ones."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from oddlattice.crystal import Z_OF
 from oddlattice.lattice.identity import Observed
 from oddlattice.lattice.projection import Columns, nearest, primitive
 
-LIBRARY = Path(__file__).parents[2] / "crystals/library.yaml"
+LIBRARY = Path(__file__).parents[2] / "crystals/library.json"
 SEEDS = {"development": 20261201, "known": 20261127, "random": 20261128}  # fixed before the matching was written
 Array = npt.NDArray[Any]
 Atoms = dict[str, float]
@@ -19,7 +19,7 @@ Atoms = dict[str, float]
 
 def entries() -> list[dict[str, Any]]:
     """The entries of the shipped library, as they stand in the file."""
-    return list(yaml.safe_load(LIBRARY.read_text())["entries"])
+    return list(json.loads(LIBRARY.read_text())["entries"])
 
 
 def column_brightness(rng: np.random.Generator, atoms: list[Atoms]) -> Array:
@@ -29,8 +29,8 @@ def column_brightness(rng: np.random.Generator, atoms: list[Atoms]) -> Array:
     raw /= raw.max()
     thickness = rng.uniform(0.05, 1.2)
     seen = -np.expm1(-thickness * raw) / -np.expm1(-thickness)
-    kinds = {yaml.safe_dump(one): rng.lognormal(0, 0.06) for one in atoms}
-    return np.array([seen[k] * kinds[yaml.safe_dump(one)] for k, one in enumerate(atoms)])
+    kinds = {json.dumps(one): rng.lognormal(0, 0.06) for one in atoms}
+    return np.array([seen[k] * kinds[json.dumps(one)] for k, one in enumerate(atoms)])
 
 
 def distorted(rng: np.random.Generator, vectors: Array) -> Array:

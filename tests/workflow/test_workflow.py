@@ -20,6 +20,7 @@ import polars as pl
 import pytest
 import yaml
 
+from oddlattice import __version__
 from oddlattice.crystal import load_crystal
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from oddlattice.storage import products
@@ -294,6 +295,21 @@ def test_edited_module_redoes_what_imports_it(work: Work) -> None:
     module.write_bytes(before)
     os.utime(module, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert found.keys() == {"find_defects", "measure_images", "write_pages"} | AT_THE_END
+
+
+def test_results_of_a_version_stay_where_the_config_says_so(work: Work) -> None:
+    module = work.installation / "workflow/scripts/oddlattice/defects/kernels.py"
+    before, stat = module.read_bytes(), module.stat()
+    module.write_bytes(before + b"\n# a release\n")
+    keep = work.folder / "keep.yaml"
+    keep.write_text(f'keep_results_of: "{__version__}"\ndefects: {{fdr: 0.2}}\n')
+    found = work.would_run("--configfile", str(keep))
+    keep.write_text('keep_results_of: "0.0.1"\n')
+    other = work.would_run("--configfile", str(keep))
+    module.write_bytes(before)
+    os.utime(module, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert found.keys() <= AT_THE_END
+    assert other.keys() == {"find_defects", "measure_images", "write_pages"} | AT_THE_END
 
 
 def test_touched_but_unchanged_module_redoes_nothing(work: Work) -> None:

@@ -16,7 +16,7 @@ from oddlattice.process.single_thread import one_thread
 from oddlattice.process.supervised import Watch, go_on_watched
 from oddlattice.run.stage_settings import InferSettings
 from oddlattice.storage.atomic import whole_directory
-from oddlattice.storage.groups import group_of, listed_in, new_store, said_of
+from oddlattice.storage.groups import grain_of, listed_in, new_store, said_of
 
 
 def main(
@@ -43,7 +43,7 @@ def main(
         for row in listed:
             name, state, reason = row["image_id"], row["state"], row["reason"]
             if state == "tiled":
-                model = str(said_of(group_of(tiles, name))["model"])
+                model = str(said_of(grain_of(tiles, name))["model"])
                 given = (tiles, out, name, models[model], predictors[model], settings)
                 meanwhile = (pieces.of(name), write) if pieces is not None else ()
                 said, fault = watch.spared(name, infer_one, *given, *meanwhile)

@@ -13,7 +13,7 @@ from oddlattice.report.pages import find_pages
 from oddlattice.run.stage_settings import ReportSettings
 from oddlattice.storage.atomic import whole_file
 from oddlattice.storage.json_text import json_lines
-from oddlattice.storage.products import INVENTORY, PRECISION, read_tsv
+from oddlattice.storage.products import INVENTORY, PRECISION, VERSION, read_tsv
 
 
 def main(
@@ -47,7 +47,8 @@ def main(
     provenance : dict
         ``config``: the merged configuration; ``versions``: of this program and its packages. Shown as they are.
     """
-    rows = pl.read_parquet(images_parquet).to_dicts()
+    images = pl.read_parquet(images_parquet)
+    rows = images.to_dicts()
     discovered = read_tsv(discovered_tsv, INVENTORY)
     pages = find_pages(page_dirs, Path(out_html).parent)
     remarkable = remarkable_densities(rows, settings.density_stands_out)
@@ -56,10 +57,10 @@ def main(
     lines = [line(row, pages, remarkable, read) for row in [*rows, *unread]]
     lines.sort(key=lambda x: (x["urgent"], x["folder"], x["name"], x["id"]))
     files = json.loads(Path(reviews_json).read_text(encoding="ascii"))["files"]
-    said, precise = pl.read_parquet(reviews_parquet), pl.read_csv(precision_csv, schema=PRECISION)
+    said, precise = pl.read_parquet(reviews_parquet), pl.read_csv(precision_csv, schema=PRECISION | VERSION)
     statistics = json.loads(Path(statistics_json).read_text(encoding="utf-8"))
     totals = statistics["totals"]
-    reviewed, folders = review_summary(said, precise, files, rows, totals), sessions(lines, statistics["folders"])
+    reviewed, folders = review_summary(said, precise, files, images, totals), sessions(lines, statistics["folders"])
     numbers = index_numbers(lines, rows, discovered, totals, remarkable, folders, reviewed)
     twin = Path(out_html).with_suffix(".json")
     with whole_file(twin) as part:

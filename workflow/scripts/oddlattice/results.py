@@ -16,7 +16,7 @@ import zarr
 
 from oddlattice.defects.kinds import KINDS, kind_of
 from oddlattice.lattice import pixel_size
-from oddlattice.storage.groups import array_if_any, group_of, listed_in, said_of
+from oddlattice.storage.groups import array_if_any, grain_of, group_of, listed_in, said_of
 from oddlattice.storage.image_json import ByImage
 from oddlattice.storage.rows import Row
 
@@ -210,7 +210,8 @@ class ResultImage:
     def _tile(self, name: str) -> Any:
         if not (self.results.path / f"2_tiles/{self.shard}.zarr").exists():
             return np.empty((0, 0))  # dropped to save space
-        found = array_if_any(self._group("2_tiles"), name)
+        root = zarr.open_group(self.results.path / f"2_tiles/{self.shard}.zarr", mode="r")
+        found = array_if_any(grain_of(root, self.image_id), name)
         return np.empty((0, 0)) if found is None else found[:]
 
     def signal(self) -> Any:

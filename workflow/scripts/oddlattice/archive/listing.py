@@ -97,7 +97,8 @@ def list_archive(archive: Path, include: Sequence[str], exclude: Sequence[str]) 
                 for entry in entries:
                     path = folder + entry.name
                     if entry.is_dir(follow_symlinks=False):
-                        folders.append(path + b"/")
+                        if not (unwanted and unwanted.fullmatch(path + b"/")):  # nothing below it can be wanted
+                            folders.append(path + b"/")
                         continue
                     if wanted is None or not wanted.fullmatch(path) or (unwanted and unwanted.fullmatch(path)):
                         continue

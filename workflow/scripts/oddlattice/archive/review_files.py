@@ -12,6 +12,7 @@ Plain Python on purpose: this runs while the workflow is parsed.
 """
 
 import json
+import math
 import os
 import re
 import stat
@@ -27,6 +28,9 @@ from oddlattice.run.settings import SettingsError, checked
 from oddlattice.storage.rows import Row
 
 LARGEST_BYTES = 32_000_000
+#: What is said of an image as a whole, and what such a statement is called.
+OF_IMAGE = {"unusable": "image", "looked": "looked"}
+SAME_PX = 2.5  # two marks of one person that stand nearer to each other are about one defect; columns stand wider apart
 #: An image's id is its file's id, which ends with ten hex digits, and for some images signal and frame.
 _IMAGE_ID = re.compile(r"(.+?-[0-9a-f]{10})(?:-s\d+)?(?:-f\d+)?")
 
@@ -40,7 +44,8 @@ class Reviews:
     files : list of dict
         ``file``, ``state`` (taken or refused), ``reason``, ``reviewers``, ``statements`` (their number).
     statements : list of dict
-        ``file, reviewer, at, image_id, path, what`` (defect, image, region or note) and what was said.
+        ``file, reviewer, at, image_id, scan_id, path, what`` (defect, missed, image, looked, region or note) and
+        what was said.
     """
 
     files: list[Row]
@@ -99,6 +104,7 @@ def statements_of(reviews: Iterable[Row], file: str) -> list[Row]:
             "file": file,
             "reviewer": _text(review["reviewer"]),
             "image_id": review["image_id"],
+            "scan_id": review.get("scan_id", ""),  # files of older versions name the image alone
             "path": escape(review.get("path", "")),
         }
         for mark in review.get("defects", []):
@@ -106,8 +112,10 @@ def statements_of(reviews: Iterable[Row], file: str) -> list[Row]:
             row = head | {"what": "defect"} | about | mark
             found.append(row | {"note": _text(row["note"]), "site": _text(row["site"])})
         found += [head | {"what": "region"} | r | {"id": _text(r["id"])} for r in review.get("regions", [])]
-        if "unusable" in review:
-            found.append(head | {"what": "image"} | review["unusable"])
+        for mark in review.get("missed", []):
+            row = head | {"what": "missed", "kind": "", "note": ""} | mark
+            found.append(row | {"note": _text(row["note"]), "id": _text(row["id"])})
+        found += [head | {"what": what} | review[key] for key, what in OF_IMAGE.items() if key in review]
         if "note" in review:
             found.append(head | {"what": "note", "note": _text(review["note"]["text"]), "at": review["note"]["at"]})
     return found
@@ -121,15 +129,24 @@ def _text(text: str) -> str:
 
 def thing(row: Row) -> tuple[Any, ...]:
     """What a statement is about: a second one by the same person about the same thing replaces it."""
-    head = (row["reviewer"], row["image_id"], row["what"])
-    if row["what"] == "region":
-        return (*head, row["id"])
-    if row["what"] != "defect":
-        return head
-    extended = row["found_kind"] == "extended"
-    if row["cell_u"] is None or row["cell_v"] is None or extended:
-        return (*head, extended, round(row["row_px"]), round(row["col_px"]))
-    return (*head, extended, row["cell_u"], row["cell_v"], row["site"])
+    head = (row["reviewer"], row.get("scan_id") or row["image_id"], row["what"])
+    return (*head, row["id"]) if row["what"] in ("region", "missed") else head
+
+
+def latest_marks(marks: Iterable[Row]) -> list[Row]:
+    """Of the marks that one person set on defects of one image, the latest on each place.
+
+    Places are compared, not cells: cells are numbered anew by every run. Kinds are not compared either: what was
+    `lighter` may be `vacancy-like` in the next run.
+    """
+    kept: dict[tuple[bool, int, int], list[Row]] = defaultdict(list)
+    for mark in sorted(marks, key=_order, reverse=True):
+        region = mark["found_kind"] == "extended"
+        row, col = round(mark["row_px"] / SAME_PX), round(mark["col_px"] / SAME_PX)
+        around = [m for r in (-1, 0, 1) for c in (-1, 0, 1) for m in kept.get((region, row + r, col + c), [])]
+        if all(math.hypot(m["row_px"] - mark["row_px"], m["col_px"] - mark["col_px"]) > SAME_PX for m in around):
+            kept[region, row, col].append(mark)
+    return [mark for some in kept.values() for mark in some]
 
 
 def _order(row: Row) -> tuple[str, str, str]:
@@ -138,27 +155,31 @@ def _order(row: Row) -> tuple[str, str, str]:
     return (
         at if "." in at else f"{at}.",
         json.dumps({k: row[k] for k in row if k != "file"}, sort_keys=True),
-        row["file"],
+        row.get("file", ""),
     )
 
 
 def that_count(statements: Iterable[Row]) -> list[Row]:
     """Of what one person said about one thing the latest, unless it takes back what was said; sorted."""
     latest: dict[tuple[Any, ...], Row] = {}
+    marks: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in statements:
         key = thing(row)
-        if key not in latest or _order(row) > _order(latest[key]):
+        if row["what"] == "defect":
+            marks[key].append(row)
+        elif key not in latest or _order(row) > _order(latest[key]):
             latest[key] = row
-    kept = [row for row in latest.values() if _says(row)]
+    rows = [*latest.values(), *(mark for some in marks.values() for mark in latest_marks(some))]
+    kept = [row for row in rows if _says(row)]
     return sorted(kept, key=lambda row: (row["image_id"], row["reviewer"], row["what"], _order(row)))
 
 
 def _says(row: Row) -> bool:
     if row["what"] == "defect":
         return bool(row["verdict"] != "none" or row["note"])
-    if row["what"] == "region":
+    if row["what"] in ("region", "missed"):
         return not row["withdrawn"]
-    return bool(row["is"]) if row["what"] == "image" else bool(row["note"])
+    return bool(row["is"]) if row["what"] in OF_IMAGE.values() else bool(row["note"])
 
 
 def read_reviews(paths: Sequence[Path], schema: Mapping[str, Any]) -> Reviews:

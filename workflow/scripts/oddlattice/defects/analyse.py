@@ -15,7 +15,7 @@ from oddlattice.defects.tables import defect_row, dose_counts_per_nm2, image_fig
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.process.sandbox import Fault
 from oddlattice.run.stage_settings import DefectSettings
-from oddlattice.storage.groups import group_of, said_of, values_of
+from oddlattice.storage.groups import grain_of, group_of, said_of, values_of
 from oddlattice.storage.products import COLUMNS, table
 from oddlattice.storage.rows import Row
 
@@ -45,18 +45,18 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
     """Find the defects of one image that could be read, and write its maps."""
     name = row["image_id"]
     source = said_of(group_of(stores.images, name))
-    lattice = said_of(group_of(stores.tiles, name))
+    lattice = said_of(grain_of(stores.tiles, name))
     found: Row = {key: row[key] for key in ("image_id", "file_id", "scan_id", "path", "signal", "frame")}
     found |= {"state": lattice["state"], "reason": lattice["reason"]} | lattice_figures(source, lattice)
     if lattice["state"] != "tiled":
         return Analysis(found)
-    differences = group_of(stores.differences, name)
+    differences = grain_of(stores.differences, name)
     model = said_of(differences)
     found |= {"state": model["state"], "reason": model["reason"], "model_misfit": model.get("model_misfit")}
     if model["state"] != "analysed":
         return Analysis(found)
     found["model"] = model["model"]
-    tiles, header = group_of(stores.tiles, name), source.get("pixel_nm_header")
+    tiles, header = grain_of(stores.tiles, name), source.get("pixel_nm_header")
     with TemporaryDirectory(dir=stores.scratch, prefix=".z-") as scratch:
         tally, maps = find_by_parts(name, tiles, differences, header, settings, Path(scratch))
         image = load_registered(tiles, differences, header, NOWHERE)

@@ -40,7 +40,7 @@ class Coordinates:
     def of(cls, tiles: zarr.Group, corners: tuple[slice, ...] = ()) -> Self:
         """What the tile stage wrote of an image; of a window of `corners` (u, v) of cells, counted from its first."""
         nodes = values_of(tiles, "nodes_px", (slice(None), *corners) if corners else ())
-        return cls(nodes, values_of(tiles, "row_shift_px"), bool(said_of(tiles)["scan_turned"]))
+        return cls(nodes, values_of(tiles, "line_shift_px"), bool(said_of(tiles)["scan_transposed"]))
 
     @cached_property
     def affine(self) -> Array:

@@ -44,7 +44,7 @@ class Grid:
         return float(self.rows_px[1] - self.rows_px[0]), float(self.cols_px[1] - self.cols_px[0])
 
     @property
-    def turned(self) -> "Grid":
+    def transposed(self) -> "Grid":
         """The grid with rows and columns exchanged."""
         return Grid(self.cols_px, self.rows_px)
 
@@ -94,9 +94,9 @@ class Flattener:
         return Lifted(self.mean[None], self.grid, shape)
 
     @property
-    def turned(self) -> "Flattener":
+    def transposed(self) -> "Flattener":
         """That of the image with rows and columns exchanged."""
-        return replace(self, mean=np.ascontiguousarray(self.mean.T), grid=self.grid.turned)
+        return replace(self, mean=np.ascontiguousarray(self.mean.T), grid=self.grid.transposed)
 
 
 def fit_flattener(image: Float, period_px: float) -> Flattener:
@@ -282,14 +282,14 @@ class Frame:
         return replace(self, origin_px=self.origin_px + np.asarray(shift) @ self.vectors_px)
 
     @property
-    def turned(self) -> "Frame":
+    def transposed(self) -> "Frame":
         """That of the image with rows and columns exchanged: the same (u, v) for the same point of the specimen."""
         return replace(
             self,
             vectors_px=np.ascontiguousarray(self.vectors_px[:, ::-1]),
             origin_px=self.origin_px[::-1].copy(),
             field=np.ascontiguousarray(self.field.transpose(0, 2, 1)),
-            grid=self.grid.turned,
+            grid=self.grid.transposed,
             quality=np.ascontiguousarray(self.quality.T),
             shape=(self.shape[1], self.shape[0]),
         )
@@ -327,7 +327,7 @@ def strongest_reflections(orders: npt.NDArray[np.int64], strength: Array) -> npt
 def fit_frame(image: Float, lattice: Lattice, flattener: Flattener) -> Frame:
     """Refine a coarse lattice to a frame over the whole image.
 
-    The phases of the strongest reflections are followed over a coarse grid, unwrapped, turned into displacements by
+    The phases of the strongest reflections are followed over a coarse grid, unwrapped, transposed into displacements by
     weighted least squares and smoothed by local planes; where the lattice is weak the field continues smoothly.
     """
     shape = (image.shape[0], image.shape[1])

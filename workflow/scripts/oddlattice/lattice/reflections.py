@@ -47,7 +47,7 @@ class LatticeMap:
         Pixels of a cell along u and v.
     vectors_px : ndarray of shape (2, 2)
         Lattice vectors in the image, rows (row, col) [px].
-    turned : bool
+    transposed : bool
         Whether the lines of the scan are the image's columns.
     """
 
@@ -55,7 +55,7 @@ class LatticeMap:
     weight: Float
     px: tuple[int, int]
     vectors_px: Array
-    turned: bool
+    transposed: bool
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def lattice_map(image: Any, found: Registration) -> LatticeMap:
     known = values[good]
     limit = CLIPPED * float(known.std())
     values = np.where(good, np.clip(values - known.mean(), -limit, limit), 0).astype(np.float32)
-    return LatticeMap(values, good.astype(np.float32), (px[0], px[1]), found.frame.vectors_px.copy(), found.turned)
+    return LatticeMap(values, good.astype(np.float32), (px[0], px[1]), found.frame.vectors_px.copy(), found.transposed)
 
 
 def _window(mask: npt.NDArray[np.bool_], most: int) -> tuple[slice, slice]:
@@ -261,7 +261,7 @@ def _beyond_lines(found: LatticeMap, order: Array, strong: Array) -> float:
     Gain m_k of frequency k along the slow direction turns a reflection c_h into c_h m_k / 2 at h + k.
     """
     reciprocal = np.linalg.inv(found.vectors_px).T
-    fast = 0 if found.turned else 1
+    fast = 0 if found.transposed else 1
     sides = [
         side / px * np.hypot(*v) for side, px, v in zip(found.values.shape, found.px, found.vectors_px, strict=True)
     ]

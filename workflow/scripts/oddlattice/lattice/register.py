@@ -16,7 +16,8 @@ from oddlattice.crystal import PX_PER_CELL, Crystal, PxPerCell
 from oddlattice.lattice.fourier import Lattice, Match, NoLatticeError, describe, find_lattice, matches, not_atomic
 from oddlattice.lattice.frame import Flattener, Frame, Lifted, fit_flattener, fit_frame, flat_strip, strips
 from oddlattice.lattice.origin import BINS, Anchor, MeanCell, find_anchor, fit_mean_cell, gather, peaks_of_mean_cell
-from oddlattice.lattice.resample import cut_cells, inside_cells, nodes_of
+from oddlattice.lattice.record import Record
+from oddlattice.lattice.resample import inside_cells, nodes_of
 from oddlattice.lattice.scan_lines import (
     CellStatistics,
     Pushes,
@@ -28,7 +29,7 @@ from oddlattice.lattice.scan_lines import (
 )
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.local_plane import local_plane
-from oddlattice.storage.windows import Turned
+from oddlattice.storage.windows import Transposed
 
 LOCAL_MEAN_CELLS = 3.0  # rms width over which the local mean is taken
 LARGEST_PERIOD_NM = 1.5  # ASSUME: primitive cells in projection are smaller, unless a crystal in use says otherwise
@@ -86,7 +87,7 @@ class Registration:
     nodes_px : ndarray of shape (2, U + 1, V + 1)
         (row, col) of the cells' corners [px], row shifts not included.
     row_shift_px : ndarray of shape (rows,)
-        Of each line of the scan: of each column, shape (cols,), where the scan is `turned`.
+        Of each line of the scan: of each column, shape (cols,), where the scan is `transposed`.
     row_sigma_px : float
         Median standard error of a row shift [px]; nan when none was measured.
     local_mean : ndarray of shape (U, V)
@@ -100,7 +101,7 @@ class Registration:
         Contrast of each cell, 1 in good crystal.
     shift_uv : ndarray of shape (2, U, V)
         Displacement of each cell as a whole from the frame [cells].
-    turned : bool
+    transposed : bool
         Whether the lines of the scan are the image's columns, not its rows.
     px_per_cell : tuple of int
         Pixels of a cell along (u, v) in the lattice frame.
@@ -120,8 +121,23 @@ class Registration:
     inside: npt.NDArray[np.bool_]
     amplitude: Array
     shift_uv: Array
-    turned: bool = False
+    transposed: bool = False
     px_per_cell: PxPerCell = PX_PER_CELL
+
+    @property
+    def record(self) -> Record:
+        """What is kept of it: enough to cut its tiles again."""
+        return Record(
+            self.nodes_px,
+            self.row_shift_px,
+            self.local_mean,
+            self.mask,
+            self.inside,
+            self.pedestal,
+            self.transposed,
+            self.px_per_cell,
+            self.first,
+        )
 
 
 @dataclass(frozen=True)
@@ -393,10 +409,10 @@ def measured_on(
 ) -> Registration:
     """Row shifts, local mean and mask of an image on a frame whose cell and origin are decided."""
     known = flattener, frame, crystal, anchor, mean_cell, settings
-    found = _measured(image, *known, turned=False)
+    found = _measured(image, *known, transposed=False)
     # rows that jitter are lines of the scan: only where they do not is it asked whether columns are
     jitters = found.row_shift_px.var() > found.row_sigma_px**2
-    return _measured(image, *known, turned=True) if not jitters and scanned_down(image, lattice) else found
+    return _measured(image, *known, transposed=True) if not jitters and scanned_down(image, lattice) else found
 
 
 def scanned_down(image: Float, lattice: Lattice) -> bool:
@@ -412,7 +428,7 @@ def scanned_down(image: Float, lattice: Lattice) -> bool:
         frame = fit_frame(middle, lattice, flattener)
         (mean_cell,) = measure_mean_cell(middle, flattener, frame, [np.eye(2, dtype=np.int64)])
         rows_px2, _ = _jitter_px2(middle, flattener, frame, mean_cell)
-        cols_px2, error_px2 = _jitter_px2(middle.T, flattener.turned, frame.turned, mean_cell)
+        cols_px2, error_px2 = _jitter_px2(middle.T, flattener.transposed, frame.transposed, mean_cell)
     except NoLatticeError:
         return False
     return cols_px2 > 1.5 * rows_px2 + error_px2
@@ -495,14 +511,14 @@ def _measured(
     anchor: Anchor | None,
     mean_cell: MeanCell,
     settings: Settings,
-    turned: bool,
+    transposed: bool,
 ) -> Registration:
-    """Row shifts, mask and local mean on a known frame; of an image `turned`, with rows and columns exchanged."""
-    if turned:
-        exchanged: Any = Turned(image)
-        of_it = flattener.turned, frame.turned, crystal, anchor, mean_cell
-        found = _measured(exchanged, *of_it, settings, turned=False)
-        return replace(found, frame=found.frame.turned, nodes_px=found.nodes_px[::-1], turned=True)
+    """Row shifts, mask and local mean on a known frame; of an image `transposed`, with rows and columns exchanged."""
+    if transposed:
+        exchanged: Any = Transposed(image)
+        of_it = flattener.transposed, frame.transposed, crystal, anchor, mean_cell
+        found = _measured(exchanged, *of_it, settings, transposed=False)
+        return replace(found, frame=found.frame.transposed, nodes_px=found.nodes_px[::-1], transposed=True)
     begun = _first_pass(image, flattener, frame, mean_cell)
     frame, sharper = begun.frame, begun.mean_cell
     if (odd := begun.pushes.odd()).any():
@@ -543,11 +559,8 @@ def _measured(
 
 
 def render(image: Float, registration: Registration, cells: tuple[slice, slice]) -> Float:
-    """Cut a window of cells, indices into `registration.mask`, from an image; see `resample.cut_cells`."""
-    r = registration
-    seen: Any = Turned(image) if r.turned else image
-    nodes_px = r.nodes_px[::-1] if r.turned else r.nodes_px
-    return cut_cells(seen, nodes_px, r.row_shift_px, r.local_mean, cells, r.pedestal, r.px_per_cell)
+    """Cut a window of cells, indices into `registration.mask`, from an image; see `Record.cut`."""
+    return registration.record.cut(image, cells)
 
 
 def register(

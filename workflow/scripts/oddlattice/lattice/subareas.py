@@ -9,8 +9,11 @@ from oddlattice.crystal import PX_PER_CELL, PxPerCell
 
 Window = tuple[slice, slice]
 
+CHUNK_CELLS = 32  # side of a tile: one chunk of the stores of tiles and differences
 WHOLE_CELLS = 50_000  # an image of at most so many cells is one part: 4,096 x 4,096 px at 19 px a cell
-PART_CELLS = 160  # side of the parts of a larger one; a whole number of chunks, so that each chunk has one writer
+PART_CELLS = (
+    5 * CHUNK_CELLS
+)  # side of the parts of a larger one; a whole number of chunks, so that each chunk has one writer
 
 
 @dataclass(frozen=True)

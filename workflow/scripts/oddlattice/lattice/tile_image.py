@@ -4,34 +4,29 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import zarr
-from zarr.codecs import BloscCodec
 
 from oddlattice.crystal import Crystal
 from oddlattice.lattice.fourier import DISTORTED, NoLatticeError, describe, stretch_of
 from oddlattice.lattice.frame import Frame
 from oddlattice.lattice.origin import column_weights
+from oddlattice.lattice.pixel_size import header_nm, mean_nm
+from oddlattice.lattice.record import write_tiles
 from oddlattice.lattice.register import (
     Judge,
     NoModelError,
     Registration,
     Settings,
     fit_registration,
-    render,
     rotation_deg,
 )
-from oddlattice.lattice.subareas import in_px
 from oddlattice.storage import blocks
-from oddlattice.storage.groups import array_of, group_of, said_of
+from oddlattice.storage.groups import FIRST_GRAIN, array_of, group_of, said_of
 from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import Windows
 
-TILE_CELLS = 32  # one chunk is one tile of 32 x 32 cells
-BAND_CELLS = 4 * TILE_CELLS  # cells along u and v cut at once, to bound memory
 AT_ONCE_PX = 1 << 25  # an image of more pixels is read strip by strip
 DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
-CODEC = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
 
 
 def settings_from(given: Mapping[str, Any]) -> Settings:
@@ -47,12 +42,6 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
     if unknown:
         raise ValueError(f"config key tile: {sorted(unknown)} are not known; known are {sorted(known)}")
     return Settings(**{key: type(getattr(Settings, key))(value) for key, value in given.items()})
-
-
-def header_nm(attributes: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Pixel size (row, col) that the file states [nm], or None."""
-    found = attributes["pixel_nm_header"]
-    return None if found is None else (float(found[0]), float(found[1]))
 
 
 def vector_attributes(frame: Frame, pixel_nm: tuple[float, float] | None) -> dict[str, Any]:
@@ -94,7 +83,7 @@ def warnings_of(found: Registration, pixel_nm: tuple[float, float] | None, ruler
     if pixel_nm is None:
         sentences.append("the file states no pixel size: the cell was recognised by its shape and content alone")
     elif ruler_nm is not None:
-        header = float(np.sqrt(pixel_nm[0] * pixel_nm[1]))
+        header = mean_nm(pixel_nm)
         apart = header / ruler_nm - 1
         if abs(apart) > DISAGREEMENT:
             sentences.append(
@@ -132,7 +121,7 @@ def tiled_attributes(found: Registration, pixel_nm: tuple[float, float] | None) 
     if crystal is not None:
         ruler = float(np.sqrt(crystal.area_nm2)) / found.frame.period_px
     elif pixel_nm is not None:
-        ruler = float(np.sqrt(pixel_nm[0] * pixel_nm[1]))
+        ruler = mean_nm(pixel_nm)
     a_sigma, b_sigma, rms = vector_errors(found)
     inside = int(found.inside.sum())
     analysed = int(found.mask.sum())
@@ -153,51 +142,24 @@ def tiled_attributes(found: Registration, pixel_nm: tuple[float, float] | None) 
         "crystal": None if crystal is None else crystal.name,
         "stretch": None if crystal is None else stretch_on(crystal, found.frame, pixel_nm),
         **vector_attributes(found.frame, pixel_nm),
-        "origin_px": (np.array(found.first) @ found.frame.vectors_px + found.frame.origin_px).tolist(),
         "a_sigma_px": a_sigma,
         "b_sigma_px": b_sigma,
         "rotation_deg": None if crystal is None else rotation_deg(found.frame.vectors_px, crystal),
         "pixel_nm": ruler,
         "lattice_rms_px": rms,
-        "scan_turned": found.turned,
-        "px_per_cell": list(found.px_per_cell),
+        **found.record.attributes,
         "row_jitter_px_rms": float(found.row_shift_px.std()),
         "cells_analysed": analysed,
         "cells_masked": inside - analysed,
-        "pedestal_counts": found.pedestal,
         "warnings": warnings_of(found, pixel_nm, ruler),
         "fit_quality": quality,
     }
 
 
 def write_registration(image: Any, found: Registration, group: zarr.Group) -> None:
-    """Write what is measured of one image, and its tiles, band of cells by band of cells."""
-    (cells_u, cells_v), (n_u, n_v) = found.mask.shape, found.px_per_cell
-    tiles = group.create_array(
-        "tiles",
-        shape=(cells_u * n_u, cells_v * n_v),
-        chunks=(TILE_CELLS * n_u, TILE_CELLS * n_v),
-        dtype="float32",
-        compressors=[CODEC],
-        dimension_names=("u", "v"),
-        fill_value=0,
-    )
-    for u in range(0, cells_u, BAND_CELLS):
-        for v in range(0, cells_v, BAND_CELLS):
-            cells = slice(u, min(u + BAND_CELLS, cells_u)), slice(v, min(v + BAND_CELLS, cells_v))
-            blocks.write(tiles, in_px(cells, found.px_per_cell), render(image, found, cells))
-    arrays: dict[str, tuple[npt.NDArray[Any], tuple[str, ...]]] = {
-        "mask": (found.mask.astype(np.uint8), ("u", "v")),
-        "inside": (found.inside.astype(np.uint8), ("u", "v")),
-        "nodes_px": (found.nodes_px.astype(np.float32), ("axis", "u", "v")),
-        "row_shift_px": (found.row_shift_px.astype(np.float32), ("col" if found.turned else "row",)),
-        "local_mean": (found.local_mean.astype(np.float32), ("u", "v")),
-    }
-    for name, (values, dims) in arrays.items():
-        array = group.create_array(
-            name, shape=values.shape, chunks=values.shape, dtype=values.dtype, compressors=[CODEC], dimension_names=dims
-        )
-        blocks.write(array, (), values)
+    """Write the record of a registration, and the tiles that are cut with it."""
+    found.record.write(group)
+    write_tiles(image, found.record, group)
 
 
 def tile_image(
@@ -226,9 +188,10 @@ def tile_image(
         if error.frame is not None:
             attributes |= vector_attributes(error.frame, pixel_nm)
     else:
-        write_registration(image, found, group)
+        write_registration(image, found, grain := group.create_group(str(FIRST_GRAIN)))
         model = next(name for name, crystal in models.items() if crystal is found.crystal)
-        attributes = tiled_attributes(found, pixel_nm) | {"model": model}
+        grain.attrs["oddlattice"] = tiled_attributes(found, pixel_nm) | {"model": model}
+        attributes = {"state": "tiled", "reason": "", "grains": 1}
     group.attrs["oddlattice"] = attributes
     return {"image_id": image_id, "state": attributes["state"], "reason": attributes["reason"]}
 

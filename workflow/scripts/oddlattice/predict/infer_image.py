@@ -11,7 +11,7 @@ from zarr.codecs import BloscCodec
 
 from oddlattice.crystal import CELL_PX, LEAST_CELLS, PX_PER_CELL, PxPerCell
 from oddlattice.lattice.shapes import fit_shapes
-from oddlattice.lattice.subareas import Part, in_px
+from oddlattice.lattice.subareas import CHUNK_CELLS, Part, in_px
 from oddlattice.model.folder import Model
 from oddlattice.model.known_defects import trials_of
 from oddlattice.model.misfit import misfit, objection
@@ -24,9 +24,7 @@ from oddlattice.predict.samples import Samples, contrast_in
 from oddlattice.process.sandbox import Fault
 from oddlattice.run.stage_settings import InferSettings
 from oddlattice.storage import blocks
-from oddlattice.storage.groups import array_of, group_of, said_of
-
-CHUNK_CELLS = 32
+from oddlattice.storage.groups import FIRST_GRAIN, array_of, grain_of, said_of
 
 
 def infer_image(
@@ -144,7 +142,7 @@ def infer_one(
     OSError
         If the GPU has failed: that is no fault of the image.
     """
-    source, target = group_of(tiles, name), out.create_group(name, overwrite=True)
+    source, target = grain_of(tiles, name), out.create_group(name, overwrite=True).create_group(str(FIRST_GRAIN))
     try:
         infer_image(source, target, model, predictor, settings, pieces, write)
     except torch.AcceleratorError as error:
@@ -157,6 +155,6 @@ def refuse(out: zarr.Group, name: str, fault: Fault | None) -> tuple[str, str]:
     """State and reason of an image in which inference failed."""
     why = fault.words if fault is not None else "nothing was said"
     reason = f"the model could not be applied, by a fault of the program: {why}"
-    target = out.create_group(name, overwrite=True)
+    target = out.create_group(name, overwrite=True).create_group(str(FIRST_GRAIN))
     target.attrs["oddlattice"] = {"state": "rejected", "reason": reason}
     return "rejected", reason

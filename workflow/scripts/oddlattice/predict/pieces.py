@@ -13,7 +13,7 @@ from oddlattice.lattice.subareas import Part, in_px, parts_of
 from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.process.prefetch import ahead
 from oddlattice.storage import blocks
-from oddlattice.storage.groups import array_of, group_of, values_of
+from oddlattice.storage.groups import array_of, grain_of, values_of
 
 AROUND_CELLS = 16  # neighbourhood in which a part of a huge image is predicted: beyond it nothing weighs anything
 
@@ -46,7 +46,7 @@ def mask_of(source: zarr.Group) -> Mask:
 def _pieces(tiles: zarr.Group, listed: list[dict[str, Any]]) -> Iterator[Piece]:
     for row in listed:
         if row["state"] == "tiled":
-            source = group_of(tiles, row["image_id"])
+            source = grain_of(tiles, row["image_id"])
             mask = mask_of(source)
             if int(mask.sum()) >= LEAST_CELLS:
                 yield from pieces_of(row["image_id"], source, mask)

@@ -10,7 +10,7 @@ import numpy as np
 
 from oddlattice.numerics.arrays import Array
 from oddlattice.read.calibration import ANGLE, ENERGY, RECIPROCAL, plain
-from oddlattice.read.signals import Signal
+from oddlattice.read.signals import Axis, Signal
 from oddlattice.read.stacks import image_axes, stack_axis
 
 _DARK_FIELD = re.compile(r"(?<![a-z])[hml]?aadf|(?<![a-z])adf|annular dark|dark[ -]?field", re.IGNORECASE)
@@ -20,6 +20,8 @@ LARGEST_SATURATED = 0.02
 NOTABLE_SATURATED = 1e-4
 #: An image is refused when more than this fraction of it is not a number.
 LARGEST_NAN = 0.01
+#: ... or when whole rows and columns of such pixels are more than this fraction of it.
+LARGEST_NAN_EDGE = 0.3
 
 
 def refusal(signal: Signal, min_px: int) -> str:
@@ -49,11 +51,21 @@ def refusal(signal: Signal, min_px: int) -> str:
         return "has complex values (a Fourier transform, a wave function or DPC vectors); needs plain intensities"
     if len(shape) > 3:
         return f"is a {len(shape)}-dimensional data set ({size}), such as 4D-STEM, not an image or a stack of images"
-    if len(shape) == 3 and ANGLE.match(plain(stack_axis(signal).units)):
-        return f"is a tilt series ({shape[0]} tilts): no view along one crystal axis"
+    if len(shape) == 3 and (reason := _angles(stack_axis(signal))):
+        return reason
     if min(rows.size, cols.size) < min_px:
         return f"is too small ({rows.size} x {cols.size} px); needs at least {min_px} px in both directions"
     return ""
+
+
+def _angles(axis: Axis) -> str:
+    """Why a stack over an axis of angles is no stack of frames; "" for any other axis."""
+    units = plain(axis.units)
+    if not ANGLE.match(units):
+        return ""
+    if units.endswith("rad"):  # tilts are kept in degrees, scattering angles in mrad
+        return f"is a stack over detector angles ({axis.size} rings in {axis.units}); export the image of one detector"
+    return f"is a tilt series ({axis.size} tilts): no view along one crystal axis"
 
 
 def _spectra(shape: tuple[int, ...], energies: bool) -> str:
@@ -100,6 +112,8 @@ class Survey:
     shape: tuple[int, int]
     pixels: int = 0
     not_finite: int = 0
+    empty_rows: int = 0
+    finite_in_col: Any = None
     lowest: float = np.inf
     highest: float = -np.inf
     at_highest: int = 0
@@ -132,17 +146,33 @@ class Survey:
         self.pixels += band.size
         lowest, highest = band.min(), band.max()
         finite = band
+        if self.finite_in_col is None:
+            self.finite_in_col = np.zeros(band.shape[1], np.bool_)
         if not (np.isfinite(lowest) and np.isfinite(highest)):
-            finite = band[np.isfinite(band)]
+            is_finite = np.isfinite(band)
+            finite = band[is_finite]
             self.not_finite += band.size - finite.size
+            self.empty_rows += int(np.count_nonzero(~is_finite.any(axis=1)))
+            self.finite_in_col = self.finite_in_col | is_finite.any(axis=0)
             if finite.size == 0:
                 return
             lowest, highest = finite.min(), finite.max()
+        else:
+            self.finite_in_col[:] = True
         self.lowest = min(self.lowest, lowest)
         if highest > self.highest:
             self.highest, self.at_highest = highest, 0
         if highest == self.highest:
             self.at_highest += int(np.count_nonzero(finite == highest))
+
+    @property
+    def scattered(self) -> int:
+        """Pixels that are no numbers, but for whole rows and columns of them, such as a drift correction leaves."""
+        if not self.not_finite:
+            return 0
+        rows, cols = self.shape
+        empty_cols = cols - int(np.count_nonzero(self.finite_in_col))
+        return self.not_finite - (rows * cols - (rows - self.empty_rows) * (cols - empty_cols))
 
     @property
     def saturated(self) -> float:
@@ -152,8 +182,9 @@ class Survey:
 
 def refusal_of_pixels(survey: Survey) -> str:
     """Why the pixels of an image are of no use, for a microscopist; "" if they are. Saturation is judged apart."""
-    if survey.not_finite > LARGEST_NAN * survey.pixels:
-        return f"{100 * survey.not_finite / survey.pixels:.0f} % of its pixels are not numbers (NaN or infinite)"
+    if survey.scattered > LARGEST_NAN * survey.pixels or survey.not_finite > LARGEST_NAN_EDGE * survey.pixels:
+        share = f"{100 * survey.not_finite / survey.pixels:.0f} %"
+        return f"holds no number in {share} of its pixels (NaN or infinite)"
     if survey.lowest == survey.highest:
         value = "zero" if survey.highest == 0 else f"{survey.highest:g}"
         return f"is blank: every pixel is {value}"

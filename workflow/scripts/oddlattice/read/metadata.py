@@ -39,10 +39,8 @@ def detector(original: dict[str, Any], name: str) -> str:
     return ""
 
 
-def acquired(metadata: Any, original: dict[str, Any]) -> str:
+def acquired(date: str, time: str, original: dict[str, Any]) -> str:
     """When an image was taken, as ISO time; "" where the file does not tell."""
-    date = text(metadata.get_item("General.date", default=""))
-    time = text(metadata.get_item("General.time", default=""))
     if not date:
         return ""
     zone = "+00:00" if "BinaryResult" in original and time else ""  # Velox keeps seconds since 1970, read here in UTC

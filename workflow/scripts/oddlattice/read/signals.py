@@ -1,5 +1,6 @@
 """The signals of a file and their axes, as HyperSpy reads them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,5 +72,25 @@ def signal_of(index: int, signal: Any) -> Signal:
     title = text(signal.metadata.get_item("General.title", default=""))
     name = "" if title in ("input", "__unnamed__") else title
     dimension = int(signal.axes_manager.signal_dimension)
-    found_by, at = detector(original, name), acquired(signal.metadata, original)
+    date, time = (text(signal.metadata.get_item(f"General.{key}", default="")) for key in ("date", "time"))
+    found_by, at = detector(original, name), acquired(date, time, original)
     return Signal(index, name, found_by, signal.data, axes, dimension, "", at, limited(original))
+
+
+def signal_of_dict(index: int, found: Mapping[str, Any]) -> Signal:
+    """A signal from one dictionary of a RosettaSciIO reader, without making HyperSpy's signal of it."""
+    original, general = found["original_metadata"], found["metadata"].get("General", {})
+    axes = tuple(
+        Axis(text(a.get("name")), int(a["size"]), float(a["scale"]), text(a.get("units")), bool(a.get("navigate")))
+        for a in found["axes"]
+    )
+    name = text(general.get("title"))
+    dimension = sum(not axis.navigate for axis in axes)
+    at = acquired(text(general.get("date")), text(general.get("time")), original)
+    return Signal(index, name, detector(original, name), found["data"], axes, dimension, "", at, limited(original))
+
+
+def broken(index: int, name: str, why: str) -> Signal:
+    """An entry of a file that is named, for its reader could not understand it."""
+    refusal = f"could not be understood by its reader, probably it is damaged ({why})"
+    return Signal(index, name, "", None, (), 2, refusal, "", {})

@@ -10,6 +10,7 @@ from oddlattice.report import numbers as n
 from oddlattice.report.images import Image
 from oddlattice.storage.rows import Row
 
+FROM_LATTICE = "scale from the fitted lattice"
 STATES = {
     "analysed": "Analysed",
     "no_lattice": "No lattice found",
@@ -51,8 +52,8 @@ def pixel_size_nm(image: Image) -> tuple[tuple[float, float] | None, str]:
     """Pixel size (row, col) [nm] the page measures with, and the ruler it comes from."""
     header, fitted = pixel_size.header_nm(image.source), image.row["pixel_nm"]
     if n.usable(fitted) and image.row["model"]:
-        return pixel_size.by_lattice_nm(fitted, header), "fitted lattice"
-    return (header, "file header") if header else (None, "none: lengths are in pixels")
+        return pixel_size.by_lattice_nm(fitted, header), FROM_LATTICE
+    return (header, "scale from the file header") if header else (None, "no scale: lengths are in pixels")
 
 
 def warnings_of(image: Image) -> list[str]:
@@ -159,6 +160,12 @@ def review_facts(image: Image) -> Row | None:
         says.append(f"Defects: {counted}.")
     if row["unusable"]:
         says.append("The image is marked unusable: none of its defects counts after review.")
+    if row["review_missed"]:
+        says.append(
+            f"{n.count(row['review_missed'])} missed defect{'s' if row['review_missed'] > 1 else ''} added by people."
+        )
+    if row["looked_at"]:
+        says.append("The image was looked at as a whole.")
     regions = image.said.filter(pl.col("what") == "region").height
     if regions and not row["unusable"]:
         area = f", {n.significant(row['excluded_area_nm2'], 2)} nm² of the area analysed" if row["area_nm2"] else ""
@@ -228,12 +235,12 @@ def lattice_table(image: Image) -> list[tuple[str, str]]:
             lines.append((label, f"{n.significant(value, 2)} px{metric}"))
 
     length("Columns about the smooth lattice, rms", "lattice_rms_px")
-    jitter = "Jitter of columns (the scan ran along them), rms" if found.get("scan_turned") else "Row jitter, rms"
+    jitter = "Jitter of columns (the scan ran along them), rms" if found.get("scan_transposed") else "Row jitter, rms"
     length(jitter, "row_jitter_px_rms")
     units = image.source.get("units_header")
     as_written = f", unit written {units!r}" if units not in (None, "nm", "m") else ""
     lines.append(("Pixel by the header", _pixel_text(header) + as_written))
-    if n.usable(row["pixel_nm"]) and ruler == "fitted lattice":
+    if n.usable(row["pixel_nm"]) and ruler == FROM_LATTICE:
         lines.append(("Pixel by the lattice", f"{n.significant(1000 * row['pixel_nm'], 4)} pm"))
         if n.usable(row["pixel_nm_header"]):
             off = row["pixel_nm"] / row["pixel_nm_header"] - 1

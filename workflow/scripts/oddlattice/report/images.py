@@ -11,7 +11,7 @@ import zarr
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.statistics.reviews import Reviewed
 from oddlattice.storage import blocks
-from oddlattice.storage.groups import array_if_any, group_if_any, said_if_any
+from oddlattice.storage.groups import array_if_any, grain_if_any, group_if_any, said_if_any
 from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import Windows, bands
 
@@ -92,6 +92,7 @@ def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns
     """
     name = str(row["image_id"])
     group = {key: group_if_any(root, name) for key, root in stores.items()}
+    group |= {key: grain_if_any(stores.get(key), name) for key in ("tiles", "differences")}
     raw = _frame(group["images"], "0")
     if raw is None:
         raise ValueError(f"{stores['images'].store}: found no image {name}; the images table says {row['state']}")

@@ -10,6 +10,7 @@ import yaml
 from oddlattice.report import numbers as n
 from oddlattice.report.index_lines import STATES, URGENCY
 from oddlattice.report.pages import render
+from oddlattice.statistics.reviews import recall
 from oddlattice.storage.rows import Row
 
 
@@ -34,7 +35,7 @@ def _session(folder: str, lines: list[Row], density: Row) -> Row:
         "images": len(lines),
         "analysed": sum(x["state"] == "analysed" and not x["unusable"] for x in lines),
         "urgent": sum(x["urgent"] < URGENCY.index("no_lattice") for x in lines),
-        "reviewed": sum(x["reviewed"] for x in lines),
+        "reviewed": sum(x["done"] for x in lines if x["state"] == "analysed"),
         "density_text": text,
         "interval_text": between if between != n.NONE else "",
         "from": times[0] if times else "",
@@ -43,12 +44,11 @@ def _session(folder: str, lines: list[Row], density: Row) -> Row:
 
 
 def review_summary(
-    said: pl.DataFrame, precise: pl.DataFrame, files: list[Row], rows: list[Row], totals: Row
+    said: pl.DataFrame, precise: pl.DataFrame, files: list[Row], images: pl.DataFrame, totals: Row
 ) -> Row | None:
     """What reviews changed, for the index; None where there is no review file."""
     if not files:
         return None
-    analysed = [row for row in rows if row["state"] == "analysed"]
     precision_rows = [
         row
         | {
@@ -68,9 +68,23 @@ def review_summary(
         "before": _density_texts(totals["flagged"]),
         "after": _density_texts(totals["reviewed"]),
         "precision": precision_rows,
-        "changed": [row["image_id"] for row in analysed if row["reviewers"]],
+        "recall": _recall_text(recall(images)),
+        "changed": images.filter((pl.col("state") == "analysed") & (pl.col("reviewers") != ""))["image_id"].to_list(),
         "unmatched": lost.drop("corners_px").to_dicts(),
     }
+
+
+def _recall_text(found: Row) -> Row:
+    """Recall by review with its text; empty where no image was looked at as a whole."""
+    if found["recall"] is None:
+        return found | {"text": ""}
+    images = f"{n.count(found['images'])} image{'s' if found['images'] > 1 else ''}"
+    between = f"{n.percent(found['ci_low'])} to {n.percent(found['ci_high'])}"
+    text = (
+        f"Recall {n.percent(found['recall'])} ({between}): in {images} looked at as a whole, people see "
+        f"{n.count(found['found'])} of the flagged defects as real and added {n.count(found['missed'])} missed ones."
+    )
+    return found | {"text": text}
 
 
 def _density_texts(total: Row) -> list[str]:

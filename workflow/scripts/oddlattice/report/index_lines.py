@@ -104,9 +104,20 @@ def line(row: Row, pages: dict[str, str], remarkable: dict[str, float], read: se
         "acquired": str(row.get("acquired") or "")[:16].replace("T", " "),
         "review": review_text(row),
         "reviewed": bool(row.get("reviewers")),
+        "flagged": (row["defects"] or 0) + (row["extended_regions"] or 0) if analysed else 0,
+        "done": reviewed_in_full(row),
         "unusable": bool(row.get("unusable")),
         "conflicts": row.get("review_conflicts") or 0,
     }
+
+
+def reviewed_in_full(row: Row) -> bool:
+    """Whether nothing is left to say of an image: looked at as a whole, or every defect judged, or unusable."""
+    if row["state"] != "analysed" or row.get("unusable") or row.get("looked_at"):
+        return True
+    judged = sum(row.get(f"review_{word}") or 0 for word in ("confirmed", "rejected", "other", "conflicts"))
+    flagged = (row["defects"] or 0) + (row["extended_regions"] or 0)
+    return 0 < flagged <= judged
 
 
 def review_text(row: Row) -> str:
@@ -116,6 +127,8 @@ def review_text(row: Row) -> str:
     words = [("review_confirmed", "confirmed"), ("review_rejected", "rejected"), ("review_other", "of another kind")]
     said = [f"{n.count(row[key])} {word}" for key, word in words if row[key]]
     said += [f"disagreement on {n.count(row['review_conflicts'])}"] if row["review_conflicts"] else []
+    said += [f"{n.count(row['review_missed'])} missed"] if row["review_missed"] else []
+    said += ["looked at"] if row["looked_at"] else []
     said += ["unusable"] if row["unusable"] else []
     excluded = row["excluded_area_nm2"]
     said += [f"{n.significant(excluded, 2)} nm² excluded"] if excluded and not row["unusable"] else []

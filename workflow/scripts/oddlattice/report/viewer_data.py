@@ -13,6 +13,7 @@ from oddlattice.report import image_facts, outlines, pictures
 from oddlattice.report import numbers as n
 from oddlattice.report.image_facts import pixel_size_nm
 from oddlattice.report.images import Image
+from oddlattice.statistics.reviews import near_px
 from oddlattice.storage.rows import Row
 
 DEFECT_KEYS = (
@@ -31,6 +32,8 @@ def viewer_data(image: Image, raw: Row, prediction: Row | None, maps: dict[str, 
         "pixel_nm": pixel,
         "ruler": ruler,
         "path": image.row["path"],
+        "scan_id": image.row.get("scan_id") or "",
+        "near_px": round(near_px(image.columns.select("row_px", "col_px").to_numpy().astype(np.float64)), 3),
         "raw": raw,
         "prediction": prediction,
         "maps": maps,
@@ -73,11 +76,14 @@ def layers_of(image: Image, maps: dict[str, Row], prediction: Row | None) -> lis
 def said_of_image(image: Image) -> Row:
     """What people said of the image as a whole, and the regions they excluded."""
     rows = image.said.to_dicts()
+    missed = [row for row in rows if row["what"] == "missed"]
     regions = [row for row in rows if row["what"] == "region"]
     return {
         "unusable": [[row["reviewer"], row["at"]] for row in rows if row["what"] == "image"],
         "regions": [[row["reviewer"], json.loads(row["corners_px"]), row["at"]] for row in regions],
         "notes": [[row["reviewer"], row["note"], row["at"]] for row in rows if row["what"] == "note"],
+        "looked": [[row["reviewer"], row["at"]] for row in rows if row["what"] == "looked"],
+        "missed": [[row[key] for key in ("reviewer", "thing", "row_px", "col_px", "kind")] for row in missed],
     }
 
 

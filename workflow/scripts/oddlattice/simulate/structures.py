@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from oddlattice.crystal import Z_OF
+from oddlattice.lattice.crystal_views import views_of
 from oddlattice.lattice.projection import Columns, conventional, plane_group, project
 from oddlattice.numerics.arrays import Array
 from oddlattice.run import yaml_files
@@ -93,7 +94,7 @@ def site_of(atoms: Mapping[str, float]) -> str:
 
 
 def entry_of(names: Mapping[str, str], seen: Columns) -> dict[str, Any]:
-    """One entry of the library, as YAML holds it; `names` holds crystal, family, axis and source."""
+    """One entry of the library, as JSON holds it; `names` holds crystal, family, axis and source."""
     a, b = seen.vectors_nm
     lengths = np.linalg.norm(seen.vectors_nm, axis=1)
     gamma = float(np.rad2deg(np.arccos(a @ b / lengths.prod())))
@@ -114,6 +115,7 @@ def entry_of(names: Mapping[str, str], seen: Columns) -> dict[str, Any]:
             }
             for place, atoms, bright in zip(seen.places, seen.atoms, seen.brightness, strict=True)
         ],
+        "views": views_of(seen),
     }
 
 

@@ -14,7 +14,7 @@ from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.numerics.arrays import Array
 from oddlattice.statistics import densities, pair_correlation, polar
 from oddlattice.statistics.counting import kinds_of, point_defects, seed_for
-from oddlattice.storage.groups import group_of, said_of, values_of
+from oddlattice.storage.groups import grain_of, group_of, said_of, values_of
 from oddlattice.storage.products import PLACES
 from oddlattice.storage.rows import Row
 
@@ -131,7 +131,7 @@ def measure(
 ) -> tuple[Row, list[pl.DataFrame]]:
     """Statistics of one analysed image and its measured columns."""
     name = str(row["image_id"])
-    tiles, model = group_of(stores["tiles"], name), said_of(group_of(stores["differences"], name))
+    tiles, model = grain_of(stores["tiles"], name), said_of(grain_of(stores["differences"], name))
     lattice, header = said_of(tiles), pixel_size.header_nm(said_of(group_of(stores["images"], name)))
     coordinates, mask = Coordinates.of(tiles), values_of(tiles, "mask")
     pixel_nm = np.array(pixel_size.by_lattice_nm(lattice["pixel_nm"], header))

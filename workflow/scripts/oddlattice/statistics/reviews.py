@@ -1,11 +1,13 @@
 """What people said, laid on what was found: marks matched to defects, densities with and without them, and precision.
 
-A mark is matched by image, then by cell and site where the place agrees, then by place: row numbers never count, so a
-review outlives a run with another threshold. What matches nothing is kept and listed.
+What is said of a scan holds for the scan, in whatever file it lies; a file of an older version names the image alone.
+A mark is matched to a defect of its class by its place, one to one, within a part of the distance between columns: rows
+and cells are numbered anew by every run and never count. What matches nothing is kept and listed.
 """
 
 import json
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,16 +15,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy.spatial import cKDTree
 from skimage import measure
 
+from oddlattice.archive.review_files import latest_marks
 from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.intervals import poisson_interval, wilson
 from oddlattice.storage.products import REVIEWS, table
 from oddlattice.storage.rows import Row
 
-NEAR_CELLS = 0.3  # a mark belongs to a defect within this part of a unit cell's edge; columns stand further apart
-NEAR_PX = 8.0  # the same where the lattice is not known
+NEAR = 0.3  # a mark belongs to a defect within this part of the distance between columns
+NEAR_PX = 3.0  # the same where no column was tested
+CHANGED = "the file holds another scan now"
 BLANK: Row = {"review": "", "review_kind": "", "review_by": "", "review_note": "", "excluded": False}
+VERDICTS = {"image": "unusable", "looked": "looked at", "missed": "missed"}
 MEANS = {"confirmed": True, "other": True, "rejected": False}  # whether a verdict says that the defect is there
 
 
@@ -36,41 +42,51 @@ class Reviewed:
     marks: list[list[Row]]  # of each row of `defects`
 
 
-def match(marks: Sequence[Row], defects: Sequence[Row], near_px: float) -> list[int | None]:
-    """Find the defect that each mark is about.
+def class_of(kind: str | None) -> str:
+    """What a defect is, whatever its kind is called: a column of the crystal, an extra one, or a region."""
+    return {"extended": "region", "extra": "extra"}.get(kind or "", "column")
+
+
+def near_px(columns_px: Array) -> float:
+    """How far a defect may stand from a mark that is about it, by the places (n, 2) of the tested columns [px]."""
+    if len(columns_px) < 2:
+        return NEAR_PX
+    away = np.asarray(cKDTree(columns_px).query(columns_px, k=2)[0])
+    return NEAR * float(np.median(away[:, 1]))
+
+
+def match(marks: Sequence[Row], defects: Sequence[Row], reach_px: float) -> list[int | None]:
+    """Find the defect that each mark of one person is about: of its class, one to one, the nearest pairs first.
 
     Parameters
     ----------
     marks : sequence of dict
-        ``row_px, col_px, cell_u, cell_v, site, found_kind`` of what was marked.
+        ``row_px, col_px, found_kind`` of what was marked.
     defects : sequence of dict
         Rows of products.DEFECTS of the same image.
-    near_px : float
-        How far a defect may stand from a mark [px].
+    reach_px : float
+        How far a defect may stand from a mark [px]; a region, within its own size.
 
     Returns
     -------
     list of int or None
-        Index into `defects`. The same cell and site comes first, if its place is within three times `near_px`; else
-        the nearest within `near_px`, for an extended region within its own size.
+        Index into `defects`.
     """
     places = np.array([[d["row_px"], d["col_px"]] for d in defects]).reshape(-1, 2)
-    extended = np.array([d["kind"] == "extended" for d in defects], dtype=bool)
-    reach = np.array([max(near_px, d.get("radius_px") or 0.0) for d in defects])
-    found: list[int | None] = []
-    for mark in marks:
+    classes = np.array([class_of(d["kind"]) for d in defects])
+    reach = np.array([max(reach_px, d.get("radius_px") or 0.0) for d in defects])
+    pairs = []
+    for k, mark in enumerate(marks):
         away = np.hypot(*(places - [mark["row_px"], mark["col_px"]]).T)
-        alike = extended == (mark["found_kind"] == "extended")
-        same = alike & ~extended & (away <= 3 * near_px)
-        same &= np.array([_cell(d) == _cell(mark) and mark["cell_u"] is not None for d in defects], dtype=bool)
-        near = alike & (away <= reach)
-        chosen = same if same.any() else near
-        found.append(int(np.argmin(np.where(chosen, away, np.inf))) if chosen.any() else None)
+        fit = np.flatnonzero((classes == class_of(mark["found_kind"])) & (away <= reach))
+        pairs += [(float(away[at]), mark["row_px"], mark["col_px"], k, int(at)) for at in fit]
+    found: list[int | None] = [None] * len(marks)
+    taken: set[int] = set()
+    for *_, k, at in sorted(pairs):
+        if found[k] is None and at not in taken:
+            found[k] = at
+            taken.add(at)
     return found
-
-
-def _cell(row: Row) -> tuple[Any, ...]:
-    return row["cell_u"], row["cell_v"], row["site"] or ""
 
 
 def verdict_of(marks: Sequence[Row]) -> Row:
@@ -137,9 +153,7 @@ def lay_on(
     said : sequence of dict
         Statements, see `oddlattice.archive.review_files`.
     """
-    by_image: dict[str, list[Row]] = defaultdict(list)
-    for statement in said:
-        by_image[statement["image_id"]].append(statement)
+    by_image, lost = by_image_of(images, said)
     rows = defects.with_row_index("at").filter(pl.col("image_id").is_in(list(by_image)))
     of_image = {str(key[0]): part.to_dicts() for key, part in rows.group_by("image_id")}
     filled: dict[int, Row] = {}
@@ -149,14 +163,13 @@ def lay_on(
     for image in images.iter_rows(named=True):
         name = str(image["image_id"])
         found = of_image.get(name, [])
-        statements = by_image.pop(name, [])
+        statements = by_image.get(name, [])
         row, marks, listed = _one_image(image, found, columns_of, statements)
         for defect, (filling, words) in zip(found, marks, strict=True):
             filled[defect["at"]], spoken[defect["at"]] = filling, words
         about.append(row)
         told += listed
-    for statements in by_image.values():
-        told += [_listed(s, None, "unmatched", "this image is not among the results") for s in statements]
+    told += [_listed(statement, None, "unmatched", reason) for statement, reason in lost]
     told.sort(key=lambda row: (row["image_id"], row["reviewer"], row["what"], row["at"], row.get("row_px") or 0.0))
     of_row = [filled.get(k, BLANK) for k in range(defects.height)]
     new = {key: pl.Series(key, [m[key] for m in of_row], dtype=defects.schema[key]) for key in BLANK}
@@ -168,9 +181,35 @@ def lay_on(
     )
 
 
+def by_image_of(images: pl.DataFrame, said: Sequence[Row]) -> tuple[dict[str, list[Row]], list[tuple[Row, str]]]:
+    """Statements by the images they hold for, and those that hold for none with the reason.
+
+    A statement that names its scan holds for every image with that scan; one that does not, for the image it names.
+    """
+    scans = images["scan_id"] if "scan_id" in images.columns else pl.Series([""] * images.height)
+    scan_of = dict(zip(images["image_id"], scans.fill_null(""), strict=True))
+    with_scan: dict[str, list[str]] = defaultdict(list)
+    for name, scan in scan_of.items():
+        if scan:
+            with_scan[scan].append(name)
+    found: dict[str, list[Row]] = defaultdict(list)
+    lost = []
+    for statement in said:
+        scan, name = statement.get("scan_id") or "", statement["image_id"]
+        by_name = [name] if name in scan_of and not (scan and scan_of[name]) else []
+        holds_for = with_scan.get(scan) or by_name
+        for image in holds_for:
+            found[image].append(statement)
+        if not holds_for:
+            changed = name in scan_of
+            lost.append((statement, CHANGED if changed else "this image is not among the results"))
+    return found, lost
+
+
 _OF_IMAGE = (
-    "reviewers unusable review_confirmed review_rejected review_other review_conflicts excluded_area_nm2 "
-    "defects_reviewed area_reviewed_nm2 density_reviewed_per_nm2 density_reviewed_ci_low density_reviewed_ci_high"
+    "reviewers unusable looked_at review_confirmed review_rejected review_other review_conflicts review_missed "
+    "excluded_area_nm2 defects_reviewed area_reviewed_nm2 density_reviewed_per_nm2 density_reviewed_ci_low "
+    "density_reviewed_ci_high"
 ).split()
 
 
@@ -180,10 +219,12 @@ def _series(rows: list[Row], images: pl.DataFrame) -> dict[str, pl.Series]:
 
 def _untouched(image: Row) -> Row:
     """Review columns of an image nobody said anything about: its densities are what they are."""
-    row: Row = {"reviewers": "", "unusable": False}
+    row: Row = {"reviewers": "", "unusable": False, "looked_at": False}
     if image["state"] != "analysed":
         return row
-    row |= dict.fromkeys(("review_confirmed", "review_rejected", "review_other", "review_conflicts"), 0)
+    row |= dict.fromkeys(
+        ("review_confirmed", "review_rejected", "review_other", "review_conflicts", "review_missed"), 0
+    )
     row |= {"excluded_area_nm2": 0.0, "defects_reviewed": image["defects"], "area_reviewed_nm2": image["area_nm2"]}
     return row | {f"density_reviewed_{end}": image[f"density_{end}"] for end in ("per_nm2", "ci_low", "ci_high")}
 
@@ -198,38 +239,56 @@ def _one_image(
     for defect in defects:
         known = defect["kind"] == "extended" and defect["area_nm2"] and pixel_nm
         defect["radius_px"] = float(np.sqrt(defect["area_nm2"] / np.pi)) / pixel_nm if known else None
-    edge = min((x for x in (image["a_px"], image["b_px"]) if x), default=None)
-    marks = [s for s in said if s["what"] == "defect"]
-    regions = [s["corners_px"] for s in said if s["what"] == "region"]
-    unusable = any(s["what"] == "image" for s in said)
-    matched = match(marks, defects, NEAR_CELLS * edge if edge else NEAR_PX)
-    latest: dict[tuple[int, str], Row] = {}
-    listed = []
-    for mark, index in zip(marks, matched, strict=True):
-        if index is None:
-            reason = "no defect is flagged at this place now"
-            listed.append(_listed(mark, image, "unmatched", reason))
-            continue
-        before = latest.get((index, mark["reviewer"]))
-        if before is not None:
-            old, mark = sorted((before, mark), key=lambda m: m["at"])
-            listed.append(_listed(old, image, "unmatched", "the same person said something else of this defect later"))
-        latest[index, mark["reviewer"]] = mark
-    listed += [_listed(mark, image, "taken", "") for mark in latest.values()]
-    listed += [_listed(s, image, "taken", "") for s in said if s["what"] != "defect"]
+    placed = any(s["what"] in ("defect", "missed") for s in said)
+    reach = near_px(columns_of(str(image["image_id"]))) if placed else NEAR_PX
+    words, listed = _marks_on(image, defects, said, reach)
+    missed, more = _missed(image, defects, said, reach)
+    whole = [s for s in said if s["what"] not in ("defect", "missed")]
+    listed += more + [_listed(s, image, "taken", "") for s in whole]
+    regions = [s["corners_px"] for s in whole if s["what"] == "region"]
+    unusable = any(s["what"] == "image" for s in whole)
     places = np.array([[d["row_px"], d["col_px"]] for d in defects]).reshape(-1, 2)
     out = inside(places, regions) | unusable
-    words: list[list[Row]] = [[] for _ in defects]
-    for (index, _), mark in sorted(latest.items(), key=lambda item: item[0]):
-        words[index].append(mark)
     of_defect = [verdict_of(words[k]) | {"excluded": bool(out[k])} for k in range(len(defects))]
     row: Row = {"reviewers": "; ".join(sorted({s["reviewer"] for s in said})), "unusable": unusable}
+    row["looked_at"] = any(s["what"] == "looked" for s in whole)
     if image["state"] == "analysed":
-        number = {v: sum(m["review"] == v for m in of_defect) for v in ("confirmed", "rejected", "other", "conflict")}
+        number = Counter(m["review"] for m in of_defect)
         row |= {f"review_{v}": number[v] for v in ("confirmed", "rejected", "other")}
-        row["review_conflicts"] = number["conflict"]
+        row |= {"review_conflicts": number["conflict"], "review_missed": missed}
         row |= _area_and_density(image, defects, of_defect, regions, columns_of, unusable)
     return row, list(zip(of_defect, words, strict=True)), listed
+
+
+def _marks_on(image: Row, defects: list[Row], said: list[Row], reach_px: float) -> tuple[list[list[Row]], list[Row]]:
+    """Marks on each defect, by person; every mark with what became of it."""
+    words: list[list[Row]] = [[] for _ in defects]
+    listed = []
+    for who in sorted({s["reviewer"] for s in said}):
+        marks = latest_marks(s for s in said if s["what"] == "defect" and s["reviewer"] == who)
+        for mark, at in zip(marks, match(marks, defects, reach_px), strict=True):
+            if at is None:
+                listed.append(_listed(mark, image, "unmatched", "no defect is flagged at this place now"))
+            else:
+                words[at].append(mark)
+                listed.append(_listed(mark, image, "taken", ""))
+    return words, listed
+
+
+def _missed(image: Row, defects: list[Row], said: list[Row], reach_px: float) -> tuple[int, list[Row]]:
+    """How many defects people added that are not flagged, two people's at one place once; statements on them."""
+    added: list[Row] = []
+    listed = []
+    for mark in (s for s in said if s["what"] == "missed"):
+        flagged = _any_near(mark, defects, reach_px)
+        listed.append(_listed(mark, image, "taken", "it is flagged now" if flagged else ""))
+        if not flagged and not _any_near(mark, added, reach_px):
+            added.append(mark)
+    return len(added), listed
+
+
+def _any_near(mark: Row, others: Sequence[Row], reach_px: float) -> bool:
+    return any(math.hypot(o["row_px"] - mark["row_px"], o["col_px"] - mark["col_px"]) <= reach_px for o in others)
 
 
 def _area_and_density(
@@ -258,13 +317,14 @@ def _area_and_density(
 def _listed(statement: Row, image: Row | None, state: str, reason: str) -> Row:
     row = {key: statement.get(key) for key in REVIEWS if key in statement}
     row |= {"path": image["path"] if image else statement["path"], "state": state, "reason": reason}
-    row["file"] = statement.get("file", "")
+    row |= {"image_id": image["image_id"]} if image else {}
+    row |= {"file": statement.get("file", ""), "thing": statement.get("id", "")}
     if statement["what"] == "region":
         row["corners_px"] = json.dumps(statement["corners_px"], separators=(",", ":"))
         row["row_px"], row["col_px"] = (float(np.mean([c[k] for c in statement["corners_px"]])) for k in (0, 1))
         row["verdict"] = "excluded"
-    elif statement["what"] == "image":
-        row["verdict"] = "unusable"
+    elif statement["what"] in VERDICTS:
+        row["verdict"] = VERDICTS[statement["what"]]
     return row
 
 
@@ -283,6 +343,25 @@ def precision(defects: pl.DataFrame) -> list[Row]:
         (str(kind), counted.filter(pl.col("kind") == kind)) for kind in sorted(set(counted["kind"].drop_nulls()))
     ]
     return [row for name, part in groups if (row := _precision_row(name, part))["reviewed"] or name == "all columns"]
+
+
+def recall(images: pl.DataFrame) -> Row:
+    """Share of the defects that people see which the program flagged, in images looked at as a whole."""
+    looked = images.filter(pl.col("looked_at").fill_null(False) & ~pl.col("unusable").fill_null(False))
+    found, missed = (int(looked[key].fill_null(0).sum()) for key in ("review_confirmed", "review_missed"))
+    found += int(looked["review_other"].fill_null(0).sum())
+    row: Row = {
+        "images": looked.height,
+        "found": found,
+        "missed": missed,
+        "recall": None,
+        "ci_low": None,
+        "ci_high": None,
+    }
+    if found + missed:
+        low, high = wilson(found, found + missed)
+        row |= {"recall": found / (found + missed), "ci_low": low, "ci_high": high}
+    return row
 
 
 def _precision_row(name: str, part: pl.DataFrame) -> Row:

@@ -10,6 +10,8 @@ from oddlattice import __version__
 from oddlattice.storage import blocks
 from oddlattice.storage.rows import Row
 
+FIRST_GRAIN = 1  # grains of an image are counted from here
+
 
 def new_store(folder: Path) -> zarr.Group:
     """An empty store in a folder, with the version of the program that makes it."""
@@ -76,3 +78,14 @@ def array_if_any(group: zarr.Group | None, name: str) -> zarr.Array[Any] | None:
 def said_if_any(group: zarr.Group | None) -> Row:
     """As `said_of`; empty where nothing is said."""
     return said_of(group) if group is not None and "oddlattice" in group.attrs else {}
+
+
+def grain_of(root: zarr.Group, image_id: str, grain: int = FIRST_GRAIN) -> zarr.Group:
+    """The group of a grain of an image; of an image without grains its own, which says why there are none."""
+    image = group_of(root, image_id)
+    return group_of(image, str(grain)) if str(grain) in image else image
+
+
+def grain_if_any(root: zarr.Group | None, image_id: str, grain: int = FIRST_GRAIN) -> zarr.Group | None:
+    """As `grain_of`; None where there is no such image."""
+    return grain_of(root, image_id, grain) if root is not None and image_id in root else None

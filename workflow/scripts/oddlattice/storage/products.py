@@ -92,6 +92,8 @@ IMAGES: Schema = {
     "review_rejected": pl.Int64,
     "review_other": pl.Int64,  # real, but of another kind
     "review_conflicts": pl.Int64,  # people disagree
+    "review_missed": pl.Int64,  # defects that people added
+    "looked_at": pl.Boolean,  # a person looked at the whole image
     "excluded_area_nm2": pl.Float64,  # of the area analysed
     "defects_reviewed": pl.Int64,  # point defects neither rejected nor in what is excluded
     "area_reviewed_nm2": pl.Float64,
@@ -174,11 +176,12 @@ DEFECTS: Schema = {
 #: results/4_defects/reviews.parquet: every statement of a person, and what became of it.
 REVIEWS: Schema = {
     "image_id": pl.String,
+    "scan_id": pl.String,  # "" in files of versions that knew none
     "path": pl.String,
     "reviewer": pl.String,
     "at": pl.String,  # UTC
-    "what": pl.String,  # defect | image | region | note
-    "verdict": pl.String,  # of a defect: confirmed | rejected | other | none (a note alone); unusable; excluded
+    "what": pl.String,  # defect | missed | image | looked | region | note
+    "verdict": pl.String,  # of a defect: confirmed | rejected | other | none (a note alone); of others, what they say
     "kind": pl.String,  # what the person says it is
     "found_kind": pl.String,  # what the program said then
     "site": pl.String,
@@ -186,6 +189,7 @@ REVIEWS: Schema = {
     "cell_v": pl.Int64,
     "row_px": pl.Float64,  # of a region: its middle
     "col_px": pl.Float64,
+    "thing": pl.String,  # of a region or a missed defect: its id, by which the person may take it back
     "corners_px": pl.String,  # of a region: JSON list of [row, col]
     "note": pl.String,
     "state": pl.String,  # taken | unmatched

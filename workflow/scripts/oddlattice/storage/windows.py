@@ -51,7 +51,7 @@ class Windows:
         return out
 
 
-class Turned:
+class Transposed:
     """A 2-D array, or what is sliced like one, with rows and columns exchanged."""
 
     def __init__(self, array: Any) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from oddlattice.process.sandbox import Refused
 from oddlattice.read.amounts import amount, dimensions
@@ -57,4 +58,22 @@ def load(path: Path) -> list[Signal]:
         if signal.data.nbytes > (2 if signal.data.dtype.kind == "c" else 1) * size:
             claim = f"claims {amount(signal.data.nbytes)} of data"
             raise Refused(f"{claim} ({dimensions(signal.data.shape)}) but is {amount(size)} long: damaged or forged")
+    if not _is_little(path):
+        for signal in found:
+            signal.data = _swapped(signal.data)
     return [signal_of(i, s) for i, s in enumerate(found)]
+
+
+def _is_little(path: Path) -> bool:
+    """Whether the numbers of a file are little-endian, as its header tells; RosettaSciIO takes pixels for little."""
+    with open(path, "rb") as file:
+        head = file.read(16)
+    place = 8 if head[3] == 3 else 12
+    return int.from_bytes(head[place : place + 4], "big") == 1
+
+
+def _swapped(data: Any) -> Any:
+    """An array whose values were read in the other byte order."""
+    if hasattr(data, "map_blocks"):
+        return data.map_blocks(_swapped, dtype=data.dtype)
+    return data.byteswap()

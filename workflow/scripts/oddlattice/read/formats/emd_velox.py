@@ -2,8 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-from oddlattice.read.signals import Signal, loaded, signal_of
+from oddlattice.process.sandbox import spared
+from oddlattice.read.amounts import dimensions
+from oddlattice.read.signals import Signal, broken, signal_of_dict
 
 MODULES = ("rsciio.emd._api", "rsciio.emd._emd_velox")
 
@@ -20,12 +23,47 @@ def is_one(path: Path) -> bool:
 
 
 def load(path: Path) -> list[Signal]:
-    """Read the images of a checked file, lazily; spectra are named."""
+    """Read the images of a checked file, lazily; spectra are named, and so is an entry that cannot be understood."""
+    import h5py
+    from rsciio.emd._emd_velox import FeiEMDReader
+
+    file = h5py.File(path, "r")  # stays open: its frames are read later
+    reader = FeiEMDReader(lazy=True, load_SI_image_stack=True)
+    reader._read_data = _nothing  # all entries or none; here one by one: a broken one costs itself alone
+    reader.read_file(file)
     # Spectrum images are named but not loaded: building their cubes takes seconds and memory.
-    signals = [signal_of(i, s) for i, s in enumerate(loaded(path, file_format="EMD", select_type="images"))]
+    entries = file["Data"].get("Image", {})
+    signals = [_image(index, reader, entries, key) for index, key in enumerate(entries)]
     for name, refusal in _spectra(path):
         signals.append(Signal(len(signals), name, "", None, (), 1, refusal, "", {}))
     return signals
+
+
+def _nothing(_select_type: str | None) -> None:
+    """In place of reading all entries."""
+
+
+def _image(index: int, reader: Any, entries: Any, key: str) -> Signal:
+    found, fault = spared(_read_image, reader, entries, key)
+    if fault is not None:
+        return broken(index, f"entry {key[:8]}", fault.words)
+    assert found is not None
+    if "PixelSize" not in found["original_metadata"]["BinaryResult"]:
+        for axis in found["axes"]:  # the reader says 1 of whatever unit then
+            axis["units"] = axis["units"] if axis["navigate"] else ""
+    return signal_of_dict(index, found)
+
+
+def _read_image(reader: Any, entries: Any, key: str) -> dict[str, Any]:
+    if 0 in entries[key]["Data"].shape:
+        raise ValueError(f"no pixels: {dimensions(entries[key]['Data'].shape)}")
+    try:
+        found: dict[str, Any] = reader._read_image(entries, key)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(str(error)) from error  # HDF5's word for a damaged block; the disk's own errors have a number
+    return found
 
 
 def _spectra(path: Path) -> list[tuple[str, str]]:

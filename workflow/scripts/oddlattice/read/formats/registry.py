@@ -79,6 +79,8 @@ def candidates(handle: int) -> tuple[Format, ...]:
     size = os.fstat(handle).st_size
     if head.startswith(b"version https://git-lfs"):
         raise Refused("is a Git-LFS pointer, not the data: fetch the file itself (git lfs pull)")
+    if head.startswith(b"\x00\x05\x16\x07"):
+        raise Refused("is what macOS keeps beside a file (AppleDouble, its name starts with ._), not the file itself")
     if found := tuple(known for known in FORMATS if known.starts(head)):
         return found
     if not any(head):

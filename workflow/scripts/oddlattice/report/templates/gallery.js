@@ -47,8 +47,9 @@ class Gallery {
     const dy = (one.turned[0] * 20) / cells, dx = (one.turned[1] * 20) / cells;
     const angle = Math.atan2(dy, dx), head = Math.min(0.24, Math.hypot(dx, dy) * 0.5);
     const tips = [2.6, -2.6].map((turn) => `M${dx} ${dy}L${dx + head * Math.cos(angle + turn)} ${dy + head * Math.sin(angle + turn)}`);
-    const path = `M0 0L${dx} ${dy}${tips.join("")}`;
-    svg.append(drawn("path", { d: path, class: "dark" }), drawn("path", { d: path, class: "light" }));
+    const path = `M0 0L${dx} ${dy}${tips.join("")}`, length = Math.hypot(dx, dy) || 1;
+    const aside = `translate(${(dy / length) * 0.22} ${(-dx / length) * 0.22})`; // beside the column that it moves, not over it
+    svg.append(drawn("path", { d: path, class: "dark", transform: aside }), drawn("path", { d: path, class: "light", transform: aside }));
     return svg;
   }
 

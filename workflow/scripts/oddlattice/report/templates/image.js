@@ -124,17 +124,17 @@
       byId("reviewer").focus();
       return false;
     }
-    reviews.say(data.image_id, data.path, alter);
+    reviews.say(data.image_id, data.path, data.scan_id, alter);
     return true;
   };
   const nameOf = (one) => (data.kinds[one.kind_text] ? one.kind_text : "unknown");
-  const keyOf = (one) => Reviews.key({ found_kind: nameOf(one), site: one.site, cell_u: one.cell_u, cell_v: one.cell_v, row_px: one.row, col_px: one.col });
+  const keyIn = (marks, one) => Reviews.find(marks, { found_kind: nameOf(one), row_px: one.row, col_px: one.col }, Math.max(data.near_px, one.radius || 0));
 
   /* Marks of all people on a defect: those taken up by the last run, and what was said here since. */
   function marksOf(one, local) {
     const people = new Map(one.said.map(([who, verdict, kind, note, at]) => [who, { who, verdict, kind, note, at }]));
     for (const [who, person] of Object.entries(local.people)) {
-      const mark = person.defects[keyOf(one)], before = people.get(who);
+      const mark = person.defects[keyIn(person.defects, one)], before = people.get(who);
       if (mark && (!before || mark.at >= before.at)) people.set(who, { who, ...mark });
     }
     return [...people.values()].filter((mark) => mark.verdict !== "none" || mark.note);
@@ -148,8 +148,8 @@
     }
     const next = advance && byId("go-on").checked ? gallery.beside(1) : -1;
     const done = say((mine, at) => {
-      const before = mine.defects[keyOf(one)] || (one.said.filter(([who]) => who === reviews.reviewer).map(([, v, k, n]) => ({ verdict: v, kind: k, note: n }))[0]);
-      mine.defects[keyOf(one)] = {
+      const key = keyIn(mine.defects, one), before = mine.defects[key] || (one.said.filter(([who]) => who === reviews.reviewer).map(([, v, k, n]) => ({ verdict: v, kind: k, note: n }))[0]);
+      mine.defects[key] = {
         verdict: verdict === null ? (before ? before.verdict : "none") : verdict,
         kind: verdict === null ? (before ? before.kind || "" : "") : kind,
         found_kind: nameOf(one),
@@ -170,7 +170,7 @@
     if (!panel) return;
     const one = all[viewer.here];
     for (const control of panel.querySelectorAll("button, select, textarea")) control.disabled = !one;
-    const mine = one && reviews.mine(data.image_id).defects[keyOf(one)];
+    const marks = reviews.mine(data.image_id).defects, mine = one && marks[keyIn(marks, one)];
     const taken = one && one.said.find(([who]) => who === reviews.reviewer);
     const now = mine || (taken ? { verdict: taken[1], kind: taken[2], note: taken[3] } : { verdict: "none", kind: "", note: "" });
     for (const button of panel.querySelectorAll("[data-verdict]")) button.setAttribute("aria-pressed", String(Boolean(one) && button.dataset.verdict === now.verdict));
@@ -213,7 +213,58 @@
   function draw(on) {
     viewer.drawing = on;
     byId("region-draw").setAttribute("aria-pressed", String(on));
-    byId("stage").classList.toggle("drawing", on);
+    byId("stage").classList.toggle("drawing", on || viewer.adding);
+  }
+
+  /* Defects that people added, by the last run's reviews and here. */
+  function missedNow(local) {
+    const found = new Map(data.said.missed.map(([who, id, row, col, kind]) => [`${who} ${id}`, { who, id, row, col, kind }]));
+    for (const [who, person] of Object.entries(local.people)) {
+      for (const mark of Object.values(person.missed)) {
+        if (mark.withdrawn) found.delete(`${who} ${mark.id}`);
+        else found.set(`${who} ${mark.id}`, { who, id: mark.id, row: mark.row_px, col: mark.col_px, kind: mark.kind });
+      }
+    }
+    return [...found.values()];
+  }
+
+  /* A column that the program did not flag: the tested column at that place, or the place itself. */
+  function addMissed(row, col) {
+    const column = viewer.columns.near(row, col), place = column === null ? [row, col] : viewer.columns.place(column);
+    say((mine, at) => {
+      const id = `m${at.replace(/\D/g, "")}`, [row_px, col_px] = place.map((x) => Math.round(x * 100) / 100);
+      mine.missed[id] = { id, row_px, col_px, kind: "", note: "", withdrawn: false, at };
+    });
+  }
+
+  function takeBack(one) {
+    say((mine, at) => { mine.missed[one.id] = { id: one.id, row_px: one.row, col_px: one.col, kind: one.kind, note: "", withdrawn: true, at }; });
+  }
+
+  function add(on) {
+    viewer.adding = on;
+    byId("missed-add").setAttribute("aria-pressed", String(on));
+    byId("stage").classList.toggle("drawing", on || viewer.drawing);
+  }
+
+  function paintMissed(local) {
+    const missed = missedNow(local);
+    viewer.missed = missed;
+    byId("missed").replaceChildren(...missed.map((one, k) => {
+      const item = element("li"), go = element("button", "", `Missed defect ${k + 1}`);
+      go.type = "button";
+      go.addEventListener("click", () => viewer.goTo(one.row, one.col, 10 * cellPx()));
+      item.append(go, element("span", "soft", one.who));
+      if (one.who === reviews.reviewer) {
+        const away = element("button", "", "Remove");
+        away.type = "button";
+        away.setAttribute("aria-label", `Remove missed defect ${k + 1}`);
+        away.addEventListener("click", () => takeBack(one));
+        item.append(away);
+      }
+      return item;
+    }));
+    byId("missed").hidden = !missed.length;
   }
 
   function paintReview() {
@@ -243,6 +294,8 @@
       return item;
     }));
     byId("regions").hidden = !regions.length;
+    paintMissed(local);
+    byId("looked").checked = mine.looked ? mine.looked.is : data.said.looked.some(([who]) => who === reviews.reviewer);
     const was = data.said.unusable.some(([who]) => who === reviews.reviewer);
     byId("unusable").checked = mine.unusable ? mine.unusable.is : was;
     const said = data.said.notes.find(([who]) => who === reviews.reviewer);
@@ -275,11 +328,17 @@
     const is = byId("unusable").checked;
     if (!say((mine, at) => { mine.unusable = { is, at }; })) byId("unusable").checked = !is;
   });
+  byId("looked").addEventListener("change", () => {
+    const is = byId("looked").checked;
+    if (!say((mine, at) => { mine.looked = { is, at }; })) byId("looked").checked = !is;
+  });
   byId("image-note").addEventListener("change", () => {
     const text = byId("image-note").value.trim().slice(0, 4000);
     say((mine, at) => { mine.note = { text, at }; });
   });
-  byId("region-draw").addEventListener("click", () => draw(!viewer.drawing));
+  byId("region-draw").addEventListener("click", () => { add(false); draw(!viewer.drawing); });
+  byId("missed-add").addEventListener("click", () => { draw(false); add(!viewer.adding); });
+  viewer.onadd = addMissed;
   byId("region-seen").addEventListener("click", () => addRegion(viewer.seen()));
   viewer.onregion = addRegion;
   byId("export").addEventListener("click", () => {
@@ -295,7 +354,7 @@
   const link = (id) => { const found = byId(id); if (found) found.click(); };
   const press = (selector) => { const found = document.querySelector(selector); if (found && !found.disabled) found.click(); };
   const anywhere = {
-    n: () => step(1), p: () => step(-1), "[": () => link("previous"), "]": () => link("next"), "?": () => byId("help-dialog").showModal(),
+    n: () => step(1), p: () => step(-1), "[": () => link("previous"), "]": () => link("next"), g: () => link("next-open"), f: () => press("#missed-add"), c: () => press("#looked"), "?": () => byId("help-dialog").showModal(),
     a: () => press('[data-verdict="confirmed"]'), x: () => press('[data-verdict="rejected"]'), o: () => byId("other-kind") && byId("other-kind").focus(),
     t: () => byId("defect-note") && byId("defect-note").focus(), e: () => draw(!viewer.drawing),
     i: alone, b: () => flip("prediction"), d: () => flip("difference"), z: () => flip("z"),
@@ -304,7 +363,7 @@
   };
   const inViewer = {
     ArrowLeft: () => viewer.move(60, 0), ArrowRight: () => viewer.move(-60, 0), ArrowUp: () => viewer.move(0, 60), ArrowDown: () => viewer.move(0, -60),
-    Escape: () => draw(false),
+    Escape: () => { draw(false); add(false); },
   };
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || byId("help-dialog").open) return;

@@ -16,7 +16,12 @@
   const body = byId("images").querySelector("tbody");
   const ROW_PX = 77, SPARE = 8;
   const view = { query: "", state: "", session: null, only: "", sort: "", down: false };
-  let shown = lines;
+  let shown = lines, ordered = lines; // `ordered`: also those that only the choice of reviewed or open ones hides
+  const analysed = new Map();
+  for (const one of lines) {
+    if (!analysed.has(one.folder)) analysed.set(one.folder, []);
+    if (one.state === "analysed") analysed.get(one.folder).push(one);
+  }
 
   function forest(one) {
     const svg = drawn("svg", { class: "forest", viewBox: "0 0 100 40", preserveAspectRatio: "none", "aria-hidden": "true" });
@@ -41,6 +46,24 @@
     seen = new Set(JSON.parse(reviews.get(SEEN) || "[]"));
   } catch { /* not ours: nothing is seen */ }
   const urgent = (one) => one.urgent < urgent_below;
+
+  /* What was said in this browser counts at once: an image is done when it was looked at, is unusable, or each of its
+     defects was judged. */
+  let local = new Map();
+  function recount() {
+    local = new Map();
+    for (const image of reviews.images((found) => known.has(found.image_id))) {
+      const people = Object.values(image.people);
+      const judged = new Set(people.flatMap((person) => Object.entries(person.defects).filter(([, mark]) => mark.verdict !== "none").map(([key]) => key))).size;
+      const is = (part) => people.some((person) => person[part] && person[part].is);
+      const missed = people.reduce((sum, person) => sum + Object.values(person.missed).filter((mark) => !mark.withdrawn).length, 0);
+      const words = [judged && `${judged} marked`, missed && `${missed} missed`, is("looked") && "looked at", is("unusable") && "unusable"].filter(Boolean);
+      local.set(image.image_id, { judged, looked: is("looked") || is("unusable"), text: words.join(", ") });
+    }
+  }
+  const here_said = (one) => local.get(one.id) || { judged: 0, looked: false, text: "" };
+  const reviewed = (one) => one.reviewed || Boolean(here_said(one).text);
+  const open = (one) => one.state === "analysed" && !one.done && !here_said(one).looked && !(one.flagged > 0 && here_said(one).judged >= one.flagged);
   const fresh = (one) => urgent(one) && !seen.has(one.id);
 
   const address = (one) => (one.base ? `${one.base}/${one.id}.html${here() ? `#${new URLSearchParams({ from: here() })}` : ""}` : "");
@@ -79,9 +102,10 @@
       why.title = one.why;
       notes.append(why);
     }
-    if (one.review) {
-      const review = element("span", "why said", `✓ ${one.review}`);
-      review.title = one.review;
+    for (const [text, where] of [[one.review, ""], [here_said(one).text, "in this browser: "]]) {
+      if (!text) continue;
+      const review = element("span", "why said", `✓ ${where}${text}`);
+      review.title = text;
       notes.append(review);
     }
     row.append(picture, name, state, pair(one.density_text, one.interval_text), graph, pair(one.defects_text, one.tested_text), pair(one.loss_text, ""), notes);
@@ -114,24 +138,24 @@
   }
 
   function arrange() {
-    const words = view.query.toLowerCase().split(/\s+/).filter(Boolean);
-    const only = { urgent, new: fresh, reviewed: (one) => one.reviewed, open: (one) => one.state === "analysed" && !one.reviewed }[view.only];
-    shown = lines.filter(
+    const words = [...view.query.toLowerCase().matchAll(/"([^"]+)"?|\S+/g)].map((found) => found[1] || found[0]); // words and "phrases"
+    const only = { urgent, new: fresh, reviewed, open }[view.only];
+    ordered = lines.filter(
       (one) =>
         (!view.state || one.state === view.state) &&
         (view.session === null || one.folder === view.session) &&
-        (!only || only(one)) &&
         words.every((word) => one.text.includes(word)),
     );
     if (view.sort) {
       const turn = view.down ? -1 : 1;
       const value = view.sort === "name" ? (one) => `${one.folder}/${one.name}\n${one.id}` : (one) => (one[view.sort] === "" ? null : one[view.sort]);
-      shown.sort((a, b) => {
+      ordered.sort((a, b) => {
         const x = value(a), y = value(b);
         if (x === null || y === null) return (x === null) - (y === null) || a.index - b.index;
         return (x < y ? -turn : x > y ? turn : 0) || a.index - b.index;
       });
     }
+    shown = only ? ordered.filter(only) : ordered;
     for (const head of document.querySelectorAll("#images th[data-sort]")) {
       if (head.dataset.sort === view.sort) head.setAttribute("aria-sort", view.down ? "descending" : "ascending");
       else head.removeAttribute("aria-sort");
@@ -181,15 +205,28 @@
 
   /* A page asks for its neighbour in the order shown here: pages of finished shards need not know what came later. */
   function go(where, at) {
-    if (where !== "next" && where !== "previous") return;
-    const pages = shown.filter((one) => one.base), place = pages.findIndex((one) => one.id === at);
-    const other = pages[place + (where === "next" ? 1 : -1)];
-    if (place >= 0 && other) {
+    if (!["next", "previous", "open"].includes(where)) return;
+    const wanted = where === "open" ? open : (one) => shown.includes(one), place = ordered.findIndex((one) => one.id === at);
+    const rest = where === "previous" ? ordered.slice(0, Math.max(place, 0)).reverse() : ordered.slice(place + 1);
+    const around = where === "open" ? [...rest, ...ordered.slice(0, Math.max(place, 0))] : rest;
+    const other = place >= 0 && around.find((one) => one.base && wanted(one));
+    if (other) {
       location.replace(address(other));
       return;
     }
     remember();
-    byId("shown").textContent = place < 0 ? "That image is not among those shown." : `That was the ${where === "next" ? "last" : "first"} image.`;
+    const end = { next: "That was the last image.", previous: "That was the first image.", open: "Every image shown here is reviewed." }[where];
+    byId("shown").textContent = place < 0 ? "That image is not among those shown." : end;
+  }
+
+  /* How many of a folder's images are reviewed. */
+  function bar(done, all) {
+    const cell = element("td", "num"), track = element("div", "bar-track"), part = element("div", "bar-part");
+    track.setAttribute("aria-hidden", "true");
+    part.style.width = `${all ? (100 * done) / all : 0}%`;
+    track.append(part);
+    cell.append(all ? `${done} of ${all}` : "–", track);
+    return cell;
   }
 
   function paintSessions() {
@@ -201,12 +238,16 @@
       go.type = "button";
       head.append(go);
       const number = (value) => element("td", "num", value ? String(value) : "–");
-      row.append(head, element("td", "soft", [one.from, one.to].filter(Boolean).join(" to ")), number(one.images), number(one.analysed), pair(one.density_text, one.interval_text), number(one.reviewed), number(one.urgent));
+      const members = analysed.get(one.folder) || [], done = members.length - members.filter(open).length;
+      row.append(head, element("td", "soft", [one.from, one.to].filter(Boolean).join(" to ")), number(one.images), number(one.analysed), pair(one.density_text, one.interval_text), bar(done, members.length), number(one.urgent));
       return row;
     }));
   }
 
   function paintLocal() {
+    recount();
+    paintSessions();
+    if (body.childElementCount) arrange();
     const found = reviews.images((image) => known.has(image.image_id)), { all, fresh: left, images } = reviews.count(found);
     byId("export").disabled = !all;
     byId("local-short").textContent = left ? `· ${left} not exported yet` : "";
@@ -280,7 +321,6 @@
   document.addEventListener("keydown", (event) => {
     if (event.key === "/" && !["INPUT", "SELECT"].includes(document.activeElement.tagName)) { event.preventDefault(); byId("query").focus(); }
   });
-  paintSessions();
   paintLocal();
   recall();
 })();

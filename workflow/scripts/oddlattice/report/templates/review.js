@@ -49,19 +49,24 @@ class Reviews {
     } catch { /* not ours: begin anew */ }
     if (!found || typeof found !== "object" || !found.people) found = { image_id: image, path: "", home: this.home, exported: "", people: {} };
     found.people = Object.assign(Object.create(null), found.people); // a person may be called anything
+    for (const person of Object.values(found.people)) {
+      for (const part of ["defects", "regions", "missed"]) person[part] = person[part] || {};
+      person.defects = Object.fromEntries(Object.values(person.defects).map((mark) => [Reviews.key(mark), mark])); // older versions counted cells
+    }
     return found;
   }
 
   mine(image) {
-    return this.of(image).people[this.reviewer] || { defects: {}, regions: {} };
+    return this.of(image).people[this.reviewer] || Reviews.blank();
   }
 
   /* Change what the present reviewer says of an image: `alter` gets the entry and the time. */
-  say(image, path, alter) {
+  say(image, path, scan, alter) {
     const all = this.of(image), at = new Date().toISOString();
     all.path = path;
+    all.scan_id = scan;
     all.home = this.home;
-    const mine = all.people[this.reviewer] || (all.people[this.reviewer] = { defects: {}, regions: {} });
+    const mine = all.people[this.reviewer] || (all.people[this.reviewer] = Reviews.blank());
     alter(mine, at);
     this.set(Reviews.PREFIX + image, JSON.stringify(all));
     this.onchange();
@@ -71,8 +76,12 @@ class Reviews {
     return this.keys().filter((key) => key.startsWith(Reviews.PREFIX)).map((key) => this.of(key.slice(Reviews.PREFIX.length))).filter(wanted);
   }
 
+  static blank() {
+    return { defects: {}, regions: {}, missed: {} };
+  }
+
   static times(person) {
-    const parts = [...Object.values(person.defects), ...Object.values(person.regions), person.unusable, person.note];
+    const parts = [...Object.values(person.defects), ...Object.values(person.regions), ...Object.values(person.missed), person.unusable, person.looked, person.note];
     return parts.filter(Boolean).map((part) => part.at);
   }
 
@@ -94,11 +103,13 @@ class Reviews {
     for (const image of images) {
       for (const [reviewer, person] of Object.entries(image.people)) {
         const one = { reviewer, image_id: image.image_id, path: image.path };
+        if (image.scan_id) one.scan_id = image.scan_id;
+        const head = Object.keys(one).length;
         if (Object.keys(person.defects).length) one.defects = Object.values(person.defects);
         if (Object.keys(person.regions).length) one.regions = Object.values(person.regions);
-        if (person.unusable) one.unusable = person.unusable;
-        if (person.note) one.note = person.note;
-        if (Object.keys(one).length > 3) reviews.push(one);
+        if (Object.keys(person.missed).length) one.missed = Object.values(person.missed);
+        for (const part of ["unusable", "looked", "note"]) if (person[part]) one[part] = person[part];
+        if (Object.keys(one).length > head) reviews.push(one);
       }
     }
     return { format: "oddlattice-review-1", reviews };
@@ -134,7 +145,7 @@ class Reviews {
     const taken = [];
     for (const review of content.reviews) {
       if (!known.has(review.image_id)) continue;
-      const who = string(review.reviewer, 100).trim(), person = { defects: {}, regions: {} };
+      const who = string(review.reviewer, 100).trim(), person = Reviews.blank();
       if (!who) throw new Error("a reviewer has no name");
       for (const mark of review.defects || []) {
         if (!["confirmed", "rejected", "other", "none"].includes(mark.verdict)) throw new Error("a verdict is none");
@@ -148,16 +159,22 @@ class Reviews {
         const corners = region.corners_px.slice(0, 2000).map(([row, col]) => [number(row), number(col)]);
         person.regions[string(region.id, 80)] = { id: string(region.id, 80), corners_px: corners, withdrawn: Boolean(region.withdrawn), at: time(region.at) };
       }
-      if (review.unusable) person.unusable = { is: Boolean(review.unusable.is), at: time(review.unusable.at) };
+      for (const mark of review.missed || []) {
+        const one = { id: string(mark.id, 80), kind: string(mark.kind, 40), note: string(mark.note, 4000), withdrawn: Boolean(mark.withdrawn), at: time(mark.at) };
+        for (const key of ["row_px", "col_px"]) one[key] = number(mark[key]);
+        person.missed[one.id] = one;
+      }
+      for (const part of ["unusable", "looked"]) if (review[part]) person[part] = { is: Boolean(review[part].is), at: time(review[part].at) };
       if (review.note) person.note = { text: string(review.note.text, 4000), at: time(review.note.at) };
-      taken.push([review.image_id, string(review.path, 8000), who, person]);
+      taken.push([review.image_id, string(review.path, 8000), string(review.scan_id, 64), who, person]);
     }
-    for (const [image, path, who, person] of taken) {
-      const all = this.of(image), mine = all.people[who] || { defects: {}, regions: {} };
-      for (const part of ["defects", "regions"]) for (const [key, one] of Object.entries(person[part])) mine[part][key] = later(one, mine[part][key]);
-      for (const part of ["unusable", "note"]) if (person[part]) mine[part] = later(person[part], mine[part]);
+    for (const [image, path, scan, who, person] of taken) {
+      const all = this.of(image), mine = all.people[who] || Reviews.blank();
+      for (const part of ["defects", "regions", "missed"]) for (const [key, one] of Object.entries(person[part])) mine[part][key] = later(one, mine[part][key]);
+      for (const part of ["unusable", "looked", "note"]) if (person[part]) mine[part] = later(person[part], mine[part]);
       all.people[who] = mine;
       all.path = path;
+      if (scan) all.scan_id = scan;
       all.home = this.home;
       this.set(Reviews.PREFIX + image, JSON.stringify(all));
     }
@@ -165,9 +182,27 @@ class Reviews {
     return new Set(taken.map(([image]) => image)).size;
   }
 
-  /* What a mark is about: the same key for a defect and for what was said of it. */
-  static key({ found_kind, site, cell_u, cell_v, row_px, col_px }) {
-    return found_kind === "extended" || cell_u === null ? `${found_kind} ${Math.round(row_px)} ${Math.round(col_px)}` : `${cell_u} ${cell_v} ${site}`;
+  /* What a mark is about: its class and its place, the same for a defect and for what was said of it. */
+  static key({ found_kind, row_px, col_px }) {
+    return `${Reviews.classOf(found_kind)} ${row_px.toFixed(1)} ${col_px.toFixed(1)}`;
+  }
+
+  /* What a defect is, whatever its kind is called: the same rule as in reviews.py. */
+  static classOf(kind) {
+    return { extended: "region", extra: "extra" }[kind] || "column";
+  }
+
+  /* Key of what a person said of a thing: at its very place, or the nearest of its class within reach, as a run before
+     this one saw it elsewhere. */
+  static find(marks, about, reach) {
+    const key = Reviews.key(about);
+    if (marks[key]) return key;
+    let best = key, nearest = reach;
+    for (const [other, mark] of Object.entries(marks)) {
+      const away = Math.hypot(mark.row_px - about.row_px, mark.col_px - about.col_px);
+      if (away <= nearest && Reviews.classOf(mark.found_kind) === Reviews.classOf(about.found_kind)) [best, nearest] = [other, away];
+    }
+    return best;
   }
 
   /* What people say of one thing, as the pipeline counts it: the same rule as in reviews.py. */

@@ -146,6 +146,11 @@ class Columns {
     return best;
   }
 
+  /* Place (row, col) of a column [px]. */
+  place(k) {
+    return [this.row[k], this.col[k]];
+  }
+
   text(k) {
     const site = this.packed.sites[this.site[k]] || "column";
     const sign = (value) => value.replace("-", "−");
@@ -165,6 +170,8 @@ class Viewer {
     this.regions = []; // lists of [row, col], excluded by people
     this.lasso = null; // corners while a region is drawn
     this.drawing = false;
+    this.missed = []; // {row, col}: defects that people added
+    this.adding = false; // whether a click adds one
     this.stage = document.getElementById("stage");
     this.canvas = document.getElementById("view");
     this.context = this.canvas.getContext("2d", { alpha: false });
@@ -181,6 +188,7 @@ class Viewer {
     this.stamps = new Map();
     this.onpick = () => {};
     this.onregion = () => {};
+    this.onadd = () => {};
     this.row = (data.rows - 1) / 2;
     this.col = (data.cols - 1) / 2;
     this.scale = 0; // css px per image px; 0: fit
@@ -308,6 +316,7 @@ class Viewer {
     this.context.setTransform(1, 0, 0, 1, 0, 0);
     this.context.drawImage(this.back[0].canvas, 0, 0);
     this.context.setTransform(this.dpr, 0, 0, this.dpr, 0, 0);
+    this.paintMissed(this.context);
     this.paintChosen(this.context);
     if (this.lasso) this.paintLasso(this.context);
     this.paintScale();
@@ -562,6 +571,25 @@ class Viewer {
     }
   }
 
+  /* A ring with a plus: what a person saw and the program did not. */
+  paintMissed(context) {
+    const size = this.size();
+    for (const { row, col } of this.missed) {
+      const [x, y] = this.at(row, col), arm = 9 * size;
+      for (const [width, colour] of [[4.4, "rgb(6 8 10 / 0.8)"], [1.9, "#ffffff"]]) {
+        context.lineWidth = width;
+        context.strokeStyle = colour;
+        context.beginPath();
+        context.arc(x, y, arm, 0, 2 * Math.PI);
+        context.moveTo(x - arm / 2, y);
+        context.lineTo(x + arm / 2, y);
+        context.moveTo(x, y - arm / 2);
+        context.lineTo(x, y + arm / 2);
+        context.stroke();
+      }
+    }
+  }
+
   paintChosen(context) {
     const chosen = this.marks[this.here];
     if (!chosen || !chosen.shown || !this.show.marks) return;
@@ -585,7 +613,9 @@ class Viewer {
     const dx = mark.arrow_col * this.scale * 10, dy = mark.arrow_row * this.scale * 10;
     const length = Math.hypot(dx, dy);
     if (length < 6) return;
-    const head = Math.min(7, length * 0.5), angle = Math.atan2(dy, dx);
+    const head = Math.min(7, length * 0.5), angle = Math.atan2(dy, dx), beside = 13 * this.size();
+    x += (dy / length) * beside; // beside the column that it moves, not over it
+    y -= (dx / length) * beside;
     context.lineCap = "round";
     context.lineJoin = "round";
     context.lineWidth = pass ? 1.7 : 3.8;
@@ -645,7 +675,7 @@ class Viewer {
       const now = at(event);
       const before = pointers.get(event.pointerId);
       if (!before) {
-        stage.classList.toggle("over", !this.drawing && this.under(...now) >= 0);
+        stage.classList.toggle("over", !this.drawing && !this.adding && this.under(...now) >= 0);
         this.readOut(...now);
         return;
       }
@@ -674,7 +704,10 @@ class Viewer {
       if (lasso) {
         this.draw();
         if (event.type === "pointerup" && lasso.length > 2) this.onregion(lasso);
-      } else if (held && event.type === "pointerup" && travelled <= 4) this.onpick(this.under(...at(event)));
+      } else if (held && event.type === "pointerup" && travelled <= 4) {
+        if (this.adding) this.onadd(...this.place(...at(event)));
+        else this.onpick(this.under(...at(event)));
+      }
     };
     stage.addEventListener("pointerup", release);
     stage.addEventListener("pointercancel", release);
@@ -685,7 +718,7 @@ class Viewer {
       this.zoom(Math.exp(-Math.max(-240, Math.min(240, event.deltaY * lines)) * 0.0018), ...at(event));
       this.readOut(...at(event));
     }, { passive: false });
-    stage.addEventListener("dblclick", (event) => { if (!this.drawing) this.zoom(2, ...at(event)); });
+    stage.addEventListener("dblclick", (event) => { if (!this.drawing && !this.adding) this.zoom(2, ...at(event)); });
   }
 
   readOut(x, y) {

@@ -1,0 +1,51 @@
+"""The registration record: from it and the image, tiles and differences are made again, bit by bit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from zarr.storage import MemoryStore
+
+from oddlattice.lattice.record import Record, write_tiles
+from oddlattice.lattice.register import fit_registration
+from oddlattice.lattice.tile_image import tiled_attributes, write_registration
+from oddlattice.model.folder import load_model
+from oddlattice.predict.infer_image import infer_image
+from oddlattice.predict.predictor import Predictor
+from oddlattice.run.stage_settings import InferSettings
+from oddlattice.simulate.columnwise import Conditions, simulate_scan
+from support.lattice_samples import SRTIO3
+from support.settings import default
+
+MODEL = Path(__file__).parents[2] / "models/srtio3_001"
+
+
+def grain() -> zarr.Group:
+    return zarr.open_group(MemoryStore(), mode="w", zarr_format=3)
+
+
+@pytest.mark.parametrize(("transposed", "offset"), [(False, 0.0), (True, -400.0)])
+def test_tiles_and_differences_come_again_bit_by_bit(transposed: bool, offset: float) -> None:
+    scan = simulate_scan(SRTIO3, Conditions(rotation_deg=17, dose_e_px=800, jitter_pm=8), (260, 600), seed=4)
+    image = np.ascontiguousarray(scan.counts.T if transposed else scan.counts) + np.float32(offset)
+    found = fit_registration(image, [SRTIO3], (0.0125, 0.0125))
+    assert found.transposed == transposed and (found.pedestal > 0) == (offset < 0)
+    first = grain()
+    write_registration(image, found, first)
+    first.attrs["oddlattice"] = tiled_attributes(found, (0.0125, 0.0125))
+    again = grain()
+    record = Record.of(first)
+    record.write(again)
+    again.attrs["oddlattice"] = first.attrs["oddlattice"]
+    write_tiles(image, record, again)
+    assert sorted(again.array_keys()) == sorted(first.array_keys())
+    for name in first.array_keys():
+        assert first[name][:].tobytes() == again[name][:].tobytes(), name
+    model, settings = load_model(MODEL), default(InferSettings, device="cpu", method="template")
+    differences = []
+    for source in (first, again):
+        target = grain()
+        assert infer_image(source, target, model, Predictor(model, settings, 1), settings) == ""
+        differences.append({name: target[name][:].tobytes() for name in ("prediction", "difference")})
+    assert differences[0] == differences[1]

@@ -1,0 +1,130 @@
+"""The registration record of a grain: what is kept of it, and the tiles that are cut from an image with it.
+
+Tiles, and what is made of them, are caches: from image and record they are made again, bit by bit.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import BloscCodec
+
+from oddlattice.crystal import PX_PER_CELL, PxPerCell
+from oddlattice.lattice.resample import cut_cells
+from oddlattice.lattice.subareas import CHUNK_CELLS, in_px
+from oddlattice.numerics.arrays import Array, Float
+from oddlattice.storage import blocks
+from oddlattice.storage.groups import said_of, values_of
+from oddlattice.storage.windows import Transposed
+
+BAND_CELLS = 4 * CHUNK_CELLS  # cells along u and v cut at once, to bound memory
+CODEC = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that is needed to cut a grain's tiles from its image.
+
+    Attributes
+    ----------
+    nodes_px : ndarray of shape (2, U + 1, V + 1)
+        (row, col) of the cells' corners [px], line shifts not included.
+    line_shift_px : ndarray of shape (rows,)
+        Of each line of the scan; of shape (cols,) where the scan is `transposed`.
+    local_mean : ndarray of shape (U, V)
+        Pedestal included [counts].
+    mask : ndarray of shape (U, V), bool
+        Cells analysed.
+    inside : ndarray of shape (U, V), bool
+        Cells that lie in the image.
+    pedestal : float
+        Added to the image before dividing [counts].
+    transposed : bool
+        Whether the lines of the scan are the image's columns.
+    px_per_cell : tuple of int
+        (n_u, n_v).
+    first : tuple of int
+        Lattice coordinates of the corner of cell (0, 0) of the arrays, counted from the frame's origin.
+    """
+
+    nodes_px: Array
+    line_shift_px: Array
+    local_mean: Array
+    mask: npt.NDArray[np.bool_]
+    inside: npt.NDArray[np.bool_]
+    pedestal: float = 0.0
+    transposed: bool = False
+    px_per_cell: PxPerCell = PX_PER_CELL
+    first: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(cls, group: zarr.Group) -> Self:
+        """The record as `write` left it in a grain's group."""
+        said = said_of(group)
+        return cls(
+            nodes_px=values_of(group, "nodes_px"),
+            line_shift_px=values_of(group, "line_shift_px"),
+            local_mean=values_of(group, "local_mean"),
+            mask=values_of(group, "mask").astype(bool),
+            inside=values_of(group, "inside").astype(bool),
+            pedestal=float(said["pedestal_counts"]),
+            transposed=bool(said["scan_transposed"]),
+            px_per_cell=tuple(said["px_per_cell"]),
+            first=tuple(said["first_cell"]),
+        )
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the record says beside its arrays."""
+        return {
+            "pedestal_counts": self.pedestal,
+            "scan_transposed": self.transposed,
+            "px_per_cell": list(self.px_per_cell),
+            "first_cell": list(self.first),
+        }
+
+    def write(self, group: zarr.Group) -> None:
+        """Write the arrays of the record, exactly; `attributes` go with them."""
+        arrays: dict[str, tuple[npt.NDArray[Any], tuple[str, ...]]] = {
+            "mask": (self.mask.astype(np.uint8), ("u", "v")),
+            "inside": (self.inside.astype(np.uint8), ("u", "v")),
+            "nodes_px": (np.ascontiguousarray(self.nodes_px, np.float64), ("axis", "u", "v")),
+            "line_shift_px": (self.line_shift_px.astype(np.float64), ("col" if self.transposed else "row",)),
+            "local_mean": (self.local_mean.astype(np.float64), ("u", "v")),
+        }
+        for name, (values, dims) in arrays.items():
+            array = group.create_array(
+                name,
+                shape=values.shape,
+                chunks=values.shape,
+                dtype=values.dtype,
+                compressors=[CODEC],
+                dimension_names=dims,
+            )
+            blocks.write(array, (), values)
+
+    def cut(self, image: Any, cells: tuple[slice, slice]) -> Float:
+        """Cut a window of cells, indices into `mask`, from an image; see `resample.cut_cells`."""
+        seen: Any = Transposed(image) if self.transposed else image
+        nodes_px = self.nodes_px[::-1] if self.transposed else self.nodes_px
+        return cut_cells(seen, nodes_px, self.line_shift_px, self.local_mean, cells, self.pedestal, self.px_per_cell)
+
+
+def write_tiles(image: Any, record: Record, group: zarr.Group) -> None:
+    """Cut all tiles of a grain from its image into its group, band of cells by band of cells."""
+    (cells_u, cells_v), (n_u, n_v) = record.mask.shape, record.px_per_cell
+    tiles = group.create_array(
+        "tiles",
+        shape=(cells_u * n_u, cells_v * n_v),
+        chunks=(CHUNK_CELLS * n_u, CHUNK_CELLS * n_v),
+        dtype="float32",
+        compressors=[CODEC],
+        dimension_names=("u", "v"),
+        fill_value=0,
+    )
+    for u in range(0, cells_u, BAND_CELLS):
+        for v in range(0, cells_v, BAND_CELLS):
+            cells = slice(u, min(u + BAND_CELLS, cells_u)), slice(v, min(v + BAND_CELLS, cells_v))
+            blocks.write(tiles, in_px(cells, record.px_per_cell), record.cut(image, cells))
