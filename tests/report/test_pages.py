@@ -19,6 +19,7 @@ import write_index
 import write_pages
 from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.report import index_lines, numbers, outlines, pictures, plots
+from oddlattice.report.cell_pictures import View
 from oddlattice.report.pages import embedded_json, find_pages, policy
 from oddlattice.run import settings
 from oddlattice.run.stage_settings import ReportSettings
@@ -65,6 +66,13 @@ def test_interval_rounds_by_its_half_width() -> None:
 @pytest.mark.parametrize(("p", "text"), [(0.05, "0.05"), (3.1e-7, "3.1×10⁻⁷"), (0.0, "<10⁻³⁰⁰"), (None, "–")])
 def test_probabilities(p: float | None, text: str) -> None:
     assert numbers.probability(p) == text
+
+
+@pytest.mark.parametrize(
+    ("q", "text"), [(0.05, "0.05"), (3e-5, "3.0×10⁻⁵"), (9e-7, "< 10⁻⁶"), (0.0, "< 10⁻⁶"), (None, "–")]
+)
+def test_a_false_discovery_rate_is_not_told_below_a_millionth(q: float | None, text: str) -> None:
+    assert numbers.q_value(q) == text
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e12, max_value=1e12))
@@ -185,12 +193,35 @@ def test_tiles_with_gaps_have_a_picture_that_is_see_through_there(tmp_path: Path
     assert sorted(p.name for p in (tmp_path / "a1/z").glob("*.cover.png")) == ["0_0_1.cover.png", "1_0_0.cover.png"]
 
 
-def test_crop_is_centred_and_nan_outside() -> None:
-    frame = np.arange(100.0).reshape(10, 10)
-    assert pictures.crop(frame, 5, 5, 4).tolist() == frame[3:7, 3:7].tolist()
-    corner = pictures.crop(frame, 1, 9, 4)
-    assert np.isnan(corner[0]).all()
-    assert corner[1, 0] == frame[0, 7]
+def test_a_window_is_centred_and_nan_outside_and_where_nothing_was_analysed() -> None:
+    frame = np.arange(1.0, 101.0).reshape(10, 10)
+    frame[5, 5] = 0
+    view = View.of(20 * np.eye(2), (20, 20), 4)
+    assert view.side_px == pytest.approx(4)
+    middle = pictures.sampled(frame, view.at(np.array([5, 5]) / 20))
+    assert np.isnan(middle[2, 2]) and np.allclose(middle[0], frame[3, 3:7])
+    corner = pictures.sampled(frame, view.at(np.array([1, 9]) / 20))
+    assert np.isnan(corner[0]).all() and corner[1, 0] == pytest.approx(frame[0, 7])
+    assert np.isnan(pictures.sampled(frame, view.at(np.array([9.0, 9.0])))).all()
+
+
+def test_a_window_shows_a_hexagonal_cell_in_its_true_shape() -> None:
+    """A round column of a hexagonal crystal is round in the picture, and lies as it does in the image."""
+    vectors = 24 * np.array([[0.0, 1.0], [math.sqrt(3) / 2, 0.5]])
+    u, v = np.meshgrid(*(np.arange(20 * 8) / 20 + 0.025,) * 2, indexing="ij")
+    offset = np.stack([u - 4.2, v - 4.1], -1) @ vectors
+    frame = np.exp(-0.5 * (offset**2).sum(-1) / 3.0**2) + 0.01
+    view = View.of(vectors, (20, 20), 60)
+    seen = pictures.sampled(frame, view.at(np.array([4.2, 4.1]))) - 0.01
+    r, c = (np.arange(60) - 29.5) * view.side_px / 60, (np.arange(60) - 29.5) * view.side_px / 60
+    weight = seen / seen.sum()
+    spread = [float((weight.sum(1) * r**2).sum()), float((weight.sum(0) * c**2).sum()), float((r @ weight) @ c)]
+    assert spread == pytest.approx([9.0, 9.0, 0.0], abs=0.4)
+    beside = pictures.sampled(
+        frame, view.at(np.array([5.2, 4.1]))
+    )  # one cell along a, which lies along the image's rows
+    row, col = np.unravel_index(np.nanargmax(beside), beside.shape)
+    assert (float(row), float(col)) == pytest.approx((29.5, 29.5 - 24 * 60 / view.side_px), abs=1)
 
 
 def test_median_cell_ignores_masked_cells() -> None:

@@ -51,7 +51,7 @@ def advice(image: Image, models: list[str]) -> Row:
             "Nothing was tested for defects here. Does the image show atomic columns at all?",
             "A lattice is found from about 8 pixels per unit cell on, over at least a few cells.",
             "A survey image, vacuum or an amorphous region needs nothing more.",
-            "Files that shall not be looked at again are named under exclude in the configuration.",
+            "To leave files out in the future, name them under exclude in the configuration.",
         ]
         return {"says": says, "file": "", "yaml": "", "command": ""}
     return {"says": [], "file": "", "yaml": "", "command": ""}

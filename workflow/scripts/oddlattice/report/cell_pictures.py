@@ -1,33 +1,40 @@
-"""Pictures in the lattice frame: a crop about each defect, and the median cell."""
+"""Pictures cut from the lattice frame, in the image's own shape: a crop about each defect, and the median cell."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from oddlattice.lattice.columns import px_of
+from oddlattice.numerics.arrays import Array
 from oddlattice.report import numbers as n
 from oddlattice.report import pictures
+from oddlattice.report.image_facts import pixel_size_nm
 from oddlattice.report.images import Image
 from oddlattice.report.layers import MAP_PERCENTILES, map_limit
 from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import every
 
 CROP_PX = 60  # side of a defect's crop
+CELL_VIEW_PX = 168  # side of a picture of the median cell
+MIDDLE = np.array([0.5, 0.5])  # of a cell
 CROPS_PER_SHEET = 50
 
 
 def write_crops(image: Image, folder: Path) -> Row | None:
-    """Sheets of crops, a row per defect, and their scales; None where there is nothing to crop."""
+    """Sheets of crops, a row per defect, and their scales; None where there is nothing to crop.
+
+    A crop lies as the image does and has its shape: cells are as long and as oblique as they are.
+    """
     if image.tiles is None or image.prediction is None or image.coordinates is None:
         return None
     if image.mask is None or not image.defects.height:
         return None
-    places = image.defects.select("row_px", "col_px").to_numpy()
-    px_per_cell = px_of(image.tiles, image.mask)
-    uv = image.coordinates.uv(places) * px_per_cell
-    side, cells = CROP_PX, [CROP_PX / px for px in px_per_cell]
+    uv = image.coordinates.uv(image.defects.select("row_px", "col_px").to_numpy())
+    view = View.of(image.coordinates.affine[1:], px_of(image.tiles, image.mask), CROP_PX)
     inside = Spread(image.mask, image.tiles.shape)
     step = pictures.sample_step(image.tiles.shape)
     some = inside.every(step)
@@ -35,26 +42,60 @@ def write_crops(image: Image, folder: Path) -> Row | None:
     low, high = pictures.range_of(seen, 0.5, 99.5)
     limit = map_limit(pictures.range_of(seen - predicted, *MAP_PERCENTILES), 0.2)
     for start in range(0, len(uv), CROPS_PER_SHEET):
-        seen, predicted, where = (
-            np.stack([pictures.crop(frame, u, v, side) for u, v in uv[start : start + CROPS_PER_SHEET]])
-            for frame in (image.tiles, image.prediction, inside)
+        seen, predicted = (
+            np.stack([pictures.sampled(frame, view.at(place)) for place in uv[start : start + CROPS_PER_SHEET]])
+            for frame in (image.tiles, image.prediction)
         )
-        seen[seen == 0] = np.nan
-        predicted[where != 1] = np.nan
-        view = pictures.sheet(np.stack([seen, predicted, seen - predicted], axis=1), low, high, limit)
-        pictures.save_lossy(view, folder / f"crops_{start // CROPS_PER_SHEET}.jpg", 88)
+        sheet = pictures.sheet(np.stack([seen, predicted, seen - predicted], axis=1), low, high, limit)
+        pictures.save_lossy(sheet, folder / f"crops_{start // CROPS_PER_SHEET}.jpg", 88)
+    pixel_nm, _ = pixel_size_nm(image)
+    size = f"{n.significant(view.side_px * pixel_nm[1], 2)} nm" if pixel_nm else f"{n.significant(view.side_px, 2)} px"
     return {
         "src": f"{folder.name}/crops_",
         "per_sheet": CROPS_PER_SHEET,
         "number": len(uv),
-        "cells": cells,
-        "side": side,
+        "side": CROP_PX,
+        "side_px": view.side_px,
         "low": low,
         "high": high,
         "limit": limit,
-        "scale_text": f"{cells[0]:.3g} × {cells[1]:.3g} cells; gray {n.fixed(low, 2)} to {n.fixed(high, 2)} and colour "
+        "scale_text": f"{size} wide; gray {n.fixed(low, 2)} to {n.fixed(high, 2)} and colour "
         f"{n.MINUS}{n.significant(limit, 2)} to +{n.significant(limit, 2)} of the local mean",
     }
+
+
+@dataclass(frozen=True)
+class View:
+    """A square window of the image, as pixels of an array in the lattice frame.
+
+    Attributes
+    ----------
+    side_px : float
+        Side of the window in the image [px].
+    px_per_cell : tuple of int
+    offsets_uv : ndarray of shape (side, side, 2)
+        Lattice coordinates of the window's pixels against those of its middle.
+    """
+
+    side_px: float
+    px_per_cell: tuple[int, int]
+    offsets_uv: Array
+
+    @classmethod
+    def of(cls, vectors_px: Array, px_per_cell: tuple[int, int], side: int, cells: float | None = None) -> Self:
+        """A window of `side` pixels as fine as the lattice frame's, or wide enough for so many square cells.
+
+        `vectors_px` are a and b as rows, (row, col).
+        """
+        edge_px = float(np.sqrt(abs(np.linalg.det(vectors_px))))
+        wide = cells * edge_px if cells else side * edge_px / float(np.sqrt(np.prod(px_per_cell)))
+        offset = (np.arange(side) - (side - 1) / 2) * wide / side
+        places = np.stack(np.meshgrid(offset, offset, indexing="ij"), -1)
+        return cls(wide, px_per_cell, places @ np.linalg.inv(vectors_px))
+
+    def at(self, uv: Array) -> Array:
+        """Indices (2, side, side) of the window about lattice coordinates (2,) into an array in the lattice frame."""
+        return np.moveaxis((uv + self.offsets_uv) * self.px_per_cell - 0.5, -1, 0)
 
 
 class Spread:
@@ -76,21 +117,28 @@ class Spread:
 
 
 def write_cells(image: Image, folder: Path) -> Row | None:
-    """Pictures of the median cell, seen and predicted, two cells wide, the cell in their middle; None without them."""
+    """Pictures of the median cell among its like, seen and predicted, lying as in the image; None without them."""
     if image.tiles is None or image.prediction is None or image.mask is None or not image.mask.any():
         return None
+    if image.coordinates is None:
+        return None
+    px_per_cell, vectors_px = px_of(image.tiles, image.mask), image.coordinates.affine[1:]
+    view = View.of(vectors_px, px_per_cell, CELL_VIEW_PX, cells=2.0)
     cells = [
-        pictures.median_cell(frame, image.mask, px_of(frame, image.mask)) for frame in (image.tiles, image.prediction)
+        pictures.sampled(pictures.median_cell(frame, image.mask, px_per_cell), view.at(MIDDLE), repeated=True)
+        for frame in (image.tiles, image.prediction)
     ]
     low, high = float(min(c.min() for c in cells)), float(max(c.max() for c in cells))
     difference = cells[0] - cells[1]
     limit = max(float(np.abs(difference).max()), 1e-6)
     high = high if high > low else low + 1
+    for name, cell in zip(("seen", "predicted"), cells, strict=True):
+        pictures.save_webp(pictures.to_bytes(cell, low, high), folder / f"cell_{name}.webp")
+    pictures.save_webp(pictures.coloured(difference, limit), folder / "cell_difference.webp")
     sites = site_places(image)
-    views = [pictures.to_bytes(cell, low, high) for cell in cells]
-    for name, view in zip(("seen", "predicted"), views, strict=True):
-        pictures.save_webp(_around(view), folder / f"cell_{name}.webp")
-    pictures.save_webp(_around(pictures.coloured(difference, limit)), folder / "cell_difference.webp")
+    scaled = vectors_px * CELL_VIEW_PX / view.side_px
+    corners = [_spot(corner, scaled) for corner in ((0, 0), (0, 1), (1, 1), (1, 0))]
+    labels = [(site["site"], *_spot((site["u"], site["v"]), scaled)) for site in sites]
     return {
         "src": f"{folder.name}/cell_",
         "low": low,
@@ -99,16 +147,15 @@ def write_cells(image: Image, folder: Path) -> Row | None:
         "largest_text": f"{n.percent(limit, 1)} of the local mean",
         "range_text": f"{n.fixed(low, 2)} to {n.fixed(high, 2)} of the local mean",
         "sites": sites,
-        "labels": [
-            {"site": s["site"], "x": round(84 * (s["v"] + 0.5)), "y": round(84 * (s["u"] + 0.5)) + 5} for s in sites
-        ],
+        "outline": " ".join(f"{x:.1f},{y:.1f}" for y, x in corners),
+        "labels": [{"site": name, "x": round(x), "y": round(y) + 5} for name, y, x in labels],
     }
 
 
-def _around(cell: pictures.Bytes) -> pictures.Bytes:
-    """The cell repeated to 2 x 2 cells, its corner in the middle."""
-    tiled = np.tile(cell, (2, 2) + (1,) * (cell.ndim - 2))
-    return np.asarray(np.roll(tiled, (cell.shape[0] // 2, cell.shape[1] // 2), axis=(0, 1)))
+def _spot(uv: tuple[float, float], vectors: Array) -> tuple[float, float]:
+    """Where (row, col) a place of the cell lies in a picture with the cell in its middle; a and b in its pixels."""
+    row, col = CELL_VIEW_PX / 2 + (np.array(uv) - MIDDLE) @ vectors
+    return float(row), float(col)
 
 
 def site_places(image: Image) -> list[Row]:

@@ -74,7 +74,7 @@ def key_figures(row: Row) -> list[Row]:
     density, between = n.interval(row["density_per_nm2"], row["density_ci_low"], row["density_ci_high"])
     flagged, tested, fdr = row["defects"] or 0, row["columns_tested"], row["fdr"]
     masked, cells = row["cells_masked"] or 0, (row["cells_analysed"] or 0) + (row["cells_masked"] or 0)
-    share = f"{n.significant(100 * masked / cells, 2)} %" if cells else n.NONE
+    without = f"; {n.significant(100 * masked / cells, 2)} % of the cells masked" if masked else ""
     expected = n.significant(expected_false(row), 1)
     false = f"of {n.count(flagged)} flagged, about {expected} expected to be false" if flagged else "nothing is flagged"
     corrected, around = n.interval(*(row[f"density_corrected_{end}"] for end in ("per_nm2", "ci_low", "ci_high")))
@@ -85,10 +85,10 @@ def key_figures(row: Row) -> list[Row]:
         _figure("Defects per nm²", density, "nm⁻²" if density != n.NONE else "", note),
         _figure("Flagged columns", n.count(flagged), "", f"of {n.count(tested)} tested"),
         _figure(
-            "Area analysed",
+            "Area tested",
             n.significant(row["area_nm2"]),
             "nm²" if n.usable(row["area_nm2"]) else "",
-            f"{n.count(row['cells_analysed'])} cells; {share} masked",
+            f"{_of_image(row)}{n.count(row['cells_analysed'])} cells{without}",
         ),
         _figure("False-discovery rate", n.significant(100 * fdr, 2) if n.usable(fdr) else n.NONE, "%", false),
     ]
@@ -103,6 +103,14 @@ def key_figures(row: Row) -> list[Row]:
         found.append(_figure("Detectable loss", n.NONE, "", "no loss of intensity is found 9 times in 10"))
     found.append(_completeness(row))
     return found
+
+
+def _of_image(row: Row) -> str:
+    """What part of the image was tested."""
+    if not n.usable(row["area_nm2"]) or not n.usable(row["pixel_nm"]):
+        return ""
+    area = row["rows"] * row["cols"] * row["pixel_nm"] ** 2
+    return f"of {n.significant(area)} nm² of image ({n.percent(row['area_nm2'] / area)}); "
 
 
 def trial_table(trials: list[Row]) -> list[Row]:
@@ -204,14 +212,23 @@ def _vector_rows(image: Image, name: str) -> list[tuple[str, str]]:
     row_sigma, col_sigma = float(sigma[0]), float(sigma[-1])
     length = math.hypot(*vector)
     error = math.hypot(vector[0] * row_sigma, vector[1] * col_sigma) / length
-    rows = [
+    return [
         (f"{name} (row, col)", f"{_digits(vector[0], row_sigma)}, {_digits(vector[1], col_sigma)} px"),
         (f"|{name}|", f"{_digits(length, error)} px"),
     ]
-    header = image.source.get("pixel_nm_header")
-    if header:
-        metres = math.hypot(vector[0] * header[0], vector[1] * header[1])
-        rows.append((f"|{name}| by the header", f"{n.significant(metres, 4)} nm"))
+
+
+def edge_table(image: Image) -> list[tuple[str, str, str]]:
+    """Lengths of the cell's edges: label, by the lattice and by the file header [nm]; empty without a lattice."""
+    header = pixel_size.header_nm(image.source)
+    pixel_nm, ruler = pixel_size_nm(image)
+    rows = []
+    for name in ("a", "b"):
+        vector = image.lattice.get(f"{name}_px")
+        if vector is not None:
+            by = [pixel_nm if ruler == FROM_LATTICE else None, header]
+            texts = [n.significant(math.hypot(vector[0] * p[0], vector[1] * p[1]), 4) if p else n.NONE for p in by]
+            rows.append((f"|{name}|, nm", texts[0], texts[1]))
     return rows
 
 
@@ -284,6 +301,6 @@ def provenance(image: Image, shard: str) -> list[tuple[str, str]]:
         ("Prediction", " on ".join(x for x in (str(image.model.get("method", "") or ""), device) if x)),
         ("Misfit of the model", n.significant(row["model_misfit"]) if n.usable(row["model_misfit"]) else ""),
         ("Noise model", str(row["noise_model"] or "")),
-        ("Dose", f"{n.significant(dose)} counts/nm²" if n.usable(dose) else ""),
+        ("Counts per area", f"{n.significant(dose)} nm⁻²" if n.usable(dose) else ""),
     ]
     return [(label, text) for label, text in lines if text]

@@ -155,6 +155,7 @@ def _results(image: Image, numbers: Row) -> Row:
         "trial_note": image_facts.trial_note(image.trials) if image.trials else "",
         "statistics": image_view(numbers["statistics"], shape, numbers["ruler"]["pixel_nm"]),
         "lattice": image_facts.lattice_table(image),
+        "edges": image_facts.edge_table(image),
         "quality": image_facts.quality_table(image),
         "metadata": json_indented(image.source.get("original_metadata", {})),
     }

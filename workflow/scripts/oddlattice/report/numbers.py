@@ -63,6 +63,11 @@ def probability(value: float | None) -> str:
     return scientific(value) if value < 1e-3 else f"{value:.2g}"
 
 
+def q_value(value: float | None) -> str:
+    """A false-discovery rate: as a p value, but nobody knows one below a millionth."""
+    return "< 10⁻⁶" if usable(value) and value < 1e-6 else probability(value)
+
+
 def _grouped(digits: str) -> str:
     sign, digits = ("-", digits[1:]) if digits.startswith("-") else ("", digits)
     if len(digits) < 5:

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy.ndimage import map_coordinates
 
 from oddlattice.numerics.arrays import Array
 from oddlattice.storage.windows import every
@@ -287,15 +288,20 @@ def thumbnail(view: Bytes, side_px: int = 96) -> Image.Image:
     return square.resize((side_px, side_px), Image.Resampling.BOX if short > side_px else Image.Resampling.BICUBIC)
 
 
-def crop(frame: Any, u_px: float, v_px: float, side_px: int) -> npt.NDArray[np.float32]:
-    """The square of `side_px` of a lattice-frame array centred on (u_px, v_px); NaN outside the array."""
-    out = np.full((side_px, side_px), np.nan, dtype=np.float32)
-    top, left = int(round(u_px - side_px / 2)), int(round(v_px - side_px / 2))
-    u0, v0 = max(top, 0), max(left, 0)
-    u1, v1 = min(top + side_px, frame.shape[0]), min(left + side_px, frame.shape[1])
-    if u1 > u0 and v1 > v0:
-        out[u0 - top : u1 - top, v0 - left : v1 - left] = frame[u0:u1, v0:v1]
-    return out
+def sampled(frame: Any, at: Array, repeated: bool = False) -> npt.NDArray[np.float32]:
+    """Values of an array in the lattice frame at indices (2, M, N), between its pixels.
+
+    NaN beyond the array and where it is 0, which is where nothing was analysed; where `repeated` it has no end.
+    """
+    if repeated:
+        return np.asarray(map_coordinates(frame, at, order=1, mode="grid-wrap"), dtype=np.float32)
+    low = np.maximum(np.floor(at.min(axis=(1, 2))).astype(int), 0)
+    high = np.minimum(np.ceil(at.max(axis=(1, 2))).astype(int) + 1, frame.shape)
+    if (high <= low).any():
+        return np.full(at.shape[1:], np.nan, dtype=np.float32)
+    window = np.array(frame[low[0] : high[0], low[1] : high[1]], dtype=np.float32)
+    window[window == 0] = np.nan
+    return np.asarray(map_coordinates(window, at - low[:, None, None], order=1, cval=np.nan), dtype=np.float32)
 
 
 def sheet(triples: npt.NDArray[np.floating], low: float, high: float, limit: float) -> Bytes:

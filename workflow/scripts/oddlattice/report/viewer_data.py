@@ -16,9 +16,16 @@ from oddlattice.report.images import Image
 from oddlattice.statistics.reviews import near_px
 from oddlattice.storage.rows import Row
 
+
+def _probabilities(row: Row) -> str:
+    """How likely a defect is real, and of its kind."""
+    known = {"real": row.get("probability_real"), "kind": row["kind_probability"]}
+    return " · ".join(f"{word} {n.percent(value)}" for word, value in known.items() if n.usable(value))
+
+
 DEFECT_KEYS = (
     "row col kind kind_text site probability_text z z_text q q_text change change_text shift shift_text "
-    "arrow_row arrow_col radius area_text place_text cell_u cell_v said turned"
+    "arrow_row arrow_col radius area_text place_text cell_u cell_v said"
 ).split()
 
 
@@ -92,7 +99,9 @@ def defect_columns(image: Image) -> dict[str, list[Any]]:
     pixel, _ = pixel_size_nm(image)
     found: dict[str, list[Any]] = {key: [] for key in DEFECT_KEYS}
     for row, marks in zip(image.defects.iter_rows(named=True), image.marks, strict=True):
-        shift = [row["shift_row_pm"], row["shift_col_pm"]]
+        # a column that is not there has no displacement
+        gone = row["kind"] in ("vacancy-like", "extra", "extended")
+        shift = [math.nan if gone else row[f"shift_{axis}_pm"] for axis in ("row", "col")]
         size = math.hypot(*shift) if all(n.usable(s) for s in shift) else None
         radius = None
         if row["kind"] == "extended" and n.usable(row["area_nm2"]) and pixel:
@@ -106,11 +115,11 @@ def defect_columns(image: Image) -> dict[str, list[Any]]:
             "kind": kind_of(row["kind"]),
             "kind_text": str(row["kind"] or "unknown"),
             "site": str(row["site"] or ""),
-            "probability_text": n.percent(row["kind_probability"]) if n.usable(row["kind_probability"]) else "",
+            "probability_text": _probabilities(row),
             "z": row["z"],
             "z_text": n.fixed(row["z"], 1),
             "q": row["q_value"],
-            "q_text": n.probability(row["q_value"]),
+            "q_text": n.q_value(row["q_value"]),
             "change": change,
             "change_text": _split_error(change, sigma, 100),
             "shift": size,
@@ -123,21 +132,11 @@ def defect_columns(image: Image) -> dict[str, list[Any]]:
             "cell_u": row["cell_u"],
             "cell_v": row["cell_v"],
             "said": [[m["reviewer"], m["verdict"], m["kind"], m["note"], m["at"]] for m in marks],
-            "turned": _turned(arrow, image.lattice),
         }
         for key in DEFECT_KEYS:
             value = values[key]
             found[key].append(round(value, 5) if isinstance(value, float) and key != "q" else value)
     return found
-
-
-def _turned(arrow_px: list[float | None], lattice: Row) -> list[float] | None:
-    """A displacement (row, col) [px] as parts of the lattice vectors a and b: the frame of the crops."""
-    if arrow_px[0] is None or lattice.get("a_px") is None:
-        return None
-    vectors = np.array([lattice["a_px"], lattice["b_px"]], dtype=np.float64)
-    found = np.asarray(arrow_px, dtype=np.float64) @ np.linalg.inv(vectors)
-    return [round(float(x), 5) for x in found]
 
 
 def _split_error(value: float | None, error: float | None, factor: float) -> list[str]:

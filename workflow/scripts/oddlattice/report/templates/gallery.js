@@ -33,7 +33,7 @@ class Gallery {
       const part = element("div");
       part.style.backgroundImage = `url("${crops.src}${sheet}.jpg")`;
       part.style.backgroundPosition = `${-Gallery.CROP_PX * k}px ${-Gallery.CROP_PX * line}px`;
-      if (k === 0 && one.kind === "displaced" && one.turned) part.append(this.arrow(one, crops.cells));
+      if (k === 0 && one.kind === "displaced" && one.arrow_row !== null) part.append(this.arrow(one, crops.side_px));
       trio.append(part);
     }
     trio.setAttribute("role", "img");
@@ -41,10 +41,10 @@ class Gallery {
     return trio;
   }
 
-  /* The displacement, ten times its length, in the frame of the crop. */
-  arrow(one, cells) {
+  /* The displacement, ten times its length. */
+  arrow(one, side) {
     const svg = drawn("svg", { viewBox: "-1 -1 2 2", class: "arrow", "aria-hidden": "true" });
-    const dy = (one.turned[0] * 20) / cells, dx = (one.turned[1] * 20) / cells;
+    const dy = (one.arrow_row * 20) / side, dx = (one.arrow_col * 20) / side;
     const angle = Math.atan2(dy, dx), head = Math.min(0.24, Math.hypot(dx, dy) * 0.5);
     const tips = [2.6, -2.6].map((turn) => `M${dx} ${dy}L${dx + head * Math.cos(angle + turn)} ${dy + head * Math.sin(angle + turn)}`);
     const path = `M0 0L${dx} ${dy}${tips.join("")}`, length = Math.hypot(dx, dy) || 1;

@@ -40,6 +40,8 @@
     viewer.here = index;
     const one = all[index];
     if (one) {
+      const panel = byId("chosen") && byId("chosen").getBoundingClientRect();
+      if (panel && (panel.top < 0 || panel.bottom > window.innerHeight)) byId("bench").scrollIntoView(); // figures and verdict at once
       viewer.goTo(one.row, one.col, Math.max(10 * cellPx(), one.radius ? one.radius * 3 : 0));
       if (!fromList) gallery.reveal(index);
     }
