@@ -6,12 +6,15 @@ Files are hostile: all of this belongs into a child process with limits (process
 import contextlib
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from oddlattice.archive import transient
 from oddlattice.process.sandbox import Refused
+
+_LARGEST_BESIDE = 64 << 20
 
 
 def open_checked(path: str, size_bytes: int, mtime_ns: int) -> int:
@@ -71,15 +74,34 @@ def sha256(handle: int) -> str:
 
 
 @contextlib.contextmanager
-def safe_name(handle: int, ending: str, folder: Path) -> Iterator[Path]:
+def safe_name(handle: int, ending: str, folder: Path, path: str = "", beside: tuple[str, ...] = ()) -> Iterator[Path]:
     """A plain name for an open file, ending in `ending`: HyperSpy takes `*` and `[` in names for patterns.
 
     It leads through /proc to the open file itself, so that what was checked is what is read, even if the archive
-    changes meanwhile.
+    changes meanwhile. Files of the same name as `path` with the endings `beside` are to be found beside it.
     """
-    link = folder / f"input{ending}"
-    link.symlink_to(f"/proc/self/fd/{handle}")
+    stem = re.sub(r"_\d+$", "", os.path.splitext(path)[0]) if ending == ".ser" else os.path.splitext(path)[0]
+    others = {other: found for other in beside if (found := _small_file(stem + other)) is not None}
+    links = {folder / f"input{end}": number for end, number in {ending: handle, **others}.items()}
+    for link, number in links.items():
+        link.symlink_to(f"/proc/self/fd/{number}")
     try:
-        yield link
+        yield folder / f"input{ending}"
     finally:
-        link.unlink()
+        for link in links:
+            link.unlink()
+        for number in others.values():
+            os.close(number)
+
+
+def _small_file(path: str) -> int | None:
+    """A plain file, no link, of a size that a description may have, opened for reading; None where there is none."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    about = os.fstat(handle)
+    if stat.S_ISREG(about.st_mode) and about.st_size <= _LARGEST_BESIDE:
+        return handle
+    os.close(handle)
+    return None

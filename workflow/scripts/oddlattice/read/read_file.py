@@ -73,7 +73,9 @@ def read_file(
     handle = checks.open_checked(path, file["size_bytes"], file["mtime_ns"])
     formats = registry.candidates(handle)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(1) as beside, checks.safe_name(handle, formats[0].endings[0], Path(folder)) as name:
+    ending = registry.ending_of(path, formats)
+    named = checks.safe_name(handle, ending, Path(folder), path, formats[0].beside)
+    with ThreadPoolExecutor(1) as beside, named as name:
         digest = beside.submit(checks.sha256, handle)
         if threads == 1:
             digest.result()

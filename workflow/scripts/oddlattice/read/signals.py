@@ -81,7 +81,7 @@ def signal_of_dict(index: int, found: Mapping[str, Any]) -> Signal:
     """A signal from one dictionary of a RosettaSciIO reader, without making HyperSpy's signal of it."""
     original, general = found["original_metadata"], found["metadata"].get("General", {})
     axes = tuple(
-        Axis(text(a.get("name")), int(a["size"]), float(a["scale"]), text(a.get("units")), bool(a.get("navigate")))
+        Axis(text(a.get("name")), a["size"], float(a.get("scale", 0.0)), text(a.get("units")), bool(a.get("navigate")))
         for a in found["axes"]
     )
     name = text(general.get("title"))

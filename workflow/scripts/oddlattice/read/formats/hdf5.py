@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from oddlattice.process.sandbox import Refused
-from oddlattice.read.amounts import amount
+from oddlattice.read.claims import check_claim, check_length
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 _LARGEST_TREE = 100_000
 _DEEPEST_TREE = 64
-#: A dataset that claims more than this [bytes] must be stored in at least 1/_LARGEST_RATIO of it.
-_HARMLESS_BYTES = 256 << 20
-_LARGEST_RATIO = 200
 
 
 def starts(head: bytes) -> bool:
@@ -102,11 +99,9 @@ def _check_dataset(where: str, dataset: Any, file_bytes: int) -> None:
     if dataset.shape is None:
         return
     claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
-    if dataset.chunks is None and claimed > file_bytes:
-        raise Refused(f"claims {amount(claimed)} of data ({shown}) but is {amount(file_bytes)} long: damaged or forged")
-    stored = dataset.id.get_storage_size()
-    if claimed > _HARMLESS_BYTES and claimed > _LARGEST_RATIO * stored:
-        raise Refused(f"claims {amount(claimed)} of data ({shown}) in {amount(stored)}: damaged or forged")
+    if dataset.chunks is None:
+        check_length(claimed, file_bytes, shown)
+    check_claim(claimed, dataset.id.get_storage_size(), shown)
 
 
 def _shown(where: str) -> str:

@@ -6,20 +6,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 from oddlattice.process.sandbox import Refused
-from oddlattice.read.formats import dm, emd_ncem, emd_velox, hdf5
+from oddlattice.read.formats import (
+    dm,
+    emd_ncem,
+    emd_velox,
+    hdf5,
+    hspy,
+    mrc,
+    nion_h5,
+    npy,
+    tia,
+    tiff,
+    zipped,
+)
 from oddlattice.read.signals import Signal
 
 #: What files that are none of ours start with.
 _STRANGERS = {
     b"\xff\xd8\xff": "a JPEG picture",
     b"\x89PNG": "a PNG picture",
-    b"II*\x00": "a TIFF picture",
-    b"MM\x00*": "a TIFF picture",
-    b"PK\x03\x04": "a zip archive",
     b"\x1f\x8b": "a gzip-compressed file",
     b"%PDF": "a PDF document",
     b"<": "a web page or XML text",
-    b"\x97\x01": "a TIA series (.ser)",
     b"BM": "a bitmap picture",
 }
 
@@ -43,6 +51,8 @@ class Format(NamedTuple):
         All signals of a checked file, as lazy as the reader can.
     modules : tuple of str
         What `load` imports: loaded once for all files.
+    beside : tuple of str
+        Endings of a file of the same name that tells more of it, if it is there.
     """
 
     name: str
@@ -52,6 +62,7 @@ class Format(NamedTuple):
     is_one: Callable[[Path], bool]
     load: Callable[[Path], list[Signal]]
     modules: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 def any_file(_path: Path) -> bool:
@@ -59,12 +70,23 @@ def any_file(_path: Path) -> bool:
     return True
 
 
+_HDF5 = (hdf5.starts, hdf5.check)
+_ZIP = (zipped.starts, zipped.check)
 FORMATS = (
     Format("DigitalMicrograph", (".dm3", ".dm4"), dm.starts, dm.check, any_file, dm.load, dm.MODULES),
-    Format("Velox", (".emd",), hdf5.starts, hdf5.check, emd_velox.is_one, emd_velox.load, emd_velox.MODULES),
-    Format("NCEM EMD", (".emd",), hdf5.starts, hdf5.check, any_file, emd_ncem.load, emd_ncem.MODULES),
+    Format("Velox", (".emd",), *_HDF5, emd_velox.is_one, emd_velox.load, emd_velox.MODULES),
+    Format("HyperSpy", (".hspy",), *_HDF5, hspy.is_one, hspy.load, hspy.MODULES),
+    Format("Nion Swift", (".h5",), *_HDF5, nion_h5.is_one, nion_h5.load, nion_h5.MODULES),
+    Format("NCEM EMD", (".emd",), *_HDF5, any_file, emd_ncem.load, emd_ncem.MODULES),
+    Format("TIFF", (".tif", ".tiff"), tiff.starts, tiff.check, any_file, tiff.load, tiff.MODULES),
+    Format("TIA", (".ser",), tia.starts, tia.check, any_file, tia.load, tia.MODULES, (".emi",)),
+    Format("MRC", (".mrc",), mrc.starts, mrc.check, any_file, mrc.load, mrc.MODULES),
+    Format("NumPy", (".npy",), npy.starts, npy.check, any_file, npy.load, npy.MODULES, npy.SIDECARS),
+    Format("Nion Swift", (".ndata1",), *_ZIP, zipped.is_ndata, zipped.load_ndata),
+    Format("Panta Rhei", (".prz",), *_ZIP, zipped.is_prz, zipped.load_prz, zipped.PRZ_MODULES),
 )
-_NEEDED = "need a DigitalMicrograph file (.dm3, .dm4) or an HDF5-based .emd"
+_ENDINGS = dict.fromkeys(ending for known in FORMATS for ending in known.endings)
+_NEEDED = f"need a microscope file ({', '.join(_ENDINGS)})"
 
 
 def candidates(handle: int) -> tuple[Format, ...]:
@@ -91,6 +113,13 @@ def candidates(handle: int) -> tuple[Format, ...]:
     raise Refused(f"has no known signature (starts with {head[:8].hex(' ')}); {_NEEDED}")
 
 
+def ending_of(path: str, formats: tuple[Format, ...]) -> str:
+    """The ending of a name where it is one of its candidates', else that of the first: some readers go by it."""
+    known = [ending for one in formats for ending in one.endings]
+    found = os.path.splitext(path)[1].lower()
+    return found if found in known else known[0]
+
+
 def load(path: Path, formats: tuple[Format, ...]) -> list[Signal]:
     """Check a file, tell its format and read all of its signals, as lazy as the reader can.
 
@@ -112,4 +141,5 @@ def load(path: Path, formats: tuple[Format, ...]) -> list[Signal]:
     for known in formats:
         if known.is_one(path):
             return known.load(path)
-    raise Refused(f"has the container but not the content of {' or '.join(known.name for known in formats)}")
+    names = " or ".join(known.name for known in formats)
+    raise Refused(f"is packed like a file of {names} but holds none of theirs; {_NEEDED}")
