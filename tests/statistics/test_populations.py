@@ -1,0 +1,98 @@
+"""Populations of simulated sites: their number, their shares and intervals, the bulk; and no list of a broad one."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from oddlattice.statistics.populations import find_populations, population_rows
+
+Array = npt.NDArray[np.float64]
+ERROR = 0.04
+DOPED = ([0.9, 0.1], [1.0, 1.3], [0.03, 0.04])
+ALLOY = ([0.6, 0.3, 0.1], [1.0, 0.6, 1.4], [0.03, 0.04, 0.03])
+
+
+def columns(
+    seed: int, n: int, shares: list[float], means: list[float], scatters: list[float]
+) -> tuple[Array, Array, npt.NDArray[np.int64]]:
+    """Intensities as measured, their errors, and which population each column is of."""
+    rng = np.random.default_rng(seed)
+    which = rng.choice(len(shares), n, p=shares)
+    error = ERROR * rng.uniform(0.7, 1.4, n)
+    true = np.array(means)[which] + np.array(scatters)[which] * rng.standard_normal(n)
+    return true + error * rng.standard_normal(n), error, which
+
+
+@pytest.mark.parametrize("case", [([1.0], [1.0], [0.03]), ([0.99, 0.01], [1.0, 1.4], [0.03, 0.02]), DOPED, ALLOY])
+def test_the_number_of_populations_is_told_by_the_data(case: tuple[list[float], list[float], list[float]]) -> None:
+    shares, means, scatters = case
+    intensity, error, which = columns(1, 2000, *case)
+    found = find_populations(intensity, error)
+    assert len(found.components) == len(shares) and found.has_bulk and not found.reason
+    for k, one in enumerate(found.components):
+        assert one.mean == pytest.approx(means[k], abs=0.02)
+        assert one.scatter == pytest.approx(scatters[k], abs=0.015), "measurement errors are not taken out"
+        assert one.n == (found.component == k).sum()
+    assert (found.component == which).mean() > 0.985
+
+
+@pytest.mark.parametrize(
+    ("case", "n"), [(DOPED, 300), (DOPED, 1500), (ALLOY, 600), (([0.5, 0.5], [1, 1.4], [0.03, 0.03]), 400)]
+)
+def test_intervals_of_shares_hold(case: tuple[list[float], list[float], list[float]], n: int) -> None:
+    shares, means, _ = case
+    inside_68, inside_95, total = 0, 0, 0
+    for seed in range(25):
+        found = find_populations(*columns(seed, n, *case)[:2])
+        assert len(found.components) == len(shares)
+        for one in found.components:
+            truth = shares[int(np.abs(np.array(means) - one.mean).argmin())]
+            inside_68 += one.interval_68[0] <= truth <= one.interval_68[1]
+            inside_95 += one.interval_95[0] <= truth <= one.interval_95[1]
+            total += 1
+    sigma_68, sigma_95 = np.sqrt(0.68 * 0.32 / total), np.sqrt(0.95 * 0.05 / total)
+    assert inside_68 / total > 0.68 - 2.5 * sigma_68
+    assert inside_95 / total > 0.95 - 2.5 * sigma_95
+
+
+def test_one_broad_population_is_no_list() -> None:
+    """Columns of 25 atoms, a tenth of them dopants 30 % brighter: 2.5 +- 1.5 of them everywhere."""
+    rng = np.random.default_rng(2)
+    true = 1 + 0.3 * rng.binomial(25, 0.1, 2000) / 25
+    error = np.full(2000, 0.02)
+    found = find_populations(true + 0.02 * rng.standard_normal(2000), error)
+    assert len(found.components) == 1 and found.components[0].fraction > 0.99
+    assert found.components[0].scatter == pytest.approx(0.3 * 1.5 / 25, rel=0.15)
+
+
+def test_single_odd_columns_are_no_population() -> None:
+    intensity, error, _ = columns(3, 1000, [1.0], [1.0], [0.03])
+    intensity[:6] = [0.0, 0.3, 0.55, 1.5, 1.7, 0.2]
+    found = find_populations(intensity, error)
+    assert len(found.components) == 1 and (found.component[:6] == -1).all()
+    assert (found.component[6:] == 0).mean() > 0.99
+
+
+def test_no_bulk_is_said() -> None:
+    intensity, error, _ = columns(4, 1000, [0.5, 0.5], [1.0, 1.4], [0.03, 0.03])
+    found = find_populations(intensity, error)
+    assert not found.has_bulk and found.reason.startswith("no population has more than half: the largest 5")
+    assert [row["component"] for row in population_rows(found)] == [1, 2]
+    few = find_populations(intensity[:20], error[:20])
+    assert not few.components and few.reason == "20 columns; at least 30 tell a distribution"
+
+
+def test_rows_are_in_units_of_the_bulk() -> None:
+    intensity, error, _ = columns(5, 1500, *DOPED)
+    rows = population_rows(find_populations(7 * intensity, 7 * error))
+    assert [row["component"] for row in rows] == [0, 1]
+    assert rows[0]["mean_intensity"] == 1.0 and rows[1]["mean_intensity"] == pytest.approx(1.3, abs=0.02)
+    assert rows[1]["fraction_low_95"] < rows[1]["fraction_low_68"] < rows[1]["fraction"] < rows[1]["fraction_high_68"]
+
+
+def test_the_answer_does_not_depend_on_the_order() -> None:
+    intensity, error, _ = columns(6, 800, *ALLOY)
+    turned = np.random.default_rng(0).permutation(800)
+    one, other = find_populations(intensity, error), find_populations(intensity[turned], error[turned])
+    assert (one.component[turned] == other.component).all()
+    assert one.components[1].fraction == pytest.approx(other.components[1].fraction, abs=1e-6)
