@@ -216,8 +216,9 @@ def watched(loop: Callable[[], None], cells: int) -> dict[str, object]:
 def listed(tiles: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> set[tuple[str, int, int]]:
     """Defects (site, cell) that the detection lists with a prediction."""
     from oddlattice.crystal import CELL_PX, load_crystal
-    from oddlattice.defects.kernels import estimate_noise, judge_columns
     from oddlattice.defects.listing import judge_all
+    from oddlattice.defects.noise import estimate_noise
+    from oddlattice.defects.null import judge_columns
     from oddlattice.lattice.columns import mean_cell
     from oddlattice.lattice.shapes import fit_shapes
 
