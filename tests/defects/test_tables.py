@@ -10,6 +10,7 @@ from oddlattice.lattice.columns import ColumnShape, column_cells
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.lattice.register import fit_registration
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
+from oddlattice.storage.products import COLUMN_KEY
 from support.lattice_samples import SRTIO3, true_row_shift_px
 
 
@@ -39,3 +40,14 @@ def test_columns_are_listed_where_they_are_seen(transposed: bool) -> None:
     away = np.sqrt(((listed[:, None] - seen[None]) ** 2).sum(-1).min(1))
     assert len(listed) > 300
     assert float(np.sqrt((away**2).mean())) < 0.15
+
+
+def test_a_site_that_occurs_twice_is_two_columns() -> None:
+    """Their rows have one site and two keys."""
+    mask = np.ones((8, 8), np.uint8)
+    pair = [ColumnShape("O", u, 0.5, 2.0, (90.0, 0.0, 90.0), column=k) for k, u in enumerate((0.25, 0.75))]
+    nodes = 20.0 * np.stack(np.meshgrid(np.arange(9), np.arange(9), indexing="ij"))
+    rows = column_rows("f", judge_all([scored(s, mask) for s in pair], 0.1), Coordinates(nodes, np.zeros(160)))
+    assert set(rows["site"]) == {"O"} and set(rows["column"]) == {0, 1} and set(rows["grain"]) == {1}
+    assert rows.select(COLUMN_KEY).is_unique().all()
+    assert not rows.select("image_id", "cell_u", "cell_v", "site").is_unique().all()

@@ -23,6 +23,7 @@ from oddlattice.read import read_file
 from oddlattice.report import images, layers
 from oddlattice.run.settings import load_yaml
 from oddlattice.run.stage_settings import DefectSettings, InferSettings
+from oddlattice.storage.products import COLUMN_KEY
 from oddlattice.storage.windows import Windows, every
 from support.raw_files import SETTINGS
 from support.settings import default
@@ -150,9 +151,12 @@ def test_an_image_in_parts_gives_what_the_whole_gives(
     monkeypatch.setattr(subareas, "WHOLE_CELLS", 100)
     monkeypatch.setattr(subareas, "PART_CELLS", 32)
     split = analysed(tiled, "split", method)
-    key = ["cell_u", "cell_v", "site"]
+    key = list(COLUMN_KEY)
     one, other = (found["columns"].sort(key) for found in (whole, split))
     assert one.select(key).equals(other.select(key))  # every column once
+    origin = zarr.open_group(tiled / "tiles.zarr")["f/1"].attrs["oddlattice"]["origin_px"]
+    nearest = one.sort((pl.col("row_px") - origin[0]) ** 2 + (pl.col("col_px") - origin[1]) ** 2).head(1)
+    assert nearest.select(key).row(0) == (1, 0, 0, 0)  # cells are counted from the frame's origin, which is a column
     for place in ("row_px", "col_px"):
         np.testing.assert_allclose(one[place], other[place], atol=1e-3)
     assert np.corrcoef(one["z_intensity"], other["z_intensity"])[0, 1] > 0.98

@@ -42,12 +42,14 @@ def test_what_is_counted() -> None:
 def test_clustering_takes_only_columns_that_were_tested() -> None:
     cells = np.argwhere(np.ones((20, 20)))
     columns = table(
-        [{"image_id": "i", "cell_u": int(u), "cell_v": int(v), "site": "Sr", "row_px": 20.0 * u, "col_px": 20.0 * v}
+        [{"image_id": "i", "grain": 1, "cell_u": int(u), "cell_v": int(v), "column": 0, "site": "Sr",
+          "row_px": 20.0 * u, "col_px": 20.0 * v}
          for u, v in cells], COLUMNS)  # fmt: skip
     flagged = [
-        {"image_id": "i", "cell_u": int(u), "cell_v": 3, "site": "Sr", "kind": "lighter"} for u in range(0, 18, 2)
+        {"image_id": "i", "grain": 1, "cell_u": int(u), "cell_v": 3, "column": 0, "site": "Sr", "kind": "lighter"}
+        for u in range(0, 18, 2)
     ]
-    between = [{"image_id": "i", "cell_u": 4, "cell_v": 4, "site": "", "kind": "extra"}]
+    between = [{"image_id": "i", "grain": 1, "cell_u": 4, "cell_v": 4, "site": "", "kind": "extra"}]
     found = per_image.clustering(table(flagged + between, DEFECTS), columns, np.array([0.02, 0.02]), 0.4, 64.0, seed=1)
     assert found["defects"] == 9 and 0 < found["p_value"] <= 1
     # nine on a line, 0.8 nm apart: 8 pairs at 0.8 nm, 7 at 1.6 nm

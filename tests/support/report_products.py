@@ -137,8 +137,10 @@ def tested_columns(scan: Scan, arrays: dict[str, np.ndarray], image_id: str, see
     return pl.DataFrame(
         {
             "image_id": [image_id] * len(index),
+            "grain": [1] * len(index),
             "cell_u": cell[index, 0],
             "cell_v": cell[index, 1],
+            "column": scan.columns[index],
             "site": [("Sr", "Ti")[c] for c in scan.columns[index]],
             "row_px": scan.places_px[index, 0],
             "col_px": scan.places_px[index, 1],

@@ -79,7 +79,9 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
         found,
         [defect_row(row, defect, whole, cell_nm2) for defect in tally.defects],
         [{"image_id": name} | trial for trial in tally.trials],
-        pl.concat([table([], COLUMNS), *tally.columns]),
+        pl.concat([table([], COLUMNS), *tally.columns]).with_columns(
+            pl.col("cell_u") + image.first[0], pl.col("cell_v") + image.first[1]
+        ),
     )
 
 

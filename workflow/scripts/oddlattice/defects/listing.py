@@ -43,6 +43,8 @@ class Defect:
     anm : published score
     cells : int
         Cells covered, of an extended region.
+    column : int or None
+        Index in the crystal's cell; None of what is no column.
     """
 
     uv: tuple[float, float]
@@ -58,6 +60,7 @@ class Defect:
     shift_sigma_pm: float = np.nan
     anm: float = np.nan
     cells: int = 0
+    column: int | None = None
 
 
 @dataclass
@@ -131,6 +134,7 @@ def single_defects(
             Defect(
                 uv=(float(cell[0, 0] + shape.u), float(cell[0, 1] + shape.v)),
                 site=shape.site,
+                column=shape.column,
                 kind=best if chances[best] >= CERTAIN else "unknown",
                 probability=chances[best],
                 z=float(verdict.z[0]),

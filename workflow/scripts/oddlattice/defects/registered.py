@@ -31,6 +31,7 @@ class Registered:
     responses: list[tuple[float, float]]
     vectors_px: Array
     pixel_nm: Array  # (row, col)
+    first: tuple[int, int]  # lattice coordinates of the first cell of the whole image
 
 
 def load_registered(
@@ -55,4 +56,5 @@ def load_registered(
         responses=[(c["response_intensity"], c["response_shift"]) for c in columns],
         vectors_px=np.array([lattice["a_px"], lattice["b_px"]]),
         pixel_nm=np.array(by_lattice_nm(lattice["pixel_nm"], header)),
+        first=(lattice["first_cell"][0], lattice["first_cell"][1]),
     )

@@ -28,6 +28,7 @@ from oddlattice.model.known_defects import Trial
 from oddlattice.numerics.arrays import Array, Mask
 from oddlattice.numerics.intervals import poisson_interval, wilson
 from oddlattice.run.stage_settings import DefectSettings
+from oddlattice.storage.groups import FIRST_GRAIN
 from oddlattice.storage.products import COLUMNS, table
 from oddlattice.storage.rows import Row
 
@@ -35,7 +36,7 @@ NOISE_MODEL = "the image's own residuals: per pixel of the cell, slowly varying 
 
 
 def column_rows(image_id: str, judged: Judged, coordinates: Coordinates) -> pl.DataFrame:
-    """Every tested column of an image as rows of products.COLUMNS."""
+    """Every tested column of an image as rows of products.COLUMNS, cells counted from the arrays' first."""
     frames, start = [], 0
     for tested in judged.kinds:
         v, n = tested.verdict, len(tested.cells)
@@ -44,8 +45,10 @@ def column_rows(image_id: str, judged: Judged, coordinates: Coordinates) -> pl.D
             pl.DataFrame(
                 {
                     "image_id": [image_id] * n,
+                    "grain": [FIRST_GRAIN] * n,
                     "cell_u": tested.cells[:, 0],
                     "cell_v": tested.cells[:, 1],
+                    "column": [tested.shape.column] * n,
                     "site": [tested.shape.site] * n,
                     "row_px": place[:, 0],
                     "col_px": place[:, 1],
@@ -82,8 +85,10 @@ def defect_row(about: Row, defect: Defect, image: Registered, cell_nm2: float) -
         "col_px": float(place[1]),
         "row_nm": float(place[0] * image.pixel_nm[0]),
         "col_nm": float(place[1] * image.pixel_nm[1]),
-        "cell_u": int(math.floor(defect.uv[0])),
-        "cell_v": int(math.floor(defect.uv[1])),
+        "grain": FIRST_GRAIN,
+        "cell_u": int(math.floor(defect.uv[0])) + image.first[0],
+        "cell_v": int(math.floor(defect.uv[1])) + image.first[1],
+        "column": defect.column,
         "site": defect.site,
         "kind": defect.kind,
         "kind_probability": _number(defect.probability),

@@ -33,6 +33,8 @@ class ColumnShape:
         channelling spread a column's intensity under its neighbours.
     px_per_cell : tuple of int
         Pixels of the cell along (u, v).
+    column : int
+        Index in the crystal's cell.
     """
 
     site: str
@@ -43,6 +45,7 @@ class ColumnShape:
     tail_weight: float = 0.0
     tail_width: float = 2.0
     px_per_cell: PxPerCell = PX_PER_CELL
+    column: int = 0
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Self:

@@ -67,9 +67,9 @@ def fit_shapes(cell: Array, columns: tuple[Column, ...]) -> list[ColumnShape]:
     because tails are wavy. Where the cell says little of them, they stay near what is typical.
     """
     starts = []
-    for column in columns:
+    for number, column in enumerate(columns):
         try:
-            starts += [fit_shape(cell, column)] if column.tested else []
+            starts += [replace(fit_shape(cell, column), column=number)] if column.tested else []
         except ValueError as error:
             print(f"not tested: {error}")
     if not starts:

@@ -25,7 +25,7 @@ from oddlattice.report.viewer_data import layers_of, viewer_data
 from oddlattice.run.settings import versions
 from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.json_text import json_indented, json_lines
-from oddlattice.storage.products import write_csv
+from oddlattice.storage.products import COLUMN_KEY, write_csv
 from oddlattice.storage.rows import Row
 
 SCRIPTS = ("dom.js", "viewer.js", "review.js", "gallery.js", "image.js")
@@ -191,8 +191,8 @@ def _histograms(image: Image, band_std: float) -> Row:
     if n.usable(row["published_mean"]) and n.usable(row["published_std"]):
         anm = image.columns["anm"].to_numpy().astype(np.float64)
         found["anm"] = plots.published_histogram(anm, row["published_mean"], row["published_std"], band_std)
-    key = ["cell_u", "cell_v", "site"]
-    marked = image.defects.select(key).with_columns(flagged=pl.lit(True)).unique(key)
+    key = list(COLUMN_KEY)
+    marked = image.defects.select(key).drop_nulls().with_columns(flagged=pl.lit(True)).unique(key)
     flagged = image.columns.join(marked, on=key, how="left", maintain_order="left")["flagged"].fill_null(False)
     z = image.columns["z"].to_numpy().astype(np.float64)
     found["z"] = plots.z_histogram(z, flagged.to_numpy())

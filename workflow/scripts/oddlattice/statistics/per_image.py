@@ -14,8 +14,8 @@ from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.numerics.arrays import Array
 from oddlattice.statistics import densities, pair_correlation, polar
 from oddlattice.statistics.counting import kinds_of, point_defects, seed_for
-from oddlattice.storage.groups import grain_of, group_of, said_of, values_of
-from oddlattice.storage.products import PLACES
+from oddlattice.storage.groups import FIRST_GRAIN, grain_of, group_of, said_of, values_of
+from oddlattice.storage.products import COLUMN_KEY, PLACES
 from oddlattice.storage.rows import Row
 
 
@@ -42,11 +42,10 @@ def clustering(
     defects: pl.DataFrame, columns: pl.DataFrame, pixel_nm: Array, cell_nm: float, area_nm2: float, seed: int
 ) -> Row:
     """Pair correlation of the flagged columns of one image against chance; or `reason` why there is none."""
-    key = ["cell_u", "cell_v", "site"]
-    points = point_defects(defects).select(key).with_columns(flagged=pl.lit(True)).unique(key)
+    key = list(COLUMN_KEY)
+    points = point_defects(defects).select(key).drop_nulls().with_columns(flagged=pl.lit(True)).unique(key)
     marked = columns.join(points, on=key, how="left", maintain_order="left")["flagged"].fill_null(False).to_numpy()
-    sites = sorted(set(columns["site"]))
-    number = np.array([sites.index(s) for s in columns["site"]], dtype=np.intp)
+    number = columns["column"].to_numpy().astype(np.intp)
     places = columns.select("row_px", "col_px").to_numpy().astype(np.float64) * pixel_nm
     edges = pair_correlation.radial_edges(cell_nm, area_nm2)
     found = pair_correlation.pair_correlation(places, number, marked, edges, seed)
@@ -143,34 +142,49 @@ def measure(
     found["lattice"] = lattice_figures(*polar.lattice_field(coordinates.nodes_px, mask, pixel_nm), coordinates)
     shapes = [ColumnShape.of(column) for column in model["columns"]]
     places = [polar.measure_places(tiles["tiles"], mask, shape) for shape in shapes]
-    sites = polar.perovskite_sites(crystals[row["model"]]) if row["model"] in crystals else None
-    by_site = {p.site: p for p in places}
+    crystal = crystals.get(str(row["model"]))
+    found_sites = polar.perovskite_sites(crystal) if crystal is not None else None
+    sites = [crystal.columns.index(column) for column in found_sites] if crystal is not None and found_sites else None
+    by_column = {p.column: p for p in places}
     displaced = None
     if sites is None:
         found["polar"] = {"reason": "the crystal is no perovskite seen along a cube axis"}
-    elif not {column.site for column in sites} <= set(by_site):
+    elif not set(sites) <= set(by_column):
         found["polar"] = {"reason": "one of the two sites was not measured"}
     else:
-        a, b = (by_site[column.site] for column in sites)
+        a, b = (by_column[column] for column in sites)
         displaced = polar.polar_displacements(a, b, (mask.shape[0], mask.shape[1]), vectors_nm * 1000)
         found["polar"] = polar_figures(displaced, coordinates)
-    return found, [place_rows(name, p, displaced, coordinates) for p in places]
+    first = np.array(lattice["first_cell"])
+    b_column = sites[1] if sites is not None else None
+    return found, [place_rows(name, p, displaced if p.column == b_column else None, coordinates, first) for p in places]
 
 
-def place_rows(name: str, places: polar.Places, found: polar.Polar | None, coordinates: Coordinates) -> pl.DataFrame:
-    """Measured columns of a site as rows of products.PLACES, those without a place left out."""
+def place_rows(
+    name: str,
+    places: polar.Places,
+    found: polar.Polar | None,
+    coordinates: Coordinates,
+    first: npt.NDArray[np.intp],
+) -> pl.DataFrame:
+    """Measured columns of a kind as rows of products.PLACES, those without a place left out.
+
+    `found` are their polar displacements, where they are the B site; `first` (2,) is the first cell of the arrays.
+    """
     known = np.isfinite(places.uv).all(axis=1)
     cells, at = places.cells[known], coordinates.seen_px(places.uv[known])
     shift = np.full((len(cells), 2), np.nan)
-    if found is not None and found.b_site == places.site:
+    if found is not None:
         moved = np.full((*coordinates.nodes_px.shape[1:], 2), np.nan)
         moved[found.cells[:, 0], found.cells[:, 1]] = found.shift_pm
         shift = moved[cells[:, 0], cells[:, 1]]
     return pl.DataFrame(
         {
             "image_id": [name] * len(cells),
-            "cell_u": cells[:, 0],
-            "cell_v": cells[:, 1],
+            "grain": [FIRST_GRAIN] * len(cells),
+            "cell_u": cells[:, 0] + first[0],
+            "cell_v": cells[:, 1] + first[1],
+            "column": [places.column] * len(cells),
             "site": [places.site] * len(cells),
             "row_px": at[:, 0],
             "col_px": at[:, 1],

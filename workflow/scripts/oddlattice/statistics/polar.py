@@ -37,6 +37,8 @@ class Places:
         Cell (u, v) of each column.
     uv : ndarray of shape (n, 2)
         Measured place, lattice coordinates [cells]; NaN where the column has none.
+    column : int
+        Index in the crystal's cell.
     """
 
     site: str
@@ -44,6 +46,7 @@ class Places:
     v: float
     cells: npt.NDArray[np.intp]
     uv: Array
+    column: int
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def measure_places(tiles: Any, mask: Mask, shape: ColumnShape) -> Places:
             cells.append(here + np.array([low, 0], dtype=np.intp))
             band = np.asarray(tiles[low * shape.px_per_cell[0] : high * shape.px_per_cell[0]])
             places.append(cells[-1] + np.array([shape.u, shape.v]) + _measured(band, here, shape))
-    return Places(shape.site, shape.u, shape.v, np.concatenate(cells), np.concatenate(places))
+    return Places(shape.site, shape.u, shape.v, np.concatenate(cells), np.concatenate(places), shape.column)
 
 
 def _measured(tiles: npt.NDArray[np.float32], cells: npt.NDArray[np.intp], shape: ColumnShape) -> Array:

@@ -102,11 +102,16 @@ IMAGES: Schema = {
     "density_reviewed_ci_high": pl.Float64,
 }
 
+#: Key of a column within an image, in every table.
+COLUMN_KEY = ("grain", "cell_u", "cell_v", "column")
+
 #: results/4_defects/{shard}.columns.parquet: every column tested.
 COLUMNS: Schema = {
     "image_id": pl.String,
-    "cell_u": pl.Int64,
+    "grain": pl.Int64,  # 1, 2, ... within the image
+    "cell_u": pl.Int64,  # counted from the origin of the grain's lattice, which is a column
     "cell_v": pl.Int64,
+    "column": pl.Int64,  # index in the crystal's cell; unique where two columns share a site
     "site": pl.String,
     "row_px": pl.Float64,  # in the raw image as read by HyperSpy
     "col_px": pl.Float64,
@@ -151,8 +156,10 @@ DEFECTS: Schema = {
     "col_px": pl.Float64,
     "row_nm": pl.Float64,
     "col_nm": pl.Float64,
-    "cell_u": pl.Int64,
+    "grain": pl.Int64,  # 1, 2, ... within the image
+    "cell_u": pl.Int64,  # counted from the origin of the grain's lattice, which is a column
     "cell_v": pl.Int64,
+    "column": pl.Int64,  # index in the crystal's cell; null of what is no column
     "site": pl.String,
     "kind": pl.String,  # vacancy-like | lighter | heavier | displaced | extra | extended | unknown
     "kind_probability": pl.Float64,
@@ -213,10 +220,12 @@ PRECISION: Schema = {
 #: results/4_defects/{shard}.places.parquet: every column whose place could be measured in the image itself.
 PLACES: Schema = {
     "image_id": pl.String,
-    "cell_u": pl.Int64,
+    "grain": pl.Int64,  # 1, 2, ... within the image
+    "cell_u": pl.Int64,  # counted from the origin of the grain's lattice, which is a column
     "cell_v": pl.Int64,
+    "column": pl.Int64,  # index in the crystal's cell; unique where two columns share a site
     "site": pl.String,
-    "row_px": pl.Float64,  # measured, in the raw image with its scan-row shifts taken out
+    "row_px": pl.Float64,  # measured, in the raw image
     "col_px": pl.Float64,
     "polar_row_pm": pl.Float64,  # B site of a perovskite against the centroid of its four A neighbours, else null
     "polar_col_pm": pl.Float64,
