@@ -58,4 +58,4 @@ def test_rules_make_every_shard_but_the_kept_ones(made: set[str], kept: set[str]
 def test_a_table_of_another_version_has_the_columns_of_this_one(tmp_path: Path) -> None:
     pl.DataFrame({"old": [1], "b": [2]}).write_parquet(tmp_path / "t.parquet")
     frame = read_table(tmp_path / "t.parquet", {"a": pl.String, "b": pl.Int64})
-    assert frame.columns == ["a", "b"] and frame.row(0) == (None, 2)
+    assert frame.columns == ["a", "b", "version"] and frame.row(0) == (None, 2, None)

@@ -1,6 +1,6 @@
 """Crafted files: what they would have the program do is not done, and they are refused with a reason.
 
-Further ones in test_reader (HDF5 trees, claims of size), test_model and test_settings (weights, hashes, configs).
+Further ones in test_formats (HDF5 trees, claims of size), test_model and test_settings (weights, hashes, configs).
 """
 
 import gzip
@@ -26,7 +26,7 @@ from oddlattice.crystal import load_crystal
 from oddlattice.model.folder import load_model, save_model, sha256_of
 from oddlattice.model.vae import VAE, VAEConfig
 from oddlattice.run.settings import SettingsError, check_model, find_model, load_yaml
-from read import test_reader as crafted
+from read import test_formats as crafted
 from support.fault_runs import CRYSTAL, ROOT
 from support.raw_files import SETTINGS, counts, shard_of, write_dm, write_ncem
 

@@ -9,12 +9,14 @@ import numpy.typing as npt
 import polars as pl
 
 from oddlattice.process.logs import log_to
+from oddlattice.statistics.copies import with_copies
 from oddlattice.statistics.reviews import lay_on, precision
 from oddlattice.storage.products import (
     COMPLETENESS,
     DEFECTS,
     IMAGES,
     PRECISION,
+    VERSION,
     Schema,
     read_table,
     table,
@@ -25,7 +27,8 @@ from oddlattice.storage.products import (
 
 def gathered(paths: list[str], schema: Schema, by: list[str]) -> pl.DataFrame:
     """One table of many, sorted: the order of the shards does not show."""
-    return pl.concat([table([], schema), *(read_table(path, schema) for path in paths)]).sort(by, nulls_last=True)
+    tables = [table([], schema | VERSION), *(read_table(path, schema) for path in paths)]
+    return pl.concat(tables).sort(by, nulls_last=True)
 
 
 def places_of(paths: list[str], image_id: str) -> npt.NDArray[np.float64]:
@@ -56,7 +59,7 @@ def main(
     said = json.loads(Path(reviews_json).read_text(encoding="ascii"))["statements"]
     found = lay_on(
         gathered(defects, DEFECTS, ["image_id", "p_value", "row_px", "col_px"]),
-        gathered(images, IMAGES, ["path", "image_id"]),
+        with_copies(gathered(images, IMAGES, ["path", "image_id"])),
         lambda image_id: places_of(columns, image_id),
         said,
     )

@@ -42,7 +42,8 @@ def as_reviewed(rows: Sequence[Row]) -> list[Row]:
 
 
 def one_of_each_stack(rows: Sequence[Row]) -> list[Row]:
-    """Images without the later frames of stacks: they show the same place again and are no further evidence."""
+    """Images without the later frames of stacks, and without copies: they show a place again, which is no evidence."""
+    rows = [row for row in rows if not row.get("same_scan_as")]
     first: dict[tuple[str, str], Row] = {}
     for row in rows:
         key = (str(row["file_id"]), str(row["signal"]))

@@ -87,6 +87,7 @@ IMAGES: Schema = {
     "smallest_loss_90": pl.Float64,  # smallest loss of a column's intensity recovered in 90 % (fraction of a column)
     "acquired": pl.String,  # ISO time from the metadata, "" where unknown
     "reviewers": pl.String,  # people who said something of this image; the columns from here on are filled by gather
+    "same_scan_as": pl.String,  # image_id that is counted in place of this copy of its pixels, "" where this one counts
     "unusable": pl.Boolean,  # a person said so
     "review_confirmed": pl.Int64,  # defects
     "review_rejected": pl.Int64,
@@ -364,7 +365,8 @@ def read_tsv(path: str | Path, schema: Schema) -> pl.DataFrame:
 
 
 def read_table(path: str | Path, schema: Schema) -> pl.DataFrame:
-    """Read a Parquet table with exactly the columns of `schema`; what another version did not write is null."""
+    """Read a Parquet table with the columns of `schema` and `version`; what another version did not write is null."""
     frame = pl.read_parquet(path)
+    schema = schema | VERSION
     missing = [pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in frame.columns]
     return frame.with_columns(missing).select(schema.keys())
