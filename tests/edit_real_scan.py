@@ -35,7 +35,7 @@ from cut_tiles import main as cut_tiles
 from find_defects import main as find_defects
 from oddlattice.crystal import Crystal, load_crystal
 from oddlattice.numerics.intervals import wilson
-from oddlattice.run.stage_settings import DefectSettings, InferSettings, ReadSettings
+from oddlattice.run.stage_settings import DefectSettings, InferSettings, ReadSettings, TileSettings
 from read_images import main as read_images
 from support.raw_files import shard_of, write_ncem
 from support.real_columns import RealScan, change_at, lay_on_lattice, read_counts
@@ -107,7 +107,7 @@ def through_the_pipeline(images: list[Array], pixel_nm: tuple[float, float]) -> 
             ReadSettings.of(config["read"]),
             folder / "read.log",
         )
-        cut_tiles(folder / "1.zarr", [MODEL / "crystal.yaml"], folder / "2.zarr", config["tile"])
+        cut_tiles(folder / "1.zarr", [MODEL / "crystal.yaml"], folder / "2.zarr", TileSettings.of(config["tile"]))
         settings = InferSettings.of(config["infer"])
         infer_differences.main(str(folder / "2.zarr"), [str(MODEL)], str(folder / "3.zarr"), settings, 1)
         out = {part: str(folder / f"{part}.parquet") for part in ("defects", "images", "columns", "completeness")}

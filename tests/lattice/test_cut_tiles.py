@@ -14,13 +14,14 @@ from rsciio import digitalmicrograph, emd
 import cut_tiles
 from oddlattice.crystal import CELL_PX, Crystal
 from oddlattice.lattice import record, tile_image
-from oddlattice.lattice.register import fit_registration, render
+from oddlattice.lattice.register import USUAL, fit_registration, render
+from oddlattice.run.stage_settings import TileSettings
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from support.lattice_samples import MOS2_120, SRTIO3
+from support.settings import default
 
 REAL = Path(__file__).parents[3] / "shared" / "real"
 SRTIO3_FILE = Path(__file__).parents[2] / "models" / "srtio3_001" / "crystal.yaml"
-SETTINGS = {"length_tolerance": 0.10}
 
 
 def write_images(path: Path, images: Mapping[str, tuple[np.ndarray, tuple[float, float] | None]]) -> Path:
@@ -44,7 +45,7 @@ def write_crystal(path: Path, crystal: Crystal) -> Path:
 
 def tiled(path: Path, images: Mapping[str, Any], crystals: list[Path], threads: int = 1) -> zarr.Group:
     source = write_images(path / "images.zarr", images)
-    cut_tiles.main(source, crystals, path / "tiles.zarr", SETTINGS, threads)
+    cut_tiles.main(source, crystals, path / "tiles.zarr", default(TileSettings), threads)
     return zarr.open_group(str(path / "tiles.zarr"), mode="r")
 
 
@@ -150,9 +151,8 @@ def test_images_in_parallel_give_the_same_bytes(tmp_path: Path) -> None:
         assert "no pixel size" in warning
 
 
-def test_an_unknown_setting_is_refused() -> None:
-    with pytest.raises(ValueError, match="lenght_tolerance"):
-        tile_image.settings_from({"lenght_tolerance": 0.1})
+def test_without_settings_they_are_those_that_are_shipped() -> None:
+    assert default(TileSettings) == USUAL
 
 
 def real_image(name: str) -> tuple[np.ndarray, tuple[float, float] | None]:

@@ -11,7 +11,7 @@ from oddlattice.lattice import resample
 from oddlattice.lattice.columns import as_cells
 from oddlattice.lattice.fourier import NoLatticeError, find_lattice
 from oddlattice.lattice.frame import Grid, Lifted
-from oddlattice.lattice.origin import peaks_of_mean_cell
+from oddlattice.lattice.mean_cell import peaks_of_mean_cell
 from oddlattice.lattice.register import (
     NoModelError,
     Registration,

@@ -22,7 +22,7 @@ from oddlattice.process.prefetch import Behind, ahead
 from oddlattice.read import read_file
 from oddlattice.report import images, layers
 from oddlattice.run.settings import load_yaml
-from oddlattice.run.stage_settings import DefectSettings, InferSettings
+from oddlattice.run.stage_settings import DefectSettings, InferSettings, TileSettings
 from oddlattice.storage.products import COLUMN_KEY
 from oddlattice.storage.windows import Windows, every
 from support.raw_files import SETTINGS
@@ -123,7 +123,7 @@ def tiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = {"file_id": "f", "path": "scan.dm4", "size_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     rows = read_file.read_file(file, str(folder / "scan.dm4"), str(folder / "images.zarr"), SETTINGS.as_dict())
     zarr.open_group(folder / "images.zarr").update_attributes({"images": rows})
-    cut_tiles.main(folder / "images.zarr", [MODEL / "crystal.yaml"], folder / "tiles.zarr", CONFIG["tile"])
+    cut_tiles.main(folder / "images.zarr", [MODEL / "crystal.yaml"], folder / "tiles.zarr", default(TileSettings))
     return folder
 
 

@@ -15,7 +15,7 @@ from oddlattice.crystal import CELL_PX, load_crystal
 from oddlattice.model.choice import Judge, predicted_cell, tile_one
 from oddlattice.model.folder import load_model, sha256_of
 from oddlattice.model.simulated_bulk import draw_bulk
-from oddlattice.run.stage_settings import InferSettings
+from oddlattice.run.stage_settings import InferSettings, TileSettings
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from support.settings import default
 
@@ -75,7 +75,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiled(images: Path, out: Path, folders: list[Path]) -> zarr.Group:
     zarr.open_group(out, mode="w", zarr_format=3).attrs["images"] = [{"image_id": "i", "state": "tiled", "reason": ""}]
-    job = {"images_zarr": str(images), "image_id": "i", "out": str(out), "settings": {}}
+    job = {"images_zarr": str(images), "image_id": "i", "out": str(out), "settings": default(TileSettings).as_dict()}
     tile_one([str(folder / "crystal.yaml") for folder in folders], **job)
     return zarr.open_group(out)["i/1"]
 

@@ -21,8 +21,9 @@ import write_pages
 from oddlattice.process.supervised import Watch, go_on_watched
 from oddlattice.report import image_page
 from oddlattice.run.settings import load_yaml
-from oddlattice.run.stage_settings import DefectSettings, InferSettings
+from oddlattice.run.stage_settings import DefectSettings, InferSettings, TileSettings
 from support.fault_runs import CRYSTAL, ROOT
+from support.settings import default
 
 CONFIG = load_yaml(ROOT / "config.yaml")
 SETTINGS = {name: CONFIG[name] | {"seed": CONFIG["seed"]} for name in ("infer",)}
@@ -40,7 +41,7 @@ class Shard:
         return str(self.folder / name)
 
     def tile(self) -> None:
-        cut_tiles.main(self.images, [CRYSTAL], self.tiles, CONFIG["tile"], threads=2)
+        cut_tiles.main(self.images, [CRYSTAL], self.tiles, default(TileSettings), threads=2)
 
     def infer(self, watch: Watch | None = None) -> None:
         given = (self.tiles, [str(CRYSTAL.parent)], self.differences, InferSettings.of(CONFIG["infer"]), 1)

@@ -4,7 +4,7 @@ Each image is worked on in a child process; this one loads nothing that takes lo
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from oddlattice.crystal import load_crystal
 from oddlattice.process.logs import log_to
 from oddlattice.process.sandbox import Ending, Limits, run_limited
 from oddlattice.process.single_thread import one_thread
+from oddlattice.run.stage_settings import TileSettings
 from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.groups import listed_in, new_store
 from oddlattice.storage.rows import Row
@@ -69,7 +70,7 @@ def main(
     images_zarr: str | Path,
     crystal_files: Sequence[str | Path],
     out_zarr: str | Path,
-    settings: Mapping[str, Any],
+    settings: TileSettings,
     threads: int = 1,
 ) -> None:
     """Tile all images of a shard.
@@ -82,8 +83,7 @@ def main(
         `crystal.yaml` of every model in use.
     out_zarr : path
         Written whole or not at all.
-    settings : mapping
-        Section `tile` of the configuration, see `register.Settings`.
+    settings : TileSettings
     threads : int
         Images tiled at once, each in its own process.
     """
@@ -97,7 +97,7 @@ def main(
             "images_zarr": str(images_zarr),
             "crystal_files": [str(path) for path in crystal_files],
             "out": str(part),
-            "settings": dict(settings),
+            "settings": settings.as_dict(),
         }
         rows = tile_all({name: shared | {"image_id": name} for name in names}, part, threads)
         root.attrs["images"] = [rows[name] for name in names]
@@ -111,6 +111,6 @@ if "snakemake" in globals():
         snakemake.input.images_zarr,
         list(snakemake.input.crystals),
         snakemake.output.tiles_zarr,
-        dict(snakemake.params.settings),
+        TileSettings.of(snakemake.params.settings),
         snakemake.threads,
     )

@@ -34,7 +34,7 @@ from oddlattice.defects.listing import Judged
 from oddlattice.defects.registered import Registered, load_registered
 from oddlattice.lattice.fourier import NoLatticeError
 from oddlattice.lattice.register import NoModelError, Registration, fit_registration
-from oddlattice.lattice.tile_image import settings_from, tiled_attributes, write_registration
+from oddlattice.lattice.tile_image import tiled_attributes, write_registration
 from oddlattice.model.folder import Model
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.predict.infer_image import infer_image
@@ -119,8 +119,7 @@ def run_field(job: Job, setup: Setup) -> Outcome:
     pixel_nm = job.conditions.pixel_nm
     outcome = Outcome(job, {}, {}, {}, {})
     try:
-        stated = settings_from(setup.tile.as_dict())
-        found = fit_registration(field.scan.counts, [model.crystal], (pixel_nm, pixel_nm), stated)
+        found = fit_registration(field.scan.counts, [model.crystal], (pixel_nm, pixel_nm), setup.tile)
     except (NoLatticeError, NoModelError) as error:
         outcome.refused[""] = str(error)
         return outcome

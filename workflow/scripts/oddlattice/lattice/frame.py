@@ -295,6 +295,11 @@ class Frame:
         )
 
 
+def lifted(flattener: Flattener, frame: Frame) -> tuple[Lifted, Lifted, Lifted]:
+    """Slowly varying mean, (u, v) and quality of the lattice, ready to be interpolated to the pixels of strips."""
+    return flattener.lifted(frame.shape), frame.lifted(), Lifted(frame.quality[None], frame.grid, frame.shape)
+
+
 def _edge_phase(length: int, grid_px: Array, sigma_px: float) -> Array:
     return _window_sums(grid_px, length, sigma_px)[1]
 

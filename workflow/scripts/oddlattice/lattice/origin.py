@@ -1,7 +1,6 @@
-"""The mean unit cell of an image, and where in it the crystal's origin lies.
+"""Where in an image's mean cell the crystal's origin lies.
 
-The mean cell is a short Fourier series over the lattice coordinates (u, v), fitted to the image; it is compared with
-the crystal's cell rendered from its columns (Z^1.7 weights, one fitted blur).
+The mean cell is compared with the crystal's cell rendered from its columns (Z^1.7 weights, one fitted blur).
 """
 
 from dataclasses import dataclass, replace
@@ -11,109 +10,12 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.optimize import nnls
 
-from oddlattice.crystal import PX_PER_CELL, Crystal, PxPerCell, column_nm2
-from oddlattice.numerics.arrays import Array, Complex, Float
+from oddlattice.crystal import Crystal, column_nm2
+from oddlattice.lattice.mean_cell import MeanCell
+from oddlattice.numerics.arrays import Array, Complex
 
-BINS = 32  # bins of a cell along u and v into which pixels are gathered
-HIGHEST_ORDER = 4.6  # harmonics kept, in units of 1/sqrt(cell area); columns are about 0.1 cell wide (rms)
-HIGHEST_FREQUENCY = 0.46  # [cycles/px]
 BLURS_NM = (0.02, 0.03, 0.04, 0.05, 0.06, 0.075, 0.09, 0.11)
 SEARCH = 64  # steps of the origin search along u and v
-
-
-@dataclass(frozen=True)
-class MeanCell:
-    """Mean cell of an image as a Fourier series: value(u, v) = 1 + Re sum_h c_h exp(2 pi i h.(u, v)).
-
-    Attributes
-    ----------
-    orders : ndarray of shape (n, 2), int
-        Harmonics h, one of each pair h, -h.
-    amplitudes : ndarray of shape (n,), complex
-        c_h, relative to the local mean.
-    noise : float
-        Standard error of one c_h (real and imaginary part each).
-    """
-
-    orders: npt.NDArray[np.int64]
-    amplitudes: Complex
-    noise: float
-
-    def at(self, u: Array, v: Array) -> Array:
-        """Value at lattice coordinates of any common shape."""
-        phase = 2 * np.pi * (self.orders[:, 0] * u[..., None] + self.orders[:, 1] * v[..., None])
-        return np.asarray(1 + np.cos(phase) @ self.amplitudes.real - np.sin(phase) @ self.amplitudes.imag)
-
-    def table(self, shape: tuple[int, int], derivative: tuple[int, int] = (0, 0)) -> Array:
-        """Deviation from 1, or its first derivative by u or v, at ((i + 0.5)/n, (j + 0.5)/m); shape (n, m)."""
-        (n, m), common = shape, int(np.lcm(*shape))
-        spectrum = np.zeros(shape, dtype=complex)
-        phase = np.exp(1j * np.pi * (self.orders * (common // n, common // m)).sum(1) / common)
-        factor = (2j * np.pi * self.orders[:, 0]) ** derivative[0] * (2j * np.pi * self.orders[:, 1]) ** derivative[1]
-        spectrum[self.orders[:, 0] % n, self.orders[:, 1] % m] = self.amplitudes * phase * factor
-        return np.asarray(np.fft.ifft2(spectrum).real * n * m)
-
-    def cell(self, px_per_cell: PxPerCell = PX_PER_CELL) -> Array:
-        """The mean cell as a tile shows it; shape `px_per_cell`, mean 1."""
-        return 1 + self.table(px_per_cell)
-
-    def moved(self, shift: Array) -> "MeanCell":
-        """The same cell with the origin moved to `shift` (u, v)."""
-        turn = np.exp(2j * np.pi * self.orders @ np.asarray(shift))
-        return MeanCell(self.orders, self.amplitudes * turn, self.noise)
-
-
-def harmonics(vectors_px: Array) -> npt.NDArray[np.int64]:
-    """Harmonics that the image resolves, one of each pair h, -h; shape (n, 2)."""
-    reciprocal = np.linalg.inv(vectors_px).T
-    limit = min(HIGHEST_FREQUENCY, HIGHEST_ORDER / np.sqrt(abs(np.linalg.det(vectors_px))))
-    reach = int(np.ceil(limit * max(np.hypot(*vectors_px[0]), np.hypot(*vectors_px[1])))) + 1
-    grid = np.array([(h, k) for h in range(reach + 1) for k in range(-reach, reach + 1) if h > 0 or k > 0])
-    return np.asarray(grid[np.hypot(*(grid @ reciprocal).T) <= limit])
-
-
-def fit_mean_cell(value: Array, count: Array, place: Array, square: float, vectors_px: Array) -> MeanCell:
-    """Fit the series to binned pixels.
-
-    Parameters
-    ----------
-    value : ndarray of shape (n,)
-        Mean relative deviation of the pixels in each bin.
-    count : ndarray of shape (n,)
-        Pixels in each bin.
-    place : ndarray of shape (n, 2)
-        Mean (u, v) of the pixels in each bin.
-    square : float
-        Mean square of the deviation over all pixels.
-    vectors_px : ndarray of shape (2, 2)
-        Decides which harmonics are resolved.
-    """
-    orders = harmonics(vectors_px)
-    full = count > 0
-    value, count, place = value[full], count[full], place[full]
-    orders = orders[: max((int(full.sum()) - 4) // 4, 1)] if full.sum() < 4 * len(orders) else orders
-    phase = 2 * np.pi * place @ orders.T
-    design = np.concatenate([np.ones((len(value), 1)), np.cos(phase), -np.sin(phase)], axis=1)
-    root = np.sqrt(count)[:, None]
-    normal = (design * root).T @ (design * root)
-    ridge = 1e-6 * count.sum() * np.eye(design.shape[1])
-    solution = np.linalg.solve(normal + ridge, (design * count[:, None]).T @ value)
-    n = len(orders)
-    fitted = design @ solution
-    residual = max(square - float((count * fitted**2).sum() / count.sum()), 0.0)
-    noise = float(np.sqrt(2 * residual / count.sum()))
-    return MeanCell(orders, solution[1 : n + 1] + 1j * solution[n + 1 :], noise)
-
-
-def gather(deviation: Float, u: Float, v: Float) -> Array:
-    """Gather pixels into bins of the cell: sums of (count, deviation, u, v); shape (4, BINS * BINS)."""
-    fu, fv = u - np.floor(u), v - np.floor(v)
-    index = np.minimum((fu * BINS).astype(np.int32), BINS - 1) * BINS + np.minimum(
-        (fv * BINS).astype(np.int32), BINS - 1
-    )
-    index = index.ravel()
-    weights = (None, deviation.ravel(), fu.ravel(), fv.ravel())
-    return np.stack([np.bincount(index, weights=w, minlength=BINS * BINS) for w in weights])
 
 
 @dataclass(frozen=True)
@@ -243,38 +145,3 @@ def column_weights(mean: MeanCell, crystal: Crystal, blur_nm: float) -> dict[str
         site: float(np.mean([w for w, c in zip(weights, columns, strict=True) if c.site == site])) / top
         for site in sites
     }
-
-
-def peaks_of_mean_cell(mean_cell: Array) -> list[tuple[float, float, float]]:
-    """Columns seen in a mean cell, to propose the columns of a new crystal.
-
-    Parameters
-    ----------
-    mean_cell : ndarray of shape (n, n)
-        Mean cell; pixel k has its centre at (k + 0.5) / n.
-
-    Returns
-    -------
-    list of (u, v, relative intensity)
-        Brightest first, relative to the brightest; heights above the lowest value of the cell. Maxima lower than
-        12 % of the brightest are left out.
-    """
-    n, m = mean_cell.shape
-    wide = np.pad(np.asarray(mean_cell, dtype=float), 2, mode="wrap")
-    floor = float(mean_cell.min())
-    top = float(mean_cell.max()) - floor
-    found = []
-    peaks = wide == ndimage.maximum_filter(wide, size=3)
-    for i, j in np.argwhere(peaks):
-        if not (2 <= i < n + 2 and 2 <= j < m + 2) or wide[i, j] - floor < 0.12 * top:
-            continue
-        di = _vertex(wide[i - 1, j], wide[i, j], wide[i + 1, j])
-        dj = _vertex(wide[i, j - 1], wide[i, j], wide[i, j + 1])
-        u, v = ((i - 2 + di + 0.5) / n) % 1.0, ((j - 2 + dj + 0.5) / m) % 1.0
-        found.append((float(u), float(v), float((wide[i, j] - floor) / top)))
-    return sorted(found, key=lambda peak: -peak[2])
-
-
-def _vertex(left: float, middle: float, right: float) -> float:
-    bend = left - 2 * middle + right
-    return float(0.5 * (left - right) / bend) if bend < 0 else 0.0

@@ -27,8 +27,9 @@ from oddlattice.lattice.reflections import (
     true_cell,
     whitened,
 )
-from oddlattice.lattice.register import Registration, Settings, fit_registration, measure_mean_cell, measured_on
+from oddlattice.lattice.register import USUAL, Registration, fit_registration, measure_mean_cell, measured_on
 from oddlattice.numerics.arrays import Array
+from oddlattice.run.stage_settings import TileSettings
 
 LONGEST_FREQUENCY = 0.42  # [cycles/px], of the image and of the map
 STRONG_POWER = 0.05  # of the strongest peak's power over background; weaker ones do not say what repeats
@@ -220,7 +221,7 @@ def _mapped(columns: Columns, places: Array, vectors_px: Array) -> npt.NDArray[n
 
 
 def register_on_own(
-    image: Any, pixel_nm: tuple[float, float] | None = None, settings: Settings | None = None
+    image: Any, pixel_nm: tuple[float, float] | None = None, settings: TileSettings | None = None
 ) -> tuple[Registration, OwnCell]:
     """Lay an image on the crystal that it shows itself.
 
@@ -233,14 +234,14 @@ def register_on_own(
         Counts; anything that slices to an ndarray.
     pixel_nm : tuple of float, optional
         Header's pixel size (row, col) [nm].
-    settings : Settings, optional
+    settings : TileSettings, optional
 
     Raises
     ------
     NoLatticeError
         The image shows no lattice, or no columns on it.
     """
-    settings = settings or Settings()
+    settings = settings or USUAL
     lattice = strongest_lattice(find_lattice(image))
     first = fit_registration(image, [], pixel_nm, settings, lattice=lattice)
     found = lattice_map(image, first)

@@ -14,13 +14,14 @@ from scipy import ndimage
 
 from oddlattice.crystal import PX_PER_CELL, Crystal, PxPerCell
 from oddlattice.lattice.fourier import Lattice, Match, NoLatticeError, describe, find_lattice, matches, not_atomic
-from oddlattice.lattice.frame import Flattener, Frame, Lifted, fit_flattener, fit_frame, flat_strip, strips
-from oddlattice.lattice.origin import BINS, Anchor, MeanCell, find_anchor, fit_mean_cell, gather, peaks_of_mean_cell
+from oddlattice.lattice.frame import Flattener, Frame, fit_flattener, fit_frame, flat_strip, lifted, strips
+from oddlattice.lattice.mean_cell import BINS, MeanCell, fit_mean_cell, gather, peaks_of_mean_cell
+from oddlattice.lattice.origin import Anchor, find_anchor
 from oddlattice.lattice.record import Record
 from oddlattice.lattice.resample import inside_cells, nodes_of
 from oddlattice.lattice.scan_lines import (
     CellStatistics,
-    Pushes,
+    ColumnShifts,
     coarse_row_shifts,
     fine_pass,
     shrunk,
@@ -29,11 +30,13 @@ from oddlattice.lattice.scan_lines import (
 )
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.local_plane import local_plane
+from oddlattice.run.stage_settings import TileSettings
 from oddlattice.storage.windows import Transposed
 
 LOCAL_MEAN_CELLS = 3.0  # rms width over which the local mean is taken
 LARGEST_PERIOD_NM = 1.5  # ASSUME: primitive cells in projection are smaller, unless a crystal in use says otherwise
 SCAN_PX = 384  # side of the part of an image that tells along which direction it was scanned
+USUAL = TileSettings(length_tolerance=0.10, strain_tolerance=0.12, content_minimum=0.6, smallest_cells=16)  # as shipped
 BINNED_PX = 1 << 20  # pixels that make the mean cell; more would not make it better than its systematic errors
 
 
@@ -48,28 +51,6 @@ class NoModelError(ValueError):
     def __init__(self, message: str, frame: Frame | None = None) -> None:
         super().__init__(message)
         self.frame = frame
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides whether a lattice is a crystal's.
-
-    Attributes
-    ----------
-    length_tolerance : float
-        Largest relative difference of the cell's size from the crystal's, where the file states a pixel size.
-    strain_tolerance : float
-        Largest shear or difference between the directions that is taken for scan distortion.
-    content_minimum : float
-        Smallest part of the mean cell's variance that the crystal must explain.
-    smallest_cells : int
-        Fewest cells worth analysing.
-    """
-
-    length_tolerance: float = 0.10
-    strain_tolerance: float = 0.12
-    content_minimum: float = 0.6
-    smallest_cells: int = 16
 
 
 @dataclass(frozen=True)
@@ -177,11 +158,7 @@ def measure_mean_cell(
     row_shift_px: Array | None = None,
 ) -> list[MeanCell]:
     """Mean cell of an image on its frame, for each of several cells of the lattice (rows in steps of the frame's)."""
-    mean, uv, quality = (
-        flattener.lifted(frame.shape),
-        frame.lifted(),
-        Lifted(frame.quality[None], frame.grid, frame.shape),
-    )
+    mean, uv, quality = lifted(flattener, frame)
     per_col = np.linalg.inv(frame.vectors_px)[1]
     sums = [np.zeros((4, BINS * BINS)) for _ in cells]
     square, pixels = 0.0, 0.0
@@ -351,7 +328,7 @@ def fit_registration(
     image: Float,
     crystals: Sequence[Crystal],
     pixel_nm: tuple[float, float] | None = None,
-    settings: Settings | None = None,
+    settings: TileSettings | None = None,
     lattice: Lattice | None = None,
     judge: Judge | None = None,
 ) -> Registration:
@@ -366,7 +343,7 @@ def fit_registration(
         the brightest column.
     pixel_nm : tuple of float, optional
         Header's pixel size (row, col) [nm]; None when the file states none.
-    settings : Settings, optional
+    settings : TileSettings, optional
     lattice : Lattice, optional
         Coarse lattice, when it is known.
     judge : Judge, optional
@@ -379,7 +356,7 @@ def fit_registration(
     NoModelError
         The lattice is none of the crystals'.
     """
-    settings = settings or Settings()
+    settings = settings or USUAL
     lattice = lattice or find_lattice(image)
     largest = max([LARGEST_PERIOD_NM, *(1.3 * np.sqrt(crystal.area_nm2) for crystal in crystals)])
     if reason := not_atomic(lattice.vectors_px, pixel_nm, float(largest)):
@@ -405,7 +382,7 @@ def measured_on(
     crystal: Crystal | None,
     anchor: Anchor | None,
     mean_cell: MeanCell,
-    settings: Settings,
+    settings: TileSettings,
 ) -> Registration:
     """Row shifts, local mean and mask of an image on a frame whose cell and origin are decided."""
     known = flattener, frame, crystal, anchor, mean_cell, settings
@@ -453,7 +430,7 @@ class _FirstPass:
     coarse_px: Array
     shift_px: Array
     sigma_px: Array
-    pushes: Pushes
+    column_shifts: ColumnShifts
 
 
 def _first_pass(image: Float, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> _FirstPass:
@@ -462,8 +439,8 @@ def _first_pass(image: Float, flattener: Flattener, frame: Frame, mean_cell: Mea
     slow = slow_part(coarse, known, 2.0 * frame.period_px)
     frame, coarse = with_slow_rows(frame, slow), coarse - slow
     (sharper,) = measure_mean_cell(image, flattener, frame, [np.eye(2, dtype=np.int64)], coarse)
-    shifts, sigmas, _, pushes = fine_pass(image, flattener, frame, sharper, coarse, by_cell=False)
-    return _FirstPass(frame, sharper, coarse, shifts, sigmas, pushes)
+    shifts, sigmas, _, column_shifts = fine_pass(image, flattener, frame, sharper, coarse, by_cell=False)
+    return _FirstPass(frame, sharper, coarse, shifts, sigmas, column_shifts)
 
 
 def _on_a_crystal(
@@ -472,7 +449,7 @@ def _on_a_crystal(
     frame: Frame,
     crystals: Sequence[Crystal],
     pixel_nm: tuple[float, float] | None,
-    settings: Settings,
+    settings: TileSettings,
     judge: Judge | None,
 ) -> tuple[Frame, Crystal, Anchor, MeanCell]:
     found = [
@@ -510,7 +487,7 @@ def _measured(
     crystal: Crystal | None,
     anchor: Anchor | None,
     mean_cell: MeanCell,
-    settings: Settings,
+    settings: TileSettings,
     transposed: bool,
 ) -> Registration:
     """Row shifts, mask and local mean on a known frame; of an image `transposed`, with rows and columns exchanged."""
@@ -521,7 +498,7 @@ def _measured(
         return replace(found, frame=found.frame.transposed, nodes_px=found.nodes_px[::-1], transposed=True)
     begun = _first_pass(image, flattener, frame, mean_cell)
     frame, sharper = begun.frame, begun.mean_cell
-    if (odd := begun.pushes.odd()).any():
+    if (odd := begun.column_shifts.outliers()).any():
         shifts, sigmas, statistics, _ = fine_pass(image, flattener, frame, sharper, begun.shift_px, odd)
     else:
         shifts, sigmas, statistics, _ = fine_pass(image, flattener, frame, sharper, begun.coarse_px)
@@ -567,7 +544,7 @@ def register(
     image: Float,
     crystal: Crystal | None,
     pixel_nm: tuple[float, float] | None = None,
-    settings: Settings | None = None,
+    settings: TileSettings | None = None,
 ) -> Tiles:
     """Register an image onto one crystal (None: onto its own primitive lattice) and cut all of it into the frame.
 

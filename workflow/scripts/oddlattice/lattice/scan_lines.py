@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import CubicSpline
 
-from oddlattice.lattice.frame import Flattener, Frame, Lifted, flat_strip, strips
-from oddlattice.lattice.origin import MeanCell
+from oddlattice.lattice.frame import Flattener, Frame, flat_strip, lifted, strips
+from oddlattice.lattice.mean_cell import MeanCell
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.compiled import compiled
 from oddlattice.numerics.local_plane import finite, local_plane
@@ -37,7 +37,7 @@ class CellStatistics:
 
 
 @dataclass(frozen=True)
-class Pushes:
+class ColumnShifts:
     """Evidence of every column's own displacement along the fast axis, in bins of half a cell.
 
     A bin is centred on a multiple of half a lattice vector, where the columns of most cells are.
@@ -51,7 +51,7 @@ class Pushes:
     push: Array
     information: Array
 
-    def odd(self, sigmas: float = 4.0) -> npt.NDArray[np.bool_]:
+    def outliers(self, sigmas: float = 4.0) -> npt.NDArray[np.bool_]:
         """Bins pushed further than their neighbours: they must not move the rows they lie in."""
         some = self.information > 0
         if not some.any():
@@ -93,11 +93,7 @@ def coarse_row_shifts(image: Float, flattener: Flattener, frame: Frame, mean_cel
     The correlation is computed at whole pixels and interpolated.
     """
     value = np.ascontiguousarray(_tables(mean_cell)[:, 0])
-    mean, uv, quality = (
-        flattener.lifted(frame.shape),
-        frame.lifted(),
-        Lifted(frame.quality[None], frame.grid, frame.shape),
-    )
+    mean, uv, quality = lifted(flattener, frame)
     per_col = np.hypot(*np.linalg.inv(frame.vectors_px)[1])
     reach = int(np.clip(0.3 / per_col, 1, REACH_PX))
     low = _low(first_and_count(frame)[0])
@@ -145,7 +141,7 @@ def fine_pass(
     row_shift_px: Array,
     odd: npt.NDArray[np.bool_] | None = None,
     by_cell: bool = True,
-) -> tuple[Array, Array, CellStatistics, Pushes]:
+) -> tuple[Array, Array, CellStatistics, ColumnShifts]:
     """One Gauss-Newton step of every row's shift, and sums with the step taken, over cells or over half cells.
 
     A row is laid on the template: (image - template) is regressed on the template's slope along the row, over the
@@ -154,7 +150,7 @@ def fine_pass(
     Parameters
     ----------
     odd : ndarray of shape (2 U + 2, 2 V + 2), bool, optional
-        Bins (see `Pushes`) whose pixels are left out: a displaced column would drag its rows along.
+        Bins (see `ColumnShifts`) whose pixels are left out: a displaced column would drag its rows along.
     by_cell : bool
         Whether the statistics of cells are summed, or the pushes; the other stays 0.
 
@@ -164,19 +160,15 @@ def fine_pass(
     sigma_px : ndarray of shape (rows,)
         Standard errors; infinite where the row shows no lattice.
     statistics : CellStatistics
-    pushes : Pushes
+    column_shifts : ColumnShifts
     """
     tables = _tables(mean_cell)
-    mean, uv, quality = (
-        flattener.lifted(frame.shape),
-        frame.lifted(),
-        Lifted(frame.quality[None], frame.grid, frame.shape),
-    )
+    mean, uv, quality = lifted(flattener, frame)
     along = np.linalg.inv(frame.vectors_px)[1].astype(np.float32)
     first, (n_u, n_v) = first_and_count(frame)
     left_out = np.zeros((0, 0), dtype=bool) if odd is None else odd
     cells, halves = (n_u, n_v), (2 * n_u + 2, 2 * n_v + 2)
-    sums, pushes = np.zeros((n_u * n_v, 8)), np.zeros((halves[0] * halves[1], 2))
+    sums, bins = np.zeros((n_u * n_v, 8)), np.zeros((halves[0] * halves[1], 2))
     shifts, sigmas = np.zeros(frame.shape[0]), np.full(frame.shape[0], np.inf)
     for rows in strips(frame.shape):
         residual = flat_strip(image, rows, flattener, mean)
@@ -190,20 +182,25 @@ def fine_pass(
         line = _variance_line(residual, index, tables, weight)
         _weigh(weight, index, tables, line, u, v, first, left_out)
         information, pull = _row_sums(residual, index, tables, weight, along)
-        whole = float(np.median(information[information > 0])) if (information > 0).any() else 1.0
-        enough = information > 0.05 * whole
-        step = np.clip(np.where(enough, pull / np.maximum(information, 1e-12), 0.0), -1.0, 1.0)
-        shifts[rows] = np.where(enough, row_shift_px[rows] + step, 0.0)
-        sigmas[rows] = np.where(enough, 1 / np.sqrt(np.maximum(information, 1e-12)), np.inf)
+        step, sigmas[rows] = _step(information, pull)
+        shifts[rows] = np.where(np.isfinite(sigmas[rows]), row_shift_px[rows] + step, 0.0)
         moved = step.astype(np.float32)
         if by_cell:
             counts = finite(image[rows])
             _add_to_cells(sums, residual, index, tables, u, v, moved, along, first, cells, counts)
         else:
-            _add_to_bins(pushes, residual, index, tables, u, v, moved, along, first, halves, weight)
+            _add_to_bins(bins, residual, index, tables, u, v, moved, along, first, halves, weight)
     sums[:, 1] += flattener.pedestal * sums[:, 0]
     statistics = CellStatistics(first, *np.ascontiguousarray(sums.T).reshape(8, n_u, n_v))
-    return shifts, sigmas, statistics, Pushes(*np.ascontiguousarray(pushes.T).reshape(2, *halves))
+    return shifts, sigmas, statistics, ColumnShifts(*np.ascontiguousarray(bins.T).reshape(2, *halves))
+
+
+def _step(information: Array, pull: Array) -> tuple[Array, Array]:
+    """Steps of the rows' shifts [px], and their standard errors: infinite where a row shows no lattice."""
+    whole = float(np.median(information[information > 0])) if (information > 0).any() else 1.0
+    enough = information > 0.05 * whole
+    step = np.clip(np.where(enough, pull / np.maximum(information, 1e-12), 0.0), -1.0, 1.0)
+    return step, np.where(enough, 1 / np.sqrt(np.maximum(information, 1e-12)), np.inf)
 
 
 @compiled("void(float32[:, ::1], uint32[:, ::1], float32[:, ::1])")

@@ -16,10 +16,10 @@ from oddlattice.lattice.register import (
     Judge,
     NoModelError,
     Registration,
-    Settings,
     fit_registration,
     rotation_deg,
 )
+from oddlattice.run.stage_settings import TileSettings
 from oddlattice.storage import blocks
 from oddlattice.storage.groups import FIRST_GRAIN, array_of, group_of, said_of
 from oddlattice.storage.rows import Row
@@ -27,21 +27,6 @@ from oddlattice.storage.windows import Windows
 
 AT_ONCE_PX = 1 << 25  # an image of more pixels is read strip by strip
 DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
-
-
-def settings_from(given: Mapping[str, Any]) -> Settings:
-    """Settings from the configuration's `tile` section; a key left out keeps its default.
-
-    Raises
-    ------
-    ValueError
-        If a key is not known.
-    """
-    known = set(Settings.__dataclass_fields__)
-    unknown = set(given) - known
-    if unknown:
-        raise ValueError(f"config key tile: {sorted(unknown)} are not known; known are {sorted(known)}")
-    return Settings(**{key: type(getattr(Settings, key))(value) for key, value in given.items()})
 
 
 def vector_attributes(frame: Frame, pixel_nm: tuple[float, float] | None) -> dict[str, Any]:
@@ -172,7 +157,8 @@ def tile_image(
 ) -> Row:
     """Register one image and write its group; returns its row of the root attributes.
 
-    `models` has the crystal of every model by the name of its folder; `judge` as of `fit_registration`.
+    `models` has the crystal of every model by the name of its folder; `settings` those of `TileSettings`; `judge` is as
+    of `fit_registration`.
     """
     source = group_of(zarr.open_group(images_zarr, mode="r"), image_id)
     image: Any = array_of(source, "0")
@@ -180,7 +166,7 @@ def tile_image(
     group = zarr.open_group(out, mode="r+").create_group(image_id)
     image = blocks.read(image) if image.shape[0] * image.shape[1] <= AT_ONCE_PX else Windows(image)
     try:
-        found = fit_registration(image, list(models.values()), pixel_nm, settings_from(settings), judge=judge)
+        found = fit_registration(image, list(models.values()), pixel_nm, TileSettings.of(settings), judge=judge)
     except NoLatticeError as error:
         attributes = not_tiled("no_lattice", str(error))
     except NoModelError as error:

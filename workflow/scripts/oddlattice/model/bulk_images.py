@@ -14,7 +14,7 @@ import zarr
 from oddlattice.archive.names import unescape
 from oddlattice.crystal import CELL_PX, Crystal
 from oddlattice.lattice.columns import as_cells, mean_cell
-from oddlattice.lattice.origin import peaks_of_mean_cell
+from oddlattice.lattice.mean_cell import peaks_of_mean_cell
 from oddlattice.lattice.register import register
 from oddlattice.lattice.shapes import fit_shape
 from oddlattice.model.patches import (
