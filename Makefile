@@ -4,6 +4,7 @@
 # make bench      how fast everything is, an hour on two cores: results/bench/; make bench BENCH=--quick for minutes
 # make schedule-once WORK=/data/work CONFIG=/data/work/my.yaml   one unattended run, for cron or a systemd timer
 # make lock       renew envs/requirements.txt and envs/conda.yaml from pyproject.toml
+# make docs       write docs/reference_*.md from the code
 # make format     put code into the house's format
 
 MAKEFLAGS += --no-print-directory
@@ -11,7 +12,7 @@ BIN := .venv/bin
 READY := .venv/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run schedule-once test test-all bench lock format setup
+.PHONY: run schedule-once test test-all bench docs lock format setup
 .DELETE_ON_ERROR:
 
 run: $(READY) demo_archive
@@ -53,6 +54,9 @@ format: $(READY)
 	ruff format workflow tests
 	ruff check --fix workflow tests
 	snakefmt Snakefile workflow/rules
+
+docs: $(READY)
+	@python docs/build_reference.py
 
 lock: $(READY)
 	@python -m venv .venv/lock && .venv/lock/bin/pip install --quiet pip-tools

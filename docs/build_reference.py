@@ -1,0 +1,87 @@
+"""Write the reference pages from the code: `make docs`. Config keys from config.yaml and its schema, columns from products."""
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "workflow/scripts"))
+
+from oddlattice.results import unit_of
+from oddlattice.run.settings import load_yaml
+
+TABLE = re.compile(r"((?:^#:[^\n]*\n)+)([A-Z_]+): Schema = \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
+COLUMN = re.compile(r'^    "(\w+)": pl\.(\w+).*?,(?:  # (.*))?$', re.MULTILINE)
+TYPES = {"String": "text", "Int64": "whole number", "Float64": "number", "Boolean": "true or false"}
+
+
+def cell(text: str) -> str:
+    """Text as it may stand in a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def tables_page() -> str:
+    """Every table and column with its type, unit and meaning, as storage/products.py states them."""
+    text = (ROOT / "workflow/scripts/oddlattice/storage/products.py").read_text(encoding="utf-8")
+    lines = [
+        "# Tables and their columns",
+        "",
+        "Made by `make docs` from `workflow/scripts/oddlattice/storage/products.py`.",
+    ]
+    lines += ["Every table also carries `version`: the program that made the row."]
+    for said, name, body in TABLE.findall(text):
+        columns = COLUMN.findall(body)
+        if not columns or name == "VERSION":
+            continue
+        about = " ".join(line.removeprefix("#:").strip() for line in said.strip().splitlines())
+        path, _, rest = about.partition(": ")
+        title = path.removeprefix("results/") if path.startswith("results/") else name.lower()
+        lines += ["", f"## {title}", "", (rest if path.startswith("results/") else about) or "-", ""]
+        lines += ["| column | type | unit | meaning |", "| --- | --- | --- | --- |"]
+        lines += [f"| `{key}` | {TYPES.get(kind, kind)} | {unit_of(key)} | {cell(why)} |" for key, kind, why in columns]
+    return "\n".join(lines) + "\n"
+
+
+def config_lines() -> list[tuple[str, str, str]]:
+    """Key, default and comment of every key of config.yaml; a comment may go on below its key."""
+    found: list[tuple[str, str, str]] = []
+    section = ""
+    for line in (ROOT / "config.yaml").read_text(encoding="utf-8").splitlines():
+        key = re.match(r"(\s*)(\w+):\s*(.*?)\s*(?:#\s*(.*))?$", line)
+        if key:
+            indent, name, default, comment = key.groups(default="")
+            section = section if indent else name
+            found.append((f"{section}.{name}" if indent else name, default, comment))
+        elif (more := re.match(r"\s+#\s*(.*)", line)) and found:
+            name, default, comment = found[-1]
+            found[-1] = (name, default, f"{comment} {more[1]}")
+    return found
+
+
+def config_page() -> str:
+    """Every key of the config: what it does, its default, what it may be."""
+    schema = load_yaml(ROOT / "workflow/schemas/config.schema.yaml")
+    lines = [
+        "# Config keys",
+        "",
+        "Made by `make docs` from `config.yaml` and `workflow/schemas/config.schema.yaml`.",
+        "",
+    ]
+    lines += ["| key | default | meaning | may be |", "| --- | --- | --- | --- |"]
+    for key, default, comment in config_lines():
+        entry = schema
+        for part in key.split("."):
+            entry = entry["properties"][part]
+        if "$ref" in entry:
+            entry = schema["$defs"][entry["$ref"].rpartition("/")[2]]
+        default = f"`{default}`" if default else ""
+        lines.append(f"| `{key}` | {cell(default)} | {cell(comment)} | {cell(entry.get('description', ''))} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"reference_tables.md": tables_page, "reference_config.md": config_page}
+
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (ROOT / "docs" / name).write_text(page(), encoding="utf-8")
