@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 from scipy.special import ndtr
 
-from oddlattice.defects.kernels import q_values
+from oddlattice.defects.fdr import q_values
 from oddlattice.statistics.two_groups import (
     CANDIDATE,
     SIZES,
