@@ -41,8 +41,8 @@ def checked_config():
         found = settings.checked(config, schema, config_sources())
     except settings.SettingsError as error:
         sys.exit(str(error))
-    crops = os.path.abspath(os.path.expanduser(found["crops"])) if found["crops"] else ""
-    return found | {"archive": os.path.abspath(os.path.expanduser(found["archive"])), "crops": crops}
+    folders = {key: found[key] and os.path.abspath(os.path.expanduser(found[key])) for key in ("crops", "crystals")}
+    return found | {"archive": os.path.abspath(os.path.expanduser(found["archive"]))} | folders
 
 
 def stop(key, error):
@@ -176,6 +176,21 @@ def of_crops(wildcards):
         return [f"{config['crops']}/{name}.npy" for name in sets.read_sets(Path(config["crops"]))]
     except sets.CropsError as error:
         stop("crops", error)
+
+
+def of_cifs(wildcards):
+    """Input function: the CIF files below `crystals` and the lists of axes beside them; none ends the run."""
+    folder = Path(config["crystals"])
+    found = sorted(path for path in folder.glob("*") if path.suffix.lower() == ".cif")
+    if not found:
+        stop("crystals", f"found no CIF file in {folder}; needed a folder of files called NAME [110].cif")
+    return [str(path) for cif in found for path in (cif, cif.with_suffix(".yaml")) if path.exists()]
+
+
+def crystal_libraries(wildcards):
+    """Input function: the crystal libraries that images are looked up in: the shipped one and that of `crystals`."""
+    own = ["results/0_archive/crystals.json"] if config["crystals"] else []
+    return [str(REPOSITORY / "crystals/library.json"), *own]
 
 
 def modules_of(script):

@@ -200,14 +200,15 @@ def _members(found: list[Candidate], enough: float, faint: float) -> list[Candid
 
 
 def label(members: list[Candidate]) -> str:
-    """Name of a class: crystals by axis where they are few, else families by axis."""
-    few = len(members) <= MANY
-    by_axis: dict[str, dict[str, None]] = {}
+    """Name of a class: crystals by axis where they are few, else axes by family."""
+    names: dict[str, dict[str, None]] = {}
+    if len(members) <= MANY:
+        for one in members:
+            names.setdefault(one.entry.axis, {})[one.entry.crystal] = None
+        return "; ".join(f"{_either(list(crystals))} {axis}" for axis, crystals in names.items())
     for one in members:
-        by_axis.setdefault(one.entry.axis, {})[one.entry.crystal if few else one.entry.family or one.entry.crystal] = (
-            None
-        )
-    return "; ".join(f"{_either(list(names))} {axis}" for axis, names in by_axis.items())
+        names.setdefault(one.entry.family or one.entry.crystal, {})[one.entry.axis] = None
+    return "; ".join(f"{family} {_either(list(axes))}" for family, axes in names.items())
 
 
 def _either(names: list[str]) -> str:

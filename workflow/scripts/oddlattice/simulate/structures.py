@@ -21,7 +21,17 @@ from oddlattice.run import yaml_files
 RECIPE_KEYS = {"name", "family", "spacegroup", "cell_nm", "atoms", "axes", "source"}
 CIF_NAME = "NAME [110].cif"
 #: What ASE's parser raises on files that are no CIF of a crystal.
-CIF_TROUBLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, AssertionError, RuntimeError, OSError)
+CIF_TROUBLE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    StopIteration,
+    OSError,
+)
 
 
 @dataclass(frozen=True)

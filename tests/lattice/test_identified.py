@@ -1,0 +1,85 @@
+"""Who it is, told of the crystal that an image shows itself."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from oddlattice.lattice.identified import header_warning, identify_own, identity_attributes, named_sites, ruler_nm
+from oddlattice.lattice.own_columns import Columns
+from oddlattice.lattice.own_crystal import OwnCell
+from support.seen_cells import LIBRARY
+
+LIBRARIES: list[str | Path] = [LIBRARY]
+
+
+def own(
+    vectors_px: list[list[float]], places: list[list[float]], bright: list[float], sites: str, sigma: float = 0.01
+) -> OwnCell:
+    columns = Columns(
+        places=np.array(places),
+        intensity=np.array(bright),
+        place_sigma=np.full((len(places), 2), 0.004),
+        intensity_sigma=np.full(len(places), sigma),
+        widths=np.ones(len(places)),
+        spread_px2=np.eye(2),
+        tail_part=0.3,
+        sign=1,
+        criterion=0.0,
+    )
+    return OwnCell(np.array(vectors_px), np.eye(2, dtype=np.int64), np.zeros(2), columns, tuple(sites))
+
+
+def mxene(**given: float) -> OwnCell:
+    hexagon = [[39.0, 0.0], [-19.5, 33.77]]
+    return own(hexagon, [[0, 0], [1 / 3, 2 / 3], [2 / 3, 1 / 3]], [1.0, 0.8, 0.79], "ABB", **given)
+
+
+def test_mxene_gets_sites_and_ruler_without_a_header() -> None:
+    cell = mxene()
+    found = identify_own(cell, None, LIBRARIES)
+    assert (found.kind, found.name) == ("crystal", "Ti3C2 [0001]")
+    assert named_sites(cell.sites, found.sites) == ("Ti-A", "Ti-B", "Ti-B")
+    assert ruler_nm(found, None) == pytest.approx((0.307 / 39, 0.307 / 39), rel=2e-3)
+    assert header_warning(found, None) == []
+    said = identity_attributes(found)
+    assert said["candidates"][0] == {"crystal": "Ti3C2", "axis": "[0001]", "probability": said["probability"]}
+
+
+def test_a_header_that_disagrees_is_said() -> None:
+    found = identify_own(mxene(), (0.0087, 0.0087), LIBRARIES)
+    (line,) = header_warning(found, (0.0087, 0.0087))
+    assert line.startswith("header says 8.70 pm/px, the lattice of Ti3C2 [0001] says 7.87 pm/px (10.5 %)")
+    close = identify_own(mxene(), (0.0079, 0.0079), LIBRARIES)
+    assert header_warning(close, (0.0079, 0.0079)) == []
+
+
+def test_pixels_that_are_not_square_are_no_distortion() -> None:
+    cell = mxene()
+    flat = OwnCell(cell.vectors_px / [1.0, 1.2], cell.cell, cell.origin, cell.columns, cell.sites)
+    header = (0.307 / 39, 1.2 * 0.307 / 39)
+    found = identify_own(flat, header, LIBRARIES)
+    assert found.name == "Ti3C2 [0001]"
+    assert ruler_nm(found, header) == pytest.approx(header, rel=2e-3)
+
+
+def test_a_column_that_noise_may_have_made_is_not_counted_on() -> None:
+    hexagon = [[17.1, 0.0], [-8.55, 14.81]]
+    places = [[0, 0], [1 / 3, 2 / 3], [0.52, 0.48]]
+    found = identify_own(own(hexagon, places, [1.0, 0.38, 0.12], "ABC", sigma=0.05), None, LIBRARIES)
+    assert found.kind == "class"
+    assert found.candidates[0].entry.name == "MoS2 [0001]"
+    assert len(found.sites) == 3 and found.sites[2] == ""
+
+
+def test_iron_on_its_smallest_cell_keeps_its_letter() -> None:
+    cell = own([[16.6, 0.0], [0.0, 16.7]], [[0.0, 0.0]], [1.0], "A")
+    found = identify_own(cell, None, LIBRARIES)
+    assert found.kind == "lattice"
+    assert named_sites(cell.sites, found.sites) == ("A",)
+    assert ruler_nm(found, None) is None
+
+
+def test_an_own_site_with_two_elements_keeps_all_letters() -> None:
+    assert named_sites("AAB", ("Sr", "Ti", "O")) == ("A", "A", "B")
+    assert named_sites("ABC", ("Mo", "S", "")) == ("Mo", "S", "C")

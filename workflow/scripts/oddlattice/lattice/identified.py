@@ -1,0 +1,115 @@
+"""What the library of crystals says of the crystal that an image shows itself: names of sites, a ruler, a sentence."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oddlattice.lattice.crystal_views import load_library
+from oddlattice.lattice.identity import Identity, Observed, identify
+from oddlattice.lattice.own_crystal import OwnCell
+from oddlattice.lattice.pixel_size import PixelNm, mean_nm
+
+SEEN_SIGMAS = 4.0  # a column fainter than so many errors of its brightness is not counted on
+FAINTEST_PART = 0.05  # of the brightest column: tails of bright ones hide what is fainter
+LEAST_ERROR = 0.01  # relative, of a column's brightness
+DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
+LISTED = 6  # candidates that are told
+
+
+def observed_of(own: OwnCell, header_nm: PixelNm | None) -> tuple[Observed, list[int]]:
+    """What an image shows, for `identity.identify`, and which of its columns count: those well above their noise."""
+    columns = own.columns
+    kept = [int(k) for k in np.flatnonzero(columns.intensity > SEEN_SIGMAS * columns.intensity_sigma)]
+    kept = kept or [int(columns.intensity.argmax())]
+    square = np.array(header_nm) / mean_nm(header_nm) if header_nm is not None else np.ones(2)
+    vectors = own.vectors_px * square
+    bright, sigma = columns.intensity[kept], columns.intensity_sigma[kept]
+    place_sigma = columns.place_sigma[kept] * np.linalg.norm(vectors, axis=1)
+    floor = max(FAINTEST_PART, (SEEN_SIGMAS + 1) * float(np.median(columns.intensity_sigma) / bright.max()))
+    seen = Observed(
+        vectors_px=vectors,
+        places=columns.places[kept] % 1.0,
+        brightness=bright,
+        place_sigma_px=float(np.median(place_sigma)),
+        brightness_sigma=max(float(np.median(sigma / bright)), LEAST_ERROR),
+        pixel_nm=None if header_nm is None else mean_nm(header_nm),
+        floor=min(floor, 0.5),
+        dark=columns.sign < 0,
+    )
+    return seen, kept
+
+
+def identify_own(own: OwnCell, header_nm: PixelNm | None, libraries: Sequence[str | Path]) -> Identity:
+    """The crystal of an image, its sites for every column of `own`.
+
+    Parameters
+    ----------
+    own : OwnCell
+    header_nm : tuple of float or None
+        Pixel size (row, col) that the file states [nm].
+    libraries : sequence of path
+        Crystal libraries; the shipped one, and that of the user's files.
+    """
+    seen, kept = observed_of(own, header_nm)
+    found = identify(seen, load_library(tuple(Path(path) for path in libraries)))
+    sites = [""] * len(own.sites)
+    for place, site in zip(kept, found.sites, strict=True):
+        sites[place] = site
+    return replace(found, sites=tuple(sites))
+
+
+def named_sites(letters: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Names of columns: the element where it is known, with the image's own letter where two sites share the element.
+
+    A column whose element is not known keeps its letter, and so do all where an own site got two elements.
+    """
+    by_letter: dict[str, set[str]] = {}
+    for letter, name in zip(letters, names, strict=True):
+        by_letter.setdefault(letter, set()).add(name)
+    if any(len(found) > 1 for found in by_letter.values()):
+        return tuple(letters)
+    element = {letter: next(iter(found)) for letter, found in by_letter.items()}
+    shared = [name for name in element.values() if list(element.values()).count(name) > 1]
+    named = {
+        letter: letter if not name else f"{name}-{letter}" if name in shared else name
+        for letter, name in element.items()
+    }
+    return tuple(named[letter] for letter in letters)
+
+
+def ruler_nm(found: Identity, header_nm: PixelNm | None) -> PixelNm | None:
+    """Pixel size (row, col) by the crystal's lattice constants [nm]; None where it is not known for certain."""
+    if found.pixel_nm is None:
+        return None
+    ratio = sqrt(header_nm[0] / header_nm[1]) if header_nm is not None else 1.0
+    return found.pixel_nm * ratio, found.pixel_nm / ratio
+
+
+def header_warning(found: Identity, header_nm: PixelNm | None) -> list[str]:
+    """A sentence where the header and the crystal that was recognised disagree on the size of a pixel."""
+    if found.pixel_nm is None or header_nm is None:
+        return []
+    header = mean_nm(header_nm)
+    apart = abs(header / found.pixel_nm - 1)
+    if apart <= DISAGREEMENT:
+        return []
+    said = f"header says {header * 1000:.2f} pm/px, the lattice of {found.name} says {found.pixel_nm * 1000:.2f} pm/px"
+    return [f"{said} ({100 * apart:.1f} %); the lattice is used"]
+
+
+def identity_attributes(found: Identity) -> dict[str, Any]:
+    """What a grain's attributes say of the crystal: its name or none, and the candidates."""
+    return {
+        "kind": found.kind,
+        "name": found.name,
+        "probability": round(found.probability, 4),
+        "none_of_the_library": round(found.none, 4),
+        "candidates": [
+            {"crystal": one.entry.crystal, "axis": one.entry.axis, "probability": round(one.probability, 4)}
+            for one in found.candidates[:LISTED]
+        ],
+    }
