@@ -69,7 +69,7 @@ class OnDisk(Shard):
     def index(self) -> None:
         out = self._gather_into(self.folder)
         scan_archive(self.folder / "archive", self.folder / "results", ["**"], [], 0, 32, 1000, now_ns=4 * 10**18)
-        given = [out[name] for name in ("images_parquet", "reviews_parquet", "precision_csv")]
+        given = [out[name] for name in ("images_parquet", "defects_parquet", "reviews_parquet", "precision_csv")]
         given += [str(self.folder / "said.json"), str(self.folder / "results/0_archive/discovered.tsv")]
         statistics, beside = (
             self.folder / "4.json",

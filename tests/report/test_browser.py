@@ -57,7 +57,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shard.rows.append(row | {"density_per_nm2": k / 5000, "density_ci_low": k / 8000, "density_ci_high": k / 3000})
     write_tsv(table([], INVENTORY), folder / "discovered.tsv")
     tables = shard.gathered(folder / "4_defects")
-    names = [tables[name] for name in ("images_parquet", "reviews_parquet", "precision_csv")]
+    names = [tables[name] for name in ("images_parquet", "defects_parquet", "reviews_parquet", "precision_csv")]
     index = folder / "5_report" / "index.html"
     listed = (shard.paths.reviews_json, folder / "discovered.tsv", tables["statistics_json"])
     write_index.main(*names, *listed, [str(pages)], index, INDEX_SETTINGS, PROVENANCE)
@@ -413,8 +413,8 @@ def violations(page: Any) -> list[str]:
 @pytest.mark.parametrize(("width", "scheme"), [(800, "dark"), (1600, "light"), (800, "light"), (1600, "dark")])
 def test_pages_fit_their_window(browser: Any, report: Path, width: int, scheme: str) -> None:
     found = Tab(browser, width, scheme)
-    for path in (report / "index.html", report / "s0001" / "aa-1.html", report / "s0001" / "bb-1.html"):
-        page = found.open(path)
+    for name in ("index.html", "gallery.html", "s0001/aa-1.html", "s0001/bb-1.html"):
+        page = found.open(report / name)
         assert violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")

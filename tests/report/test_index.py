@@ -44,7 +44,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     statistics = gathered["statistics_json"]
     provenance = {"config": load_yaml(ROOT / "config.yaml"), "versions": VERSIONS}
     write_tsv(table([], INVENTORY), folder / "discovered.tsv")
-    parquets = [gathered[f"{name}_parquet"] for name in ("images", "reviews")]
+    parquets = [gathered[f"{name}_parquet"] for name in ("images", "defects", "reviews")]
     write_index.main(
         *parquets, gathered["precision_csv"], shard.paths.reviews_json, folder / "discovered.tsv", statistics, [],
         folder / "5_report/index.html", default(ReportSettings), provenance,

@@ -352,7 +352,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> tuple[made_up.Shard, made
 def write_index_of(found: made_up.Shard, folder: Path, path: Path, pages: list[str]) -> None:
     """The index of a shard, from tables gathered as the rule does; discovered.tsv lies in `folder`."""
     tables = found.gathered(folder / "4_defects")
-    names = [tables[name] for name in ("images_parquet", "reviews_parquet", "precision_csv")]
+    names = [tables[name] for name in ("images_parquet", "defects_parquet", "reviews_parquet", "precision_csv")]
     reviews, discovered = found.paths.reviews_json, folder / "discovered.tsv"
     statistics = tables["statistics_json"]
     write_index.main(*names, reviews, discovered, statistics, pages, path, INDEX_SETTINGS, PROVENANCE)

@@ -3,7 +3,7 @@
 In:  the zarr stores and tables of a shard; results/4_defects/{defects,images,reviews}.parquet;
      results/4_defects/precision.csv; results/0_archive/discovered.tsv, reviews.json, {shard}.reviews.json
 Out: results/5_report/{shard}/<image_id>.html, .json, .defects.csv, .geojson and the pictures in <image_id>/
-     results/5_report/index.html, index.json
+     results/5_report/index.html, index.json, gallery.html   every image; every defect
      results/ro-crate-metadata.json    what lies in results, and where it comes from (RO-Crate 1.1)
      results/5_report/statistics.html, methods.md   what all images show together; the methods of a paper
 """
@@ -42,6 +42,7 @@ rule write_pages:
 rule write_index:
     input:
         images_parquet="results/4_defects/images.parquet",
+        defects_parquet="results/4_defects/defects.parquet",
         reviews_parquet="results/4_defects/reviews.parquet",
         precision_csv="results/4_defects/precision.csv",
         reviews_json="results/0_archive/reviews.json",
@@ -53,6 +54,7 @@ rule write_index:
     output:
         index_html="results/5_report/index.html",
         index_json="results/5_report/index.json",
+        gallery_html="results/5_report/gallery.html",
     log:
         "results/logs/write_index.log",
     conda:

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from oddlattice.process.logs import log_to
+from oddlattice.report.gallery import gallery_data, gallery_page
 from oddlattice.report.index import index_numbers, index_page, review_summary, sessions
 from oddlattice.report.index_lines import line, lines_of_files, remarkable_densities
 from oddlattice.report.pages import find_pages
@@ -18,6 +19,7 @@ from oddlattice.storage.products import INVENTORY, PRECISION, VERSION, read_tsv
 
 def main(
     images_parquet: str | Path,
+    defects_parquet: str | Path,
     reviews_parquet: str | Path,
     precision_csv: str | Path,
     reviews_json: str | Path,
@@ -28,11 +30,11 @@ def main(
     settings: ReportSettings,
     provenance: dict[str, Any],
 ) -> None:
-    """Write the index of all images and files, and its numbers beside it as JSON.
+    """Write the index of all images and files, its numbers beside it as JSON, and the gallery of all defects.
 
     Parameters
     ----------
-    images_parquet, reviews_parquet, precision_csv : path
+    images_parquet, defects_parquet, reviews_parquet, precision_csv : path
         The gathered tables.
     reviews_json : path
         The review files that were found, see `oddlattice.archive.review_files`.
@@ -67,6 +69,9 @@ def main(
         part.write_text(json_lines(numbers | {"provenance": provenance}), encoding="ascii")
     with whole_file(out_html) as part:
         part.write_bytes(index_page(numbers, provenance, twin.name))
+    with whole_file(Path(out_html).with_name("gallery.html")) as part:
+        cards = gallery_data(pl.read_parquet(defects_parquet), images, pages)
+        part.write_bytes(gallery_page(cards, provenance["versions"]))
 
 
 if "snakemake" in globals():
@@ -74,6 +79,7 @@ if "snakemake" in globals():
     log_to(snakemake.log[0])
     main(
         snakemake.input.images_parquet,
+        snakemake.input.defects_parquet,
         snakemake.input.reviews_parquet,
         snakemake.input.precision_csv,
         snakemake.input.reviews_json,

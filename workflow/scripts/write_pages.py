@@ -11,6 +11,7 @@ import zarr
 
 from oddlattice.process.logs import log_to
 from oddlattice.process.supervised import Watch, go_on_watched
+from oddlattice.report.gallery import in_page_order
 from oddlattice.report.image_page import write_failure, write_page_of
 from oddlattice.report.images import load_image, places_of
 from oddlattice.statistics.reviews import lay_on
@@ -56,7 +57,7 @@ def main(
     stores = {key: zarr.open_group(str(path), mode="r") for key, path in paths.items()}
     tested = pl.read_parquet(columns)
     said = json.loads(Path(reviews_json).read_text(encoding="ascii"))["statements"]
-    found = lay_on(pl.read_parquet(defects), pl.read_parquet(images), partial(places_of, tested), said)
+    found = lay_on(in_page_order(pl.read_parquet(defects)), pl.read_parquet(images), partial(places_of, tested), said)
     rows = [row for row in found.images.iter_rows(named=True) if row["state"] != "rejected"]
     measured = ByImage(statistics)
     with whole_directory(out_dir) as part:

@@ -45,6 +45,12 @@
       viewer.goTo(one.row, one.col, Math.max(10 * cellPx(), one.radius ? one.radius * 3 : 0));
       if (!fromList) gallery.reveal(index);
     }
+    if (one) { // the address names the defect
+      const parts = new URLSearchParams(location.hash.slice(1));
+      parts.delete("defect");
+      parts.set("at", new URLSearchParams(Reviews.link({ found_kind: nameOf(one), row_px: one.row, col_px: one.col })).get("at"));
+      history.replaceState(null, "", `${location.pathname}${location.search}#${parts}`);
+    }
     gallery.paint(true);
     paintChosen();
     viewer.draw();
@@ -325,6 +331,19 @@
     byId("other-kind").addEventListener("change", () => mark(byId("other-kind").value ? "other" : "none", byId("other-kind").value, null, false));
     byId("defect-note").addEventListener("change", () => mark(null, "", byId("defect-note").value.trim().slice(0, 4000)));
   }
+  if (byId("copy-link")) {
+    byId("copy-link").addEventListener("click", async () => {
+      const link = new URL(location.href), at = new URLSearchParams(link.hash.slice(1)).get("at");
+      link.hash = new URLSearchParams({ at }).toString();
+      try {
+        await navigator.clipboard.writeText(link.href);
+        byId("copy-link").textContent = "Copied";
+      } catch {
+        byId("copy-link").textContent = "Copy the address bar";
+      }
+      setTimeout(() => { byId("copy-link").textContent = "Copy link"; }, 2000);
+    });
+  }
   byId("reviewer").addEventListener("change", () => { reviews.reviewer = byId("reviewer").value.trim().slice(0, 100); });
   byId("unusable").addEventListener("change", () => {
     const is = byId("unusable").checked;
@@ -383,6 +402,18 @@
   });
 
   paintReview();
-  const wanted = new URLSearchParams(location.hash.slice(1)).get("defect");
-  if (wanted !== null && all[Number(wanted)]) choose(Number(wanted), false);
+  /* The defect that the address names: by class and place, the nearest within reach; or by its number, as older pages did. */
+  function wanted() {
+    const parts = new URLSearchParams(location.hash.slice(1)), at = Reviews.linked(parts.get("at"));
+    if (!at) return parts.get("defect") === null ? -1 : Number(parts.get("defect"));
+    let best = -1, nearest = Infinity;
+    for (const one of all) {
+      const away = Math.hypot(one.row - at.row, one.col - at.col);
+      if (Reviews.classOf(nameOf(one)) === at.name && away <= Math.max(data.near_px, one.radius || 0) && away < nearest) [best, nearest] = [one.index, away];
+    }
+    return best;
+  }
+  const follow = () => { const index = wanted(); if (all[index] && index !== viewer.here) choose(index, false); };
+  window.addEventListener("hashchange", follow);
+  follow();
 })();

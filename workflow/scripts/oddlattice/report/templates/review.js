@@ -192,6 +192,16 @@ class Reviews {
     return { extended: "region", extra: "extra" }[kind] || "column";
   }
 
+  /* The address of a defect within its page: its class and its place, which outlive a run; and back. */
+  static link(about) {
+    return new URLSearchParams({ at: `${Reviews.classOf(about.found_kind)}:${about.row_px.toFixed(2)}:${about.col_px.toFixed(2)}` }).toString();
+  }
+
+  static linked(text) {
+    const [name, row, col] = (text || "").split(":");
+    return Number.isFinite(Number(row)) && Number.isFinite(Number(col)) && col ? { name, row: Number(row), col: Number(col) } : null;
+  }
+
   /* Key of what a person said of a thing: at its very place, or the nearest of its class within reach, as a run before
      this one saw it elsewhere. */
   static find(marks, about, reach) {
