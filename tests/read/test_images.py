@@ -1,68 +1,12 @@
-"""Which signals are images, their scale, their frames and their pixels."""
+"""Which signals are images, which are wanted, and whether their pixels are of use."""
 
 import re
 
-import dask.array as da
 import numpy as np
 import pytest
 
-from oddlattice.read import images, stacks
-from oddlattice.read.calibration import length_nm, pixel_size_nm
-from oddlattice.read.signals import Axis, Signal
-
-
-def axis(size, units="nm", scale=0.0125, navigate=False, name=""):
-    return Axis(name, size, scale, units, navigate)
-
-
-def signal(data, axes=None, *, dimension=2, name="", detector="", index=0):
-    axes = axes or [axis(n) for n in data.shape]
-    return Signal(index, name, detector, data, tuple(axes), dimension, "", "", {})
-
-
-@pytest.mark.parametrize(
-    ("scale", "units", "nm"),
-    [
-        (0.0125, "nm", 0.0125),
-        (0.0125, "n_m", 0.0125),
-        (0.0125, "[n_m]", 0.0125),
-        (12.5, "pm", 0.0125),
-        (0.125, "Å", 0.0125),
-        (0.125, "A", 0.0125),
-        (0.125, "angstrom", 0.0125),
-        (1.25e-5, "µm", 0.0125),
-        (1.25e-5, "μm", 0.0125),  # the other mu
-        (1.25e-5, "um", 0.0125),
-        (1.25e-11, "m", 0.0125),
-        (-0.0125, " nm ", 0.0125),
-        (1.0, "", None),
-        (1.0, "[]", None),
-        (1.0, "px", None),
-        (1.0, "furlong", None),
-        (0.0, "nm", None),
-        (np.nan, "nm", None),
-        (np.inf, "nm", None),
-    ],
-)
-def test_lengths(scale, units, nm):
-    assert length_nm(scale, units) == (None if nm is None else pytest.approx(nm))
-
-
-def test_pixel_size_of_two_directions():
-    assert pixel_size_nm(axis(9), axis(9)) == ((0.0125, 0.0125), [])
-    size, warnings = pixel_size_nm(axis(9, "nm", 3.0), axis(9, "pm", 2.0))
-    assert size == pytest.approx((3.0, 0.002))
-    assert "not square" in warnings[0]
-    size, warnings = pixel_size_nm(axis(9, "", 1.0), axis(9, "nm", 0.02))
-    assert size == (0.02, 0.02)
-    assert "Only one direction" in warnings[0]
-    size, warnings = pixel_size_nm(axis(9, "s", 1.0), axis(9, "s", 1.0))
-    assert size is None
-    assert "no length" in warnings[0]
-    size, warnings = pixel_size_nm(axis(9, "", 1.0), axis(9, "[]", 1.0))
-    assert size is None
-    assert "no pixel size" in warnings[0]
-
+from oddlattice.read import images
+from support.signals import axis, signal
 
 IMAGE = np.zeros((80, 90), np.uint16)
 COLOURS = np.zeros((80, 90), [("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")])
@@ -76,6 +20,12 @@ COLOURS = np.zeros((80, 90), [("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")
         (np.zeros((3, 80, 90)), [axis(3, "s", 1.0, True), axis(80), axis(90)], 2, ""),
         (np.zeros((3, 80, 90)), [axis(3, "µm", 1.0, True), axis(80), axis(90)], 2, ""),
         (np.zeros((3, 80, 90)), [axis(3, "deg", 1.0, True), axis(80), axis(90)], 2, "tilt series"),
+        (
+            np.zeros((3, 80, 90)),
+            [axis(3, "mrad", 1.0, True), axis(80), axis(90)],
+            2,
+            "detector angles .3 rings in mrad.",
+        ),
         (IMAGE, [axis(80, "1/nm"), axis(90, "1/nm")], 2, "diffraction"),
         (IMAGE, [axis(80, "nm^-1"), axis(90, "nm^-1")], 2, "diffraction"),
         (IMAGE, [axis(80, "1 / nm"), axis(90, "1 / nm")], 2, "diffraction"),
@@ -97,27 +47,6 @@ def test_refusals(data, axes, dimension, reason):
     found = images.refusal(signal(data, axes, dimension=dimension), 64)
     assert bool(found) == bool(reason)
     assert re.search(reason, found), found
-
-
-def test_frames_are_found_along_the_axis_that_counts_them():
-    nm, s = ("nm", 0.01), ("s", 1.0)
-    for place, kinds in ((0, (s, nm, nm)), (2, (nm, nm, s)), (0, (nm, nm, nm))):
-        stack = signal(np.zeros((5, 6, 7)), [axis(5 + n, *kind) for n, kind in enumerate(kinds)])
-        assert stacks.frame_axis(stack) == place
-    last = signal(np.zeros((80, 90, 3)), [axis(80), axis(90), axis(3, "", 1.0)])
-    assert stacks.frames_first(last).shape == (3, 80, 90)
-    assert [a.size for a in stacks.image_axes(last)] == [80, 90]
-
-
-@pytest.mark.parametrize("chunks", [(1, 80, 90), (3, 40, 90), (10, 80, 90)])
-@pytest.mark.parametrize("at_once", [1 << 28, 80 * 90 * 2, 1000])
-def test_frames_lazy_and_eager_whatever_the_chunks(monkeypatch, chunks, at_once):
-    monkeypatch.setattr(stacks, "AT_ONCE_BYTES", at_once)
-    monkeypatch.setattr(stacks, "CHUNK_PX", 32)
-    stack = np.random.default_rng(0).integers(0, 999, (10, 80, 90)).astype(np.uint16)
-    for data in (stack, da.from_array(stack, chunks=chunks)):
-        read = [np.concatenate(list(bands)) for _, bands in stacks.frames(data)]
-        np.testing.assert_array_equal(np.stack(read), stack)
 
 
 def test_detectors():
@@ -172,46 +101,3 @@ def test_an_image_of_few_counts_is_not_taken_for_a_clipped_one():
     survey, _ = survey_of(clipped)
     low = 420 - (420 - clipped.min()) / 64
     assert images.is_clipped(survey, int(((clipped >= low) & (clipped < 420)).sum()))
-
-
-def lattice_frames(drift_px, seed=0, dose=40.0):
-    """Noisy frames of a square lattice (20 px a cell) with some empty columns, drifting over it."""
-    rng = np.random.default_rng(seed)
-    rows, cols = np.mgrid[0:300, 0:320]
-    scene = (1 + np.cos(2 * np.pi * rows / 20)) * (1 + np.cos(2 * np.pi * cols / 20)) / 4
-    for row, col in rng.integers(2, 13, (8, 2)):
-        scene[row * 20 - 10 : row * 20 + 10, col * 20 - 10 : col * 20 + 10] = 0
-    place, places = np.array([40, 40]), []
-    for step in drift_px:
-        place = place + step
-        places.append(place)
-    frames = [rng.poisson(dose * (0.1 + scene[r : r + 200, c : c + 220])) for r, c in places]
-    return np.stack(frames).astype(np.uint16), np.array(places) - places[0]
-
-
-@pytest.mark.parametrize("step", [(0, 0), (2, -3), (-4, 4), (0, 7)])
-@pytest.mark.parametrize("dose", [5.0, 40.0])
-def test_drifting_frames_of_a_lattice_are_aligned(step, dose):
-    stack, shifts = lattice_frames([(0, 0)] + [step] * 5, dose=dose)
-    total, found = stacks.aligned_sum(stack)
-    assert np.abs(found - shifts).max() <= (0 if dose == 40.0 else 1)  # 5 counts at the brightest pixel
-    assert total.dtype == np.int32
-    assert total.shape == tuple(np.array([200, 220]) - np.ptp(found, axis=0))
-
-
-def test_the_sum_is_exact_and_of_the_shared_field():
-    stack, shifts = lattice_frames([(0, 0), (3, -2), (-5, 4)])
-    total, found = stacks.aligned_sum(da.from_array(stack, chunks=(1, 200, 220)))
-    np.testing.assert_array_equal(found, shifts)
-    top, left = shifts.max(axis=0)
-    bottom, right = np.array([200, 220]) + shifts.min(axis=0)
-    expected = sum(
-        frame[top - r : bottom - r, left - c : right - c].astype(int)
-        for frame, (r, c) in zip(stack, shifts, strict=True)
-    )
-    np.testing.assert_array_equal(total, expected)
-
-
-def test_floats_stay_floats_in_the_sum():
-    total, _ = stacks.aligned_sum(np.ones((3, 70, 80)) + np.random.default_rng(0).normal(size=(70, 80)))
-    assert total.dtype == np.float32

@@ -49,7 +49,7 @@ def sentence(ending: Ending, file: Mapping[str, Any], path: str, settings: ReadS
 def damage(detail: str, missing: int) -> str:
     """Words for an exception of a reader; `missing` bytes are known to lack at the end of the file."""
     if missing:
-        return f"is truncated: {amount(missing)} are missing at its end (the reader says {detail})"
+        return f"is truncated: {amount(missing)} are missing at its end"
     if lengths := re.search(r"truncated file: eof = (\d+),.* stored_eof = (\d+)", detail):
         missing = int(lengths[2]) - int(lengths[1])
         return f"is truncated: {amount(missing)} are missing at its end"
