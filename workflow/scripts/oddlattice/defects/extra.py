@@ -4,9 +4,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import uniform_filter
 
-from oddlattice.crystal import CELL_PX
 from oddlattice.defects.listing import Defect, Judged
 from oddlattice.defects.null import MIN_COLUMNS
+from oddlattice.lattice.columns import px_of
 from oddlattice.numerics import distributions
 from oddlattice.numerics.arrays import Array, Float, Mask
 from oddlattice.numerics.compiled import compiled
@@ -28,26 +28,27 @@ def extra_columns(judged: Judged, z: Float, mask: Mask, all_uv: Array, width_px:
     width_px : float
         Of the Gaussian that smoothed the noise of `z`.
     """
-    line = (np.arange(CELL_PX) + 0.5) / CELL_PX
-    away = np.ones((CELL_PX, CELL_PX), dtype=bool)
+    n_u, n_v = px_of(z, mask)
+    line_u, line_v = (np.arange(n_u) + 0.5) / n_u, (np.arange(n_v) + 0.5) / n_v
+    away = np.ones((n_u, n_v), dtype=bool)
     for u, v in all_uv:
-        du, dv = np.abs(line - u), np.abs(line - v)
-        du, dv = np.minimum(du, 1 - du), np.minimum(dv, 1 - dv)
-        away &= np.hypot(du[:, None], dv[None, :]) > 0.25
-    places = np.tile(away, mask.shape) & (np.repeat(np.repeat(mask, CELL_PX, 0), CELL_PX, 1) > 0)
+        du, dv = np.abs(line_u - u), np.abs(line_v - v)
+        du, dv = n_u * np.minimum(du, 1 - du), n_v * np.minimum(dv, 1 - dv)
+        away &= np.hypot(du[:, None], dv[None, :]) > 5
+    places = np.tile(away, mask.shape) & (np.repeat(np.repeat(mask, n_u, 0), n_v, 1) > 0)
     # between the columns few electrons are counted and z leans to the bright side, most where it is darkest
     skewness = _largest_skewness(z, mask, away)
     many = int(places.sum())
     levels = np.arange(3.0, 60.0, 0.05)
     bar = float(levels[np.argmax(highest_of(levels, many, width_px, skewness) < fdr)])
-    free = _away_from(places, np.array([d.uv for d in judged.defects]).reshape(-1, 2), 0.6)
+    free = _away_from(places, np.array([d.uv for d in judged.defects]).reshape(-1, 2) * (n_u, n_v) - 0.5, 12)
     # the deepest dips of the same map are decoys: no atom can be missing there, so noise alone goes that deep
     bar = max(bar, DECOY_MARGIN * -float(z.min(initial=0.0, where=free)))
     found = []
     for row, col in np.argwhere(free & (z > bar)):
         if z[row, col] < z[max(row - 3, 0) : row + 4, max(col - 3, 0) : col + 4].max():
             continue
-        uv = ((row + 0.5) / CELL_PX, (col + 0.5) / CELL_PX)
+        uv = ((row + 0.5) / n_u, (col + 0.5) / n_v)
         chance = float(highest_of(float(z[row, col]), many, width_px, skewness))
         p = float(distributions.pearson3_sf(z[row, col], skewness))
         found.append(Defect(uv, "", "extra", 1.0 - chance, z=float(z[row, col]), p=p, q=chance))
@@ -57,11 +58,12 @@ def extra_columns(judged: Judged, z: Float, mask: Mask, all_uv: Array, width_px:
 @compiled("void(float32[:, ::1], uint8[:, ::1], boolean[:, ::1], float64[:, :, ::1])")
 def _add_powers(z: Float, mask: Mask, away: npt.NDArray[np.bool_], out: Array) -> None:
     """Add 1, z, z^2 and z^3 of analysed cells to `out` (20, 20, 4), by the pixel of the cell; |z| < 6 alone."""
+    n_u, n_v = away.shape
     for u in range(mask.shape[0]):
         for v in range(mask.shape[1]):
-            for i in range(CELL_PX if mask[u, v] else 0):
-                for j in range(CELL_PX):
-                    value = np.float64(z[u * CELL_PX + i, v * CELL_PX + j])
+            for i in range(n_u if mask[u, v] else 0):
+                for j in range(n_v):
+                    value = np.float64(z[u * n_u + i, v * n_v + j])
                     if away[i, j] and abs(value) < 6:
                         out[i, j, 0] += 1.0
                         out[i, j, 1] += value
@@ -71,7 +73,7 @@ def _add_powers(z: Float, mask: Mask, away: npt.NDArray[np.bool_], out: Array) -
 
 def _largest_skewness(z: Float, mask: Mask, away: npt.NDArray[np.bool_]) -> float:
     """Skewness of z at the pixel of the cell, of those `away` (20, 20), where it is largest; not negative."""
-    sums = np.zeros((CELL_PX, CELL_PX, 4))
+    sums = np.zeros((*away.shape, 4))
     _add_powers(np.ascontiguousarray(z, np.float32), np.ascontiguousarray(mask, np.uint8), away, sums)
     count = sums[:, :, 0]
     if count.max() < MIN_COLUMNS:
@@ -101,10 +103,10 @@ def highest_of(level: npt.ArrayLike, places_px: float, width_px: float, skewness
 def _away_from(places: npt.NDArray[np.bool_], uv: Array, cells: float) -> npt.NDArray[np.bool_]:
     """`places` (U * 20, V * 20) without what lies within a distance [cells] of any of `uv` (n, 2)."""
     out = places.copy()
-    reach = int(np.ceil(cells * CELL_PX))
-    for u, v in uv * CELL_PX - 0.5:
+    reach = int(np.ceil(cells))
+    for u, v in uv:
         row, col = np.ogrid[max(int(u) - reach, 0) : int(u) + reach + 1, max(int(v) - reach, 0) : int(v) + reach + 1]
         part = out[row.min() : row.max() + 1, col.min() : col.max() + 1]
-        near = np.hypot(row - u, col - v) < cells * CELL_PX
+        near = np.hypot(row - u, col - v) < cells
         part &= ~near[: part.shape[0], : part.shape[1]]
     return out

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from oddlattice.crystal import CELL_PX, LEAST_CELLS
+from oddlattice.crystal import LEAST_CELLS
 from oddlattice.defects.extra import extra_columns
 from oddlattice.defects.kernels import kernel_width_px, z_map
 from oddlattice.defects.listing import Defect, Judged, judge_all, single_defects
@@ -16,6 +16,7 @@ from oddlattice.defects.published_score import published_map
 from oddlattice.defects.regions import extended_regions, gap_cells, group_extended, loud_cells
 from oddlattice.defects.registered import Registered, load_registered
 from oddlattice.defects.tables import Tally
+from oddlattice.lattice.columns import px_of
 from oddlattice.lattice.subareas import in_px, parts_of
 from oddlattice.model.known_defects import Trial
 from oddlattice.numerics.arrays import Float
@@ -95,13 +96,14 @@ def find_by_parts(
     tally = Tally()
     trials = [Trial(**entry) for entry in said_of(differences)["trial_defects"]]
     mask = values_of(tiles, "mask")
+    px_per_cell = px_of(array_of(differences, "difference"), mask)
     brightness, loud = np.zeros(mask.shape), np.zeros(mask.shape, dtype=bool)
     parts = parts_of(mask.shape, AROUND_CELLS)
     stored = None
     if len(parts) > 1:
         shape = array_of(differences, "difference").shape
-        side = CHUNK_CELLS * CELL_PX
-        stored = zarr.create_array(scratch / "z", shape=shape, chunks=(side, side), dtype="float32", compressors=None)
+        sides = tuple(CHUNK_CELLS * n for n in px_per_cell)
+        stored = zarr.create_array(scratch / "z", shape=shape, chunks=sides, dtype="float32", compressors=None)
     z: Float = np.empty((0, 0), np.float32)
     for part in parts:
         if len(parts) > 1 and mask[part.wide].sum() < LEAST_CELLS:
@@ -112,7 +114,7 @@ def find_by_parts(
         brightness[part.core] = image.brightness[part.inner]
         loud[part.core] = loud_cells(z, image.prediction, image.mask)[part.inner]
         if stored is not None:
-            stored[in_px(part.core)] = z[in_px(part.inner)]
+            stored[in_px(part.core, px_per_cell)] = z[in_px(part.inner, px_per_cell)]
             del image, judged, noise
             give_back()
     regions = gap_cells(mask, values_of(tiles, "inside"), brightness) | loud

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.crystal import CELL_PX
+from oddlattice.crystal import PX_PER_CELL, PxPerCell
 from oddlattice.defects.fdr import q_values, smallest_cut
 from oddlattice.defects.kernels import moved_peak, refine
 from oddlattice.defects.kind_probabilities import (
@@ -26,6 +26,8 @@ from oddlattice.lattice.columns import (
 )
 from oddlattice.numerics import distributions
 from oddlattice.numerics.arrays import Array, Float
+
+TAKEN_PX = 9  # beyond its window: so far a changed column is taken out
 
 
 @dataclass
@@ -107,7 +109,8 @@ def single_defects(
     false-discovery rate is kept among the p-values that are left.
     """
     order = np.flatnonzero(judged.flagged)
-    left = _around([judged.kinds[judged.kind[k]].cells[int(judged.index[k])] for k in order], difference)
+    px_per_cell = judged.kinds[0].shape.px_per_cell if judged.kinds else PX_PER_CELL
+    left = _around([judged.kinds[judged.kind[k]].cells[int(judged.index[k])] for k in order], difference, px_per_cell)
     listed = []
     for k in order[np.argsort(judged.p[order], kind="stable")]:
         tested, i = judged.kinds[judged.kind[k]], int(judged.index[k])
@@ -157,12 +160,13 @@ def single_defects(
     ]
 
 
-def _around(cells: list[npt.NDArray[np.intp]], difference: Float) -> Array:
+def _around(cells: list[npt.NDArray[np.intp]], difference: Float, px_per_cell: PxPerCell) -> Array:
     """The difference about `cells`, a cell of rim around all of it; 0 elsewhere, where no memory is touched."""
-    left = np.zeros([n + 2 * CELL_PX for n in difference.shape])
-    inner = left[CELL_PX:-CELL_PX, CELL_PX:-CELL_PX]
-    for u, v in cells:
-        near = tuple(slice(max(at - 2, 0) * CELL_PX, (at + 3) * CELL_PX) for at in (u, v))
+    n_u, n_v = px_per_cell
+    left = np.zeros((difference.shape[0] + 2 * n_u, difference.shape[1] + 2 * n_v))
+    inner = left[n_u:-n_u, n_v:-n_v]
+    for cell in cells:
+        near = tuple(slice(max(at - 2, 0) * n, (at + 3) * n) for at, n in zip(cell, px_per_cell, strict=True))
         inner[near] = difference[near]
     return left
 
@@ -171,10 +175,10 @@ def _take_out(
     left: Array, shape: ColumnShape, cell: npt.NDArray[np.intp], found: Array, vectors_pm: Array, part: float
 ) -> None:
     """Subtract a defect from the padded difference, out to a cell from its column."""
-    reach = CELL_PX // 2 - 1
+    reach = TAKEN_PX
     start_u, start_v = (s - reach for s in window_start_px(shape))
     added = part * moved_peak(shape, float(found[0]), found[1:], vectors_pm, reach)
-    row, col = (cell + 1) * CELL_PX + (start_u, start_v)
+    row, col = (cell + 1) * shape.px_per_cell + (start_u, start_v)
     low = max(-row, 0), max(-col, 0)
     view = left[max(row, 0) : row + added.shape[0], max(col, 0) : col + added.shape[1]]
     view -= added[low[0] : low[0] + view.shape[0], low[1] : low[1] + view.shape[1]]

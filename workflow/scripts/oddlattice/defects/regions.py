@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from oddlattice.defects.listing import Defect
-from oddlattice.lattice.columns import as_cells
+from oddlattice.lattice.columns import as_cells, px_of
 from oddlattice.numerics.arrays import Array, Float, Mask
 
 Cells = npt.NDArray[np.bool_]
@@ -25,7 +25,9 @@ ROUND = np.ones((3, 3), dtype=bool)
 def _slow_changes(prediction: Float, mask: Mask) -> Array:
     """What background and contrast that vary over several cells add to the z of a cell, orthonormal; shape (400, 3)."""
     some = np.argwhere(mask > 0)[:: max(1, int(mask.sum()) // 1024)]
-    mean = np.maximum(as_cells(prediction)[some[:, 0], some[:, 1]].astype(np.float64).mean(axis=0), 1e-3).ravel()
+    mean = np.maximum(
+        as_cells(prediction, px_of(prediction, mask))[some[:, 0], some[:, 1]].astype(np.float64).mean(axis=0), 1e-3
+    ).ravel()
     # counting noise: its standard deviation goes with the root of the intensity
     return np.asarray(np.linalg.qr(np.stack([np.ones(mean.size), 1 / np.sqrt(mean), np.sqrt(mean)], -1))[0])
 
@@ -40,7 +42,7 @@ def loudness(z: Float, prediction: Float, mask: Mask) -> Array:
         return np.full(mask.shape, np.nan)
     slow = _slow_changes(prediction, mask)
     variance = np.empty(mask.shape)
-    for u, row in enumerate(as_cells(z)):
+    for u, row in enumerate(as_cells(z, px_of(z, mask))):
         cells = row.reshape(len(row), -1).astype(np.float64)
         variance[u] = (cells**2).sum(axis=1) - ((cells @ slow) ** 2).sum(axis=1)
     square = np.where(mask > 0, variance / max(float(np.median(variance[mask > 0])), 1e-9), np.inf)
