@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize._numdiff import approx_derivative
 
-from oddlattice.crystal import CELL_PX, Column
+from oddlattice.crystal import CELL_PX, PX_PER_CELL, Column
 from oddlattice.lattice.columns import (
     REACH_PX,
     ColumnShape,
@@ -138,5 +138,5 @@ def test_columns_need_all_cells_of_their_window() -> None:
 
 def test_cells_are_a_view() -> None:
     tiles = np.zeros((40, 60), np.float32)
-    as_cells(tiles)[1, 2, 3, 4] = 7.0
+    as_cells(tiles, PX_PER_CELL)[1, 2, 3, 4] = 7.0
     assert tiles[23, 44] == 7.0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from oddlattice.crystal import CELL_PX, Crystal
+from oddlattice.crystal import CELL_PX, PX_PER_CELL, Crystal
 from oddlattice.lattice import resample
 from oddlattice.lattice.columns import as_cells
 from oddlattice.lattice.fourier import NoLatticeError, find_lattice
@@ -131,7 +131,7 @@ def test_a_scan_stored_with_rows_and_columns_exchanged_is_straightened_along_its
 
     def scatter(image: np.ndarray, found: Registration) -> float:
         whole = render(image, found, (slice(0, found.mask.shape[0]), slice(0, found.mask.shape[1])))
-        cells = as_cells(whole)[found.mask]
+        cells = as_cells(whole, PX_PER_CELL)[found.mask]
         return float((cells - cells.mean(axis=0)).var())
 
     straight, jittered = (

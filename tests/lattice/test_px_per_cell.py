@@ -50,7 +50,9 @@ def test_a_cell_that_is_not_square_goes_through_all_stages(known: Crystal, px_pe
     known = replace(known, px_per_cell=px_per_cell)
     conditions = Conditions(pixel_nm=PIXEL_NM, rotation_deg=12, dose_e_px=2000, jitter_pm=2)
     at = ((0, 0), (3, -2), (-4, 1), (5, 2))
-    emptied = tuple(Defect(cell, column, "vacancy-like", factor=0.0) for column, cell in enumerate(at[: len(known.columns)]))
+    emptied = tuple(
+        Defect(cell, column, "vacancy-like", factor=0.0) for column, cell in enumerate(at[: len(known.columns)])
+    )
     scan = simulate_scan(known, conditions, (600, 900), emptied, seed=5)
     found = fit_registration(scan.counts, [known], (PIXEL_NM, PIXEL_NM))
     assert found.px_per_cell == px_per_cell

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from oddlattice.crystal import CELL_PX, load_crystal
+from oddlattice.crystal import CELL_PX, PX_PER_CELL, load_crystal
 from oddlattice.defects.listing import judge_all
 from oddlattice.defects.noise import estimate_noise
 from oddlattice.defects.null import judge_columns
@@ -64,7 +64,7 @@ def test_same_bytes_for_any_number_of_threads() -> None:
     tiles, mask = bulk_tiles(1)
     one, three = (predict_bulk(engine("auto"), tiles, mask, 5.0, threads) for threads in (1, 3))
     assert one.tobytes() == three.tobytes()
-    assert not as_cells(one)[mask == 0].any() and as_cells(one)[mask == 1].all()
+    assert not as_cells(one, PX_PER_CELL)[mask == 0].any() and as_cells(one, PX_PER_CELL)[mask == 1].all()
 
 
 def flagged(tiles: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> set[tuple[str, int, int]]:
@@ -111,7 +111,7 @@ def test_the_way_of_a_gpu_gives_what_the_way_of_the_processor_gives() -> None:
     contrast = contrast_of(mean_cell(tiles, mask))
     for batch in (1024, 333):
         raw, prediction = predict_on_gpu(engine(batch=batch), tiles, mask, 5.0, contrast)
-        assert prediction.shape == tiles.shape and not as_cells(prediction)[mask == 0].any()
+        assert prediction.shape == tiles.shape and not as_cells(prediction, PX_PER_CELL)[mask == 0].any()
         np.testing.assert_allclose(raw, here, atol=1e-4)
         np.testing.assert_allclose(prediction, whole, atol=1e-4)
     cells = np.array([[7, 9], [39, 39], [0, 20]])
@@ -178,11 +178,11 @@ def test_own_mean_takes_the_common_part_and_leaves_the_odd_cell() -> None:
     rng = np.random.default_rng(1)
     cell = rng.standard_normal((CELL_PX, CELL_PX)).astype(np.float32)
     residual = np.tile(cell, (30, 30)) + 0.1 * rng.standard_normal((600, 600)).astype(np.float32)
-    as_cells(residual)[10, 10] += 5.0
+    as_cells(residual, PX_PER_CELL)[10, 10] += 5.0
     mask = np.ones((30, 30), np.uint8)
     mask[20:, 20:] = 0
     left = residual - own_residual(residual, mask, 5.0)
-    cells = as_cells(left)
+    cells = as_cells(left, PX_PER_CELL)
     assert np.abs(np.median(cells[mask == 1], axis=0)).max() < 0.03
     assert cells[10, 10].mean() == pytest.approx(5.0, abs=0.1)
     assert not as_cells(own_residual(residual, mask, 5.0))[mask == 0].any()

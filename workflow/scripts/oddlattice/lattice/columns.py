@@ -69,7 +69,7 @@ def px_of(values: Shaped, cells: Shaped) -> PxPerCell:
     return values.shape[0] // cells.shape[0], values.shape[1] // cells.shape[1]
 
 
-def as_cells(tiles: npt.NDArray[np.floating], px_per_cell: PxPerCell = PX_PER_CELL) -> npt.NDArray[np.floating]:
+def as_cells(tiles: npt.NDArray[np.floating], px_per_cell: PxPerCell) -> npt.NDArray[np.floating]:
     """View of a map (U n_u, V n_v) as cells (U, V, n_u, n_v)."""
     n_u, n_v = px_per_cell
     return tiles.reshape(tiles.shape[0] // n_u, n_u, tiles.shape[1] // n_v, n_v).transpose(0, 2, 1, 3)
@@ -82,7 +82,7 @@ def sample_of(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
 
 
 def cells_at(
-    tiles: npt.NDArray[np.floating], cells: npt.NDArray[np.intp], px_per_cell: PxPerCell = PX_PER_CELL
+    tiles: npt.NDArray[np.floating], cells: npt.NDArray[np.intp], px_per_cell: PxPerCell
 ) -> npt.NDArray[np.float32]:
     """Cells (n, n_u, n_v) of tiles (U n_u, V n_v)."""
     return np.asarray(as_cells(tiles, px_per_cell)[cells[:, 0], cells[:, 1]], dtype=np.float32)

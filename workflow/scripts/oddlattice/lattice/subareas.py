@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.crystal import PX_PER_CELL, PxPerCell
+from oddlattice.crystal import PxPerCell
 
 Window = tuple[slice, slice]
 
@@ -38,7 +38,7 @@ class Part:
         return tuple(slice(c.start - n, c.stop - n) for c, n in zip(self.core, low, strict=True))  # type: ignore[return-value]
 
 
-def in_px(cells: Window, px_per_cell: PxPerCell = PX_PER_CELL) -> Window:
+def in_px(cells: Window, px_per_cell: PxPerCell) -> Window:
     """A window of cells in pixels of the lattice frame."""
     u, v = (slice(s.start * n, s.stop * n) for s, n in zip(cells, px_per_cell, strict=True))
     return u, v

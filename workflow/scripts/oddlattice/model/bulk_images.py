@@ -12,7 +12,7 @@ import numpy.typing as npt
 import zarr
 
 from oddlattice.archive.names import unescape
-from oddlattice.crystal import CELL_PX, Crystal
+from oddlattice.crystal import CELL_PX, PX_PER_CELL, Crystal
 from oddlattice.lattice.columns import as_cells, mean_cell
 from oddlattice.lattice.mean_cell import peaks_of_mean_cell
 from oddlattice.lattice.register import register
@@ -118,7 +118,7 @@ def propose_crystal(name: str, given: Mapping[str, Any], image: Float, header: A
 def robust_cells(tiles: Float, mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """Analysed cells that look like the others: those whose whitened misfit stands out by five sigma are left out."""
     good = mask.astype(bool)
-    cells = as_cells(tiles)
+    cells = as_cells(tiles, PX_PER_CELL)
     centre = mean_cell(tiles, mask)
     off = cells[good] - centre
     spread = 1.4826 * np.median(np.abs(off), axis=0) + 1e-6
@@ -151,7 +151,7 @@ def image_patches(crystal: Crystal, images: list[tuple[Float, Any]]) -> tuple[Im
         held.append(patches_of(rimmed, cells[cells[:, 1] > border]))
         counts.append(float(len(cells)))
         shapes = shapes or [fit_shape(centre / contrast, column) for column in crystal.tested]
-        spread = 1.4826 * np.median(np.abs(as_cells(found.tiles)[good] - centre), axis=0) / contrast
+        spread = 1.4826 * np.median(np.abs(as_cells(found.tiles, PX_PER_CELL)[good] - centre), axis=0) / contrast
         variance = spread**2 + 1e-4 if variance is None else np.minimum(variance, spread**2 + 1e-4)
     if sum(counts) < LEAST_CELLS or shapes is None or variance is None:
         raise ValueError(f"train.bulk: {sum(counts):.0f} cells of bulk; at least {LEAST_CELLS} are needed")

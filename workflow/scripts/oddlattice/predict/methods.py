@@ -8,7 +8,7 @@ import numpy.typing as npt
 from scipy.linalg import eigh
 from scipy.ndimage import gaussian_filter
 
-from oddlattice.crystal import CELL_PX
+from oddlattice.crystal import CELL_PX, PX_PER_CELL
 from oddlattice.lattice.columns import as_cells, mean_cell
 from oddlattice.model.patches import padded, patches_of
 from oddlattice.numerics.arrays import Float, Mask
@@ -60,7 +60,7 @@ def predict_pca(tiles: Float, mask: Mask, _network: Network | None = None, compo
     fold = (inside // BLOCK_CELLS).sum(axis=1) % 2
     half = CELL_PX // 2
     out = np.zeros_like(tiles)
-    cells_of = as_cells(out)
+    cells_of = as_cells(out, PX_PER_CELL)
     for other in (0, 1):
         from_cells = inside[fold == other] if (fold == other).sum() >= 2 * components else inside
         mean, basis = quiet_components(patches_of(rimmed, from_cells[:: max(1, len(from_cells) // SAMPLE)]), components)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from oddlattice.crystal import CELL_PX
+from oddlattice.crystal import CELL_PX, PX_PER_CELL
 from oddlattice.lattice.columns import as_cells, mean_cell
 from oddlattice.model.patches import padded, patches_of, standardised
 from oddlattice.numerics.arrays import Float
@@ -55,7 +55,7 @@ def predict_bulk(
     """
     contrast = contrast if contrast is not None else contrast_of(mean_cell(tiles, mask))
     prediction = np.zeros_like(tiles)
-    cells_of = as_cells(prediction)
+    cells_of = as_cells(prediction, PX_PER_CELL)
     latents = np.zeros((*mask.shape, careful.engine.vae.config.latent), dtype=np.float32)
 
     def encode(cells: npt.NDArray[np.intp]) -> None:
