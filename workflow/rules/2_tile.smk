@@ -30,5 +30,6 @@ rule cut_tiles:
         runtime=120,
     params:
         settings=config["tile"],
+        misfit_limit=own_limit(),
     script:
         "../scripts/cut_tiles.py"

@@ -141,11 +141,16 @@ def finish():
 @cache
 def models():
     """Folders of the configured models. Full paths: `snakemake train` makes models, an ordinary run never does."""
-    places = [Path.cwd() / "models", REPOSITORY / "models"]
+    places = list(dict.fromkeys([Path.cwd() / "models", REPOSITORY / "models"]))
     try:
-        return [settings.find_model(name, list(dict.fromkeys(places))) for name in config["models"]]
+        return [settings.find_model(name, places) for name in settings.model_names(config["models"], places)]
     except settings.SettingsError as error:
         stop("models", error)
+
+
+def own_limit():
+    """Misfit beyond which an image is no model's and is laid on the crystal it shows itself; None: it never is."""
+    return config["infer"]["misfit_limit"] if settings.AUTO in config["models"] else None
 
 
 def of_models(name):

@@ -72,6 +72,7 @@ def main(
     out_zarr: str | Path,
     settings: TileSettings,
     threads: int = 1,
+    misfit_limit: float | None = None,
 ) -> None:
     """Tile all images of a shard.
 
@@ -86,6 +87,8 @@ def main(
     settings : TileSettings
     threads : int
         Images tiled at once, each in its own process.
+    misfit_limit : float, optional
+        Where given, an image further off every model is laid on the crystal that it shows itself.
     """
     for path in crystal_files:
         load_crystal(Path(path))
@@ -98,6 +101,7 @@ def main(
             "crystal_files": [str(path) for path in crystal_files],
             "out": str(part),
             "settings": settings.as_dict(),
+            "misfit_limit": misfit_limit,
         }
         rows = tile_all({name: shared | {"image_id": name} for name in names}, part, threads)
         root.attrs["images"] = [rows[name] for name in names]
@@ -113,4 +117,5 @@ if "snakemake" in globals():
         snakemake.output.tiles_zarr,
         TileSettings.of(snakemake.params.settings),
         snakemake.threads,
+        snakemake.params.misfit_limit,
     )

@@ -35,6 +35,7 @@ def main(
     tiles = zarr.open_group(tiles_zarr, mode="r")
     models = {model.name: model for model in map(load_model, map(Path, model_dirs))}
     predictors = {name: Predictor(model, settings, threads) for name, model in models.items()}
+    without_model = Predictor(None, settings, threads)
     listed = listed_in(tiles)
     with whole_directory(out_zarr) as part, Behind() as write:
         out = new_store(part)
@@ -44,7 +45,7 @@ def main(
             name, state, reason = row["image_id"], row["state"], row["reason"]
             if state == "tiled":
                 model = str(said_of(grain_of(tiles, name))["model"])
-                given = (tiles, out, name, models[model], predictors[model], settings)
+                given = (tiles, out, name, models.get(model), predictors.get(model, without_model), settings)
                 meanwhile = (pieces.of(name), write) if pieces is not None else ()
                 said, fault = watch.spared(name, infer_one, *given, *meanwhile)
                 if fault is not None and meanwhile:  # perhaps it is that of the next image, whose pieces are read ahead

@@ -84,7 +84,7 @@ def analyse_files(rows: list[Row], setup: Setup, folder: Path) -> list[Analysis]
     predictor = Predictor(model, setup.infer, 1)
     for row in listed:
         name = str(row["image_id"])
-        job = {"images_zarr": str(first), "out": str(second), "settings": setup.tile.as_dict()}
+        job: dict[str, Any] = {"images_zarr": str(first), "out": str(second), "settings": setup.tile.as_dict()}
         if tile_one([crystal], image_id=name, **job)["state"] == "tiled":
             infer_one(tiles, differences, name, model, predictor, setup.infer)
     made = zarr.open_group(maps, mode="w", zarr_format=3)

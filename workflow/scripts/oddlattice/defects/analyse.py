@@ -1,5 +1,6 @@
 """One image of a shard from its stores to its rows and its maps."""
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,9 @@ from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.groups import grain_of, group_of, said_of, values_of
 from oddlattice.storage.products import COLUMNS, table
 from oddlattice.storage.rows import Row
+
+#: Names of columns whose unit holds a length.
+LENGTH = re.compile(r"_(nm|pm)2?$|^density_")
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,13 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
         figures["dose_counts_per_nm2"] = dose_counts_per_nm2(local_mean, mask, pedestal, image.pixel_nm)
         found |= figures | {"reason": "; ".join(warnings)}
         group = stores.maps.create_group(name)
-        laid: dict[str, Map] = {**maps, "prediction": InCounts(maps["prediction"], local_mean, pedestal)}
+        sign = int(lattice.get("contrast_sign", 1))
+        laid: dict[str, Map] = {**maps, "prediction": InCounts(maps["prediction"], local_mean, pedestal, sign)}
         write_maps(group, laid, coordinates, (found["rows"], found["cols"]), header)
     said = {"image_id": name, "completeness": tally.losses, "trials": tally.trials}
     group.update_attributes({"oddlattice": said})
     whole = replace(image, coordinates=coordinates)
-    return Analysis(
+    made = Analysis(
         found,
         [defect_row(row, defect, whole, cell_nm2) for defect in tally.defects],
         [{"image_id": name} | trial for trial in tally.trials],
@@ -83,6 +88,19 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
             pl.col("cell_u") + image.first[0], pl.col("cell_v") + image.first[1]
         ),
     )
+    return made if lattice["pixel_nm"] is not None else without_lengths(made)
+
+
+def without_lengths(made: Analysis) -> Analysis:
+    """The same of an image whose pixel size nobody knows: what is a length, an area or a density is empty."""
+
+    def told(row: Row) -> Row:
+        return {key: None if LENGTH.search(key) else value for key, value in row.items()}
+
+    columns = made.columns.with_columns(
+        pl.lit(None, made.columns.schema[key]).alias(key) for key in made.columns.columns if LENGTH.search(key)
+    )
+    return Analysis(told(made.image), [told(d) for d in made.defects], [told(t) for t in made.trials], columns)
 
 
 def refused(row: Row, fault: Fault | None) -> Analysis:

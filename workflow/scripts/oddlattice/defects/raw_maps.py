@@ -9,6 +9,7 @@ import numpy.typing as npt
 import zarr
 
 from oddlattice.lattice.coordinates import Coordinates
+from oddlattice.lattice.record import turned_over
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.compiled import compiled
 from oddlattice.numerics.local_plane import lerp
@@ -35,10 +36,13 @@ class InCounts:
     """A prediction (U n_u, V n_v) in the image's counts; 0 stays 0: there nothing was predicted.
 
     It is times the local mean (U, V) [counts], which is known at cell centres, less the pedestal [counts] that was
-    added to the image before it was divided by that mean.
+    added to the image before it was divided by that mean. With a `sign` of -1 it was turned over about 1.
     """
 
-    def __init__(self, prediction: Float | Windows, local_mean: npt.NDArray[np.floating], pedestal: float) -> None:
+    def __init__(
+        self, prediction: Float | Windows, local_mean: npt.NDArray[np.floating], pedestal: float, sign: int = 1
+    ) -> None:
+        self._sign = sign
         self.shape, self._prediction, self._pedestal = prediction.shape, prediction, np.float32(pedestal)
         self._cells = local_mean.shape
         self._mean = np.pad(local_mean.astype(np.float64), ((0, 1), (0, 1)), mode="edge")[None]
@@ -51,6 +55,8 @@ class InCounts:
             lines += [low, (at - low).astype(np.float32)]
         counts = np.asarray(lerp(self._mean, *lines)[0])
         prediction = self._prediction[window]
+        if self._sign < 0:
+            prediction = turned_over(prediction)
         counts *= prediction
         if self._pedestal:
             counts -= self._pedestal * (prediction != 0)

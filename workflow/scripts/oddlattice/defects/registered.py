@@ -8,7 +8,7 @@ import zarr
 
 from oddlattice.lattice.columns import ColumnShape, as_cells
 from oddlattice.lattice.coordinates import Coordinates
-from oddlattice.lattice.pixel_size import by_lattice_nm
+from oddlattice.lattice.pixel_size import reckoned_nm
 from oddlattice.lattice.subareas import Part, in_px
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.storage.groups import said_of, values_of
@@ -55,6 +55,6 @@ def load_registered(
         shapes=[ColumnShape.of(column) for column in columns],
         responses=[(c["response_intensity"], c["response_shift"]) for c in columns],
         vectors_px=np.array([lattice["a_px"], lattice["b_px"]]),
-        pixel_nm=np.array(by_lattice_nm(lattice["pixel_nm"], header)),
+        pixel_nm=np.array(reckoned_nm(lattice, header)),
         first=(lattice["first_cell"][0], lattice["first_cell"][1]),
     )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.crystal import Crystal, crystal_from_dict, px_per_cell_of
+from oddlattice.crystal import Crystal, crystal_from_dict
 from oddlattice.lattice.fourier import Lattice, NoLatticeError, describe, find_lattice, reduced
 from oddlattice.lattice.frame import fit_flattener
 from oddlattice.lattice.own_columns import Coefficients, Columns, find_columns
@@ -39,6 +39,8 @@ RIGHT_ANGLE_DEG = 2.5  # an angle so near 90 degrees is one
 SAME_STRETCH = 1.12  # of the cell, by scan distortion, under which a symmetry may still be one of the crystal
 SAME_LENGTH = 1.03  # vectors whose lengths differ by less are not told apart by them
 SAME_SIGMAS, SAME_PLACE_WIDTHS, SAME_PART = 3.0, 0.25, 0.03  # what a symmetry may leave: errors, widths, intensity
+NOMINAL_NM = 0.2
+NEAR_CELLS = [np.array(step) for step in product((-1, 0, 1), repeat=2)]
 TURNS = [np.array(m).reshape(2, 2) for m in product((-1, 0, 1), repeat=4) if abs(m[0] * m[3] - m[1] * m[2]) == 1]
 
 
@@ -66,10 +68,26 @@ class OwnCell:
     columns: Columns
     sites: tuple[str, ...]
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns, each its own: the site, and a number where a site has several columns."""
+        several = {site for site in self.sites if self.sites.count(site) > 1}
+        return [
+            f"{site}{self.sites[: k + 1].count(site)}" if site in several else site for k, site in enumerate(self.sites)
+        ]
+
+    @property
+    def nominal_nm(self) -> tuple[float, float]:
+        """A pixel size to reckon with where none is known: neighbouring columns are then NOMINAL_NM apart."""
+        places = self.columns.places
+        apart = [places[i] - places[j] + step for i in range(len(places)) for j in range(i + 1) for step in NEAR_CELLS]
+        distances = np.linalg.norm(np.array(apart) @ self.vectors_px, axis=1)
+        size = NOMINAL_NM / float(distances[distances > 1e-6].min())
+        return size, size
+
     def crystal(self, pixel_nm: tuple[float, float]) -> Crystal:
-        """The cell as a crystal, with as many pixels as its columns ask for."""
-        found = crystal_from_dict(self.as_dict(pixel_nm), Path("own"))
-        return replace(found, px_per_cell=px_per_cell_of(self.vectors_px, self.columns.places))
+        """The cell as a crystal; 20 x 20 px a cell, as the search for extra columns wants them."""
+        return crystal_from_dict(self.as_dict(pixel_nm), Path("own"))
 
     def as_dict(self, pixel_nm: tuple[float, float]) -> dict[str, Any]:
         """The cell as `crystal.yaml` states one; see `crystal.crystal_from_dict`."""
@@ -88,7 +106,7 @@ class OwnCell:
                     "brightness": round(float(part), 4),
                     "tested": True,
                 }
-                for site, (u, v), part in zip(self.sites, self.columns.places, bright, strict=True)
+                for site, (u, v), part in zip(self.names, self.columns.places, bright, strict=True)
             ],
         }
 
@@ -256,14 +274,9 @@ def register_on_own(
     frame = first.frame.in_cell(own.cell).moved(own.origin @ np.linalg.inv(own.cell))
     flattener = fit_flattener(image, frame.period_px)
     (mean,) = measure_mean_cell(image, flattener, frame, [np.eye(2, dtype=np.int64)])
-    crystal = own.crystal(pixel_nm or nominal_nm(own.vectors_px))
-    return measured_on(image, lattice, flattener, frame, crystal, None, mean, settings), own
-
-
-def nominal_nm(vectors_px: Array) -> tuple[float, float]:
-    """Pixel size of an image that states none, so that something can stand for it: a cell of 1 nm^2."""
-    size = 1 / float(np.sqrt(abs(np.linalg.det(vectors_px))))
-    return size, size
+    crystal = own.crystal(pixel_nm or own.nominal_nm)
+    measured = measured_on(image, lattice, flattener, frame, crystal, None, mean, settings)
+    return replace(measured, sign=own.columns.sign), own
 
 
 def strongest_lattice(lattice: Lattice) -> Lattice:

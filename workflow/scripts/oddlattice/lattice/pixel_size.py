@@ -18,6 +18,11 @@ def mean_nm(pixel_nm: Sequence[float]) -> float:
     return math.sqrt(pixel_nm[0] * pixel_nm[1])
 
 
+def reckoned_nm(lattice: Mapping[str, Any], header: Sequence[float] | None) -> PixelNm:
+    """Pixel size (row, col) [nm] to reckon with, from what the tile stage says: nominal where none is known."""
+    return by_lattice_nm(lattice["pixel_nm"] or lattice["nominal_pixel_nm"], header)
+
+
 def by_lattice_nm(mean_pixel_nm: float, header: Sequence[float] | None) -> PixelNm:
     """Pixel size (row, col) [nm] of a fitted lattice's mean pixel: split between the directions as the header says."""
     ratio = math.sqrt(header[0] / header[1]) if header else 1.0

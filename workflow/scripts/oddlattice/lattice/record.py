@@ -47,6 +47,8 @@ class Record:
         (n_u, n_v).
     first : tuple of int
         Lattice coordinates of the corner of cell (0, 0) of the arrays, counted from the frame's origin.
+    sign : int
+        -1 where columns are dark on bright ground: tiles are turned over about their mean, so that columns are bright.
     """
 
     nodes_px: Array
@@ -58,6 +60,7 @@ class Record:
     transposed: bool = False
     px_per_cell: PxPerCell = PX_PER_CELL
     first: tuple[int, int] = (0, 0)
+    sign: int = 1
 
     @classmethod
     def of(cls, group: zarr.Group) -> Self:
@@ -73,6 +76,7 @@ class Record:
             transposed=bool(said["scan_transposed"]),
             px_per_cell=tuple(said["px_per_cell"]),
             first=tuple(said["first_cell"]),
+            sign=int(said.get("contrast_sign", 1)),
         )
 
     @property
@@ -83,6 +87,7 @@ class Record:
             "scan_transposed": self.transposed,
             "px_per_cell": list(self.px_per_cell),
             "first_cell": list(self.first),
+            "contrast_sign": self.sign,
         }
 
     def write(self, group: zarr.Group) -> None:
@@ -109,7 +114,14 @@ class Record:
         """Cut a window of cells, indices into `mask`, from an image; see `resample.cut_cells`."""
         seen: Any = Transposed(image) if self.transposed else image
         nodes_px = self.nodes_px[::-1] if self.transposed else self.nodes_px
-        return cut_cells(seen, nodes_px, self.line_shift_px, self.local_mean, cells, self.pedestal, self.px_per_cell)
+        shifts, mean = self.line_shift_px, self.local_mean
+        tile = cut_cells(seen, nodes_px, shifts, mean, cells, self.pedestal, self.px_per_cell)
+        return tile if self.sign > 0 else turned_over(tile)
+
+
+def turned_over(values: Float) -> Float:
+    """Values of mean 1 the other way round; 0 stays 0: there nothing is known."""
+    return np.asarray(np.where(values == 0, 0, 2 - values), dtype=np.float32)
 
 
 def write_tiles(image: Any, record: Record, group: zarr.Group) -> None:

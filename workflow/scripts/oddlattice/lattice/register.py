@@ -86,6 +86,8 @@ class Registration:
         Whether the lines of the scan are the image's columns, not its rows.
     px_per_cell : tuple of int
         Pixels of a cell along (u, v) in the lattice frame.
+    sign : int
+        -1 where columns are dark on bright ground.
     """
 
     frame: Frame
@@ -104,6 +106,7 @@ class Registration:
     shift_uv: Array
     transposed: bool = False
     px_per_cell: PxPerCell = PX_PER_CELL
+    sign: int = 1
 
     @property
     def record(self) -> Record:
@@ -118,6 +121,7 @@ class Registration:
             self.transposed,
             self.px_per_cell,
             self.first,
+            self.sign,
         )
 
 

@@ -10,6 +10,7 @@ from oddlattice.crystal import Crystal
 from oddlattice.lattice.fourier import DISTORTED, NoLatticeError, describe, stretch_of
 from oddlattice.lattice.frame import Frame
 from oddlattice.lattice.origin import column_weights
+from oddlattice.lattice.own_crystal import OwnCell, register_on_own
 from oddlattice.lattice.pixel_size import header_nm, mean_nm
 from oddlattice.lattice.record import write_tiles
 from oddlattice.lattice.register import (
@@ -25,6 +26,8 @@ from oddlattice.storage.groups import FIRST_GRAIN, array_of, group_of, said_of
 from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import Windows
 
+OWN = "own"  # the crystal of an image of which none of the models is
+SAME_PERIOD = 0.05  # periods whose logarithms differ by less are one
 AT_ONCE_PX = 1 << 25  # an image of more pixels is read strip by strip
 DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
 
@@ -154,11 +157,13 @@ def tile_image(
     out: str,
     settings: Mapping[str, Any],
     judge: Judge | None = None,
+    own: bool = False,
 ) -> Row:
     """Register one image and write its group; returns its row of the root attributes.
 
     `models` has the crystal of every model by the name of its folder; `settings` those of `TileSettings`; `judge` is as
-    of `fit_registration`.
+    of `fit_registration`. Where none of the models is the image's and `own` is set, the image is registered on the
+    crystal that it shows itself.
     """
     source = group_of(zarr.open_group(images_zarr, mode="r"), image_id)
     image: Any = array_of(source, "0")
@@ -166,7 +171,7 @@ def tile_image(
     group = zarr.open_group(out, mode="r+").create_group(image_id)
     image = blocks.read(image) if image.shape[0] * image.shape[1] <= AT_ONCE_PX else Windows(image)
     try:
-        found = fit_registration(image, list(models.values()), pixel_nm, TileSettings.of(settings), judge=judge)
+        found, cell = registered(image, models, pixel_nm, TileSettings.of(settings), judge, own)
     except NoLatticeError as error:
         attributes = not_tiled("no_lattice", str(error))
     except NoModelError as error:
@@ -175,11 +180,66 @@ def tile_image(
             attributes |= vector_attributes(error.frame, pixel_nm)
     else:
         write_registration(image, found, grain := group.create_group(str(FIRST_GRAIN)))
-        model = next(name for name, crystal in models.items() if crystal is found.crystal)
-        grain.attrs["oddlattice"] = tiled_attributes(found, pixel_nm) | {"model": model}
+        known = {"model": next((name for name, crystal in models.items() if crystal is found.crystal), OWN)}
+        said = tiled_attributes(found, pixel_nm) | known
+        grain.attrs["oddlattice"] = said if cell is None else said | own_attributes(cell, pixel_nm, said["warnings"])
         attributes = {"state": "tiled", "reason": "", "grains": 1}
     group.attrs["oddlattice"] = attributes
     return {"image_id": image_id, "state": attributes["state"], "reason": attributes["reason"]}
+
+
+def registered(
+    image: Any,
+    models: Mapping[str, Crystal],
+    pixel_nm: tuple[float, float] | None,
+    settings: TileSettings,
+    judge: Judge | None,
+    own: bool,
+) -> tuple[Registration, OwnCell | None]:
+    """An image on the lattice of the model that is its own, or else, where `own` is set, on what it shows itself.
+
+    Raises
+    ------
+    NoLatticeError, NoModelError
+        As `fit_registration`.
+    """
+    if not own:
+        return fit_registration(image, list(models.values()), pixel_nm, settings, judge=judge), None
+    try:
+        if models:
+            found = fit_registration(image, list(models.values()), pixel_nm, settings, judge=judge)
+            crystal = found.crystal
+            if crystal is None or judge is None:
+                return found, None
+            seen = found.mean_cell.cell(crystal.px_per_cell)
+            if judge(crystal, seen, stretch_on(crystal, found.frame, pixel_nm)) <= 1:
+                if pixel_nm is not None:
+                    return found, None
+                # without a size, cells of many crystals fit: the columns must be as many, too (bcc [100], SrTiO3 [001])
+                itself = register_on_own(image, pixel_nm, settings)
+                same = abs(np.log(itself[0].frame.period_px / found.frame.period_px)) < SAME_PERIOD
+                return (found, None) if same and len(itself[1].sites) == len(crystal.tested) else itself
+    except NoModelError:
+        pass
+    return register_on_own(image, pixel_nm, settings)
+
+
+def own_attributes(cell: OwnCell, pixel_nm: tuple[float, float] | None, warnings: list[str]) -> dict[str, Any]:
+    """What a grain's attributes say of the crystal that the image shows itself.
+
+    Without a pixel size lengths are reckoned with a nominal one (`nominal_pixel_nm`), and none is told to a reader.
+    """
+    said: dict[str, Any] = {
+        "crystal": OWN,
+        "own_crystal": cell.as_dict(pixel_nm or cell.nominal_nm),
+        "stretch": 1.0,
+        "rotation_deg": None,
+    }
+    if pixel_nm is None:
+        of_size = [line for line in warnings if not line.startswith("the file states no pixel size")]
+        told = "the file states no pixel size: lengths are in pixels and cells, and what would be in nm or pm is empty"
+        said |= {"pixel_nm": None, "nominal_pixel_nm": mean_nm(cell.nominal_nm), "warnings": [told, *of_size]}
+    return said
 
 
 def not_tiled(state: str, reason: str) -> dict[str, Any]:

@@ -72,7 +72,8 @@ class Judge:
         Theirs, in the same order.
     """
 
-    def __init__(self, folders: Sequence[Path], crystals: Sequence[Crystal]) -> None:
+    def __init__(self, folders: Sequence[Path], crystals: Sequence[Crystal], limit: float = 1.0) -> None:
+        self._limit = limit
         self._weights = [load_file(folder / "weights.safetensors") for folder in folders]
         self._crystals = crystals
 
@@ -81,16 +82,21 @@ class Judge:
         (weights,) = (w for w, known in zip(self._weights, self._crystals, strict=True) if known is crystal)
         contrast = max(float(cell.std()), 1e-6)
         seen = (cell - 1) / contrast
-        return misfit(seen, predicted_cell(weights, seen)) / share_of_limit(stretch)
+        return misfit(seen, predicted_cell(weights, seen)) / share_of_limit(stretch) / self._limit
 
 
-def tile_one(crystal_files: Sequence[str], **job: Any) -> Row:
-    """Tile one image on the lattice of the model that fits it best; see `tile_image.tile_image`."""
+def tile_one(crystal_files: Sequence[str], misfit_limit: float | None = None, **job: Any) -> Row:
+    """Tile one image on the lattice of the model that fits it best; see `tile_image.tile_image`.
+
+    Where a `misfit_limit` is given, an image that is further off every model is laid on the crystal it shows itself.
+    """
     paths = [Path(path) for path in crystal_files]
     crystals = [load_crystal(path) for path in paths]
     folders = [path.parent for path in paths]
-    judge = Judge(folders, crystals) if len(paths) > 1 else None  # a single one has no rival
-    return tile_image(models={f.name: c for f, c in zip(folders, crystals, strict=True)}, judge=judge, **job)
+    own = misfit_limit is not None
+    judge = Judge(folders, crystals, misfit_limit or 1.0) if own or len(paths) > 1 else None  # one has no rival
+    models = {folder.name: crystal for folder, crystal in zip(folders, crystals, strict=True)}
+    return tile_image(models=models, judge=judge, own=own, **job)
 
 
 def tile_or_tell(**job: Any) -> tuple[Row, None] | tuple[None, Fault]:

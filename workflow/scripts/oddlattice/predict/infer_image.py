@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import zarr
 from zarr.codecs import BloscCodec
 
-from oddlattice.crystal import CELL_PX, LEAST_CELLS, PX_PER_CELL, PxPerCell
+from oddlattice.crystal import CELL_PX, LEAST_CELLS, PX_PER_CELL, PxPerCell, crystal_from_dict
 from oddlattice.lattice.shapes import fit_shapes
 from oddlattice.lattice.subareas import CHUNK_CELLS, Part, in_px
 from oddlattice.model.folder import Model
@@ -30,7 +31,7 @@ from oddlattice.storage.groups import FIRST_GRAIN, array_of, grain_of, said_of
 def infer_image(
     source: zarr.Group,
     target: zarr.Group,
-    model: Model,
+    model: Model | None,
     predictor: Predictor,
     settings: InferSettings,
     pieces: Iterable[Piece] | None = None,
@@ -40,6 +41,8 @@ def infer_image(
 
     Parameters
     ----------
+    model : Model or None
+        None: the image is on the crystal that it shows itself; then nothing judges it.
     pieces : iterable of Piece, optional
         The image's tiles where they are read elsewhere.
     write : callable
@@ -48,13 +51,16 @@ def infer_image(
     attributes = said_of(source)
     tiles, mask = array_of(source, "tiles"), mask_of(source)
     px_per_cell: PxPerCell = (attributes["px_per_cell"][0], attributes["px_per_cell"][1])
+    crystal = crystal_from_dict(attributes["own_crystal"], Path("own")) if model is None else model.crystal
+    judged = model is not None and px_per_cell == PX_PER_CELL
+    sites = list(dict.fromkeys(column.site for column in crystal.tested))
     said: dict[str, Any] = {
-        "model": model.name,
-        "model_sha256": model.sha256,
+        "model": attributes["model"] if model is None else model.name,
+        "model_sha256": "" if model is None else model.sha256,
         "method": predictor.method,
-        "device": predictor.careful.engine.device,
-        "precision": "bfloat16" if predictor.careful.engine.bf16 else "float32",
-        "trial_defects": [vars(trial) for trial in trials_of(model.meta, [c.site for c in model.crystal.tested])],
+        "device": predictor.device,
+        "precision": predictor.precision,
+        "trial_defects": [vars(trial) for trial in trials_of({} if model is None else model.meta, sites)],
     }
     state, reason = refusal(int(mask.sum()), px_per_cell, predictor.method)
     if reason:
@@ -67,7 +73,7 @@ def infer_image(
         contrast = contrast if contrast is not None else contrast_of(samples.median("seen"))
         raw, prediction = predictor.whole(piece.tiles, piece.mask, contrast)
         samples.take(piece.part, predicted=prediction)
-        if px_per_cell == PX_PER_CELL:
+        if judged:
             # the model is judged by the network, whatever the method: a template always fits itself
             network = raw if predictor.method == "vae" else predictor.by_network(piece.tiles, piece.mask, contrast)
             samples.take(piece.part, network=network)
@@ -79,12 +85,13 @@ def infer_image(
             [(arrays["prediction"], prediction), (arrays["difference"], difference)],
         )
     off = None
-    if px_per_cell == PX_PER_CELL:
+    if judged:
         off = misfit(samples.median("seen"), samples.median("network"))
-        reason = objection(model.name, off, float(attributes["stretch"]), settings.misfit_limit)
+        reason = objection(str(said["model"]), off, float(attributes["stretch"]), settings.misfit_limit)
     cell = samples.median("predicted")
-    shapes = fit_shapes(cell, model.crystal.columns) if not reason else []
-    vectors_pm = np.array([attributes["a_px"], attributes["b_px"]]) * float(attributes["pixel_nm"]) * 1000
+    shapes = fit_shapes(cell, crystal.columns) if not reason else []
+    pixel_nm = attributes["pixel_nm"] or attributes["nominal_pixel_nm"]
+    vectors_pm = np.array([attributes["a_px"], attributes["b_px"]]) * float(pixel_nm) * 1000
     left = responses(predictor, tiles, mask, shapes, vectors_pm) if shapes else []
     columns = [
         asdict(shape) | {"response_intensity": a, "response_shift": b}
@@ -129,7 +136,7 @@ def infer_one(
     tiles: zarr.Group,
     out: zarr.Group,
     name: str,
-    model: Model,
+    model: Model | None,
     predictor: Predictor,
     settings: InferSettings,
     pieces: Iterable[Piece] | None = None,

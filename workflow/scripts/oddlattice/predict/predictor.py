@@ -9,14 +9,21 @@ from oddlattice.predict.network import contrast_of, predict_bulk, predict_on_gpu
 from oddlattice.predict.own_residual import own_residual
 from oddlattice.run.stage_settings import InferSettings
 
+WITHOUT_MODEL = "template"
+
 
 class Predictor:
-    """Bulk predictions by one method with the settings of the rule."""
+    """Bulk predictions by one method with the settings of the rule; without a model, by the image's own mean cell."""
 
-    def __init__(self, model: Model, settings: InferSettings, threads: int) -> None:
+    def __init__(self, model: Model | None, settings: InferSettings, threads: int) -> None:
         self.method, self.width, self.threads = settings.method, settings.smooth_cells, threads
+        self.device, self.precision = "cpu", "float32"
+        if model is None:
+            self.method = WITHOUT_MODEL
+            return
         engine = Engine.start(model.vae, settings.device, settings.precision)
         self.careful = Careful(engine, settings.batch, print)
+        self.device, self.precision = engine.device, "bfloat16" if engine.bf16 else "float32"
 
     def __call__(self, tiles: Float, mask: Mask, contrast: float | None = None) -> Float:
         """Prediction of the analysed cells, before the image's own mean residual is taken up."""
@@ -28,7 +35,7 @@ class Predictor:
 
     def whole(self, tiles: Float, mask: Mask, contrast: float | None = None) -> tuple[Float, Float]:
         """Raw prediction, and the one that has taken up the image's own mean residual; 0 on masked cells."""
-        if self.method == "vae" and self.careful.engine.device == "cuda":
+        if self.method == "vae" and self.device == "cuda":
             known = contrast if contrast is not None else contrast_of(mean_cell(tiles, mask))
             return predict_on_gpu(self.careful, tiles, mask, self.width, known)
         raw = masked(self(tiles, mask, contrast), mask)

@@ -114,7 +114,9 @@ def polar_view(found: Row, shape_px: tuple[int, int], pixel_nm: tuple[float, flo
 
 
 def lattice_view(found: Row, shape_px: tuple[int, int], pixel_nm: tuple[float, float] | None) -> Row:
-    """Map of the lattice's displacement with its texts."""
+    """Map of the lattice's displacement with its texts; no map where there is none."""
+    if "field" not in found:
+        return {"plot": None}
     return {
         "plot": vector_fields.drawing(found["field"], shape_px, pixel_nm),
         "rms": n.significant(found["rms_pm"], 2),

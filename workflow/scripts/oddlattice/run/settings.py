@@ -23,6 +23,7 @@ PACKAGES = (
     "dask", "h5py", "hyperspy", "numpy", "polars", "rosettasciio", "safetensors", "scikit-image", "scipy", "snakemake",
     "torch", "zarr",
 )  # fmt: skip
+AUTO = "auto"  # among `models`: all there are, and else the crystal that an image shows itself
 
 
 class SettingsError(ValueError):
@@ -168,6 +169,15 @@ def _leaves(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any,
             yield from _leaves(item, (*keys, index))
     else:
         yield keys, value
+
+
+def model_names(chosen: Sequence[str], places: Sequence[Path]) -> list[str]:
+    """Names of the models to try: those chosen; `auto` stands for every folder with a trained model."""
+    if AUTO not in chosen:
+        return list(chosen)
+    folders = [path.parent for place in places for path in place.glob("*/crystal.yaml")]
+    there = sorted({folder.name for folder in folders if (folder / "model.yaml").is_file()})
+    return list(dict.fromkeys([name for name in chosen if name != AUTO] + there))
 
 
 def find_model(name: str, places: Sequence[Path]) -> Path:

@@ -38,6 +38,9 @@ def defect_figures(row: Row, defects: pl.DataFrame, columns: pl.DataFrame) -> Ro
     }
 
 
+NO_SIZE = "the image's pixel size is not known"
+
+
 def clustering(
     defects: pl.DataFrame, columns: pl.DataFrame, pixel_nm: Array, cell_nm: float, area_nm2: float, seed: int
 ) -> Row:
@@ -133,13 +136,17 @@ def measure(
     tiles, model = grain_of(stores["tiles"], name), said_of(grain_of(stores["differences"], name))
     lattice, header = said_of(tiles), pixel_size.header_nm(said_of(group_of(stores["images"], name)))
     coordinates, mask = Coordinates.of(tiles), values_of(tiles, "mask")
-    pixel_nm = np.array(pixel_size.by_lattice_nm(lattice["pixel_nm"], header))
+    pixel_nm, known = np.array(pixel_size.reckoned_nm(lattice, header)), lattice["pixel_nm"] is not None
     vectors_nm = np.array([lattice["a_px"], lattice["b_px"]]) * pixel_nm
     defects, columns = (tables[key].filter(pl.col("image_id") == name) for key in ("defects", "columns"))
     found = defect_figures(row, defects, columns)
     cell_nm = math.sqrt(abs(float(np.linalg.det(vectors_nm))))
-    found["clustering"] = clustering(defects, columns, pixel_nm, cell_nm, row["area_nm2"], seed_for(name, seed))
-    found["lattice"] = lattice_figures(*polar.lattice_field(coordinates.nodes_px, mask, pixel_nm), coordinates)
+    if known:
+        found["clustering"] = clustering(defects, columns, pixel_nm, cell_nm, row["area_nm2"], seed_for(name, seed))
+        found["lattice"] = lattice_figures(*polar.lattice_field(coordinates.nodes_px, mask, pixel_nm), coordinates)
+    else:
+        found["clustering"] = {"reason": NO_SIZE, "defects": len(point_defects(defects))}
+        found["lattice"] = {"reason": NO_SIZE}
     shapes = [ColumnShape.of(column) for column in model["columns"]]
     places = [polar.measure_places(tiles["tiles"], mask, shape) for shape in shapes]
     crystal = crystals.get(str(row["model"]))
