@@ -13,6 +13,7 @@ from oddlattice.run.settings import (
     dumped,
     find_model,
     load_yaml,
+    model_names,
     source,
     takes_gpu,
     versions,
@@ -218,7 +219,7 @@ def test_weights_without_a_hash_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_shipped_models_are_whole() -> None:
-    for name in SHIPPED["models"]:
+    for name in model_names(SHIPPED["models"], [ROOT / "models"]):
         check_model(find_model(name, [ROOT / "models"]))
 
 
