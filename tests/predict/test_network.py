@@ -185,7 +185,7 @@ def test_own_mean_takes_the_common_part_and_leaves_the_odd_cell() -> None:
     cells = as_cells(left, PX_PER_CELL)
     assert np.abs(np.median(cells[mask == 1], axis=0)).max() < 0.03
     assert cells[10, 10].mean() == pytest.approx(5.0, abs=0.1)
-    assert not as_cells(own_residual(residual, mask, 5.0))[mask == 0].any()
+    assert not as_cells(own_residual(residual, mask, 5.0), PX_PER_CELL)[mask == 0].any()
 
 
 def test_model_knows_its_own_crystal_and_no_other() -> None:
