@@ -1,4 +1,9 @@
-"""Intervals of counts and proportions."""
+"""Intervals of counts and proportions.
+
+By hand, not by statsmodels 0.15 (`proportion_confint`, `confint_poisson`): it gives the same numbers to the last digit,
+takes 1.2 s of processor and 110 MB to load in every job, and 150 to 300 times as long a call. scipy.stats takes half a
+second to load.
+"""
 
 import numpy as np
 import numpy.typing as npt

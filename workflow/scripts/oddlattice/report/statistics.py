@@ -11,6 +11,7 @@ from oddlattice.storage.rows import Row
 
 BLUE, ORANGE = "#1f78c8", "#d07a1c"
 CLAIM = 0.05
+FOREST = ("ci_low_per_nm2", "density_per_nm2", "ci_high_per_nm2")
 
 
 def density_rows(found: list[Row]) -> list[Row]:
@@ -188,8 +189,8 @@ def _per_unit(row: Row, per: str) -> str:
 
 
 def group_rows(found: list[Row]) -> list[Row]:
-    """Lines of the table of groups."""
-    rows = []
+    """Lines of the table of groups; on one scale, where the interval and the density lie [% of its width]."""
+    rows, top = [], max((row["ci_high_per_nm2"] for row in found), default=1.0)
     for row in found:
         density, between = n.interval(row["density_per_nm2"], row["ci_low_per_nm2"], row["ci_high_per_nm2"])
         rows.append(
@@ -201,6 +202,7 @@ def group_rows(found: list[Row]) -> list[Row]:
                 "area": f"{n.significant(row['area_nm2'])} nm²",
                 "density": density,
                 "interval": between,
+                "forest": [round(100 * row[key] / top, 2) for key in FOREST],
                 "dispersion": n.significant(row["dispersion"], 2) if n.usable(row["dispersion"]) else n.NONE,
             }
         )
@@ -245,4 +247,5 @@ def many_view(found: Row, pages: dict[str, str]) -> Row:
         "groups": group_rows(found["groups"]),
         "comparisons": comparison_rows(found["comparisons"]),
         "trends": [trend_view(row, pages) for row in found["trends"]],
+        "top": n.significant(max((row["ci_high_per_nm2"] for row in found["groups"]), default=0.0), 2),
     }
