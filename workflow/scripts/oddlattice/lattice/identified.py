@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from oddlattice.lattice.crystal_views import load_library
 from oddlattice.lattice.identity import Identity, Observed, identify
 from oddlattice.lattice.own_crystal import OwnCell
-from oddlattice.lattice.pixel_size import PixelNm, mean_nm
+from oddlattice.lattice.pixel_size import PixelNm, by_lattice_nm, mean_nm
 
 SEEN_SIGMAS = 4.0  # a column fainter than so many errors of its brightness is not counted on
 FAINTEST_PART = 0.05  # of the brightest column: tails of bright ones hide what is fainter
@@ -85,8 +84,7 @@ def ruler_nm(found: Identity, header_nm: PixelNm | None) -> PixelNm | None:
     """Pixel size (row, col) by the crystal's lattice constants [nm]; None where it is not known for certain."""
     if found.pixel_nm is None:
         return None
-    ratio = sqrt(header_nm[0] / header_nm[1]) if header_nm is not None else 1.0
-    return found.pixel_nm * ratio, found.pixel_nm / ratio
+    return by_lattice_nm(found.pixel_nm, header_nm)
 
 
 def header_warning(found: Identity, header_nm: PixelNm | None) -> list[str]:

@@ -15,6 +15,7 @@ from oddlattice.archive.names import unescape
 from oddlattice.crystal import CELL_PX, PX_PER_CELL, Crystal
 from oddlattice.lattice.columns import as_cells, mean_cell
 from oddlattice.lattice.mean_cell import peaks_of_mean_cell
+from oddlattice.lattice.pixel_size import header_nm
 from oddlattice.lattice.register import register
 from oddlattice.lattice.shapes import fit_shape
 from oddlattice.model.patches import (
@@ -77,7 +78,7 @@ def _pick(store: zarr.Group, entry: Mapping[str, Any]) -> tuple[Float, Any]:
     group = group_of(store, fits[0]["image_id"])
     image = np.asarray(values_of(group, "0"), dtype=np.float32)
     top, bottom, left, right = entry.get("region_px") or (0, image.shape[0], 0, image.shape[1])
-    header = said_of(group)["pixel_nm_header"]
+    header = header_nm(said_of(group))
     return image[top:bottom, left:right], header
 
 
