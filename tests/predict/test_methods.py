@@ -23,7 +23,7 @@ def test_a_method_predicts_every_analysed_cell_and_has_words_for_a_paper(name: s
     rng = np.random.default_rng(0)
     cell = 1 + 0.5 * np.outer(np.hanning(20), np.hanning(20))
     tiles = (np.tile(cell, (12, 12)) + rng.normal(0, 0.02, (240, 240))).astype(np.float32)
-    seen = METHODS[name].predict(tiles, np.ones((12, 12), np.uint8), lambda t, _: t * 0 + 1)
+    seen = METHODS[name].begin()(tiles, np.ones((12, 12), np.uint8), lambda t, _: t * 0 + 1)
     assert seen.shape == tiles.shape and seen.dtype == np.float32 and (seen > 0).all()
     cite = Cited()
     assert "{" not in _methods_of({"infer": {"method": name}}, cite)

@@ -2,6 +2,7 @@
 
 In:  results/2_tiles/{shard}.zarr          tiles float32 (u, v), mask uint8 (cell u, cell v)
      models/<name>/                        crystal.yaml, model.yaml, weights.safetensors
+     models/any_crystal/                   model.yaml, weights.safetensors
 Out: results/3_differences/{shard}.zarr    per image: prediction, difference float32 (u, v) [local mean = 1], same chunks
 """
 
@@ -12,6 +13,7 @@ rule infer_differences:
         crystals=of_models("crystal.yaml"),
         models=of_models("model.yaml"),
         weights=of_models("weights.safetensors"),
+        any_crystal=f"{REPOSITORY}/models/any_crystal/weights.safetensors",
         modules=modules_of("infer_differences"),
     output:
         differences_zarr=directory("results/3_differences/{shard}.zarr"),

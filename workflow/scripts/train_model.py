@@ -7,6 +7,7 @@ from typing import Any
 from oddlattice.benchmark.kinds import trial_defects
 from oddlattice.model.bulk_images import read_bulk
 from oddlattice.model.train import cell_of, data_from_images, data_from_simulation, recipe_of, write_model
+from oddlattice.model.train_any import train_any
 from oddlattice.model.training import ahead, train_vae
 from oddlattice.model.vae import VAEConfig
 from oddlattice.process.logs import log_to
@@ -34,6 +35,9 @@ def main(
     library_yaml : path or None
         A multislice library that half of the simulated patches come from.
     """
+    if settings.source == "any":
+        train_any(settings, seed, Path(out_model).parent, say)
+        return
     images = read_bulk(settings.bulk, archive, read) if settings.source == "images" else []
     crystal, cell = cell_of(settings, Path(crystal_yaml) if crystal_yaml else None, images, say)
     library = load_library(Path(library_yaml)) if library_yaml and not images else None

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from oddlattice.crystal import CELL_PX, Crystal, crystal_from_dict
+from oddlattice.model.conditional import ConditionalConfig, ConditionalVAE
 from oddlattice.model.vae import PATCH_PX, VAE, VAEConfig
 from oddlattice.run.yaml_files import read_mapping
 
@@ -68,6 +69,41 @@ def save_model(folder: Path, vae: VAE, meta: dict[str, Any]) -> None:
     }
     (folder / "weights.safetensors").write_bytes(weights)
     (folder / "model.yaml").write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
+
+
+def save_conditional(folder: Path, network: ConditionalVAE, meta: dict[str, Any]) -> None:
+    """Write model.yaml and weights.safetensors of the network of every crystal, as `save_model` does."""
+    weights = save({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()})
+    described = {
+        "format": FORMAT,
+        **meta,
+        "architecture": network.config.as_dict(),
+        "weights_sha256": sha256_of(weights),
+    }
+    (folder / "weights.safetensors").write_bytes(weights)
+    (folder / "model.yaml").write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
+
+
+def load_conditional(folder: Path) -> ConditionalVAE:
+    """Load and check the network of every crystal; in evaluation mode, on the CPU, float32.
+
+    Raises
+    ------
+    ValueError
+        As `load_model`.
+    """
+    meta = read_mapping(folder / "model.yaml")
+    path = folder / "weights.safetensors"
+    data = path.read_bytes()
+    if (found := sha256_of(data)) != meta.get("weights_sha256"):
+        raise ValueError(
+            f"{folder / 'weights.safetensors'}: sha256 {found}; model.yaml says {meta.get('weights_sha256')}"
+        )
+    first, second, third = meta["architecture"]["channels"]
+    config = ConditionalConfig(meta["architecture"]["latent"], (first, second, third), meta["architecture"]["width"])
+    network = ConditionalVAE(config)
+    network.load_state_dict(load(data))
+    return network.eval()
 
 
 def _build(architecture: Any, path: Path) -> VAE:

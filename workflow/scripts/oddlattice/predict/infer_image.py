@@ -48,6 +48,7 @@ def infer_image(
     write : callable
         Does or defers a call that writes.
     """
+    predictor.new_image()
     attributes = said_of(source)
     tiles, mask = array_of(source, "tiles"), mask_of(source)
     px_per_cell: PxPerCell = (attributes["px_per_cell"][0], attributes["px_per_cell"][1])

@@ -15,6 +15,7 @@ from oddlattice.numerics.arrays import Float, Mask
 
 #: The prediction of a model's network, of tiles and mask.
 Network = Callable[[Float, Mask], Float]
+Predict = Callable[[Float, Mask, Network], Float]
 
 COMPONENTS = 20
 COLUMN_PX, QUIET_PART = 2.3, 0.6  # width of a column; part of the patches that components are taken from
@@ -78,28 +79,46 @@ def predict_by_network(tiles: Float, mask: Mask, network: Network) -> Float:
     return network(tiles, mask)
 
 
+def begin_any_crystal() -> Predict:
+    """The mean cell, bent by the network of every crystal where that pays (see `predict.conditional`)."""
+    from oddlattice.predict.conditional import AnyCrystal  # here, not above: pages name the methods without PyTorch
+
+    return AnyCrystal()
+
+
+VAE_WORDS = "a convolutional variational autoencoder {vae} trained on bulk"
+ANY_CRYSTAL_WORDS = (
+    "the image's own median unit cell, bent where conditions vary by a convolutional variational autoencoder {vae} "
+    "trained on simulated cells of any crystal"
+)
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to predict bulk.
 
     Attributes
     ----------
-    predict : callable
-        Tiles (U * 20, V * 20), mask (U, V) and the model's network, to the prediction of the analysed cells.
+    begin : callable
+        Gives what predicts one image: from tiles (U n_u, V n_v), mask (U, V) and the model's network.
     words : str
         What a paper says of it; ``{vae}`` is replaced by a citation.
     colour : str
         In the charts of the benchmark.
+    takes_residual : bool
+        Whether the image's own mean residual is still to be taken up.
     """
 
-    predict: Callable[[Float, Mask, Network], Float]
+    begin: Callable[[], Predict]
     words: str
     colour: str
+    takes_residual: bool = True
 
 
 #: Every method by its name in the config: a further baseline is its function above and its line here.
 METHODS = {
-    "vae": Method(predict_by_network, "a convolutional variational autoencoder {vae} trained on bulk", "#1f78c8"),
-    "pca": Method(predict_pca, "principal components of the image's own bulk cells", "#d07a1c"),
-    "template": Method(predict_template, "the image's own median unit cell as template of the bulk", "#5d8a2a"),
+    "vae": Method(lambda: predict_by_network, VAE_WORDS, "#1f78c8"),
+    "pca": Method(lambda: predict_pca, "principal components of the image's own bulk cells", "#d07a1c"),
+    "template": Method(lambda: predict_template, "the image's own median unit cell as template of the bulk", "#5d8a2a"),
+    "any_crystal": Method(begin_any_crystal, ANY_CRYSTAL_WORDS, "#7f6bc4", takes_residual=False),
 }

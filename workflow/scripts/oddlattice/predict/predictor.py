@@ -16,18 +16,23 @@ class Predictor:
     """Bulk predictions by one method with the settings of the rule; without a model, by the image's own mean cell."""
 
     def __init__(self, model: Model | None, settings: InferSettings, threads: int) -> None:
-        self.method, self.width, self.threads = settings.method, settings.smooth_cells, threads
+        self.width, self.threads = settings.smooth_cells, threads
         self.device, self.precision = "cpu", "float32"
+        self.method = settings.method if model is not None else WITHOUT_MODEL
+        self.new_image()
         if model is None:
-            self.method = WITHOUT_MODEL
             return
         engine = Engine.start(model.vae, settings.device, settings.precision)
         self.careful = Careful(engine, settings.batch, print)
         self.device, self.precision = engine.device, "bfloat16" if engine.bf16 else "float32"
 
+    def new_image(self) -> None:
+        """Forget what was decided on an earlier image."""
+        self.predict = METHODS[self.method].begin()
+
     def __call__(self, tiles: Float, mask: Mask, contrast: float | None = None) -> Float:
         """Prediction of the analysed cells, before the image's own mean residual is taken up."""
-        return METHODS[self.method].predict(tiles, mask, lambda t, m: self.by_network(t, m, contrast))
+        return self.predict(tiles, mask, lambda t, m: self.by_network(t, m, contrast))
 
     def by_network(self, tiles: Float, mask: Mask, contrast: float | None = None) -> Float:
         """The network's own prediction, whatever the method."""
@@ -39,6 +44,8 @@ class Predictor:
             known = contrast if contrast is not None else contrast_of(mean_cell(tiles, mask))
             return predict_on_gpu(self.careful, tiles, mask, self.width, known)
         raw = masked(self(tiles, mask, contrast), mask)
+        if not METHODS[self.method].takes_residual:
+            return raw, raw
         return raw, raw + own_residual(tiles - raw, mask, self.width, self.threads)
 
 

@@ -15,20 +15,12 @@ from oddlattice.lattice.columns import (
 )
 from oddlattice.lattice.subareas import in_px
 from oddlattice.numerics.arrays import Float, Mask
+from oddlattice.predict.parts import densest_part
 from oddlattice.predict.predictor import Predictor
 from oddlattice.storage import blocks
 
-TRIAL_CELLS = 24  # side of the part of an image in which trials are made [cells]
 TRIAL_SPACING = 6  # cells between trial defects of a kind
 TRIAL_LOSS, TRIAL_SHIFT_PM = -0.5, 20.0
-
-
-def densest_part(mask: Mask) -> tuple[slice, slice]:
-    """The square of at most TRIAL_CELLS cells a side that holds the most analysed cells."""
-    sides = tuple(min(TRIAL_CELLS, side) for side in mask.shape)
-    totals = np.lib.stride_tricks.sliding_window_view(mask, sides).sum(axis=(2, 3), dtype=np.int64)
-    start = np.unravel_index(int(totals.argmax()), totals.shape)
-    return slice(int(start[0]), int(start[0]) + sides[0]), slice(int(start[1]), int(start[1]) + sides[1])
 
 
 def responses(

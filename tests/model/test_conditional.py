@@ -1,0 +1,64 @@
+"""The network of every crystal: what it is trained on, that it learns, and its folder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from oddlattice.model.any_crystal import Draw, conditional_batches, draw_batch, images_of
+from oddlattice.model.conditional import ConditionalConfig, ConditionalVAE
+from oddlattice.model.folder import load_conditional
+from oddlattice.model.train_any import rate_at, train_any, train_conditional
+from oddlattice.run.stage_settings import TrainSettings
+from support.settings import ROOT, default
+
+SMALL = ConditionalConfig(latent=3, channels=(4, 4, 4), width=4)
+
+
+def test_batches_are_the_same_for_a_seed_and_standardised() -> None:
+    one, other = (next(conditional_batches(2, 7)) for _ in range(2))
+    assert torch.equal(one.patch, other.patch)
+    assert one.patch.shape == one.mean.shape and one.patch.shape[1:] == (1, 40, 40)
+    assert one.target.shape == (len(one.patch), 1, 20, 20) and one.variance.shape == (len(one.patch), 1, 1, 1)
+    for _ in range(4):
+        batch = draw_batch(Draw(3, "cpu"), 2)
+        assert abs(float(batch.mean.mean())) < 0.2 and 0.7 < float(batch.mean.std()) < 1.4
+
+
+def test_odd_columns_are_in_the_input_and_bulk_is_the_target() -> None:
+    found = [images_of(Draw(seed, "cpu"), 4, (20, 24), (5, 4)) for seed in range(4)]
+    assert all(odd.shape == bulk.shape == (4, 100, 96) and (bulk > 0).all() for odd, bulk in found)
+    assert any((odd != bulk).any() for odd, bulk in found)
+
+
+def test_an_untrained_network_gives_the_mean_cell() -> None:
+    batch = draw_batch(Draw(1, "cpu"), 1)
+    network = ConditionalVAE(SMALL)
+    with torch.no_grad():
+        made = network.decode(network.encode(batch.patch, batch.mean)[0], batch.mean)
+    torch.testing.assert_close(made, batch.mean[..., 10:30, 10:30])
+
+
+def test_training_lowers_the_loss() -> None:
+    config = ConditionalConfig(latent=4, channels=(8, 8, 8), width=8)
+    (before,), (after,) = (train_conditional(config, 2, n, 2, lambda _: None, "cpu")[1] for n in (1, 80))
+    assert after.misfit_median < 0.9 * before.misfit_median
+    assert rate_at(0.05) == pytest.approx(3e-3, rel=0.01) and rate_at(1.0) < 1e-5
+
+
+def test_source_any_makes_a_folder_that_loads(tmp_path: Path) -> None:
+    settings = default(TrainSettings, source="any", steps=2, batch=64, latent=3, channels=[4, 4, 4], basis=4)
+    said: list[str] = []
+    train_any(settings, 1, tmp_path / "mine", said.append)
+    assert load_conditional(tmp_path / "mine").config == SMALL
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {
+        "model.yaml", "weights.safetensors", "card.md", "card.png", "history.csv"
+    }  # fmt: skip
+    (tmp_path / "mine/weights.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="weights.safetensors: sha256"):
+        load_conditional(tmp_path / "mine")
+
+
+def test_the_shipped_network_loads_and_is_small() -> None:
+    assert load_conditional(ROOT / "models/any_crystal").config == ConditionalConfig()
+    assert (ROOT / "models/any_crystal/weights.safetensors").stat().st_size < 1e6

@@ -1,0 +1,215 @@
+"""Bulk of any crystal, from the image's own mean cell and, where it pays, the network of every crystal.
+
+Several predictions are made, from the mean cell alone to one in which every place has conditions of its own. The image
+decides: the one of least risk by Stein's estimate is taken (Stein 1981, doi:10.1214/aos/1176345632; the divergence by a
+random probe, Ramani et al. 2008, doi:10.1109/TIP.2008.2001404), under a kernel as wide as a column, with a median in
+place of the mean: odd columns do not ask to be followed.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+from torch.nn.functional import pad
+
+from oddlattice.lattice.columns import as_cells, mean_cell, px_of
+from oddlattice.lattice.subareas import in_px
+from oddlattice.model.any_crystal import patches_on_grid
+from oddlattice.model.conditional import CENTRE_PX, ConditionalVAE
+from oddlattice.model.folder import load_conditional
+from oddlattice.numerics.arrays import Float, Mask
+from oddlattice.numerics.local_plane import Planes
+from oddlattice.predict.latents import smooth_latents
+from oddlattice.predict.own_residual import own_residual
+from oddlattice.predict.parts import densest_part
+
+ANY_CRYSTAL = Path(__file__).parents[4] / "models/any_crystal"
+BATCH = 1024  # patches at once
+COLUMN_PX = 2.3  # width of a column
+MEDIAN_OF_SQUARE = 0.4549  # of a standard normal number
+SEED = 0  # of the probes: the same for every image
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to predict.
+
+    Attributes
+    ----------
+    latents_places : float or None
+        Width over which latents are smoothed [20 px], 0: each place has its own; None: the mean cell, no network.
+    residual_cells : float
+        Width over which the image's own residual is taken up.
+    shrunk : bool
+        Whether it is taken up by what it is worth only.
+    """
+
+    latents_places: float | None
+    residual_cells: float
+    shrunk: bool
+
+
+CANDIDATES = (
+    Candidate(None, 5.0, True),
+    Candidate(None, 3.0, True),
+    Candidate(None, 3.0, False),
+    Candidate(3.0, 5.0, False),
+    Candidate(2.0, 3.0, True),
+    Candidate(1.0, 3.0, True),
+    Candidate(1.0, 5.0, False),
+    Candidate(0.0, 5.0, False),
+)
+
+
+def on_places(mask: Mask, shape: tuple[int, int]) -> Mask:
+    """Which squares of 20 px of tiles (R, C) lie in analysed cells throughout, as 0 and 1."""
+    sides = [n // k for n, k in zip(shape, mask.shape, strict=True)]
+    pixels = np.repeat(np.repeat(mask, sides[0], 0), sides[1], 1)
+    more = [-n % CENTRE_PX for n in shape]
+    pixels = np.pad(pixels, ((0, more[0]), (0, more[1])), mode="edge")
+    rows, cols = (n // CENTRE_PX for n in pixels.shape)
+    return np.asarray(pixels.reshape(rows, CENTRE_PX, cols, CENTRE_PX).min(axis=(1, 3)), dtype=np.uint8)
+
+
+def parts_of(patches: Tensor) -> tuple[Tensor, ...]:
+    """Patches in batches."""
+    return torch.split(patches, BATCH)
+
+
+class Conditioned:
+    """The network of every crystal on one image.
+
+    Patch and stride are fixed in pixels, whatever the cell's sides: the mean cell is laid out over the image, and every
+    place of 20 px has the patch of 40 px about it, of the image and of the mean cell.
+
+    Parameters
+    ----------
+    tiles : ndarray of shape (R, C), float32
+    mask : ndarray of shape (U, V), uint8
+    """
+
+    def __init__(self, network: ConditionalVAE, tiles: Float, mask: Mask) -> None:
+        self.network, self.shape = network, (tiles.shape[0], tiles.shape[1])
+        self.known = on_places(mask, self.shape)
+        self.cell = mean_cell(tiles, mask)
+        self.contrast = max(float(self.cell.std()), 1e-6)
+        self.laid = np.tile(self.cell, mask.shape).astype(np.float32)
+        sides = px_of(tiles, mask)
+        self.inside = np.repeat(np.repeat(mask > 0, sides[0], 0), sides[1], 1)
+        self.under = self._patches(self.laid)
+        self.latents = self.encoded(tiles)
+
+    def _patches(self, image: Float) -> Tensor:
+        seen = torch.from_numpy(((image - 1) / self.contrast).astype(np.float32))[None, None]
+        more = (0, -image.shape[1] % CENTRE_PX, 0, -image.shape[0] % CENTRE_PX)
+        return patches_on_grid(pad(seen, more, mode="replicate")[0], list(self.known.shape))
+
+    @torch.inference_mode()
+    def encoded(self, tiles: Float) -> Float:
+        """Posterior mean of the latents at every place; shape (places, places, latent)."""
+        seen = np.where(self.inside, tiles, self.laid)  # what is masked looks like bulk to its neighbours
+        pairs = zip(parts_of(self._patches(seen)), parts_of(self.under), strict=True)
+        return np.asarray(torch.cat([self.network.encode(*pair)[0] for pair in pairs]).numpy()).reshape(
+            *self.known.shape, -1
+        )
+
+    @torch.inference_mode()
+    def predicted(self, latents: Float, width_places: float) -> Float:
+        """The bulk that smoothed latents stand for; shape of the tiles."""
+        if width_places and self.known.any():
+            latents = np.where(self.known[..., None] > 0, smooth_latents(latents, self.known, width_places), 0)
+        flat = torch.from_numpy(np.ascontiguousarray(latents.reshape(-1, latents.shape[-1]), dtype=np.float32))
+        pairs = zip(parts_of(flat), parts_of(self.under), strict=True)
+        made = torch.cat([self.network.decode(*pair) for pair in pairs]).numpy()
+        out = np.empty([CENTRE_PX * n for n in self.known.shape], dtype=np.float32)
+        as_cells(out, (CENTRE_PX, CENTRE_PX))[:] = made.reshape(*self.known.shape, CENTRE_PX, CENTRE_PX)
+        return np.asarray(1 + self.contrast * out[: self.shape[0], : self.shape[1]], dtype=np.float32)
+
+
+def left_of_noise(mask: Mask, width_cells: float) -> float:
+    """Part of the variance of white noise that a local plane over `width_cells` leaves, told by trying."""
+    good = mask.astype(bool)
+    probe = np.random.default_rng(SEED).standard_normal((32, *mask.shape)) * good
+    return float((Planes(good.astype(np.float64), width_cells).smooth(probe)[:, good] ** 2).mean())
+
+
+def worth(residual: Float, smoothed: Float, mask: Mask, width_cells: float) -> float:
+    """How much of an image's own smoothed residual is no noise: 0 (nothing) to 1."""
+    good, sides = mask.astype(bool), px_of(residual, mask)
+    left = left_of_noise(mask, width_cells)
+    off = as_cells(residual - smoothed, sides)[good]
+    variance = float(np.mean((1.4826 * np.median(np.abs(off - np.median(off, axis=0)), axis=0)) ** 2))
+    energy = float((as_cells(smoothed, sides)[good].astype(np.float64) ** 2).mean())
+    return float(np.clip(1 - variance * left / (1 - left) / max(energy, 1e-12), 0, 1))
+
+
+def made_by(candidate: Candidate, seen: Conditioned, tiles: Float, mask: Mask, latents: Float) -> Float:
+    """The prediction of a candidate; of `tiles`, which the mean cell need not be of."""
+    width = candidate.latents_places
+    raw = seen.laid if width is None else seen.predicted(latents, width)
+    taken = own_residual(tiles - raw, mask, candidate.residual_cells)
+    part = worth(tiles - raw, taken, mask, candidate.residual_cells) if candidate.shrunk else 1.0
+    return np.asarray(raw + np.float32(part) * taken, dtype=np.float32)
+
+
+def noise_like(difference: Float, mask: Mask) -> Float:
+    """Random noise (R, C) with the scatter that a difference shows in each pixel of the cell."""
+    off = as_cells(difference, px_of(difference, mask))[mask > 0]
+    spread = 1.4826 * np.median(np.abs(off - np.median(off, axis=0)), axis=0)
+    drawn = np.random.default_rng(SEED).standard_normal(difference.shape)
+    return np.asarray(drawn * np.tile(spread, mask.shape), dtype=np.float32)
+
+
+def risk(difference: Float, followed: Float, probe: Float, mask: Mask) -> float:
+    """Stein's estimate of a prediction's squared error under a column's kernel, but for the noise's own variance.
+
+    `followed` is what the prediction changes by when `probe` is added to the image.
+    """
+    good, sides = mask > 0, px_of(difference, mask)
+    maps = (difference, followed, probe)
+    blurred = [as_cells(gaussian_filter(x, COLUMN_PX), sides)[good] for x in maps]
+    return float(np.median(blurred[0] ** 2) / MEDIAN_OF_SQUARE + 2 * np.mean(blurred[1] * blurred[2]))
+
+
+def risks_of(network: ConditionalVAE, tiles: Float, mask: Mask) -> list[float]:
+    """The risk of every one of CANDIDATES."""
+    seen = Conditioned(network, tiles, mask)
+    made = [made_by(candidate, seen, tiles, mask, seen.latents) for candidate in CANDIDATES]
+    probe = noise_like(tiles - made[-1], mask)
+    noisy = tiles + probe
+    latents = seen.encoded(noisy)
+    return [
+        risk(tiles - one, made_by(candidate, seen, noisy, mask, latents) - one, probe, mask)
+        for candidate, one in zip(CANDIDATES, made, strict=True)
+    ]
+
+
+class AnyCrystal:
+    """The prediction of one image: how it is made is decided once, on the part with the most analysed cells.
+
+    So the parts of a huge image, and trials made in it, are predicted in the same way.
+    """
+
+    def __init__(self, network: ConditionalVAE | None = None) -> None:
+        self.network = network or shipped_network()
+        self.candidate: Candidate | None = None
+
+    def __call__(self, tiles: Float, mask: Mask, _network: object = None) -> Float:
+        """Prediction of the analysed cells, the image's own residual taken up; shape of `tiles`."""
+        torch.set_num_threads(1)
+        if self.candidate is None:
+            cells = densest_part(mask)
+            px = in_px(cells, px_of(tiles, mask))
+            self.candidate = CANDIDATES[int(np.argmin(risks_of(self.network, tiles[px], mask[cells])))]
+        seen = Conditioned(self.network, tiles, mask)
+        return made_by(self.candidate, seen, tiles, mask, seen.latents)
+
+
+@cache
+def shipped_network() -> ConditionalVAE:
+    """The network of models/any_crystal, loaded once a process."""
+    return load_conditional(ANY_CRYSTAL)
