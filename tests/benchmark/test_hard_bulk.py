@@ -47,7 +47,7 @@ def test_who_knows_bulk_reaches_the_ideal_and_who_knows_nothing_does_not() -> No
 def test_methods_are_compared_field_by_field() -> None:
     def worse(tiles: np.ndarray, mask: np.ndarray) -> np.ndarray:
         prediction = predict_template(tiles, mask).copy()
-        as_cells(prediction)[::2] *= 1.03
+        as_cells(prediction, (20, 20))[::2] *= 1.03
         return prediction
 
     rows = hard_bulk.scores_of([QUIET, (*QUIET[:3], 6)], {"template": predict_template, "worse": worse})

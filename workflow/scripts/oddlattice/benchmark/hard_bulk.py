@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from oddlattice.crystal import CELL_PX, Column, Crystal
+from oddlattice.crystal import CELL_PX, PX_PER_CELL, Column, Crystal
 from oddlattice.defects.kernels import estimates, make_kernel
 from oddlattice.defects.noise import estimate_noise
 from oddlattice.lattice.columns import as_cells, column_cells, mean_cell
@@ -176,7 +176,7 @@ class _Columns:
         """Expected bulk (U * 20, V * 20)."""
         found = mean_cells(self.crystal, self.weights, self.covariance_nm2, self.tail, np.zeros((len(self.tail), 2)))
         flat = np.zeros((self.shape[0] * CELL_PX, self.shape[1] * CELL_PX))
-        as_cells(flat)[:] = (found + self.ground[:, None, None]).reshape(*self.shape, CELL_PX, CELL_PX)
+        as_cells(flat, PX_PER_CELL)[:] = (found + self.ground[:, None, None]).reshape(*self.shape, CELL_PX, CELL_PX)
         return flat
 
     def added(self, column: int, cell: tuple[int, int], part: float) -> tuple[tuple[slice, slice], Array]:
@@ -225,7 +225,7 @@ def compose(stratum: str, name: str, side: int, seed: int) -> HardField:
 
 def divided(counts: Array) -> Float:
     """Counts over their local mean, which follows the cells over LOCAL_MEAN_CELLS."""
-    means = as_cells(counts).mean(axis=(2, 3))
+    means = as_cells(counts, PX_PER_CELL).mean(axis=(2, 3))
     weight = gaussian_filter(np.ones_like(means), LOCAL_MEAN_CELLS, mode="constant")
     smooth = gaussian_filter(means, LOCAL_MEAN_CELLS, mode="constant") / weight
     lines = [(np.arange(n * CELL_PX) + 0.5) / CELL_PX - 0.5 for n in means.shape]

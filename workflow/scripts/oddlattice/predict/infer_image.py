@@ -17,6 +17,7 @@ from oddlattice.model.folder import Model
 from oddlattice.model.known_defects import trials_of
 from oddlattice.model.misfit import misfit, objection
 from oddlattice.numerics.arrays import Float
+from oddlattice.predict.methods import METHODS
 from oddlattice.predict.network import contrast_of
 from oddlattice.predict.pieces import Piece, mask_of, pieces_of
 from oddlattice.predict.predictor import Predictor, masked
@@ -108,7 +109,7 @@ def refusal(cells: int, px_per_cell: PxPerCell, method: str) -> tuple[str, str]:
     if cells < LEAST_CELLS:
         reason = f"only {cells} cells of crystal; at least {LEAST_CELLS} are needed to know the image's own noise"
         return "no_lattice", reason
-    if px_per_cell != PX_PER_CELL and method != "template":
+    if px_per_cell != PX_PER_CELL and not METHODS[method].any_cell:
         return "no_model", (
             f"a cell of this crystal has {px_per_cell[0]} x {px_per_cell[1]} px; {method} needs {CELL_PX} x {CELL_PX}"
         )

@@ -86,6 +86,7 @@ def begin_any_crystal() -> Predict:
     return AnyCrystal()
 
 
+TEMPLATE_WORDS = "the image's own median unit cell as template of the bulk"
 VAE_WORDS = "a convolutional variational autoencoder {vae} trained on bulk"
 ANY_CRYSTAL_WORDS = (
     "the image's own median unit cell, bent where conditions vary by a convolutional variational autoencoder {vae} "
@@ -107,18 +108,21 @@ class Method:
         In the charts of the benchmark.
     takes_residual : bool
         Whether the image's own mean residual is still to be taken up.
+    any_cell : bool
+        Whether cells may have other sides than 20 x 20 px.
     """
 
     begin: Callable[[], Predict]
     words: str
     colour: str
     takes_residual: bool = True
+    any_cell: bool = False
 
 
 #: Every method by its name in the config: a further baseline is its function above and its line here.
 METHODS = {
     "vae": Method(lambda: predict_by_network, VAE_WORDS, "#1f78c8"),
     "pca": Method(lambda: predict_pca, "principal components of the image's own bulk cells", "#d07a1c"),
-    "template": Method(lambda: predict_template, "the image's own median unit cell as template of the bulk", "#5d8a2a"),
-    "any_crystal": Method(begin_any_crystal, ANY_CRYSTAL_WORDS, "#7f6bc4", takes_residual=False),
+    "template": Method(lambda: predict_template, TEMPLATE_WORDS, "#5d8a2a", any_cell=True),
+    "any_crystal": Method(begin_any_crystal, ANY_CRYSTAL_WORDS, "#7f6bc4", takes_residual=False, any_cell=True),
 }
