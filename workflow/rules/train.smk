@@ -18,7 +18,11 @@ rule train:
 
 rule train_model:
     input:
-        **({} if "crystal" in config["train"] or config["train"]["source"] == "any" else {"crystal": f"models/{config['train']['name']}/crystal.yaml"}),
+        **(
+            {}
+            if "crystal" in config["train"] or config["train"]["source"] == "any"
+            else {"crystal": f"models/{config['train']['name']}/crystal.yaml"}
+        ),
         modules=modules_of("train_model"),
     output:  # update: the old model stays until the new one is there
         **(
