@@ -145,6 +145,11 @@ def zip_of_something(path: Path) -> None:
         archive.writestr("readme.txt", "hello")
 
 
+def h5_of_something(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["entry/measurement"] = counts()
+
+
 def h5_elsewhere(path: Path) -> None:
     nion_h5(path, counts())
     with h5py.File(path, "a") as file:
@@ -168,7 +173,8 @@ REASONS = {
     tif_claim: (".tif", "claims 80 GB of data .the pages. in"),
     tif_no_page: (".tif", "without a page"),
     zip_bomb: (".ndata1", "claims 315 MB of data .in a zip archive. in"),
-    zip_of_something: (".prz", "is packed like a file of Nion Swift or Panta Rhei but holds none of theirs"),
+    zip_of_something: (".prz", "The file holds no image of Nion Swift or Panta Rhei; need a microscope file"),
+    h5_of_something: (".h5", "holds no image of Velox or HyperSpy or Nion Swift or NCEM EMD; need"),
     h5_elsewhere: (".h5", "refers to another file .*external link"),
     nion_of_another: (".h5", "calibrates 1 axes of an array of 96 x 128"),
     rgb: (".tif", "is a colour picture .RGB, 96 x 128 px."),

@@ -77,7 +77,7 @@ FORMATS = (
     Format("Velox", (".emd",), *_HDF5, emd_velox.is_one, emd_velox.load, emd_velox.MODULES),
     Format("HyperSpy", (".hspy",), *_HDF5, hspy.is_one, hspy.load, hspy.MODULES),
     Format("Nion Swift", (".h5",), *_HDF5, nion_h5.is_one, nion_h5.load, nion_h5.MODULES),
-    Format("NCEM EMD", (".emd",), *_HDF5, any_file, emd_ncem.load, emd_ncem.MODULES),
+    Format("NCEM EMD", (".emd",), *_HDF5, emd_ncem.is_one, emd_ncem.load, emd_ncem.MODULES),
     Format("TIFF", (".tif", ".tiff"), tiff.starts, tiff.check, any_file, tiff.load, tiff.MODULES),
     Format("TIA", (".ser",), tia.starts, tia.check, any_file, tia.load, tia.MODULES, (".emi",)),
     Format("MRC", (".mrc",), mrc.starts, mrc.check, any_file, mrc.load, mrc.MODULES),
@@ -141,5 +141,4 @@ def load(path: Path, formats: tuple[Format, ...]) -> list[Signal]:
     for known in formats:
         if known.is_one(path):
             return known.load(path)
-    names = " or ".join(known.name for known in formats)
-    raise Refused(f"is packed like a file of {names} but holds none of theirs; {_NEEDED}")
+    raise Refused(f"holds no image of {' or '.join(known.name for known in formats)}; {_NEEDED}")
