@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.crystal import Crystal, crystal_from_dict
+from oddlattice.crystal import Crystal, crystal_from_dict, px_per_cell_of
 from oddlattice.lattice.fourier import Lattice, NoLatticeError, describe, find_lattice, reduced
 from oddlattice.lattice.frame import fit_flattener
 from oddlattice.lattice.own_columns import Coefficients, Columns, find_columns
@@ -86,8 +86,9 @@ class OwnCell:
         return size, size
 
     def crystal(self, pixel_nm: tuple[float, float]) -> Crystal:
-        """The cell as a crystal; 20 x 20 px a cell, as the search for extra columns wants them."""
-        return crystal_from_dict(self.as_dict(pixel_nm), Path("own"))
+        """The cell as a crystal, with as many pixels as the distance between its columns asks for."""
+        found = crystal_from_dict(self.as_dict(pixel_nm), Path("own"))
+        return replace(found, px_per_cell=px_per_cell_of(self.vectors_px, self.columns.places))
 
     def as_dict(self, pixel_nm: tuple[float, float]) -> dict[str, Any]:
         """The cell as `crystal.yaml` states one; see `crystal.crystal_from_dict`."""
