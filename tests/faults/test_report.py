@@ -74,7 +74,7 @@ def browser() -> Iterator[Any]:
 
 def test_nothing_in_a_file_is_executed_or_fetched(report: Path, browser: Any) -> None:
     pages = sorted(report.rglob("*.html"))
-    assert len(pages) == 3, "two images that were read, and the index"
+    assert len(pages) == 4, "two images that were read, the index and the gallery"
     shown = ""
     for path in pages:
         tab = browsing.Tab(browser)
