@@ -9,7 +9,7 @@ from oddlattice.crystal import PxPerCell
 
 Window = tuple[slice, slice]
 
-CHUNK_CELLS = 32  # side of a tile: one chunk of the stores of tiles and differences
+CHUNK_CELLS = 32  # side of a tile: one chunk of the stores of tiles and differences, one batch of a network
 WHOLE_CELLS = 50_000  # an image of at most so many cells is one part: 4,096 x 4,096 px at 19 px a cell
 PART_CELLS = (
     5 * CHUNK_CELLS

@@ -10,11 +10,10 @@ import numpy.typing as npt
 import torch
 
 from oddlattice.crystal import CELL_PX
+from oddlattice.lattice.subareas import CHUNK_CELLS
 from oddlattice.model.vae import VAE
 from oddlattice.numerics.arrays import Float
 from oddlattice.numerics.local_plane import Planes
-
-CHUNK_CELLS = 32  # a chunk is 32x32 cells: one batch
 
 
 def cpu_has_bf16() -> bool:

@@ -9,9 +9,10 @@ import torch
 
 from oddlattice.crystal import CELL_PX, PX_PER_CELL
 from oddlattice.lattice.columns import as_cells, mean_cell
+from oddlattice.lattice.subareas import CHUNK_CELLS
 from oddlattice.model.patches import padded, patches_of, standardised
 from oddlattice.numerics.arrays import Float
-from oddlattice.predict.gpu import CHUNK_CELLS, Careful
+from oddlattice.predict.gpu import Careful
 from oddlattice.predict.latents import smooth_latents, smooth_latents_on_gpu
 from oddlattice.predict.own_residual import own_residual_on_gpu
 
