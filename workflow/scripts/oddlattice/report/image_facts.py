@@ -219,7 +219,7 @@ def _vector_rows(image: Image, name: str) -> list[tuple[str, str]]:
 
 
 def edge_table(image: Image) -> list[tuple[str, str, str]]:
-    """Lengths of the cell's edges: label, by the lattice and by the file header [nm]; empty without a lattice."""
+    """Lengths of the cell's edges: label, by the lattice and by the file header [nm]; empty without either."""
     header = pixel_size.header_nm(image.source)
     pixel_nm, ruler = pixel_size_nm(image)
     rows = []
@@ -229,7 +229,7 @@ def edge_table(image: Image) -> list[tuple[str, str, str]]:
             by = [pixel_nm if ruler == FROM_LATTICE else None, header]
             texts = [n.significant(math.hypot(vector[0] * p[0], vector[1] * p[1]), 4) if p else n.NONE for p in by]
             rows.append((f"|{name}|, nm", texts[0], texts[1]))
-    return rows
+    return [row for row in rows if set(row[1:]) != {n.NONE}]
 
 
 def lattice_table(image: Image) -> list[tuple[str, str]]:
@@ -255,7 +255,7 @@ def lattice_table(image: Image) -> list[tuple[str, str]]:
     jitter = "Jitter of columns (the scan ran along them), rms" if found.get("scan_transposed") else "Row jitter, rms"
     length(jitter, "row_jitter_px_rms")
     units = image.source.get("units_header")
-    as_written = f", unit written {units!r}" if units not in (None, "nm", "m") else ""
+    as_written = f", unit written {units!r}" if units not in (None, "", "nm", "m") else ""
     lines.append(("Pixel by the header", _pixel_text(header) + as_written))
     if n.usable(row["pixel_nm"]) and ruler == FROM_LATTICE:
         lines.append(("Pixel by the lattice", f"{n.significant(1000 * row['pixel_nm'], 4)} pm"))
