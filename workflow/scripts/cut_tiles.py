@@ -58,11 +58,10 @@ def tile_all(jobs: dict[str, dict[str, Any]], part: Path, threads: int) -> dict[
                 killed[ending.key] = jobs[ending.key]  # not by us: perhaps the machine was short of memory, once more
                 continue
             reason = f"the lattice could not be fitted, by a fault of the program: {trouble(ending)}"
-            from oddlattice.lattice.tile_image import not_tiled  # here, not above: it loads all that the children need
-
+            said = {"state": "rejected", "reason": reason}
             group = zarr.open_group(part, mode="r+").create_group(ending.key)
-            group.attrs["oddlattice"] = not_tiled("rejected", reason)
-            rows[ending.key] = {"image_id": ending.key, "state": "rejected", "reason": reason}
+            group.attrs["oddlattice"] = {**said, "crystal": None, "warnings": []}
+            rows[ending.key] = {"image_id": ending.key, **said}
     return rows
 
 
