@@ -15,7 +15,7 @@ import write_statistics
 from oddlattice.report import methods, statistics, vector_fields
 from oddlattice.run.stage_settings import StatisticsSettings
 from oddlattice.statistics import across_images, counting, groups, per_image, trends
-from oddlattice.storage.products import COLUMNS, DEFECTS, DENSITIES, TRENDS, table
+from oddlattice.storage.products import COLUMNS, DEFECTS, DENSITIES, POPULATIONS, TRENDS, table
 from support import report_products as made_up
 from support.settings import default
 from support.statistics_shard import CONFIG, PROVENANCE, VERSIONS, shard  # noqa: F401 (shard: a fixture)
@@ -150,14 +150,25 @@ def test_tables_have_their_columns(shard: tuple[made_up.Made, Path, Path]) -> No
     _, out, _ = shard
     assert pl.read_csv(out / "densities.csv").columns == [*DENSITIES, "version"]
     assert pl.read_csv(out / "trends.csv").columns == [*TRENDS, "version"]
+    populations = pl.read_parquet(out / "populations.parquet")
+    assert populations.columns == pl.read_csv(out / "populations.csv").columns == [*POPULATIONS, "version"]
+    assert set(populations["image_id"]) == {"i0", "i1", "i2", "i3"} and (populations["component"] == 0).sum() >= 4
 
 
 def test_a_metadata_field_names_groups(shard: tuple[made_up.Made, Path, Path], tmp_path: Path) -> None:
     paths, out, _ = shard
-    tables = {name: tmp_path / f"{name}.csv" for name in ("densities", "sites", "groups", "comparisons", "trends")}
+    tables = {name: tmp_path / f"{name}.csv" for name in compare_images.CSV}
     settings = default(StatisticsSettings, group_by="Microscope/Name")
     compare_images.main(
-        paths.images, paths.defects, [], [str(paths.images_zarr)], tmp_path / "s.json", tables, settings, 1
+        paths.images,
+        paths.defects,
+        [],
+        [str(paths.images_zarr)],
+        tmp_path / "s.json",
+        tables,
+        tmp_path / "p.parquet",
+        settings,
+        1,
     )
     (group,) = json.loads((tmp_path / "s.json").read_text())["groups"]
     assert (group["group"], group["images"]) == ("Titan", 4)
@@ -193,6 +204,28 @@ def test_methods_name_every_parameter_and_number_their_references() -> None:
         assert part in text, part
     cited = sorted({int(k) for group in re.findall(r"\[([\d, ]+)\]", text) for k in group.split(", ")})
     assert cited == list(range(1, len(found["references"]) + 1))
+
+
+def test_populations_are_told_in_words() -> None:
+    bulk = {"component": 0, "n": 900, "fraction": 0.9, "fraction_low_95": 0.88, "fraction_high_95": 0.92}
+    bulk |= {"mean_intensity": 1.0, "scatter": 0.031}
+    order = {"unlike": 100, "alpha": -0.12, "p_value": 0.001}
+    site = {"site": "Sr", "columns": 1000, "reason": "", "histogram": {"edges": [0.8, 1.0, 1.4], "counts": [800, 200]}}
+    (view,) = statistics.population_views([site | {"populations": [bulk], "order": order}])
+    assert view["rows"] == [
+        {
+            "name": "bulk",
+            "n": "900",
+            "fraction": "90.0 %",
+            "interval": "88.0 to 92.0 %",
+            "mean": "1.00",
+            "scatter": "0.031",
+        }
+    ]
+    assert "avoid each other (Warren-Cowley parameter −0.12, p = 0.001, 100 columns" in view["order"]
+    assert "no departure" in statistics.order_words(order | {"p_value": 0.3})
+    assert "cluster" in statistics.order_words(order | {"alpha": 0.2})
+    assert statistics.order_words({}) == "" and view["plot"]["series"]
 
 
 def test_an_empty_archive_has_a_page(tmp_path: Path) -> None:

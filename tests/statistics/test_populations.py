@@ -2,9 +2,11 @@
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pytest
 
-from oddlattice.statistics.populations import find_populations, population_rows
+from oddlattice.statistics.populations import find_populations, population_rows, population_table, site_populations
+from oddlattice.storage.products import COLUMNS, POPULATIONS, table
 
 Array = npt.NDArray[np.float64]
 ERROR = 0.04
@@ -96,3 +98,27 @@ def test_the_answer_does_not_depend_on_the_order() -> None:
     one, other = find_populations(intensity, error), find_populations(intensity[turned], error[turned])
     assert (one.component[turned] == other.component).all()
     assert one.components[1].fraction == pytest.approx(other.components[1].fraction, abs=1e-6)
+
+
+def test_an_image_is_told_site_by_site() -> None:
+    """Doped in clusters: two populations, their part, their order and rows of the table; a site of few columns."""
+    side = 30
+    index = np.argwhere(np.ones((side, side)))
+    near = np.hypot(*(index - 15).T) < 6
+    intensity, _, _ = columns(7, side**2, [1.0], [1.0], [0.03])
+    rows = [
+        {"image_id": "i", "grain": 1, "cell_u": int(u), "cell_v": int(v), "column": 0, "site": "Sr", "row_px": 20.0 * u,
+         "col_px": 20.0 * v, "intensity_change": float(y - 1 + 0.4 * odd), "intensity_noise": ERROR}
+        for (u, v), y, odd in zip(index, intensity, near, strict=True)
+    ]  # fmt: skip
+    rows += [row | {"site": "Ti", "column": 1} for row in rows[:12]]
+    strontium, titanium = site_populations(table(rows, COLUMNS), np.array([0.02, 0.02]), seed=1)
+    assert (strontium["site"], strontium["columns"], strontium["reason"]) == ("Sr", side**2, "")
+    assert sum(strontium["histogram"]["counts"]) == side**2
+    assert strontium["order"]["alpha"] > 0.5 and strontium["order"]["p_value"] == 0.001
+    assert titanium["reason"].startswith("12 columns") and titanium["populations"] == [] and titanium["order"] == {}
+    found = table(population_table("i", [strontium, titanium]), POPULATIONS)
+    assert found["component"].to_list() == [0, 1] and found["site"].unique().to_list() == ["Sr"]
+    part = found.filter(pl.col("component") == 1).row(0, named=True)
+    assert part["fraction_low_95"] < near.mean() < part["fraction_high_95"]
+    assert part["mean_intensity"] == pytest.approx(1.4, abs=0.02) and part["n"] == pytest.approx(near.sum(), abs=3)

@@ -18,7 +18,7 @@ from oddlattice.crystal import Crystal, crystal_from_dict
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.run.stage_settings import DefectSettings, StatisticsSettings
 from oddlattice.simulate.columnwise import Conditions, Defect, Scan, simulate_scan
-from oddlattice.statistics import per_image, polar
+from oddlattice.statistics import per_image, polar, populations
 from oddlattice.storage.image_json import write_by_image
 from oddlattice.storage.products import COLUMNS, DEFECTS, IMAGES, READ, table, write_parquet
 from support.settings import default
@@ -152,6 +152,7 @@ def tested_columns(scan: Scan, arrays: dict[str, np.ndarray], image_id: str, see
             "anm": 0.06 * z + rng.normal(0, 0.02, len(index)),
             "intensity_change": change,
             "intensity_change_sigma": np.full(len(index), 0.04),
+            "intensity_noise": np.full(len(index), 0.02),
             "shift_row_pm": shift[:, 0],
             "shift_col_pm": shift[:, 1],
             "shift_sigma_pm": np.full(len(index), 4.0),
@@ -204,6 +205,7 @@ def image_statistics(
     pixel = np.array([row["pixel_nm"]] * 2)
     found = per_image.defect_figures(row, table(defects, DEFECTS), columns)
     found["clustering"] = per_image.clustering(table(defects, DEFECTS), columns, pixel, 0.39, row["area_nm2"], seed)
+    found["populations"] = populations.site_populations(columns, pixel, seed)
     at = Coordinates(nodes, np.zeros(row["rows"]))
     found["lattice"] = per_image.lattice_figures(*polar.lattice_field(nodes, mask, pixel), at)
     cells = np.argwhere(mask > 0)
@@ -384,9 +386,17 @@ class Shard:
         out = {name: str(folder / name.replace("_", ".")) for name in [*names, "precision_csv"]}
         tables = ([str(made.defects)], [str(made.images)], [], [str(made.columns)])
         gather_defects.main(*tables, str(made.reviews_json), out)
-        beside = {name: folder / f"{name}.csv" for name in compare_images.TABLES}
+        beside = {name: folder / f"{name}.csv" for name in compare_images.CSV}
         statistics = folder / "statistics.json"
-        given = ([str(made.statistics)], [str(made.images_zarr)], statistics, beside, default(StatisticsSettings), 1)
+        given = (
+            [str(made.statistics)],
+            [str(made.images_zarr)],
+            statistics,
+            beside,
+            folder / "populations.parquet",
+            default(StatisticsSettings),
+            1,
+        )
         compare_images.main(out["images_parquet"], out["defects_parquet"], *given)
         return out | {"statistics_json": str(statistics)}
 

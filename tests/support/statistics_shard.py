@@ -27,11 +27,11 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> tuple[made_up.Made, Path,
         made.analysed(f"i{k}", path, scan, seed=k, file_id=path, acquired=f"2026-03-04T1{k}:12:09")
     paths = made.write()
     out = folder / "4_defects"
-    tables = {name: out / f"{name}.csv" for name in ("densities", "sites", "groups", "comparisons", "trends")}
+    tables = {name: out / f"{name}.csv" for name in compare_images.CSV}
     (folder / "5_report").mkdir()
     compare_images.main(
         paths.images, paths.defects, [str(paths.statistics)], [str(paths.images_zarr)],
-        out / "statistics.json", tables, default(StatisticsSettings), 1,
+        out / "statistics.json", tables, out / "populations.parquet", default(StatisticsSettings), 1,
     )  # fmt: skip
     page = folder / "5_report" / "statistics.html"
     write_statistics.main(out / "statistics.json", paths.images, [], page, page.with_name("methods.md"), PROVENANCE)

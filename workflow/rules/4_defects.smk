@@ -117,6 +117,8 @@ rule compare_images:
         groups="results/4_defects/groups.csv",
         comparisons="results/4_defects/comparisons.csv",
         trends="results/4_defects/trends.csv",
+        populations="results/4_defects/populations.csv",
+        populations_parquet="results/4_defects/populations.parquet",
     log:
         "results/logs/compare_images.log",
     conda:

@@ -10,14 +10,26 @@ from oddlattice.run.stage_settings import StatisticsSettings
 from oddlattice.statistics.across_images import compare, metadata_of
 from oddlattice.statistics.counting import counts_by_kind
 from oddlattice.statistics.groups import group_name
+from oddlattice.statistics.populations import population_table
 from oddlattice.storage.atomic import write_text
 from oddlattice.storage.image_json import ByImage
 from oddlattice.storage.json_text import json_lines
-from oddlattice.storage.products import COMPARISONS, DENSITIES, GROUPS, SITES, TRENDS, table, write_csv
+from oddlattice.storage.products import (
+    COMPARISONS,
+    DENSITIES,
+    GROUPS,
+    POPULATIONS,
+    SITES,
+    TRENDS,
+    table,
+    write_csv,
+    write_parquet,
+)
 from oddlattice.storage.rows import Row
 
 #: The tables beside statistics.json, by the key of their rows in it.
 TABLES = {"densities": DENSITIES, "sites": SITES, "groups": GROUPS, "comparisons": COMPARISONS, "trends": TRENDS}
+CSV = (*TABLES, "populations")
 
 
 def main(
@@ -27,6 +39,7 @@ def main(
     images_zarr: list[str],
     out_json: str | Path,
     out_csv: dict[str, str | Path],
+    out_parquet: str | Path,
     settings: StatisticsSettings,
     seed: int,
 ) -> None:
@@ -41,14 +54,19 @@ def main(
     images_zarr : list of path
         Stores of the raw images: their metadata may name the groups.
     out_csv : dict
-        Paths of densities, sites, groups, comparisons, trends.
+        Paths of densities, sites, groups, comparisons, trends, populations.
+    out_parquet : path
+        Populations of every image.
     seed : int
         Of the simulated p-values of trends.
     """
     rows = pl.read_parquet(images).filter(pl.col("state") == "analysed").to_dicts()
     sites: dict[str, list[Row]] = {}
+    populations: list[Row] = []
     for path in statistics_json:  # of all that a shard says only this is kept: there may be 100,000 images
-        sites |= {name: one.get("sites", []) for name, one in ByImage(path).items()}
+        for name, one in ByImage(path).items():
+            sites[name] = one.get("sites", [])
+            populations += population_table(name, one.get("populations", []))
     group_by = settings.group_by
     plain = group_by == "folder" or (rows and group_by in rows[0])
     metadata = {} if plain else metadata_of(images_zarr, {row["image_id"] for row in rows})
@@ -57,6 +75,9 @@ def main(
     print(f"{len(rows)} images, {len(found['groups'])} groups, {len(found['trends'])} trends")
     for name, schema in TABLES.items():
         write_csv(table([{k: row[k] for k in schema} for row in found[name]], schema), out_csv[name])
+    gathered = table(populations, POPULATIONS).sort("image_id", "grain", "site", "component")
+    write_csv(gathered, out_csv["populations"])
+    write_parquet(gathered, out_parquet)
     write_text(out_json, json_lines(found))
 
 
@@ -69,7 +90,8 @@ if "snakemake" in globals():
         list(snakemake.input.statistics),
         list(snakemake.input.images_zarr),
         snakemake.output.json,
-        {name: snakemake.output[name] for name in TABLES},
+        {name: snakemake.output[name] for name in CSV},
+        snakemake.output.populations_parquet,
         StatisticsSettings.of(snakemake.params.settings),
         snakemake.params.seed,
     )

@@ -114,6 +114,46 @@ def polar_view(found: Row, shape_px: tuple[int, int], pixel_nm: tuple[float, flo
     }
 
 
+def population_views(found: list[Row]) -> list[Row]:
+    """Histogram, lines of the table and a sentence for every site's populations."""
+    views = []
+    for site in found:
+        edges, counts = site["histogram"]["edges"], site["histogram"]["counts"]
+        points = [Point(x, k) for ends, k in zip(itertools.pairwise(edges), counts, strict=True) for x in ends]
+        x = Axis(edges[0], edges[-1], at=tuple(ticks(edges[0], edges[-1])))
+        drawn = chart([Series("columns", BLUE, points, marked=False)], x, Axis(0.0, 1.05 * max(counts)))
+        rows = []
+        for one in site["populations"]:
+            part, between = n.interval(*(100 * one[key] for key in ("fraction", "fraction_low_95", "fraction_high_95")))
+            rows.append(
+                {
+                    "name": "bulk" if one["component"] == 0 else f"population {one['component']}",
+                    "n": n.count(one["n"]),
+                    "fraction": f"{part} %",
+                    "interval": f"{between} %",
+                    "mean": n.significant(one["mean_intensity"], 3),
+                    "scatter": n.significant(one["scatter"], 2),
+                }
+            )
+        views.append(
+            {"site": site["site"], "columns": n.count(site["columns"]), "reason": site["reason"], "plot": drawn}
+            | {"rows": rows, "order": order_words(site["order"])}
+        )
+    return views
+
+
+def order_words(order: Row) -> str:
+    """What is said of unlike neighbours; "" where there are too few."""
+    if not order:
+        return ""
+    p, alpha = n.probability(order["p_value"]), n.significant(order["alpha"], 2)
+    shown = f"Warren-Cowley parameter {alpha}, p = {p}, {n.count(order['unlike'])} columns that are not bulk"
+    if order["p_value"] > CLAIM:
+        return f"Nearest neighbours: no departure from chance is seen ({shown})"
+    kept = "unlike columns cluster" if order["alpha"] > 0 else "unlike columns avoid each other"
+    return f"Nearest neighbours: {kept} ({shown})"
+
+
 def lattice_view(found: Row, shape_px: tuple[int, int], pixel_nm: tuple[float, float] | None) -> Row:
     """Map of the lattice's displacement with its texts; no map where there is none."""
     if "field" not in found:
@@ -136,6 +176,7 @@ def image_view(found: Row, shape_px: tuple[int, int], pixel_nm: tuple[float, flo
         "densities": density_rows(found["densities"]),
         "sites": site_rows(found["sites"]),
         "clustering": clustering_view(found["clustering"]),
+        "populations": population_views(found.get("populations", [])),
         "polar": polar_view(found["polar"], shape_px, pixel_nm),
         "lattice": lattice_view(found["lattice"], shape_px, pixel_nm),
     }

@@ -14,6 +14,7 @@ from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.numerics.arrays import Array
 from oddlattice.statistics import densities, pair_correlation, polar
 from oddlattice.statistics.counting import kinds_of, point_defects, seed_for
+from oddlattice.statistics.populations import site_populations
 from oddlattice.storage.groups import FIRST_GRAIN, grain_of, group_of, said_of, values_of
 from oddlattice.storage.products import COLUMN_KEY, PLACES
 from oddlattice.storage.rows import Row
@@ -147,6 +148,7 @@ def measure(
     else:
         found["clustering"] = {"reason": NO_SIZE, "defects": len(point_defects(defects))}
         found["lattice"] = {"reason": NO_SIZE}
+    found["populations"] = site_populations(columns, pixel_nm, seed_for(name, seed))
     shapes = [ColumnShape.of(column) for column in model["columns"]]
     places = [polar.measure_places(tiles["tiles"], mask, shape) for shape in shapes]
     crystal = crystals.get(str(row["model"]))

@@ -12,10 +12,12 @@ Source: Bovy et al. 2011, doi:10.1214/10-AOAS439 (errors); Fraley and Raftery 20
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from scipy.special import betaincinv
 
 from oddlattice.numerics import distributions
-from oddlattice.numerics.arrays import Array, Index
+from oddlattice.numerics.arrays import Array, Bools, Index
+from oddlattice.statistics.short_range_order import neighbours, short_range_order
 from oddlattice.storage.rows import Row
 
 MOST = 5  # components
@@ -27,6 +29,8 @@ STARTS, TRIALS = 24, 3  # places of a further component; how many of them are tr
 LEAST_WORTH = 0.125  # of a column, for the share of populations that are apart
 PARTS = (0.002, 0.02, 0.2)  # its share at first
 TRIAL_STEPS, STEPS = 15, 300
+BINS = 60  # of the histogram of a site
+SHELL = (0.6, 1.25)  # nearest neighbours, of the usual distance of the nearest
 HALF = 0.5  # the bulk has more than this part of the columns
 LEVELS = (0.68, 0.95)
 
@@ -231,3 +235,55 @@ def population_rows(found: Populations) -> list[Row]:
         }
         for k, one in enumerate(found.components)
     ]
+
+
+def site_populations(columns: pl.DataFrame, pixel_nm: Array, seed: int) -> list[Row]:
+    """The populations of every site of an image, their histogram, and whether unlike neighbours seek each other.
+
+    Parameters
+    ----------
+    columns : polars.DataFrame
+        The image's rows of products.COLUMNS.
+    pixel_nm : ndarray of shape (2,)
+        Along row and col.
+
+    Returns
+    -------
+    list of dict
+        ``grain, site, columns, reason, histogram, order`` and ``populations``: see `population_rows`.
+    """
+    rows: list[Row] = []
+    for (grain, site), own in columns.drop_nulls("intensity_change").group_by("grain", "site", maintain_order=True):
+        change, noise = (own[name].fill_null(0.0).to_numpy() for name in ("intensity_change", "intensity_noise"))
+        intensity = np.asarray(1 + change, dtype=np.float64)
+        found = find_populations(intensity, np.maximum(noise, 1e-6))
+        unit = found.components[0].mean if found.has_bulk else 1.0
+        low, high = np.quantile(intensity, [0.0005, 0.9995])
+        counts, edges = np.histogram(np.clip(intensity, low, high) / unit, BINS, (low / unit, high / unit + 1e-9))
+        places = own.select("row_px", "col_px").to_numpy().astype(np.float64) * pixel_nm
+        row = {"grain": grain, "site": site, "columns": own.height, "reason": found.reason}
+        row |= {"histogram": {"edges": edges.tolist(), "counts": counts.tolist()}}
+        row |= {"order": nearest_order(places, found.component != 0, seed) if found.has_bulk else {}}
+        rows.append(row | {"populations": population_rows(found)})
+    return rows
+
+
+def population_table(image_id: str, sites: list[Row]) -> list[Row]:
+    """Rows of products.POPULATIONS of an image, from `site_populations`."""
+    return [
+        {"image_id": image_id, "grain": site["grain"], "site": site["site"], **one}
+        for site in sites
+        for one in site["populations"]
+    ]
+
+
+def nearest_order(places_nm: Array, unlike: Bools, seed: int) -> Row:
+    """Order of the columns that are not bulk over nearest neighbours of their site; empty where there are too few."""
+    from scipy.spatial import cKDTree  # here, not above: few processes ask
+
+    if len(places_nm) < FEWEST:
+        return {}
+    away = np.asarray(cKDTree(places_nm).query(places_nm, k=2)[0])
+    usual = float(np.median(away[:, 1]))
+    found = short_range_order(neighbours(places_nm, SHELL[0] * usual, SHELL[1] * usual), unlike, seed)
+    return {} if found is None else {"unlike": int(unlike.sum()), **vars(found)}

@@ -124,6 +124,7 @@ COLUMNS: Schema = {
     "anm": pl.Float64,  # published score
     "intensity_change": pl.Float64,  # fraction of a bulk column
     "intensity_change_sigma": pl.Float64,
+    "intensity_noise": pl.Float64,  # standard error of the change by the image's noise alone
     "shift_row_pm": pl.Float64,
     "shift_col_pm": pl.Float64,
     "shift_sigma_pm": pl.Float64,
@@ -259,6 +260,22 @@ SITES: Schema = {
     "fraction": pl.Float64,
     "ci_low": pl.Float64,
     "ci_high": pl.Float64,
+}
+
+#: results/4_defects/populations.parquet: kinds of columns that a site has in good number, told by their intensities.
+POPULATIONS: Schema = {
+    "image_id": pl.String,
+    "grain": pl.Int64,
+    "site": pl.String,
+    "component": pl.Int64,  # 0: the bulk, more than half of the site; where there is none, they begin with 1
+    "fraction": pl.Float64,  # of the site's tested columns
+    "fraction_low_68": pl.Float64,
+    "fraction_high_68": pl.Float64,
+    "fraction_low_95": pl.Float64,
+    "fraction_high_95": pl.Float64,
+    "mean_intensity": pl.Float64,  # over the bulk's; over the image's mean column where there is no bulk
+    "scatter": pl.Float64,  # in the same unit, noise taken out
+    "n": pl.Int64,  # columns that most probably belong to it
 }
 
 #: results/4_defects/groups.csv
