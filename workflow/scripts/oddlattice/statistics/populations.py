@@ -22,13 +22,13 @@ from oddlattice.storage.rows import Row
 
 MOST = 5  # components
 FEWEST = 30  # columns: fewer tell no distribution
-SAMPLE = 20_000  # columns that stand for all, evenly taken
+SAMPLE = 3000  # columns, evenly taken, by which the number of components is told
 APART = 2.5  # least distance of neighbouring means, over the root mean square of their widths (Ashman's D)
 BETTER = 6.0  # of BIC, for one more component
 STARTS, TRIALS = 24, 3  # places of a further component; how many of them are tried
 LEAST_WORTH = 0.125  # of a column, for the share of populations that are apart
 PARTS = (0.002, 0.02, 0.2)  # its share at first
-TRIAL_STEPS, STEPS = 15, 300
+TRIAL_STEPS, STEPS, LAST_STEPS = 15, 300, 30
 BINS = 60  # of the histogram of a site
 SHELL = (0.6, 1.25)  # nearest neighbours, of the usual distance of the nearest
 HALF = 0.5  # the bulk has more than this part of the columns
@@ -152,12 +152,15 @@ def _best(values: Array, errors: Array) -> _Mixture:
     # of what a single odd column may show: nothing to twice the usual, or all that is seen
     height = 1 / max(float(np.ptp(values)), 2 * abs(float(np.median(values))), 1e-12)
     now = _Mixture(np.array([1.0]), np.empty(0), np.empty(0), height, -np.inf)
-    chosen, least = now, np.inf
+    chosen, least, before = now, np.inf, np.inf
     for number in range(1, MOST + 1):
         now = _with_one_more(values, errors, now)
         bic = 3 * number * np.log(len(values)) - 2 * now.log_likelihood
+        if bic > before - BETTER:
+            break
         if number == 1 or (_is_apart(now, float(np.median(errors))) and bic < least - BETTER):
             chosen, least = now, bic
+        before = bic
     return chosen
 
 
@@ -197,15 +200,14 @@ def find_populations(intensity: Array, error: Array) -> Populations:
     if len(intensity) < FEWEST:
         return Populations([], nothing, False, f"{len(intensity)} columns; at least {FEWEST} tell a distribution")
     some = slice(None, None, max(1, -(-len(intensity) // SAMPLE)))
-    values, errors = intensity[some], error[some]
-    found = _best(values, errors)
-    sigma = _spread_of_weights(values, errors, found)
+    found = _fitted(intensity, error, _best(intensity[some], error[some]), LAST_STEPS)
+    sigma = _spread_of_weights(intensity, error, found)
     member = found.parts(intensity, error).argmax(axis=1)
     order = [int(k) for k in np.argsort(found.weights[:-1])[::-1]]
     components = []
     for k in order:
         fraction = float(found.weights[k])
-        narrow, wide = (_interval(fraction, float(sigma[k]), len(values), level) for level in LEVELS)
+        narrow, wide = (_interval(fraction, float(sigma[k]), len(intensity), level) for level in LEVELS)
         mean, scatter, n = float(found.means[k]), float(found.scatters[k]), int((member == k).sum())
         components.append(Component(fraction, narrow, wide, mean, scatter, n))
     place = np.append(np.argsort(order), -1)

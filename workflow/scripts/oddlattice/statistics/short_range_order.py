@@ -6,7 +6,7 @@ import numpy as np
 
 from oddlattice.numerics.arrays import Array, Bools, Index
 
-SIMULATIONS = 999
+SIMULATIONS, FEWER, MANY = 999, 199, 10_000  # with more pairs than so many fewer do
 LEVEL = 0.95
 LEAST = 3  # unlike columns
 
@@ -45,7 +45,7 @@ def neighbours(places_nm: Array, nearest_nm: float, farthest_nm: float) -> Index
     return np.asarray(pairs[away > nearest_nm])
 
 
-def short_range_order(pairs: Index, unlike: Bools, seed: int, simulations: int = SIMULATIONS) -> Order | None:
+def short_range_order(pairs: Index, unlike: Bools, seed: int, simulations: int | None = None) -> Order | None:
     """Order of the unlike ones among columns (n,) over pairs of neighbours (m, 2) of the same site.
 
     Chance puts as many unlike columns on the same places at random; masked places and edges are so in both.
@@ -58,6 +58,7 @@ def short_range_order(pairs: Index, unlike: Bools, seed: int, simulations: int =
     if min(number, n - number) < LEAST or not len(pairs):
         return None
     expected = len(pairs) * 2 * number * (n - number) / (n * (n - 1))
+    simulations = simulations or (SIMULATIONS if len(pairs) < MANY else FEWER)
     rng, drawn = np.random.default_rng(seed), unlike.copy()
     random = np.empty(simulations)
     for k in range(simulations):
