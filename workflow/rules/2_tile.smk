@@ -15,6 +15,7 @@ rule cut_tiles:
         images_zarr="results/1_images/{shard}.zarr",
         crystals=of_models("crystal.yaml"),
         weights=of_models("weights.safetensors"),
+        libraries=crystal_libraries,
         modules=modules_of("cut_tiles"),
     output:
         tiles_zarr=directory("results/2_tiles/{shard}.zarr"),

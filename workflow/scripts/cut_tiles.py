@@ -72,17 +72,16 @@ def main(
     settings: TileSettings,
     threads: int = 1,
     misfit_limit: float | None = None,
+    libraries: Sequence[str | Path] = (),
 ) -> None:
     """Tile all images of a shard.
 
     Parameters
     ----------
-    images_zarr : path
-        Product of the read stage.
-    crystal_files : sequence of path
-        `crystal.yaml` of every model in use.
-    out_zarr : path
-        Written whole or not at all.
+    images_zarr, out_zarr : path
+        Product of the read stage; what is written, whole or not at all.
+    crystal_files, libraries : sequence of path
+        `crystal.yaml` of every model in use; crystal libraries in which an image's own crystal is looked up.
     settings : TileSettings
     threads : int
         Images tiled at once, each in its own process.
@@ -101,6 +100,7 @@ def main(
             "out": str(part),
             "settings": settings.as_dict(),
             "misfit_limit": misfit_limit,
+            "libraries": [str(path) for path in libraries],
         }
         rows = tile_all({name: shared | {"image_id": name} for name in names}, part, threads)
         root.attrs["images"] = [rows[name] for name in names]
@@ -117,4 +117,5 @@ if "snakemake" in globals():
         TileSettings.of(snakemake.params.settings),
         snakemake.threads,
         snakemake.params.misfit_limit,
+        list(snakemake.input.libraries),
     )

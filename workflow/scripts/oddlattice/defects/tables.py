@@ -210,6 +210,20 @@ def dose_counts_per_nm2(
     return float((local_mean[mask.astype(bool)].mean() - pedestal) / np.prod(pixel_nm))
 
 
+def crystal_figures(lattice: Row) -> Row:
+    """What crystal an image shows: as the library recognises it, or as its model says."""
+    who = lattice.get("identity")
+    if who is None:
+        return {"crystal": (lattice.get("crystal") or "") if "own_crystal" not in lattice else ""}
+    listed = [f"{one['crystal']} {one['axis']} {one['probability']:.2f}" for one in who["candidates"]]
+    named = who["kind"] in ("crystal", "class")
+    return {
+        "crystal": who["name"] if named else "",
+        "crystal_probability": who["probability"] if named else None,
+        "crystal_candidates": "; ".join(listed),
+    }
+
+
 def lattice_figures(source: Row, lattice: Row) -> Row:
     """What is known of an image before it is analysed, for products.IMAGES."""
     header = source.get("pixel_nm_header")
@@ -223,6 +237,7 @@ def lattice_figures(source: Row, lattice: Row) -> Row:
     }
     for key in ("pixel_nm", "gamma_deg", "rotation_deg", "cells_analysed", "cells_masked"):
         row[key] = lattice.get(key)
+    row |= crystal_figures(lattice)
     row["lattice_rms_px"] = lattice.get("lattice_rms_px")
     for name in ("a", "b"):
         vector = lattice.get(f"{name}_px")

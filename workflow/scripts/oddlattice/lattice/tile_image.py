@@ -1,6 +1,7 @@
 """One image is laid on its own lattice and cut into the lattice frame: the body of the child process of cut_tiles."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import zarr
 from oddlattice.crystal import Crystal
 from oddlattice.lattice.fourier import DISTORTED, NoLatticeError, describe, stretch_of
 from oddlattice.lattice.frame import Frame
+from oddlattice.lattice.identified import header_warning, identify_own, identity_attributes, named_sites, ruler_nm
+from oddlattice.lattice.identity import Identity
 from oddlattice.lattice.origin import column_weights
 from oddlattice.lattice.own_crystal import OwnCell, register_on_own
 from oddlattice.lattice.pixel_size import header_nm, mean_nm
@@ -158,12 +161,13 @@ def tile_image(
     settings: Mapping[str, Any],
     judge: Judge | None = None,
     own: bool = False,
+    libraries: Sequence[str] = (),
 ) -> Row:
     """Register one image and write its group; returns its row of the root attributes.
 
     `models` has the crystal of every model by the name of its folder; `settings` those of `TileSettings`; `judge` is as
     of `fit_registration`. Where none of the models is the image's and `own` is set, the image is registered on the
-    crystal that it shows itself.
+    crystal that it shows itself, and that is looked up in the crystal `libraries`.
     """
     source = group_of(zarr.open_group(images_zarr, mode="r"), image_id)
     image: Any = array_of(source, "0")
@@ -182,7 +186,10 @@ def tile_image(
         write_registration(image, found, grain := group.create_group(str(FIRST_GRAIN)))
         known = {"model": next((name for name, crystal in models.items() if crystal is found.crystal), OWN)}
         said = tiled_attributes(found, pixel_nm) | known
-        grain.attrs["oddlattice"] = said if cell is None else said | own_attributes(cell, pixel_nm, said["warnings"])
+        if cell is not None:
+            who = identify_own(cell, pixel_nm, libraries) if libraries else None
+            said |= own_attributes(cell, who, pixel_nm, said["warnings"])
+        grain.attrs["oddlattice"] = said
         attributes = {"state": "tiled", "reason": "", "grains": 1}
     group.attrs["oddlattice"] = attributes
     return {"image_id": image_id, "state": attributes["state"], "reason": attributes["reason"]}
@@ -224,21 +231,34 @@ def registered(
     return register_on_own(image, pixel_nm, settings)
 
 
-def own_attributes(cell: OwnCell, pixel_nm: tuple[float, float] | None, warnings: list[str]) -> dict[str, Any]:
+def own_attributes(
+    cell: OwnCell, who: Identity | None, header: tuple[float, float] | None, warnings: list[str]
+) -> dict[str, Any]:
     """What a grain's attributes say of the crystal that the image shows itself.
 
-    Without a pixel size lengths are reckoned with a nominal one (`nominal_pixel_nm`), and none is told to a reader.
+    A crystal that is recognised gives sites their names, and the size of a pixel. Where neither it nor the header does,
+    lengths are reckoned with a nominal one (`nominal_pixel_nm`), and none is told to a reader.
     """
+    pixel_nm = (ruler_nm(who, header) if who is not None else None) or header
+    if who is not None:
+        cell = replace(cell, sites=named_sites(cell.sites, who.sites))
     said: dict[str, Any] = {
         "crystal": OWN,
         "own_crystal": cell.as_dict(pixel_nm or cell.nominal_nm),
         "stretch": 1.0,
         "rotation_deg": None,
+        "pixel_nm": mean_nm(pixel_nm) if pixel_nm is not None else None,
     }
+    of_size = [line for line in warnings if not line.startswith("the file states no pixel size")]
     if pixel_nm is None:
-        of_size = [line for line in warnings if not line.startswith("the file states no pixel size")]
         told = "the file states no pixel size: lengths are in pixels and cells, and what would be in nm or pm is empty"
-        said |= {"pixel_nm": None, "nominal_pixel_nm": mean_nm(cell.nominal_nm), "warnings": [told, *of_size]}
+        said |= {"nominal_pixel_nm": mean_nm(cell.nominal_nm), "warnings": [told, *of_size]}
+    elif header is None and who is not None:
+        told = f"the file states no pixel size: it is that of {who.name}, as which the crystal was recognised"
+        said["warnings"] = [f"{told} ({who.probability:.0%})", *of_size]
+    if who is not None:
+        said["identity"] = identity_attributes(who)
+        said["warnings"] = [*header_warning(who, header), *said.get("warnings", warnings)]
     return said
 
 

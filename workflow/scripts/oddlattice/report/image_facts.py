@@ -232,6 +232,19 @@ def edge_table(image: Image) -> list[tuple[str, str, str]]:
     return [row for row in rows if set(row[1:]) != {n.NONE}]
 
 
+def _crystal_rows(lattice: Row) -> list[tuple[str, str]]:
+    """Which crystal the image's own was recognised as; none where a model of it was given."""
+    who = lattice.get("identity")
+    if who is None:
+        return []
+    listed = ", ".join(f"{one['crystal']} {one['axis']} {one['probability']:.2f}" for one in who["candidates"])
+    if who["kind"] in ("crystal", "class"):
+        lines = [("Crystal", f"{who['name']}, {who['probability']:.2f}")]
+        return lines if len(who["candidates"]) == 1 else [*lines, ("Candidates", listed)]
+    what = f"unknown: {who['name']}" if who["name"] else "unknown"
+    return [("Crystal", what), *([("Candidates", listed)] if listed else [])]
+
+
 def lattice_table(image: Image) -> list[tuple[str, str]]:
     """Label and text of each line of the lattice table; empty without a lattice."""
     found, row = image.lattice, image.row
@@ -239,7 +252,7 @@ def lattice_table(image: Image) -> list[tuple[str, str]]:
         return []
     pixel, ruler = pixel_size_nm(image)
     header = image.source.get("pixel_nm_header")
-    lines = [*_vector_rows(image, "a"), *_vector_rows(image, "b")]
+    lines = [*_crystal_rows(found), *_vector_rows(image, "a"), *_vector_rows(image, "b")]
     for label, key in (("Angle from a to b", "gamma"), ("Rotation of a from +row", "rotation")):
         if n.usable(found.get(f"{key}_deg")):
             error = found.get(f"{key}_sigma_deg")

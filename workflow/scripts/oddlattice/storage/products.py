@@ -60,6 +60,9 @@ IMAGES: Schema = {
     "gamma_deg": pl.Float64,
     "rotation_deg": pl.Float64,
     "lattice_rms_px": pl.Float64,
+    "crystal": pl.String,  # name and zone axis, or those that look alike; empty where it is not recognised
+    "crystal_probability": pl.Float64,  # of that name; empty where a model of the crystal was given
+    "crystal_candidates": pl.String,  # the most likely first, each with its probability
     "model": pl.String,
     "model_misfit": pl.Float64,
     "cells_analysed": pl.Int64,
