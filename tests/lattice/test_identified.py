@@ -83,3 +83,5 @@ def test_iron_on_its_smallest_cell_keeps_its_letter() -> None:
 def test_an_own_site_with_two_elements_keeps_all_letters() -> None:
     assert named_sites("AAB", ("Sr", "Ti", "O")) == ("A", "A", "B")
     assert named_sites("ABC", ("Mo", "S", "")) == ("Mo", "S", "C")
+    assert named_sites(("A1", "A2", "B"), ("Sr", "Sr", "Ti")) == ("Sr1", "Sr2", "Ti")
+    assert named_sites(("A", "B1", "B2"), ("Ti", "Ti", "Ti")) == ("Ti-A", "Ti-B1", "Ti-B2")

@@ -17,6 +17,7 @@ FAINTEST_PART = 0.05  # of the brightest column: tails of bright ones hide what 
 LEAST_ERROR = 0.01  # relative, of a column's brightness
 DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
 LISTED = 6  # candidates that are told
+DIGITS = "0123456789"
 
 
 def observed_of(own: OwnCell, header_nm: PixelNm | None) -> tuple[Observed, list[int]]:
@@ -62,22 +63,27 @@ def identify_own(own: OwnCell, header_nm: PixelNm | None, libraries: Sequence[st
 
 
 def named_sites(letters: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-    """Names of columns: the element where it is known, with the image's own letter where two sites share the element.
+    """Names of columns: the element where it is known, numbered as the image's own site (``A1``, ``A2``) is.
 
-    A column whose element is not known keeps its letter, and so do all where an own site got two elements.
+    Where sites of different letters have one element, the letter follows it. A column whose element is not known keeps
+    its letter, and so do all where columns of one own site got two elements.
     """
     by_letter: dict[str, set[str]] = {}
     for letter, name in zip(letters, names, strict=True):
-        by_letter.setdefault(letter, set()).add(name)
+        by_letter.setdefault(letter.rstrip(DIGITS), set()).add(name)
     if any(len(found) > 1 for found in by_letter.values()):
         return tuple(letters)
     element = {letter: next(iter(found)) for letter, found in by_letter.items()}
-    shared = [name for name in element.values() if list(element.values()).count(name) > 1]
-    named = {
-        letter: letter if not name else f"{name}-{letter}" if name in shared else name
-        for letter, name in element.items()
-    }
-    return tuple(named[letter] for letter in letters)
+    every = list(element.values())
+
+    def told(letter: str) -> str:
+        base = letter.rstrip(DIGITS)
+        name = element[base]
+        if not name:
+            return letter
+        return f"{name}-{letter}" if every.count(name) > 1 else name + letter.removeprefix(base)
+
+    return tuple(told(letter) for letter in letters)
 
 
 def ruler_nm(found: Identity, header_nm: PixelNm | None) -> PixelNm | None:
