@@ -216,7 +216,7 @@ def watched(loop: Callable[[], None], cells: int) -> dict[str, object]:
 def listed(tiles: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> set[tuple[str, int, int]]:
     """Defects (site, cell) that the detection lists with a prediction."""
     from oddlattice.crystal import CELL_PX, load_crystal
-    from oddlattice.defects.listing import judge_all
+    from oddlattice.defects.fdr import q_values
     from oddlattice.defects.noise import estimate_noise
     from oddlattice.defects.null import judge_columns
     from oddlattice.lattice.columns import mean_cell
@@ -228,13 +228,9 @@ def listed(tiles: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> set[t
     shapes = fit_shapes(mean_cell(prediction, mask), crystal.columns)
     vectors_pm, nothing = crystal.vectors_nm * 1000, np.zeros_like(tiles)
     kinds = [judge_columns(difference, mask, noise, shape, vectors_pm, (1.0, 1.0), nothing) for shape in shapes]
-    judged = judge_all([kind for kind in kinds if kind is not None], FDR)
-    found = set()
-    for k in np.flatnonzero(judged.flagged):
-        scored = judged.kinds[judged.kind[k]]
-        u, v = scored.cells[judged.index[k]]
-        found.add((scored.shape.site, int(u), int(v)))
-    return found
+    columns = [(site.shape.site, *map(int, cell)) for site in kinds if site is not None for cell in site.cells]
+    p = np.concatenate([site.verdict.p_value for site in kinds if site is not None])
+    return {columns[k] for k in np.flatnonzero(q_values(p) <= FDR)}
 
 
 def agreement(size: Size) -> dict[str, object]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from defects.test_kernels import CELLS, SR, TI, VECTORS_PM, noise_map, put
+from defects.test_listing import listed
 from oddlattice.crystal import CELL_PX
 from oddlattice.defects.injection import (
     COUNTED_FROM,
@@ -18,7 +19,7 @@ from oddlattice.defects.injection import (
     trial_rows,
 )
 from oddlattice.defects.kernels import moved_peak
-from oddlattice.defects.listing import Defect, Judged, judge_all, single_defects
+from oddlattice.defects.listing import Defect, Judged
 from oddlattice.defects.noise import Noise, estimate_noise
 from oddlattice.defects.null import judge_columns
 from oddlattice.lattice.columns import ColumnShape, peak_at
@@ -43,9 +44,7 @@ def find(tiles: np.ndarray, fdr: float = 0.05) -> tuple[Judged, Noise]:
     found = [
         judge_columns(tiles, MASK, noise, shape, VECTORS_PM, (1.0, 1.0), np.zeros_like(tiles)) for shape in (SR, TI)
     ]
-    judged = judge_all([one for one in found if one is not None], fdr)
-    single_defects(judged, tiles, noise, VECTORS_PM, [np.ones(2), np.ones(2)], fdr)
-    return judged, noise
+    return listed(tiles, noise, [one for one in found if one is not None], fdr), noise
 
 
 def trial(shape: ColumnShape, change: float = 0.0, shift_pm: float = 0.0) -> Trial:

@@ -8,13 +8,14 @@ from scipy import stats
 from scipy.ndimage import gaussian_filter, maximum_filter
 
 from defects.test_kernels import CELLS, SR, TI, VECTORS_PM, noise_map, put
+from oddlattice.crystal import CELL_PX
+from oddlattice.defects.beside import judge_together
 from oddlattice.defects.extra import extra_columns, highest_of
 from oddlattice.defects.kernels import moved_peak, z_map
 from oddlattice.defects.kind_probabilities import kind_probabilities
-from oddlattice.defects.listing import Defect, judge_all, single_defects
-from oddlattice.defects.noise import estimate_noise
-from oddlattice.defects.null import judge_columns
-from oddlattice.defects.regions import group_extended
+from oddlattice.defects.listing import Defect, Judged, decide_together, windows_of
+from oddlattice.defects.noise import Noise, estimate_noise
+from oddlattice.defects.null import SiteColumns, judge_columns
 from oddlattice.lattice.columns import ColumnShape
 from oddlattice.numerics.intervals import poisson_interval, weighted_poisson_interval, wilson
 
@@ -28,9 +29,17 @@ def find(tiles: np.ndarray, fdr: float = 0.05) -> tuple[list[Defect], object]:
         found = judge_columns(tiles, MASK, noise, shape, VECTORS_PM, (1.0, 1.0), np.zeros_like(tiles))
         assert found is not None
         kinds.append(found)
-    judged = judge_all(kinds, fdr)
-    single_defects(judged, tiles, noise, VECTORS_PM, [np.ones(2), np.ones(2)], fdr)
+    judged = listed(tiles, noise, kinds, fdr)
     return judged.defects, judged
+
+
+def listed(tiles: np.ndarray, noise: Noise, kinds: list[SiteColumns], fdr: float) -> Judged:
+    """Columns judged together, and their defects."""
+    sites, without = judge_together(kinds, tiles, noise, np.ones((CELL_PX, CELL_PX)), VECTORS_PM, fdr)
+    n = sum(len(site.cells) for site in sites)
+    judged = Judged(sites, windows_of(sites, without, fdr), noise, VECTORS_PM, [], 0, np.ones(n, dtype=bool))
+    decide_together([judged], fdr)
+    return judged
 
 
 def changed(shape: ColumnShape, change: float, shift_pm: tuple[float, float]) -> np.ndarray:
@@ -98,28 +107,19 @@ def test_kind_probabilities_add_up_and_know_when_they_do_not_know() -> None:
     assert max(vague.values()) < 0.6
 
 
-def test_extended_regions_replace_their_columns() -> None:
-    wall = [Defect((10.0, float(j)), "Sr", "lighter", 1.0, z=-5.0 - j, p=10.0**-j, q=0.01) for j in range(2, 12)]
-    lone = Defect((30.0, 30.0), "Ti", "heavier", 1.0, z=6.0, p=1e-9, q=0.01)
-    grouped = group_extended([*wall, lone], 8)
-    assert [d.kind for d in grouped] == ["heavier", "extended"]
-    assert grouped[1].cells == 10 and grouped[1].p == 1e-11 and grouped[1].uv == (10.0, 6.5)
-    assert group_extended(wall, 11) == wall
-
-
 def test_an_atom_between_the_columns_is_extra() -> None:
     tiles = 0.5 * noise_map(11)
-    judged = find(tiles)[1]
     row, col = int(20.25 * 20), int(20.25 * 20)
     line = np.arange(-6, 7)
     tiles[row - 6 : row + 7, col - 6 : col + 7] += 1.2 * np.exp(
         -(line[:, None] ** 2 + line[None, :] ** 2) / (2 * 2.1**2)
     )
     places = np.array([(0.0, 0.0), (0.5, 0.5)])
-    bulk = extra_columns(
-        judged, z_map(0.5 * noise_map(11), MASK, estimate_noise(tiles, MASK), SR), MASK, places, 2.1, 0.05
+    noise, nothing = estimate_noise(tiles, MASK), np.empty((0, 2))
+    bulk, found = (
+        extra_columns(z_map(plane, MASK, noise, SR), MASK, places, nothing, 2.1, VECTORS_PM, 1e-4)
+        for plane in (0.5 * noise_map(11), tiles)
     )
-    found = extra_columns(judged, z_map(tiles, MASK, estimate_noise(tiles, MASK), SR), MASK, places, 2.1, 0.05)
     new = [d for d in found if d.uv not in {b.uv for b in bulk}]
     assert len(bulk) <= 1 and len(new) == 1 and np.hypot(new[0].uv[0] - 20.25, new[0].uv[1] - 20.25) < 0.1
 
@@ -146,8 +146,7 @@ def test_a_column_is_empty_when_its_core_is_gone(gone: str, kind: str) -> None:
     noise = estimate_noise(tiles, MASK)
     one = judge_columns(tiles, MASK, noise, tailed, VECTORS_PM, (1.0, 1.0), np.zeros_like(tiles))
     assert one is not None
-    judged = judge_all([one], 0.05)
-    single_defects(judged, tiles, noise, VECTORS_PM, [np.ones(2)], 0.05)
+    judged = listed(tiles, noise, [one], 0.05)
     (defect,) = (d for d in judged.defects if d.uv == (20.0, 20.0))
     assert defect.kind == kind
     assert (defect.change < -0.95) == (gone == "all")
@@ -161,8 +160,7 @@ def test_a_tail_that_is_hardly_there_does_no_harm(weight: float) -> None:
     noise = estimate_noise(tiles, MASK)
     one = judge_columns(tiles, MASK, noise, shape, VECTORS_PM, (1.0, 1.0), np.zeros_like(tiles))
     assert one is not None
-    judged = judge_all([one], 0.05)
-    single_defects(judged, tiles, noise, VECTORS_PM, [np.ones(2)], 0.05)
+    judged = listed(tiles, noise, [one], 0.05)
     assert [d.kind for d in judged.defects if d.uv == (20.0, 20.0)] == ["vacancy-like"]
 
 

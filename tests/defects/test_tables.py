@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from oddlattice.defects.listing import judge_all
-from oddlattice.defects.null import Kernel, Null, SiteColumns
+from oddlattice.defects.kernels import Kernel
+from oddlattice.defects.listing import Judged, decide_together
+from oddlattice.defects.noise import Noise
+from oddlattice.defects.null import Null, SiteColumns, View
 from oddlattice.defects.tables import column_rows
 from oddlattice.lattice.columns import ColumnShape, column_cells
 from oddlattice.lattice.coordinates import Coordinates
@@ -18,8 +20,19 @@ def scored(shape: ColumnShape, mask: np.ndarray) -> SiteColumns:
     """All columns of a kind, none of them changed."""
     cells = column_cells(mask, shape)
     null, nothing, ones = Null(0.0, 1.0, np.zeros(2), np.eye(2), 4000), np.zeros((len(cells), 3)), np.ones(len(cells))
-    kernel = Kernel(np.zeros((3, 256)), np.eye(3))
-    return SiteColumns(shape, cells, nothing, ones, kernel, null, null.judge(nothing, ones), 0 * ones, (1.0, 1.0))
+    view = View(np.ones((16, 16), dtype=bool), Kernel(np.zeros((3, 256)), np.eye(3)), np.ones(2))
+    verdict, doubt = null.judge(nothing, ones), np.ones((len(cells), 2))
+    which = np.zeros(len(cells), dtype=np.intp)
+    return SiteColumns(shape, cells, (view,), which, nothing, ones, doubt, null, verdict, 0 * ones, (1.0, 1.0))
+
+
+def judged_of(sites: list[SiteColumns], fdr: float) -> Judged:
+    """The columns of all kinds, of which none is listed."""
+    noise = Noise(np.ones((20, 20)), np.ones((1, 1)), np.zeros((31, 31)))
+    n = sum(len(site.cells) for site in sites)
+    judged = Judged(sites, {}, noise, np.eye(2), [], 0, np.ones(n, dtype=bool))
+    decide_together([judged], fdr)
+    return judged
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -31,7 +44,7 @@ def test_columns_are_listed_where_they_are_seen(transposed: bool) -> None:
     counts = np.ascontiguousarray(scan.counts.T) if transposed else scan.counts
     found = fit_registration(counts, [SRTIO3], (0.0125, 0.0125))
     shapes = [ColumnShape(c.site, c.u, c.v, 2.0, (90.0, 0.0, 90.0)) for c in SRTIO3.tested]
-    judged = judge_all([scored(shape, found.mask.astype(np.uint8)) for shape in shapes], 0.1)
+    judged = judged_of([scored(shape, found.mask.astype(np.uint8)) for shape in shapes], 0.1)
     rows = column_rows("f", judged, Coordinates(found.nodes_px, found.row_shift_px, found.transposed))
     listed = rows.select("row_px", "col_px").to_numpy()[:, :: -1 if transposed else 1]
     shift = true_row_shift_px(Conditions(pixel_nm=0.0125, jitter_pm=8), 300, 4)
@@ -47,7 +60,7 @@ def test_a_site_that_occurs_twice_is_two_columns() -> None:
     mask = np.ones((8, 8), np.uint8)
     pair = [ColumnShape("O", u, 0.5, 2.0, (90.0, 0.0, 90.0), column=k) for k, u in enumerate((0.25, 0.75))]
     nodes = 20.0 * np.stack(np.meshgrid(np.arange(9), np.arange(9), indexing="ij"))
-    rows = column_rows("f", judge_all([scored(s, mask) for s in pair], 0.1), Coordinates(nodes, np.zeros(160)))
+    rows = column_rows("f", judged_of([scored(s, mask) for s in pair], 0.1), Coordinates(nodes, np.zeros(160)))
     assert set(rows["site"]) == {"O"} and set(rows["column"]) == {0, 1} and set(rows["grain"]) == {1}
     assert rows.select(COLUMN_KEY).is_unique().all()
     assert not rows.select("image_id", "cell_u", "cell_v", "site").is_unique().all()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from oddlattice.crystal import CELL_PX, PX_PER_CELL, load_crystal
-from oddlattice.defects.listing import judge_all
+from oddlattice.defects.fdr import q_values
 from oddlattice.defects.noise import estimate_noise
 from oddlattice.defects.null import judge_columns
 from oddlattice.lattice.columns import as_cells, mean_cell
@@ -75,11 +75,9 @@ def flagged(tiles: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> set[
     shapes = [fit_shape(mean_cell(prediction, mask), column) for column in CRYSTAL.tested]
     vectors = CRYSTAL.vectors_nm * 1000
     kinds = [judge_columns(difference, mask, noise, s, vectors, (1.0, 1.0), np.zeros_like(tiles)) for s in shapes]
-    judged = judge_all([k for k in kinds if k is not None], 0.05)
-    return {
-        (judged.kinds[judged.kind[k]].shape.site, *map(int, judged.kinds[judged.kind[k]].cells[judged.index[k]]))
-        for k in np.flatnonzero(judged.flagged)
-    }
+    columns = [(site.shape.site, *map(int, cell)) for site in kinds if site is not None for cell in site.cells]
+    p = np.concatenate([site.verdict.p_value for site in kinds if site is not None])
+    return {columns[k] for k in np.flatnonzero(q_values(p) <= 0.05)}
 
 
 #: Largest difference between predictions with other batches or number formats [local mean].

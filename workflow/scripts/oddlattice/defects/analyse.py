@@ -70,7 +70,7 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
         cell_nm2 = float(abs(np.linalg.det(image.vectors_px * image.pixel_nm)))
         mask, local_mean, coordinates = values_of(tiles, "mask"), values_of(tiles, "local_mean"), Coordinates.of(tiles)
         pedestal = float(lattice["pedestal_counts"])
-        figures = image_figures(tally, float(mask.sum()) * cell_nm2, cell_nm2, settings)
+        figures = image_figures(tally, mask, cell_nm2, settings)
         figures["dose_counts_per_nm2"] = dose_counts_per_nm2(local_mean, mask, pedestal, image.pixel_nm)
         found |= figures | {"reason": "; ".join(warnings)}
         group = stores.maps.create_group(name)

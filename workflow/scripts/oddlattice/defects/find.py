@@ -1,25 +1,26 @@
 """The defects of one image: every column tested, the odd ones listed; a huge image part by part."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import zarr
 
-from oddlattice.crystal import LEAST_CELLS
+from oddlattice.crystal import LEAST_CELLS, PxPerCell
+from oddlattice.defects.beside import Without, judge_together
 from oddlattice.defects.extra import extra_columns
 from oddlattice.defects.kernels import kernel_width_px, z_map
-from oddlattice.defects.listing import Defect, Judged, judge_all, single_defects
+from oddlattice.defects.listing import Judged, decide_together, windows_of
 from oddlattice.defects.noise import Noise, estimate_noise, in_mean_cells, local_contrast
 from oddlattice.defects.null import judge_columns
 from oddlattice.defects.published_score import published_map
-from oddlattice.defects.regions import extended_regions, gap_cells, group_extended, loud_cells
+from oddlattice.defects.regions import Cells, broken_cells, crowded_cells, extended_regions, gap_cells, off_site
 from oddlattice.defects.registered import Registered, load_registered
-from oddlattice.defects.tables import Tally
-from oddlattice.lattice.columns import px_of
-from oddlattice.lattice.subareas import in_px, parts_of
+from oddlattice.defects.tables import Piece, Tally
+from oddlattice.lattice.columns import mean_cell, px_of
+from oddlattice.lattice.subareas import Part, in_px, is_inside, parts_of
 from oddlattice.model.known_defects import Trial
-from oddlattice.numerics.arrays import Float
+from oddlattice.numerics.arrays import Array, Float
 from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.groups import array_of, said_of, values_of
 from oddlattice.storage.windows import Windows, give_back
@@ -36,43 +37,84 @@ def find_in_image(image: Registered, settings: DefectSettings) -> tuple[Judged, 
     -------
     judged : Judged
         With its `defects`, extended regions last.
-    z : ndarray of shape (U * 20, V * 20), float32
+    z : ndarray of shape (U n_u, V n_v), float32
         z map in the lattice frame.
     noise : Noise
     """
-    judged, z, noise = find_in_part(image, settings)
-    regions = gap_cells(image.mask, image.inside, image.brightness) | loud_cells(z, image.prediction, image.mask)
-    judged.defects[:] = with_regions(judged.defects, regions, settings)
-    return judged, z, noise
+    found = judge_part(image, settings)
+    decide_together([found.judged], settings.fdr)
+    gaps = gap_cells(image.mask, image.inside, image.brightness)
+    crowd = crowded_cells(found.judged.defects, gaps.shape, found.judged.vectors_pm, settings.extended_columns)
+    found.judged.defects[:] = extended_regions(found.judged.defects, gaps | found.broken | crowd)[0]
+    return found.judged, found.z, found.judged.noise
 
 
-def with_regions(defects: list[Defect], regions: npt.NDArray[np.bool_], settings: DefectSettings) -> list[Defect]:
-    """The defects of an image with what makes up extended defects put together; `regions` (U, V) are their cells."""
-    return group_extended(extended_regions(defects, regions), settings.extended_columns)
+@dataclass(frozen=True)
+class Found:
+    """What was found in an image, or in a part of one.
+
+    Attributes
+    ----------
+    judged : Judged
+    z : ndarray of shape (U n_u, V n_v), float32
+    broken : ndarray of shape (U, V), bool
+        Cells in which columns stand beside their sites.
+    """
+
+    judged: Judged
+    z: Float
+    broken: Cells
 
 
-def find_in_part(image: Registered, settings: DefectSettings) -> tuple[Judged, Float, Noise]:
-    """Test all columns of an image, or of a part of one, and list what is odd; as `find_in_image`, without regions."""
+def judge_part(image: Registered, settings: DefectSettings, part: Part | None = None) -> Found:
+    """Test all columns of an image, or of a part of one; nothing is listed yet."""
     contrast = local_contrast(image.prediction, image.difference, image.mask, image.contrast)
     difference = in_mean_cells(image.difference, contrast)
     noise = estimate_noise(difference, image.mask)
     vectors_pm = image.vectors_px * image.pixel_nm * 1000
     anm = published_map(image.difference, image.prediction, image.mask, settings.published_threshold)
-    fdr, shift_share = settings.fdr, settings.shift_share
-    tested = []
-    for shape, response in zip(image.shapes, image.responses, strict=True):
-        found = judge_columns(difference, image.mask, noise, shape, vectors_pm, response, anm, shift_share)
-        if found is not None:
-            tested.append((found, response))
-    judged = judge_all([found for found, _ in tested], fdr)
-    single_defects(judged, difference, noise, vectors_pm, [np.array(response) for _, response in tested], fdr)
+    tested = [
+        judge_columns(difference, image.mask, noise, shape, vectors_pm, response, anm, settings.shift_share)
+        for shape, response in zip(image.shapes, image.responses, strict=True)
+    ]
+    cell = mean_cell(image.prediction, image.mask)
+    sites, without = judge_together([s for s in tested if s], difference, noise, cell, vectors_pm, settings.fdr)
+    judged = Judged(sites, windows_of(sites, without, settings.fdr), noise, vectors_pm, [], 0, np.empty(0, dtype=bool))
+    judged.own = np.concatenate([np.empty(0, dtype=bool), *(site.tested for site in sites)])
+    if part is not None:
+        judged.own &= is_inside(judged.cells + _low(part), part)
     if not image.shapes:
-        return judged, np.zeros_like(image.difference), noise
+        return Found(judged, np.zeros_like(image.difference), np.zeros(image.mask.shape, dtype=bool))
     narrowest = max(image.shapes, key=lambda shape: sum(shape.precision[::2]))
     z = z_map(difference, image.mask, noise, narrowest)
     places = np.array([(shape.u, shape.v) for shape in image.shapes])
-    judged.defects += extra_columns(judged, z, image.mask, places, kernel_width_px(narrowest), fdr)
-    return judged, z, noise
+    odd = np.array([sites[k].cells[i] + (sites[k].shape.u, sites[k].shape.v) for k, i in without.fits]).reshape(-1, 2)
+    width_px = kernel_width_px(narrowest)
+    extras = extra_columns(z, image.mask, places, odd, width_px, vectors_pm, settings.fdr)
+    core = part.inner if part is not None else (slice(None), slice(None))
+    judged.extra_tests = int(image.mask[core].sum())
+    judged.extras = [e for e in extras if part is None or is_inside(np.floor([e.uv]) + _low(part), part)[0]]
+    on_site = _on_site_taken_out(without, vectors_pm, px_of(difference, image.mask))
+    if on_site is None:
+        return Found(judged, z, broken_cells(z, image.prediction, image.mask))
+    calm = z_map(on_site, image.mask, noise, narrowest)
+    return Found(judged, z, broken_cells(calm, image.prediction, image.mask, z - calm))
+
+
+def _low(part: Part) -> list[int]:
+    """First cell (u, v) of a part with its neighbourhood."""
+    return [s.start for s in part.wide]
+
+
+def _on_site_taken_out(without: Without, vectors_pm: Array, px_per_cell: PxPerCell) -> Float | None:
+    """The difference without the changed columns that stand on their sites; None where there are none."""
+    off = [key for key, fit in without.fits.items() if off_site(fit[1:], vectors_pm)]
+    if len(off) == len(without.fits):
+        return None
+    for key in off:
+        without.put_back(key)
+    n_u, n_v = px_per_cell
+    return np.ascontiguousarray(without.left[n_u:-n_u, n_v:-n_v])
 
 
 def find_by_parts(
@@ -85,21 +127,20 @@ def find_by_parts(
 ) -> tuple[Tally, dict[str, Float | Windows]]:
     """Test the columns of an image part by part; nearly every image is one part.
 
-    A part of a huge image is judged by its own scatter, and keeps the false-discovery rate by itself.
+    A part of a huge image is judged by its own scatter; what is listed is decided for the whole image at once.
 
     Returns
     -------
     tally : Tally
-    maps : dict of ndarray or Windows of shape (U * 20, V * 20), float32
+    maps : dict of ndarray or Windows of shape (U n_u, V n_v), float32
         In the lattice frame: difference, z, prediction; z of a huge image lies in `scratch`.
     """
-    tally = Tally()
-    trials = [Trial(**entry) for entry in said_of(differences)["trial_defects"]]
+    tally = Tally([Trial(**entry) for entry in said_of(differences)["trial_defects"]])
     mask = values_of(tiles, "mask")
     px_per_cell = px_of(array_of(differences, "difference"), mask)
-    brightness, loud = np.zeros(mask.shape), np.zeros(mask.shape, dtype=bool)
+    brightness, broken = np.zeros(mask.shape), np.zeros(mask.shape, dtype=bool)
     parts = parts_of(mask.shape, AROUND_CELLS)
-    stored = None
+    stored, pieces = None, list[Piece]()
     if len(parts) > 1:
         shape = array_of(differences, "difference").shape
         sides = tuple(CHUNK_CELLS * n for n in px_per_cell)
@@ -109,16 +150,22 @@ def find_by_parts(
         if len(parts) > 1 and mask[part.wide].sum() < LEAST_CELLS:
             continue
         image = load_registered(tiles, differences, header, part)
-        judged, z, noise = find_in_part(image, settings)
-        tally.add(name, part, image, judged, noise, trials)
+        found = judge_part(image, settings, part)
+        pieces.append(Piece(part, found.judged, image.coordinates, mean_cell(image.prediction, image.mask)))
         brightness[part.core] = image.brightness[part.inner]
-        loud[part.core] = loud_cells(z, image.prediction, image.mask)[part.inner]
+        broken[part.core] = found.broken[part.inner]
+        z = found.z
         if stored is not None:
             stored[in_px(part.core, px_per_cell)] = z[in_px(part.inner, px_per_cell)]
-            del image, judged, noise
+            del image, found
             give_back()
-    regions = gap_cells(mask, values_of(tiles, "inside"), brightness) | loud
-    tally.defects = with_regions(tally.defects, regions, settings)
+    decide_together([piece.judged for piece in pieces], settings.fdr)
+    for piece in pieces:
+        tally.add(name, piece)
+    vectors_pm = pieces[0].judged.vectors_pm if pieces else np.eye(2)
+    crowd = crowded_cells(tally.defects, mask.shape, vectors_pm, settings.extended_columns)
+    regions = gap_cells(mask, values_of(tiles, "inside"), brightness) | broken | crowd
+    tally.defects, tally.taken = extended_regions(tally.defects, regions)
     if stored is None:
         return tally, {"difference": image.difference, "z": z, "prediction": image.prediction}
     arrays = {"difference": array_of(differences, "difference"), "z": stored}

@@ -57,7 +57,8 @@ def displaced(tested: SiteColumns, some: npt.NDArray[np.intp], shift_pm: float, 
 
 def bulk_sample(judged: Judged, kind: int) -> npt.NDArray[np.intp]:
     """Indices into `judged.kinds[kind]` of unflagged columns, at most COLUMNS, evenly taken."""
-    bulk = np.flatnonzero(~judged.flagged[judged.kind == kind])
+    whole = judged.kinds[kind].view == 0
+    bulk = np.flatnonzero((judged.own & ~judged.flagged)[judged.kind == kind] & whole)
     return bulk[np.linspace(0, len(bulk) - 1, min(COLUMNS, len(bulk))).round().astype(np.intp)] if len(bulk) else bulk
 
 
@@ -79,7 +80,7 @@ def ideal_part(tested: SiteColumns, some: npt.NDArray[np.intp], signal: Array, s
 
 
 def _row(found: Array, tested: SiteColumns, some: npt.NDArray[np.intp], cut: float) -> dict[str, float]:
-    hits, n = int((tested.null.judge(found, tested.level[some]).p_value <= cut).sum()), len(some)
+    hits, n = int((tested.judge(found, some).p_value <= cut).sum()), len(some)
     low, high = wilson(hits, n)
     return {"n": n, "recovered": hits / n if n else 0.0, "ci_low": low, "ci_high": high}
 

@@ -40,16 +40,33 @@ class Kernel:
     covariance: Array
 
 
-def make_kernel(shape: ColumnShape, noise: Noise, vectors_pm: Array) -> Kernel:
+def make_kernel(
+    shape: ColumnShape,
+    noise: Noise,
+    vectors_pm: Array,
+    response: tuple[float, float] = (1.0, 1.0),
+    valid: npt.NDArray[np.bool_] | None = None,
+) -> Kernel:
     """Generalised least-squares kernels: (H' C^-1 H)^-1 H' C^-1 with H the whitened signatures.
 
     Source: Aitken 1935, doi:10.1017/S0370164600014346.
+
+    Parameters
+    ----------
+    response : tuple of float
+        Part of an intensity change, and of a displacement, that the prediction leaves in the difference (1: all).
+    valid : ndarray of shape (16, 16), bool
+        The pixels of the window that are analysed; None: all.
     """
-    sigma = window_of_cell(noise.sigma, shape)
-    design = (signatures(shape, vectors_pm) / sigma).reshape(3, -1).T
-    solved = np.linalg.solve(noise.covariance, design)
+    used = np.ones(SIDE_PX**2, dtype=bool) if valid is None else valid.ravel()
+    sigma = window_of_cell(noise.sigma, shape).ravel()[used]
+    left = np.array([response[0], response[1], response[1]])
+    design = (signatures(shape, vectors_pm).reshape(3, -1)[:, used] * left[:, None] / sigma).T
+    solved = np.linalg.solve(noise.covariance[np.ix_(used, used)], design)
     covariance = np.linalg.inv(design.T @ solved)
-    return Kernel(weights=covariance @ solved.T / sigma.ravel(), covariance=covariance)
+    weights = np.zeros((3, SIDE_PX**2))
+    weights[:, used] = covariance @ solved.T / sigma
+    return Kernel(weights, covariance)
 
 
 def estimates(difference: Float, shape: ColumnShape, kernel: Kernel, cells: npt.NDArray[np.intp]) -> Array:
@@ -84,42 +101,57 @@ def z_map(difference: Float, mask: Mask, noise: Noise, shape: ColumnShape) -> Fl
     return in_its_noise(smooth, np.ones_like(mask), spread, np.ones(mask.shape))
 
 
-def moved_peak(shape: ColumnShape, change: float, shift_pm: Array, vectors_pm: Array, reach_px: int = 0) -> Array:
-    """What a column with this change adds to the image, exactly: (1 + change) g(r - shift) - g(r), in its window.
+def moved_peak(
+    shape: ColumnShape,
+    change: float,
+    shift_pm: Array,
+    vectors_pm: Array,
+    reach_px: int = 0,
+    response: tuple[float, float] = (1.0, 1.0),
+) -> Array:
+    """What a changed column adds to the image, exactly: change g(r - shift) + (g(r - shift) - g(r)), in its window.
 
-    For displacements (..., 2) windows (..., 16, 16).
+    Of the first, the change of intensity, and of the second, the displacement, a prediction leaves the parts `response`
+    in the difference. For displacements (..., 2) windows (..., 16, 16).
     """
     du, dv = window_offsets(shape, reach_px)
     su, sv = np.moveaxis(np.asarray(shift_pm) @ np.linalg.inv(vectors_pm), -1, 0)[..., None, None]
-    return (1 + change) * peak_at(shape, du - su, dv - sv) - peak_at(shape, du, dv)
+    moved = peak_at(shape, du - su, dv - sv)
+    return np.asarray(response[0] * change * moved + response[1] * (moved - peak_at(shape, du, dv)))
 
 
-def refine(window: Array, shape: ColumnShape, start: Array, noise: Noise, vectors_pm: Array, response: Array) -> Array:
+def refine(
+    window: Array,
+    valid: npt.NDArray[np.bool_],
+    shape: ColumnShape,
+    start: Array,
+    noise: Noise,
+    vectors_pm: Array,
+    response: tuple[float, float],
+) -> Array:
     """Change and displacement of a strongly changed column, where the linear kernels no longer hold.
 
-    Gauss-Newton on (1 + change) g(r - shift) - g(r), weighted by the noise of each pixel. What the prediction takes up
-    is given back to the window first.
+    Gauss-Newton on `moved_peak` in the `valid` pixels (16, 16), weighted by the noise of each.
 
     Returns
     -------
     ndarray of shape (3,)
         Change, displacement (row, col) [pm]. An emptied column has no place: its displacement stays 0.
     """
-    sigma = window_of_cell(noise.sigma, shape)
-    target = window / float(response.mean())
+    sigma = np.where(valid, window_of_cell(noise.sigma, shape), np.inf)
     found = np.array([np.clip(start[0], -1.0, 3.0), *np.clip(start[1:], -80, 80)])
     if start[0] < EMPTY_BELOW:
         found[1:] = 0.0
     step, most = np.array([0.02, 1.0, 1.0]), np.array([0.5, 40.0, 40.0])
 
     def model(p: Array) -> Array:
-        return (moved_peak(shape, p[0], p[1:], vectors_pm) / sigma).ravel()
+        return (moved_peak(shape, p[0], p[1:], vectors_pm, 0, response) / sigma).ravel()
 
     free = slice(0, 1) if start[0] < EMPTY_BELOW else slice(0, 3)
     for _ in range(6):
         here = model(found)
         slopes = np.stack([(model(found + step * (np.arange(3) == i)) - here) / step[i] for i in range(3)][free], -1)
-        move = np.linalg.lstsq(slopes, (target / sigma).ravel() - here, rcond=1e-6)[0]
+        move = np.linalg.lstsq(slopes, (window / sigma).ravel() - here, rcond=1e-6)[0]
         found[free] += np.clip(move, -most[free], most[free])
         found = np.clip(found, [-1.0, -150, -150], [5.0, 150, 150])
     return found

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from oddlattice.defects.noise import Noise
 from oddlattice.lattice.columns import (
@@ -50,12 +51,14 @@ def kind_probabilities(change: float, change_sigma: float, shift_pm: Array, cova
     }
 
 
-def core_change(window: Array, shape: ColumnShape, noise: Noise, response: float) -> tuple[float, float]:
+def core_change(
+    window: Array, valid: npt.NDArray[np.bool_], shape: ColumnShape, noise: Noise, response: float
+) -> tuple[float, float]:
     """Change of a column's core alone, its tail being left free, and its error over that of the whole column's change.
 
     Real images have more under a column than its own tail; a column is empty when its core is gone.
     """
-    sigma = window_of_cell(noise.sigma, shape)
+    sigma = np.where(valid, window_of_cell(noise.sigma, shape), np.inf)
     du, dv = window_offsets(shape)
     core = peak_at(replace(shape, tail_weight=0.0), du, dv)
     both = np.stack([core, peak_at(shape, du, dv) - core]).reshape(2, -1) / sigma.ravel()
@@ -64,7 +67,7 @@ def core_change(window: Array, shape: ColumnShape, noise: Noise, response: float
     return float(found[0]), float(np.sqrt(np.linalg.inv(normal)[0, 0] * normal.sum()))
 
 
-def _count_as_empty(chances: dict[str, float], empty: float) -> None:
+def count_as_empty(chances: dict[str, float], empty: float) -> None:
     """Let what is counted as lighter be vacancy-like as far as the column's core is gone."""
     lost = chances["vacancy-like"] + chances["lighter"]
     chances["vacancy-like"] = max(chances["vacancy-like"], empty * lost)

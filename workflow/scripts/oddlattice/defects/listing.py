@@ -1,33 +1,27 @@
-"""From tested columns to defects: one row for each flagged column, judged beside its neighbours."""
+"""From tested columns to defects: one row for each column, or place between columns, that is listed."""
 
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.crystal import PX_PER_CELL, PxPerCell
-from oddlattice.defects.fdr import q_values, smallest_cut
-from oddlattice.defects.kernels import moved_peak, refine
+from oddlattice.defects.beside import Without, fit_change
+from oddlattice.defects.fdr import decide
 from oddlattice.defects.kind_probabilities import (
     CERTAIN,
     CORE_BELOW,
     EMPTY_BELOW,
     LEAST_TAIL,
-    _count_as_empty,
     core_change,
+    count_as_empty,
     kind_probabilities,
 )
 from oddlattice.defects.noise import Noise
 from oddlattice.defects.null import SiteColumns, change_error, shift_error_pm
-from oddlattice.lattice.columns import (
-    ColumnShape,
-    cut_windows,
-    window_start_px,
-)
 from oddlattice.numerics import distributions
-from oddlattice.numerics.arrays import Array, Float
+from oddlattice.numerics.arrays import Array
 
-TAKEN_PX = 9  # beyond its window: so far a changed column is taken out
+Key = tuple[int, int]
 
 
 @dataclass
@@ -47,6 +41,8 @@ class Defect:
         Cells covered, of an extended region.
     column : int or None
         Index in the crystal's cell; None of what is no column.
+    in_region : bool
+        Whether it stands in an extended region or at its rim.
     """
 
     uv: tuple[float, float]
@@ -63,122 +59,125 @@ class Defect:
     anm: float = np.nan
     cells: int = 0
     column: int | None = None
+    in_region: bool = False
 
 
 @dataclass
 class Judged:
-    """All columns of an image in one list, with what the false-discovery rate makes of them.
+    """All columns of an image, or of a part of one, and after `decide_together` which of them are listed.
 
     Attributes
     ----------
     kinds : list of SiteColumns
-    kind, index : ndarray of shape (n,)
-        Column k is entry `index[k]` of `kinds[kind[k]]`.
-    p, q : ndarray of shape (n,)
+        The columns of all kinds one after the other are the n columns.
+    windows : dict of int to ndarray of shape (16, 16)
+        Of every column that may be listed, without what others add to it.
+    noise : Noise
+    vectors_pm : ndarray of shape (2, 2)
+    extras : list of Defect
+        Places between the columns that may be listed.
+    extra_tests : int
+        Cells in which such places were looked for.
+    own : ndarray of shape (n,), bool
+        Columns that are counted here; those around a part are another part's.
+    q : ndarray of shape (n,)
     flagged : ndarray of shape (n,), bool
     cut : float
-        Largest p-value flagged, or the one that a single defect would need.
+        Largest p-value of a column that is listed, or the one that a further defect would need.
+    defects : list of Defect
     """
 
     kinds: list[SiteColumns]
-    kind: npt.NDArray[np.intp]
-    index: npt.NDArray[np.intp]
-    p: Array
-    q: Array
-    flagged: npt.NDArray[np.bool_]
-    cut: float
+    windows: dict[int, Array]
+    noise: Noise
+    vectors_pm: Array
+    extras: list[Defect]
+    extra_tests: int
+    own: npt.NDArray[np.bool_]
+    q: Array = field(default_factory=lambda: np.empty(0))
+    flagged: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=bool))
+    cut: float = 0.0
     defects: list[Defect] = field(default_factory=list)
 
+    @property
+    def p(self) -> Array:
+        """p-values of the columns; shape (n,)."""
+        return np.concatenate([np.empty(0), *(site.verdict.p_value for site in self.kinds)])
 
-def judge_all(kinds: list[SiteColumns], fdr: float) -> Judged:
-    """Benjamini-Hochberg over the columns of all kinds of an image."""
-    p = np.concatenate([t.verdict.p_value for t in kinds]) if kinds else np.empty(0)
-    kind = np.concatenate([np.full(len(t.cells), k) for k, t in enumerate(kinds)]) if kinds else np.empty(0, int)
-    index = np.concatenate([np.arange(len(t.cells)) for t in kinds]) if kinds else np.empty(0, int)
-    q = q_values(p)
-    flagged = q <= fdr
-    return Judged(kinds, kind, index, p, q, flagged, smallest_cut(p, flagged, fdr))
+    @property
+    def kind(self) -> npt.NDArray[np.intp]:
+        """Which of `kinds` each column is of; shape (n,)."""
+        return np.repeat(np.arange(len(self.kinds)), [len(site.cells) for site in self.kinds])
+
+    @property
+    def cells(self) -> npt.NDArray[np.intp]:
+        """Cell (u, v) of each column; shape (n, 2)."""
+        return np.concatenate([np.empty((0, 2), dtype=np.intp), *(site.cells for site in self.kinds)])
 
 
-def single_defects(
-    judged: Judged, difference: Float, noise: Noise, vectors_pm: Array, responses: list[Array], fdr: float
-) -> None:
-    """Turn flagged columns into defects, strongest first; each is taken out before its neighbours are judged again.
+def windows_of(sites: list[SiteColumns], without: Without, most_p: float) -> dict[int, Array]:
+    """Windows (16, 16) of the columns with p-values of at most `most_p`, by their number among those of all kinds."""
+    found, first = {}, 0
+    for kind, site in enumerate(sites):
+        for i in np.flatnonzero(site.verdict.p_value <= most_p):
+            found[first + int(i)] = without.window((kind, int(i)), site)
+        first += len(site.cells)
+    return found
 
-    A neighbour that was flagged only because the kernel reached into a stronger defect is no defect of its own; the
-    false-discovery rate is kept among the p-values that are left.
-    """
-    order = np.flatnonzero(judged.flagged)
-    px_per_cell = judged.kinds[0].shape.px_per_cell if judged.kinds else PX_PER_CELL
-    left = _around([judged.kinds[judged.kind[k]].cells[int(judged.index[k])] for k in order], difference, px_per_cell)
-    listed = []
-    for k in order[np.argsort(judged.p[order], kind="stable")]:
-        tested, i = judged.kinds[judged.kind[k]], int(judged.index[k])
-        shape, cell = tested.shape, tested.cells[i : i + 1]
-        window = cut_windows(left, shape, cell + 1)[0]
-        estimate = (tested.kernel.weights @ window.ravel())[None]
-        verdict = tested.null.judge(estimate, tested.level[i : i + 1])
-        judged.p[k] = verdict.p_value[0]
-        if judged.p[k] > judged.cut:
-            judged.flagged[k] = False
-            continue
-        start = np.array([verdict.change[0], *verdict.shift_pm[0]])
-        found = refine(window, shape, start, noise, vectors_pm, responses[judged.kind[k]])
-        _take_out(left, shape, cell[0], found, vectors_pm, float(responses[judged.kind[k]].mean()))
-        sigma = float(change_error(verdict.change_sigma[0], found[0]))
-        covariance = verdict.shift_covariance_pm2[0]
-        chances = kind_probabilities(float(found[0]), sigma, found[1:], covariance)
-        if found[0] < CORE_BELOW and shape.tail_weight > LEAST_TAIL:
-            core, wider = core_change(window, shape, noise, float(responses[judged.kind[k]][0]))
-            core_sigma = float(change_error(wider * verdict.change_sigma[0], 1.0))
-            _count_as_empty(chances, float(distributions.normal_sf((core - EMPTY_BELOW) / core_sigma)))
-        best = max(chances, key=lambda kind: chances[kind])
-        judged.defects.append(
-            Defect(
-                uv=(float(cell[0, 0] + shape.u), float(cell[0, 1] + shape.v)),
-                site=shape.site,
-                column=shape.column,
-                kind=best if chances[best] >= CERTAIN else "unknown",
-                probability=chances[best],
-                z=float(verdict.z[0]),
-                p=float(judged.p[k]),
-                change=float(found[0]),
-                change_sigma=sigma,
-                shift_pm=(float(found[1]), float(found[2])),
-                shift_sigma_pm=float(shift_error_pm(np.linalg.det(covariance) ** 0.25, found[1:])),
-                anm=float(tested.anm[i]),
-            )
-        )
-        listed.append(k)
-    judged.q = q_values(judged.p)
-    judged.flagged &= judged.q <= fdr
-    judged.cut = smallest_cut(judged.p, judged.flagged, fdr)
-    judged.defects[:] = [
-        replace(defect, q=float(judged.q[k]))
-        for defect, k in zip(judged.defects, listed, strict=True)
-        if judged.flagged[k]
+
+def decide_together(parts: list[Judged], fdr: float) -> None:
+    """List the defects of an image that was judged in `parts`, at one false-discovery rate for all of it."""
+    p = [part.p[part.own] for part in parts]
+    extra = [np.array([place.p for place in part.extras]) for part in parts]
+    decision = decide(np.concatenate([np.empty(0), *p]), np.concatenate([np.empty(0), *extra]), _tests(parts), fdr)
+    q = np.split(decision.q, np.cumsum([len(some) for some in p])[:-1])
+    q_extra = np.split(decision.q_extra, np.cumsum([len(some) for some in extra])[:-1])
+    for part, q_own, q_places in zip(parts, q, q_extra, strict=True):
+        part.q = np.ones(len(part.own))
+        part.q[part.own] = q_own
+        part.flagged, part.cut = part.q <= fdr, decision.cut
+        part.defects = _listed(part)
+        part.defects += [replace(e, q=float(q)) for e, q in zip(part.extras, q_places, strict=True) if q <= fdr]
+
+
+def _tests(parts: list[Judged]) -> int:
+    return sum(part.extra_tests for part in parts)
+
+
+def _listed(judged: Judged) -> list[Defect]:
+    """The flagged columns as defects, those of the smallest p-values first."""
+    kind, p = judged.kind, judged.p
+    first = np.cumsum([0, *(len(site.cells) for site in judged.kinds)])
+    listed = np.flatnonzero(judged.flagged)
+    return [
+        replace(_defect(judged, judged.kinds[kind[k]], int(k - first[kind[k]]), judged.windows[int(k)]), q=judged.q[k])
+        for k in listed[np.argsort(p[listed], kind="stable")]
     ]
 
 
-def _around(cells: list[npt.NDArray[np.intp]], difference: Float, px_per_cell: PxPerCell) -> Array:
-    """The difference about `cells`, a cell of rim around all of it; 0 elsewhere, where no memory is touched."""
-    n_u, n_v = px_per_cell
-    left = np.zeros((difference.shape[0] + 2 * n_u, difference.shape[1] + 2 * n_v))
-    inner = left[n_u:-n_u, n_v:-n_v]
-    for cell in cells:
-        near = tuple(slice(max(at - 2, 0) * n, (at + 3) * n) for at, n in zip(cell, px_per_cell, strict=True))
-        inner[near] = difference[near]
-    return left
-
-
-def _take_out(
-    left: Array, shape: ColumnShape, cell: npt.NDArray[np.intp], found: Array, vectors_pm: Array, part: float
-) -> None:
-    """Subtract a defect from the padded difference, out to a cell from its column."""
-    reach = TAKEN_PX
-    start_u, start_v = (s - reach for s in window_start_px(shape))
-    added = part * moved_peak(shape, float(found[0]), found[1:], vectors_pm, reach)
-    row, col = (cell + 1) * shape.px_per_cell + (start_u, start_v)
-    low = max(-row, 0), max(-col, 0)
-    view = left[max(row, 0) : row + added.shape[0], max(col, 0) : col + added.shape[1]]
-    view -= added[low[0] : low[0] + view.shape[0], low[1] : low[1] + view.shape[1]]
+def _defect(judged: Judged, site: SiteColumns, i: int, window: Array) -> Defect:
+    """Column `i` of a site as a defect; its window holds no change but its own."""
+    shape, cell, verdict = site.shape, site.cells[i], site.verdict.at(i)
+    found = fit_change(i, window, site, verdict, judged.noise, judged.vectors_pm)
+    sigma = float(change_error(verdict.change_sigma[0], found[0]))
+    covariance = verdict.shift_covariance_pm2[0]
+    chances = kind_probabilities(float(found[0]), sigma, found[1:], covariance)
+    if found[0] < CORE_BELOW and shape.tail_weight > LEAST_TAIL:
+        core, wider = core_change(window, site.view_of(i).valid, shape, judged.noise, site.response[0])
+        core_sigma = float(change_error(wider * verdict.change_sigma[0], 1.0))
+        count_as_empty(chances, float(distributions.normal_sf((core - EMPTY_BELOW) / core_sigma)))
+    best = max(chances, key=lambda kind: chances[kind])
+    return Defect(
+        uv=(float(cell[0] + shape.u), float(cell[1] + shape.v)),
+        site=shape.site,
+        column=shape.column,
+        kind=best if chances[best] >= CERTAIN else "unknown",
+        probability=chances[best],
+        z=float(verdict.z[0]),
+        p=float(verdict.p_value[0]),
+        change=float(found[0]),
+        change_sigma=sigma,
+        shift_pm=(float(found[1]), float(found[2])),
+        shift_sigma_pm=float(shift_error_pm(np.linalg.det(covariance) ** 0.25, found[1:])),
+        anm=float(site.anm[i]),
+    )

@@ -1,6 +1,6 @@
 """How bulk columns of an image scatter, and what that says of each column: p-values of each kind of column."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -8,13 +8,11 @@ import numpy.typing as npt
 from oddlattice.defects.kernels import Kernel, estimates, make_kernel
 from oddlattice.defects.noise import Noise
 from oddlattice.defects.published_score import column_scores
-from oddlattice.lattice.columns import (
-    ColumnShape,
-    column_cells,
-)
+from oddlattice.lattice.columns import SIDE_PX, ColumnShape, window_start_px
 from oddlattice.numerics import distributions
 from oddlattice.numerics.arrays import Array, Float, Mask
 
+TESTED_FACTOR, SEEN_FACTOR = 2.5, 12.0  # on standard errors: a window cut further says too little to test, to take out
 MIN_COLUMNS = 30  # fewer columns of a kind give no null to judge by
 SHAPE_ERROR = 0.04  # of a change or a displacement: what 68 % intervals need in composed fields not of the benchmark
 TYPICAL_SKEWNESS = 0.08, 0.1  # typical skewness of a column's intensity, and how far from it
@@ -46,11 +44,15 @@ class Null:
     skewness: float = 0.0
     shift_share: float = 0.5
 
-    def judge(self, found: Array, level: Array) -> "Verdict":
-        """Judge estimates (n, 3) at places with noise `level` (n,); see `Verdict`."""
-        change, change_sigma = found[:, 0] - self.middle * level, self.spread * level
+    def judge(self, found: Array, level: Array, doubt: Array | None = None) -> "Verdict":
+        """Judge estimates (n, 3) at places with noise `level` (n,); see `Verdict`.
+
+        `doubt` (n, 2) are factors on the standard errors of intensity and displacement, for what is not bulk's scatter.
+        """
+        by_change, by_shift = (level, level) if doubt is None else level * doubt.T
+        change, change_sigma = found[:, 0] - self.middle * level, self.spread * by_change
         shift = found[:, 1:] - self.centre * level[:, None]
-        distance = np.einsum("ni,ij,nj->n", shift, np.linalg.inv(self.covariance), shift) / level**2
+        distance = np.einsum("ni,ij,nj->n", shift, np.linalg.inv(self.covariance), shift) / by_shift**2
         # the scale itself comes from `columns` columns: Student's and Hotelling's tails instead of the normal's
         freedom = self.columns - 1
         tail = distributions.student_sf(np.abs(change / change_sigma), freedom)
@@ -59,13 +61,13 @@ class Null:
             tail = np.where(change > 0, np.maximum(tail, leaning), tail)
         p_change = 2 * tail
         p_shift = distributions.fisher_sf(distance / 2 * (freedom - 1) / freedom, 2, freedom - 1)
-        p_value, by_shift = either(p_change, p_shift, self.shift_share)
-        sign = np.where(by_shift, 1.0, np.sign(change))
+        p_value, moved = either(p_change, p_shift, self.shift_share)
+        sign = np.where(moved, 1.0, np.sign(change))
         return Verdict(
             change=change,
             change_sigma=change_sigma,
             shift_pm=shift,
-            shift_covariance_pm2=level[:, None, None] ** 2 * self.covariance,
+            shift_covariance_pm2=by_shift[:, None, None] ** 2 * self.covariance,
             z_intensity=change / change_sigma,
             z_shift=distributions.normal_isf(np.maximum(p_shift, 1e-300) / 2),
             p_value=p_value,
@@ -103,6 +105,10 @@ class Verdict:
     p_value: Array
     z: Array
 
+    def at(self, i: int) -> "Verdict":
+        """What it says of column `i`."""
+        return Verdict(*(getattr(self, entry.name)[i : i + 1] for entry in fields(self)))
+
 
 def change_error(sigma: npt.ArrayLike, change: npt.ArrayLike) -> Array:
     """Standard error of an intensity change: the scatter of bulk, and the error of the column's shape."""
@@ -115,6 +121,24 @@ def shift_error_pm(sigma_pm: npt.ArrayLike, shift_pm: npt.ArrayLike) -> Array:
 
 
 @dataclass(frozen=True)
+class View:
+    """How much of a column's window is analysed, and how it is judged by that.
+
+    Attributes
+    ----------
+    valid : ndarray of shape (16, 16), bool
+    kernel : Kernel
+        Corrected for what the prediction takes up.
+    factor : ndarray of shape (2,)
+        Standard errors of intensity and displacement over those of a whole window.
+    """
+
+    valid: npt.NDArray[np.bool_]
+    kernel: Kernel
+    factor: Array
+
+
+@dataclass(frozen=True)
 class SiteColumns:
     """Every tested column of one kind in an image.
 
@@ -122,12 +146,17 @@ class SiteColumns:
     ----------
     shape : ColumnShape
     cells : ndarray of shape (n, 2)
+    views : tuple of View
+        The first is of whole windows.
+    view : ndarray of shape (n,)
+        Which of them each column has.
     found : ndarray of shape (n, 3)
         Estimates: relative intensity, displacement (row, col) [pm].
     level : ndarray of shape (n,)
         Noise level.
-    kernel : Kernel
-        Corrected for what the prediction takes up.
+    doubt : ndarray of shape (n, 2)
+        Factors on the standard errors of intensity and displacement: 1, but for windows that are cut by the rim, and
+        beside strongly changed columns.
     null : Null
     verdict : Verdict
     anm : ndarray of shape (n,)
@@ -138,13 +167,59 @@ class SiteColumns:
 
     shape: ColumnShape
     cells: npt.NDArray[np.intp]
+    views: tuple[View, ...]
+    view: npt.NDArray[np.intp]
     found: Array
     level: Array
-    kernel: Kernel
+    doubt: Array
     null: Null
     verdict: Verdict
     anm: Array
     response: tuple[float, float]
+
+    @property
+    def tested(self) -> npt.NDArray[np.bool_]:
+        """Columns of which enough is seen to list them; the others are only taken out beside them; shape (n,)."""
+        return np.asarray(self.factor.max(axis=1) <= TESTED_FACTOR)
+
+    @property
+    def kernel(self) -> Kernel:
+        """Of whole windows."""
+        return self.views[0].kernel
+
+    @property
+    def factor(self) -> Array:
+        """Standard errors of intensity and displacement over those of a whole window; shape (n, 2)."""
+        return np.stack([view.factor for view in self.views])[self.view]
+
+    def view_of(self, i: int) -> View:
+        """What is seen of column `i`."""
+        return self.views[int(self.view[i])]
+
+    def estimates(self, difference: Float, moved_cells: int = 0) -> Array:
+        """Estimates (n, 3) in another difference, in which the cells are moved by so many along both axes."""
+        found = np.empty((len(self.cells), 3))
+        for number, view in enumerate(self.views):
+            here = np.flatnonzero(self.view == number)
+            found[here] = estimates(difference, self.shape, view.kernel, self.cells[here] + moved_cells)
+        return found
+
+    def judge(self, found: Array, which: npt.NDArray[np.intp]) -> Verdict:
+        """Judge estimates (n, 3) of columns `which` (n,)."""
+        return self.null.judge(found, self.level[which], self.doubt[which])
+
+    def judged_by(
+        self, found: Array, bulk: npt.NDArray[np.bool_], shift_share: float, doubt: Array | None = None
+    ) -> "SiteColumns":
+        """The same columns with these estimates (n, 3), judged against the scatter of the `bulk` (n,) among them.
+
+        `doubt` (n, 2) are factors on the standard errors, beside those of the windows.
+        """
+        whole = bulk & (self.view == 0)
+        known = next(some for some in (whole, bulk, np.ones_like(bulk)) if some.sum() >= MIN_COLUMNS or some.all())
+        null = null_of(found[known], (self.level[:, None] * self.factor)[known], shift_share)
+        doubts = self.factor if doubt is None else self.factor * doubt
+        return replace(self, found=found, null=null, doubt=doubts, verdict=null.judge(found, self.level, doubts))
 
 
 def robust_normal(values: Array) -> tuple[float, float]:
@@ -205,6 +280,14 @@ def either(p_change: Array, p_shift: Array, shift_share: float) -> tuple[Array, 
     return np.maximum(2 * smaller - weights[0] * weights[1] * smaller**2, 1e-300), by_shift < by_change
 
 
+def null_of(found: Array, level: Array, shift_share: float) -> Null:
+    """Scatter of columns with estimates (n, 3), where the noise level of intensity and displacement (n, 2) is 1."""
+    middle, spread = robust_normal(found[:, 0] / level[:, 0])
+    centre, covariance = robust_plane(found[:, 1:] / level[:, 1:])
+    skewness = skewness_of((found[:, 0] / level[:, 0] - middle) / spread)
+    return Null(middle, spread, centre, covariance, len(found), skewness, shift_share)
+
+
 def judge_columns(
     difference: Float,
     mask: Mask,
@@ -217,8 +300,12 @@ def judge_columns(
 ) -> SiteColumns | None:
     """Test every column of one kind against the scatter of its own kind in this image.
 
+    A window that is cut by the rim of what is analysed is tested with what is there of it.
+
     Parameters
     ----------
+    difference : ndarray of shape (U n_u, V n_v)
+        0 where masked.
     response : tuple of float
         Part of an intensity change, and of a displacement, that the prediction leaves in the difference (1: all).
     anm_map : ndarray of shape (U n_u, V n_v)
@@ -230,17 +317,67 @@ def judge_columns(
     -------
     SiteColumns, or None where there are fewer than MIN_COLUMNS columns.
     """
-    cells = column_cells(mask, shape)
+    views = [View(np.ones((SIDE_PX, SIDE_PX), dtype=bool), make_kernel(shape, noise, vectors_pm, response), np.ones(2))]
+    places, numbers = [], []
+    for valid, cells in windows_on(mask, shape):
+        if not valid.all():
+            view = _cut_view(valid, views[0].kernel, make_kernel(shape, noise, vectors_pm, response, valid))
+            if not view.factor.max() < SEEN_FACTOR:
+                continue
+            views.append(view)
+        places.append(cells)
+        numbers.append(np.full(len(cells), 0 if valid.all() else len(views) - 1))
+    cells = np.concatenate([np.empty((0, 2), dtype=np.intp), *places])
     if len(cells) < MIN_COLUMNS:
         return None
-    plain = make_kernel(shape, noise, vectors_pm)
-    scale = 1 / np.array([response[0], response[1], response[1]])
-    kernel = Kernel(plain.weights * scale[:, None], plain.covariance * np.outer(scale, scale))
-    found = estimates(difference, shape, kernel, cells)
-    level = noise.level[cells[:, 0], cells[:, 1]]
-    middle, spread = robust_normal(found[:, 0] / level)
-    centre, covariance = robust_plane(found[:, 1:] / level[:, None])
-    skewness = skewness_of((found[:, 0] / level - middle) / spread)
-    null = Null(middle, spread, centre, covariance, len(cells), skewness, shift_share)
-    anm = column_scores(anm_map, shape, cells)
-    return SiteColumns(shape, cells, found, level, kernel, null, null.judge(found, level), anm, response)
+    order = np.lexsort(cells.T[::-1])
+    cells, view_of = cells[order], np.concatenate(numbers)[order]
+    empty, level = np.zeros((len(cells), 3)), noise.level[np.clip(cells[:, 0], 0, None), np.clip(cells[:, 1], 0, None)]
+    blank = Null(0.0, 1.0, np.zeros(2), np.eye(2), len(cells))
+    site = SiteColumns(
+        shape,
+        cells,
+        tuple(views),
+        view_of,
+        empty,
+        level,
+        np.ones((len(cells), 2)),
+        blank,
+        blank.judge(empty, level),
+        column_scores(anm_map, shape, cells),
+        response,
+    )
+    return site.judged_by(site.estimates(difference), np.ones(len(cells), dtype=bool), shift_share)
+
+
+def _cut_view(valid: npt.NDArray[np.bool_], whole: Kernel, kernel: Kernel) -> View:
+    """A view of the `valid` pixels (16, 16) of a window."""
+    more = np.sqrt(np.diag(kernel.covariance) / np.diag(whole.covariance))
+    return View(valid, kernel, np.array([more[0], more[1:].max()]))
+
+
+def windows_on(mask: Mask, column: ColumnShape) -> list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]]:
+    """Columns whose windows are on analysed cells, wholly or in part.
+
+    Returns
+    -------
+    list of (ndarray of shape (16, 16), bool; ndarray of shape (n, 2))
+        The analysed pixels of a window, and the cells (u, v) of the columns with such windows.
+    """
+    starts = zip(window_start_px(column), column.px_per_cell, strict=True)
+    rows, cols = (np.arange(start, start + SIDE_PX) // n for start, n in starts)
+    steps = [(u, v) for u in np.unique(rows) for v in np.unique(cols)]
+    low = [max(0, -int(line[0])) for line in (rows, cols)]
+    high = [n - max(0, int(line[-1])) for n, line in zip(mask.shape, (rows, cols), strict=True)]
+    if min(h - n for h, n in zip(high, low, strict=True)) <= 0:
+        return []
+    code = np.zeros((high[0] - low[0], high[1] - low[1]), dtype=np.intp)
+    for bit, (u, v) in enumerate(steps):
+        code |= (mask[low[0] + u : high[0] + u, low[1] + v : high[1] + v] > 0).astype(np.intp) << bit
+    found = []
+    for number in np.unique(code[code > 0]):
+        valid = np.zeros((SIDE_PX, SIDE_PX), dtype=bool)
+        for bit, (u, v) in enumerate(steps):
+            valid |= bool(number >> bit & 1) & (rows[:, None] == u) & (cols[None, :] == v)
+        found.append((valid, np.argwhere(code == number) + low))
+    return found

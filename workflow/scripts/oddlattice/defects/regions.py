@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import binary_dilation, binary_propagation, label
+from scipy.ndimage import binary_dilation, binary_propagation, grey_dilation, label
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
@@ -17,35 +17,46 @@ Cells = npt.NDArray[np.bool_]
 
 SEED, GROW = 3.0, 1.8  # variance of z about a cell, 1 in bulk: so much tells a region, and where it ends
 FEWEST_LOUD, FEWEST_GAP, FEWEST_AT_RIM = 6, 4, 9  # cells of a region: odd ones, masked ones, masked ones at the rim
-NEAR_CELLS = 1.05  # odd columns closer than this belong together
+SHAPE_ERROR = 0.2  # of a column's z that may be left when it is taken out
+ALIKE = 0.5  # cosine between displacements that have one reason
+OFF_SITE, TOGETHER = 0.08, 1.05  # of the shortest lattice vector: a column beside its site; neighbours
 MATTER = 0.5  # masked cells at the rim less bright than this part of the crystal are its edge, not a defect
 ROUND = np.ones((3, 3), dtype=bool)
 
 
 def _slow_changes(prediction: Float, mask: Mask) -> Array:
-    """What background and contrast that vary over several cells add to the z of a cell, orthonormal; shape (400, 3)."""
+    """What slow changes of background and contrast add to the z of a cell, orthonormal; shape (n_u n_v, 3)."""
     some = np.argwhere(mask > 0)[:: max(1, int(mask.sum()) // 1024)]
-    mean = np.maximum(
-        as_cells(prediction, px_of(prediction, mask))[some[:, 0], some[:, 1]].astype(np.float64).mean(axis=0), 1e-3
-    ).ravel()
+    cells = as_cells(prediction, px_of(prediction, mask))[some[:, 0], some[:, 1]]
+    mean = np.maximum(cells.astype(np.float64).mean(axis=0), 1e-3).ravel()
     # counting noise: its standard deviation goes with the root of the intensity
     return np.asarray(np.linalg.qr(np.stack([np.ones(mean.size), 1 / np.sqrt(mean), np.sqrt(mean)], -1))[0])
 
 
-def loudness(z: Float, prediction: Float, mask: Mask) -> Array:
-    """Variance of z in each analysed cell over the usual, as a median over 3 x 3 cells; shape (U, V), nan elsewhere.
+def _variances(z: Float, slow: Array, mask: Mask) -> Array:
+    """Sum of squares of z in each cell of the mask, without what changes slowly; shape (U, V)."""
+    found = np.empty(mask.shape)
+    for u, row in enumerate(as_cells(z, px_of(z, mask))):
+        cells = row.reshape(len(row), -1).astype(np.float64)
+        found[u] = (cells**2).sum(axis=1) - ((cells @ slow) ** 2).sum(axis=1)
+    return found
+
+
+def loudness(z: Float, prediction: Float, mask: Mask, removed: Float | None = None) -> Array:
+    """Variance of z in each analysed cell over what is expected, as a median over 3 x 3 cells; nan elsewhere.
 
     A single odd column touches four cells at most and does not move a median of nine. What a slowly varying background
-    or contrast adds is left out.
+    or contrast adds is left out. Expected is the usual, and what the error of a column's shape leaves of the z that was
+    `removed` with columns. All maps of shape (U n_u, V n_v), the result of shape (U, V).
     """
     if not mask.any():
         return np.full(mask.shape, np.nan)
     slow = _slow_changes(prediction, mask)
-    variance = np.empty(mask.shape)
-    for u, row in enumerate(as_cells(z, px_of(z, mask))):
-        cells = row.reshape(len(row), -1).astype(np.float64)
-        variance[u] = (cells**2).sum(axis=1) - ((cells @ slow) ** 2).sum(axis=1)
-    square = np.where(mask > 0, variance / max(float(np.median(variance[mask > 0])), 1e-9), np.inf)
+    variance = _variances(z, slow, mask)
+    expected = np.full(mask.shape, max(float(np.median(variance[mask > 0])), 1e-9))
+    if removed is not None:
+        expected += SHAPE_ERROR**2 * np.maximum(_variances(removed, slow, mask), 0.0)
+    square = np.where(mask > 0, variance / expected, np.inf)
     wide = np.pad(square, 1, constant_values=np.inf)
     near = np.sort(np.lib.stride_tricks.sliding_window_view(wide, (3, 3)).reshape(*mask.shape, 9), axis=2)
     known = np.isfinite(near).sum(axis=2)
@@ -53,9 +64,12 @@ def loudness(z: Float, prediction: Float, mask: Mask) -> Array:
     return np.where(mask > 0, middle, np.nan)
 
 
-def loud_cells(z: Float, prediction: Float, mask: Mask) -> Cells:
-    """Cells of regions in which many columns are a little odd, as along the boundary of two domains."""
-    level = np.nan_to_num(loudness(z, prediction, mask))
+def broken_cells(z: Float, prediction: Float, mask: Mask, removed: Float | None = None) -> Cells:
+    """Cells of regions in which columns stand beside their sites, as along the boundary of two domains.
+
+    `z` is without the changes of columns that stand on their sites, which are `removed`: a crowd of those is no region.
+    """
+    level = np.nan_to_num(loudness(z, prediction, mask, removed))
     labels, count = label(binary_propagation(level > SEED, structure=ROUND, mask=level > GROW), structure=ROUND)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     return np.asarray((labels > 0) & (sizes[labels] >= FEWEST_LOUD))
@@ -73,67 +87,65 @@ def gap_cells(mask: Mask, inside: Mask, brightness: Array) -> Cells:
     """
     gaps, count = label((mask == 0) & (inside > 0))
     beyond = binary_dilation(np.pad(inside == 0, 1, constant_values=True), iterations=1)[1:-1, 1:-1]
-    found = np.zeros(mask.shape, dtype=bool)
-    for number in range(1, count + 1):
-        here = gaps == number
-        at_rim = bool((here & beyond).any())
-        if here.sum() < (FEWEST_AT_RIM if at_rim else FEWEST_GAP):
-            continue
-        found |= here & (not at_rim or float(brightness[here].mean()) > MATTER)
+    number = np.arange(count + 1)
+    sizes = np.bincount(gaps.ravel(), minlength=count + 1)
+    at_rim = np.isin(number, gaps[beyond])
+    bright = np.bincount(gaps.ravel(), brightness.ravel(), count + 1) / np.maximum(sizes, 1) > MATTER
+    kept = np.where(at_rim, (sizes >= FEWEST_AT_RIM) & bright, sizes >= FEWEST_GAP)
+    return np.asarray((kept & (number > 0))[gaps])
+
+
+def off_site(shift_pm: Array, vectors_pm: Array) -> bool:
+    """Whether a column with this displacement (row, col) [pm] stands beside its site."""
+    return bool(np.hypot(*shift_pm) > OFF_SITE * np.hypot(*vectors_pm.T).min())
+
+
+def crowded_cells(defects: list[Defect], shape: tuple[int, int], vectors_pm: Array, least: int) -> Cells:
+    """Cells (U, V) of at least `least` neighbouring columns that are displaced alike, as by a dislocation's strain."""
+    found = np.zeros(shape, dtype=bool)
+    short_pm = float(np.hypot(*vectors_pm.T).min())
+    off = [d for d in defects if d.kind == "displaced"]
+    if len(off) < least:
+        return found
+    uv = np.array([d.uv for d in off])
+    pairs = cKDTree(uv @ vectors_pm).query_pairs(TOGETHER * short_pm, output_type="ndarray")
+    way = np.array([d.shift_pm for d in off])
+    way /= np.maximum(np.hypot(*way.T), 1e-12)[:, None]
+    pairs = pairs[(way[pairs[:, 0]] * way[pairs[:, 1]]).sum(axis=1) > ALIKE]
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(uv), len(uv)))
+    _, group = connected_components(graph, directed=False)
+    many = np.bincount(group)[group] >= least
+    found[tuple(np.clip(np.floor(uv[many]).astype(int), 0, np.array(shape) - 1).T)] = True
     return found
 
 
-def extended_regions(defects: list[Defect], regions: Cells) -> list[Defect]:
-    """Defects with those in and beside the regions (U, V) replaced by one of kind `extended` for each region, last."""
+def extended_regions(defects: list[Defect], regions: Cells) -> tuple[list[Defect], Cells]:
+    """The defects, told whether they stand in a region, and one of kind `extended` for each region, last.
+
+    Parameters
+    ----------
+    regions : ndarray of shape (U, V), bool
+        Cells of the regions.
+
+    Returns
+    -------
+    defects : list of Defect
+    taken : ndarray of shape (U, V), bool
+        The regions and their rims, of a cell: what is in them is no point defect.
+    """
     labels, count = label(regions, structure=ROUND)
-    around = [binary_dilation(labels == number, ROUND) for number in range(1, count + 1)]
-
-    def owner(defect: Defect) -> int:
-        cell = tuple(np.clip(np.floor(defect.uv).astype(int), 0, np.array(regions.shape) - 1))
-        return next((number for number, cells in enumerate(around, 1) if cells[cell]), 0)
-
-    owners = [owner(defect) for defect in defects]
-    kept = [defect for defect, number in zip(defects, owners, strict=True) if not number]
+    owner = grey_dilation(labels, footprint=ROUND)
+    last = np.array(regions.shape) - 1
+    owners = [int(owner[tuple(np.clip(np.floor(d.uv).astype(int), 0, last))]) for d in defects]
+    listed = [replace(d, in_region=number > 0) for d, number in zip(defects, owners, strict=True)]
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    middles = [np.bincount(labels.ravel(), at.ravel(), count + 1) for at in np.indices(regions.shape)]
     for number in range(1, count + 1):
-        cells = np.argwhere(labels == number)
-        middle = cells.mean(axis=0) + 0.5
-        region = Defect((float(middle[0]), float(middle[1])), "", "extended", 1.0, cells=len(cells))
-        taken = [defect for defect, own in zip(defects, owners, strict=True) if own == number and np.isfinite(defect.p)]
-        if taken:
-            odd = min(taken, key=lambda defect: defect.p)
+        uv = (float(middles[0][number] / sizes[number]) + 0.5, float(middles[1][number] / sizes[number]) + 0.5)
+        region = Defect(uv, "", "extended", 1.0, cells=int(sizes[number]))
+        held = [d for d, own in zip(defects, owners, strict=True) if own == number and np.isfinite(d.p)]
+        if held:
+            odd = min(held, key=lambda defect: defect.p)
             region = replace(region, z=odd.z, p=odd.p, q=odd.q, anm=odd.anm)
-        kept.append(region)
-    return kept
-
-
-def group_extended(defects: list[Defect], least: int) -> list[Defect]:
-    """Replace groups of at least `least` neighbouring defects by one region of kind `extended` each."""
-    if len(defects) < least:
-        return defects
-    uv = np.array([d.uv for d in defects])
-    pairs = cKDTree(uv).query_pairs(NEAR_CELLS, output_type="ndarray")
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(uv), len(uv)))
-    _, group = connected_components(graph, directed=False)
-    kept = [d for d, g in zip(defects, group, strict=True) if np.count_nonzero(group == g) < least]
-    for g in np.unique(group):
-        members = [d for d, other in zip(defects, group, strict=True) if other == g]
-        if len(members) < least:
-            continue
-        strongest = min(members, key=lambda d: d.p)
-        covered = {(int(np.floor(d.uv[0])), int(np.floor(d.uv[1]))) for d in members}
-        middle = np.mean([d.uv for d in members], axis=0)
-        kept.append(
-            Defect(
-                (float(middle[0]), float(middle[1])),
-                "",
-                "extended",
-                1.0,
-                z=strongest.z,
-                p=strongest.p,
-                q=strongest.q,
-                change=float(np.mean([d.change for d in members])),
-                anm=strongest.anm,
-                cells=len(covered),
-            )
-        )
-    return kept
+        listed.append(region)
+    return listed, owner > 0

@@ -18,12 +18,10 @@ from oddlattice.defects.injection import (
     trial_rows,
 )
 from oddlattice.defects.listing import Defect, Judged
-from oddlattice.defects.noise import Noise
 from oddlattice.defects.null import change_error, shift_error_pm
 from oddlattice.defects.registered import Registered
-from oddlattice.lattice.columns import mean_cell
 from oddlattice.lattice.coordinates import Coordinates
-from oddlattice.lattice.subareas import Part, is_inside
+from oddlattice.lattice.subareas import Part
 from oddlattice.model.known_defects import Trial
 from oddlattice.numerics.arrays import Array, Mask
 from oddlattice.numerics.intervals import poisson_interval, wilson
@@ -103,8 +101,29 @@ def defect_row(about: Row, defect: Defect, image: Registered, cell_nm2: float) -
         "shift_col_pm": _number(defect.shift_pm[1]),
         "shift_sigma_pm": _number(defect.shift_sigma_pm),
         "area_nm2": defect.cells * cell_nm2 if extended else None,
+        "in_region": defect.in_region,
         "review": "",
     }
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an image that was judged, and what its rows need.
+
+    Attributes
+    ----------
+    part : Part
+    judged : Judged
+    coordinates : Coordinates
+        Of the part with its neighbourhood.
+    cell : ndarray of shape (n_u, n_v)
+        Its mean cell.
+    """
+
+    part: Part
+    judged: Judged
+    coordinates: Coordinates
+    cell: Array
 
 
 @dataclass
@@ -113,6 +132,8 @@ class Tally:
 
     Attributes
     ----------
+    known : list of Trial
+        Defects that are put in, for completeness.
     defects : list of Defect
         Places in cells of the whole image.
     columns : list of DataFrame
@@ -127,8 +148,11 @@ class Tally:
         Rows of products.COMPLETENESS.
     false : float
         Number of false alarms to be expected.
+    taken : ndarray of shape (U, V), bool
+        Cells of regions and of their rims.
     """
 
+    known: list[Trial]
     defects: list[Defect] = field(default_factory=list)
     columns: list[pl.DataFrame] = field(default_factory=list)
     anm: list[Array] = field(default_factory=list)
@@ -137,24 +161,20 @@ class Tally:
     shifts: Curves = field(default_factory=dict)
     trials: list[Row] = field(default_factory=list)
     false: float = 0.0
+    taken: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
 
-    def add(
-        self, image_id: str, part: Part, image: Registered, judged: Judged, noise: Noise, trials: list[Trial]
-    ) -> None:
+    def add(self, image_id: str, piece: Piece) -> None:
         """Take in the columns and defects that are a part's own; those around it are another's."""
-        low = [s.start for s in part.wide]
-        cells = np.concatenate([t.cells for t in judged.kinds]) + low if judged.kinds else np.empty((0, 2), int)
-        own = is_inside(cells, part)
-        rows = column_rows(image_id, judged, image.coordinates).filter(pl.Series(own))
+        judged, low = piece.judged, [s.start for s in piece.part.wide]
+        own, noise = judged.own, judged.noise
+        rows = column_rows(image_id, judged, piece.coordinates).filter(pl.Series(own))
         self.columns.append(rows.with_columns(pl.col("cell_u") + low[0], pl.col("cell_v") + low[1]))
         self.anm.append(np.concatenate([np.empty(0), *(t.anm for t in judged.kinds)])[own])
         self.flagged.append(judged.flagged[own])
-        moved = [replace(d, uv=(d.uv[0] + low[0], d.uv[1] + low[1])) for d in judged.defects]
-        self.defects += [d for d in moved if is_inside(np.floor([d.uv]), part)[0]]
-        vectors_pm, cell = image.vectors_px * image.pixel_nm * 1000, mean_cell(image.prediction, image.mask)
-        self.losses = pooled_curves(self.losses, loss_curves(judged, noise, cell))
-        self.shifts = pooled_curves(self.shifts, shift_curves(judged, vectors_pm))
-        self.trials = pooled_rows(self.trials, trial_rows(judged, noise, cell, vectors_pm, trials))
+        self.defects += [replace(d, uv=(d.uv[0] + low[0], d.uv[1] + low[1])) for d in judged.defects]
+        self.losses = pooled_curves(self.losses, loss_curves(judged, noise, piece.cell))
+        self.shifts = pooled_curves(self.shifts, shift_curves(judged, judged.vectors_pm))
+        self.trials = pooled_rows(self.trials, trial_rows(judged, noise, piece.cell, judged.vectors_pm, self.known))
         self.false += judged.cut * int((own & ~judged.flagged).sum())
 
 
@@ -172,12 +192,16 @@ def published_figures(tally: Tally, band_std: float) -> Row:
     }
 
 
-def image_figures(tally: Tally, area: float, cell_nm2: float, settings: DefectSettings) -> Row:
-    """Figures of an analysed image of `area` [nm^2] for products.IMAGES."""
-    points = [d for d in tally.defects if d.kind != "extended"]
+def image_figures(tally: Tally, mask: Mask, cell_nm2: float, settings: DefectSettings) -> Row:
+    """Figures of an image of which the cells of `mask` (U, V) were analysed, for products.IMAGES.
+
+    Densities are of the point defects outside extended regions, over the area analysed outside of them.
+    """
+    points = [d for d in tally.defects if d.kind != "extended" and not d.in_region]
     regions = [d for d in tally.defects if d.kind == "extended"]
+    area = float(np.count_nonzero((mask > 0) & ~tally.taken)) * cell_nm2
     low, high = poisson_interval(len(points))
-    corrected = [value / area for value in corrected_count(tally.defects, tally.losses, tally.shifts, tally.false)]
+    corrected = [value / max(area, 1e-9) for value in corrected_count(points, tally.losses, tally.shifts, tally.false)]
     emptied = [rows[-1] for rows in tally.losses.values()]
     n, hits = sum(int(r["n"]) for r in emptied), sum(round(r["n"] * r["recovered"]) for r in emptied)
     figures: Row = {
@@ -185,9 +209,9 @@ def image_figures(tally: Tally, area: float, cell_nm2: float, settings: DefectSe
         "defects": len(points),
         "extended_regions": len(regions),
         "extended_area_nm2": sum(d.cells for d in regions) * cell_nm2,
-        "density_per_nm2": len(points) / area,
-        "density_ci_low": low / area,
-        "density_ci_high": high / area,
+        "density_per_nm2": len(points) / area if area else None,
+        "density_ci_low": low / area if area else None,
+        "density_ci_high": high / area if area else None,
         **dict(zip((f"density_corrected_{end}" for end in ("per_nm2", "ci_low", "ci_high")), corrected, strict=True)),
         "area_nm2": area,
         "fdr": settings.fdr,

@@ -286,7 +286,7 @@ def cell_shifts(statistics: CellStatistics, mean_cell: MeanCell) -> Array:
 
 
 def crystalline(statistics: CellStatistics, inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Cells that are crystal: bad regions about three cells across are left out, single odd cells are not.
+    """Cells that are crystal: bad regions of 3 x 3 cells and more are left out, a few empty columns are not.
 
     A cell is bad when the contrast around it (a mean over about 2 x 2 cells, so that one empty cell does not count)
     falls below half of what is usual, or when its residual, as a median over 3 x 3 cells, is several times the usual
@@ -300,7 +300,7 @@ def crystalline(statistics: CellStatistics, inside: npt.NDArray[np.bool_]) -> np
     bad |= (ratio > 4 * typical) & (ratio > typical + 0.5)
     bad &= inside
     edge = np.pad(bad, 2, mode="edge")
-    core = ndimage.binary_opening(edge, np.ones((2, 2), dtype=bool))
+    core = ndimage.binary_opening(edge, np.ones((3, 3), dtype=bool))
     region = ndimage.binary_propagation(core, mask=ndimage.binary_dilation(core, iterations=2) & edge)
     region = ndimage.binary_dilation(region)[2:-2, 2:-2]
     good = inside & ~region

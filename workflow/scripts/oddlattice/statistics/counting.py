@@ -13,8 +13,10 @@ REVIEWED_AWAY = ("rejected",)  # defects that a person said are none
 
 
 def point_defects(defects: pl.DataFrame) -> pl.DataFrame:
-    """Defects that are counted: extended regions have an area instead, rejected and excluded ones are none."""
+    """Defects that are counted: regions, and what is in them, have an area instead; rejected and excluded are none."""
     kept = defects.filter(pl.col("kind").fill_null("unknown") != "extended")
+    if "in_region" in kept.columns:
+        kept = kept.filter(~pl.col("in_region").fill_null(False))
     if "excluded" in kept.columns:
         kept = kept.filter(~pl.col("excluded").fill_null(False))
     return kept.filter(~pl.col("review").fill_null("").is_in(REVIEWED_AWAY))

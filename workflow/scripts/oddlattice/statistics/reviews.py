@@ -306,7 +306,7 @@ def _area_and_density(
         share = float(inside(columns, regions).mean()) if len(columns) else 0.0
     share = 1.0 if unusable else share
     counted = sum(
-        d["kind"] != "extended" and m["review"] != "rejected" and not m["excluded"]
+        d["kind"] != "extended" and not d.get("in_region") and m["review"] != "rejected" and not m["excluded"]
         for d, m in zip(defects, marks, strict=True)
     )
     if area is None:

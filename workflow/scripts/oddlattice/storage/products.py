@@ -178,6 +178,7 @@ DEFECTS: Schema = {
     "shift_col_pm": pl.Float64,
     "shift_sigma_pm": pl.Float64,
     "area_nm2": pl.Float64,  # of an extended region, else null
+    "in_region": pl.Boolean,  # a column in an extended region or at its rim: not counted in densities
     "review": pl.String,  # "" | confirmed | rejected | other (kind) | conflict
     "review_kind": pl.String,  # what a person says it is, where review is other
     "review_by": pl.String,  # who said what
