@@ -58,7 +58,7 @@ def column_rows(image_id: str, judged: Judged, coordinates: Coordinates) -> pl.D
                     "anm": tested.anm,
                     "intensity_change": v.change,
                     "intensity_change_sigma": change_error(v.change_sigma, v.change),
-                    "intensity_noise": tested.level * math.sqrt(tested.kernel.covariance[0, 0]),
+                    "intensity_noise": tested.level * tested.factor[:, 0] * math.sqrt(tested.kernel.covariance[0, 0]),
                     "shift_row_pm": v.shift_pm[:, 0],
                     "shift_col_pm": v.shift_pm[:, 1],
                     "shift_sigma_pm": shift_error_pm(np.linalg.det(v.shift_covariance_pm2) ** 0.25, v.shift_pm),
