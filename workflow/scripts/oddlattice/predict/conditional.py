@@ -6,6 +6,7 @@ random probe, Ramani et al. 2008, doi:10.1109/TIP.2008.2001404), under a kernel 
 place of the mean: odd columns do not ask to be followed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,7 @@ ANY_CRYSTAL = Path(__file__).parents[4] / "models/any_crystal"
 BATCH = 1024  # patches at once
 COLUMN_PX = 2.3  # width of a column
 MEDIAN_OF_SQUARE = 0.4549  # of a standard normal number
+CHOICE_CELLS = 16  # side of the part of an image that decides
 SEED = 0  # of the probes: the same for every image
 
 
@@ -101,7 +103,6 @@ class Conditioned:
         sides = px_of(tiles, mask)
         self.inside = np.repeat(np.repeat(mask > 0, sides[0], 0), sides[1], 1)
         self.under = self._patches(self.laid)
-        self.latents = self.encoded(tiles)
 
     def _patches(self, image: Float) -> Tensor:
         seen = torch.from_numpy(((image - 1) / self.contrast).astype(np.float32))[None, None]
@@ -147,10 +148,15 @@ def worth(residual: Float, smoothed: Float, mask: Mask, width_cells: float) -> f
     return float(np.clip(1 - variance * left / (1 - left) / max(energy, 1e-12), 0, 1))
 
 
-def made_by(candidate: Candidate, seen: Conditioned, tiles: Float, mask: Mask, latents: Float) -> Float:
-    """The prediction of a candidate; of `tiles`, which the mean cell need not be of."""
-    width = candidate.latents_places
-    raw = seen.laid if width is None else seen.predicted(latents, width)
+def raw_by(seen: Conditioned, tiles: Float, candidates: Sequence[Candidate]) -> dict[float | None, Float]:
+    """Predictions of `tiles` by every width of latents among candidates, before their own residual is taken up."""
+    widths = dict.fromkeys(candidate.latents_places for candidate in candidates)
+    latents = seen.encoded(tiles) if any(width is not None for width in widths) else None
+    return {w: seen.laid if w is None or latents is None else seen.predicted(latents, w) for w in widths}
+
+
+def made_by(candidate: Candidate, raw: Float, tiles: Float, mask: Mask) -> Float:
+    """A candidate's prediction: `raw` with the residual of `tiles` taken up."""
     taken = own_residual(tiles - raw, mask, candidate.residual_cells)
     part = worth(tiles - raw, taken, mask, candidate.residual_cells) if candidate.shrunk else 1.0
     return np.asarray(raw + np.float32(part) * taken, dtype=np.float32)
@@ -178,13 +184,14 @@ def risk(difference: Float, followed: Float, probe: Float, mask: Mask) -> float:
 def risks_of(network: ConditionalVAE, tiles: Float, mask: Mask) -> list[float]:
     """The risk of every one of CANDIDATES."""
     seen = Conditioned(network, tiles, mask)
-    made = [made_by(candidate, seen, tiles, mask, seen.latents) for candidate in CANDIDATES]
+    raw = raw_by(seen, tiles, CANDIDATES)
+    made = [made_by(c, raw[c.latents_places], tiles, mask) for c in CANDIDATES]
     probe = noise_like(tiles - made[-1], mask)
     noisy = tiles + probe
-    latents = seen.encoded(noisy)
+    again = raw_by(seen, noisy, CANDIDATES)
     return [
-        risk(tiles - one, made_by(candidate, seen, noisy, mask, latents) - one, probe, mask)
-        for candidate, one in zip(CANDIDATES, made, strict=True)
+        risk(tiles - one, made_by(c, again[c.latents_places], noisy, mask) - one, probe, mask)
+        for c, one in zip(CANDIDATES, made, strict=True)
     ]
 
 
@@ -202,14 +209,15 @@ class AnyCrystal:
         """Prediction of the analysed cells, the image's own residual taken up; shape of `tiles`."""
         torch.set_num_threads(1)
         if self.candidate is None:
-            cells = densest_part(mask)
+            cells = densest_part(mask, CHOICE_CELLS)
             px = in_px(cells, px_of(tiles, mask))
             self.candidate = CANDIDATES[int(np.argmin(risks_of(self.network, tiles[px], mask[cells])))]
         seen = Conditioned(self.network, tiles, mask)
-        return made_by(self.candidate, seen, tiles, mask, seen.latents)
+        raw = raw_by(seen, tiles, [self.candidate])[self.candidate.latents_places]
+        return made_by(self.candidate, raw, tiles, mask)
 
 
 @cache
 def shipped_network() -> ConditionalVAE:
     """The network of models/any_crystal, loaded once a process."""
-    return load_conditional(ANY_CRYSTAL)
+    return load_conditional(ANY_CRYSTAL).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -9,7 +9,7 @@ from oddlattice.predict.network import contrast_of, predict_bulk, predict_on_gpu
 from oddlattice.predict.own_residual import own_residual
 from oddlattice.run.stage_settings import InferSettings
 
-WITHOUT_MODEL = "template"
+WITHOUT_MODEL = "any_crystal"
 
 
 class Predictor:
