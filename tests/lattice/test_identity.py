@@ -53,7 +53,7 @@ def test_known_crystals_are_named_rightly_and_never_wrongly() -> None:
             verdicts["lattice" if one.kind == "lattice" else "unnamed"] += 1
     assert verdicts["wrong"] == 0
     assert verdicts["right"] + verdicts["lattice"] >= 190, verdicts
-    assert verdicts["right"] >= 0.88 * rich, verdicts
+    assert verdicts["right"] >= 0.85 * rich, verdicts
 
 
 def test_random_cells_get_no_name() -> None:
