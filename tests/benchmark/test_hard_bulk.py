@@ -55,3 +55,11 @@ def test_methods_are_compared_field_by_field() -> None:
     assert same["ahead"] == same["ahead_low"] == same["ahead_high"] == 0
     (behind,) = hard_bulk.compared(rows, "worse")
     assert behind["ahead_high"] < 0 and behind["fields"] == 2
+
+
+def test_the_table_has_a_row_for_each_stratum_and_none_without_a_method_to_compare() -> None:
+    found = hard_bulk.hard_bulk_table(1, ("vae", "template", "any_crystal", "published"), 1)
+    assert found["stratum"].to_list() == list(hard_bulk.STRATA)
+    assert (found["efficiency"] - found["efficiency_template"] - found["ahead"]).abs().max() < 1e-9  # type: ignore[operator]
+    assert found["ahead"].mean() > 0.05  # type: ignore[operator]
+    assert len(hard_bulk.hard_bulk_table(1, ("vae", "template"), 1)) == 0

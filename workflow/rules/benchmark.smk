@@ -20,6 +20,7 @@ BENCHMARK_TABLES = [
     "kinds",
     "files",
     "fields",
+    "hard_bulk",
 ]
 
 PUBLISHED = f"results/benchmark/published_{config['benchmark']['size']}.safetensors"

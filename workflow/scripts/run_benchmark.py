@@ -7,6 +7,7 @@ from typing import Any
 
 from oddlattice.benchmark.fields import ideals
 from oddlattice.benchmark.files import whole_files
+from oddlattice.benchmark.hard_bulk import hard_bulk_table
 from oddlattice.benchmark.jobs import KIND_SETS, Setup, cached_kinds, jobs_of
 from oddlattice.benchmark.page import write_page
 from oddlattice.benchmark.plans import PLANS
@@ -64,6 +65,7 @@ def main(
     files = whole_files(plan, setup, seed)
     ideal = ideals(library, model.crystal, (*kinds["detection"],))
     tables = summarise(findings, kinds, ideal, files, setup.defects)
+    tables["hard_bulk"] = hard_bulk_table(plan.hard_fields, settings.methods, threads)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     for name, found in tables.items():

@@ -6,11 +6,16 @@ alone is measured. The recipe and the seeds below were written down before any n
 development half is what a width or a switch may be tuned on.
 """
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from oddlattice.crystal import CELL_PX, PX_PER_CELL, Column, Crystal
@@ -20,6 +25,9 @@ from oddlattice.lattice.columns import as_cells, column_cells, mean_cell
 from oddlattice.lattice.shapes import fit_shapes
 from oddlattice.model.simulated_bulk import column_stamp, mean_cells
 from oddlattice.numerics.arrays import Array, Float, Mask
+from oddlattice.predict.methods import METHODS
+from oddlattice.predict.own_residual import own_residual
+from oddlattice.process.parent_death import die_with_parent
 from oddlattice.storage.rows import Row
 
 Predict = Callable[[Float, Mask], Float]
@@ -50,6 +58,18 @@ LOCAL_MEAN_CELLS = 3.0  # as the tile stage divides an image
 SPACING_CELLS = 3  # between planted defects
 READ_OUT = 0.5  # noise of the detector [electrons]
 RESAMPLES = 2000
+RESIDUAL_CELLS = 3.0  # width of `template`'s own residual, tuned on the development half
+COMPARED = {
+    "stratum": pl.String,
+    "method": pl.String,
+    "fields": pl.Int64,
+    "defects": pl.Int64,
+    "efficiency": pl.Float64,
+    "efficiency_template": pl.Float64,
+    "ahead": pl.Float64,
+    "ahead_low": pl.Float64,
+    "ahead_high": pl.Float64,
+}
 
 #: a [nm], b [nm], gamma [deg]; u, v, brightness of the columns. None of them is a motif that training draws.
 CELLS: dict[str, tuple[tuple[float, float, float], tuple[tuple[float, float, float], ...]]] = {
@@ -319,3 +339,27 @@ def compared(scores: Sequence[Row], method: str, baseline: str = "template", see
             }
         )
     return rows
+
+
+def predicted_by(method: str, tiles: Float, mask: Mask) -> Float:
+    """A method's prediction of one field, by what needs no model of the crystal."""
+    raw = METHODS[method].begin()(tiles, mask, lambda seen, _: seen)
+    if not METHODS[method].takes_residual:
+        return raw
+    return np.asarray(raw + own_residual(tiles - raw, mask, RESIDUAL_CELLS), dtype=np.float32)
+
+
+def _scored(job: tuple[str, str, int, int], methods: Sequence[str]) -> list[Row]:
+    return scores_of([job], {method: partial(predicted_by, method) for method in methods})
+
+
+def hard_bulk_table(per_stratum: int, methods: Sequence[str], threads: int) -> pl.DataFrame:
+    """The test half, `per_stratum` fields of each stratum: methods for any cell against `template` (`compared`)."""
+    measured = [name for name in methods if name in METHODS and METHODS[name].any_cell]
+    others = [name for name in measured if name != "template"]
+    if not others or "template" not in measured:
+        return pl.DataFrame(schema=COMPARED)
+    jobs = fields_of("test", per_stratum)
+    with ProcessPoolExecutor(max(1, threads), get_context("spawn"), die_with_parent, (os.getpid(),)) as pool:
+        rows = [row for found in pool.map(partial(_scored, methods=measured), jobs) for row in found]
+    return pl.DataFrame([row for name in others for row in compared(rows, name)], schema=COMPARED)

@@ -27,6 +27,8 @@ class Plan:
         Files through the whole pipeline.
     published_patches, published_epochs, published_rate : int, int, float
         Training of the published network (as published: 1,000, 200 and 1e-4).
+    hard_fields : int
+        Fields of each kind of hard bulk.
     every : int
         Of the kinds of the detection experiment, every so many.
     """
@@ -42,15 +44,28 @@ class Plan:
     published_patches: int
     published_epochs: int
     published_rate: float
+    hard_fields: int
     every: int = 1
 
 
 MAIN = ((400.0, 0.0), (400.0, 5.0), (1250.0, 5.0))
 _DOSES, _JITTERS = (50.0, 150.0, 400.0, 1250.0, 5000.0), (0.0, 5.0, 8.0)
+OTHER = tuple(c for c in product(_DOSES, _JITTERS) if c not in MAIN)
 PLANS = {
-    "tiny": Plan(512, ((400.0, 5.0),), 2, (), 0, 1, 2, 1, 64, 1, 1e-3, every=4),
-    "quick": Plan(1024, MAIN, 12, ((100.0, 5.0), (5000.0, 5.0)), 4, 12, 24, 3, 400, 20, 1e-3),
+    "tiny": Plan(512, ((400.0, 5.0),), 2, (), 0, 1, 2, 1, 64, 1, 1e-3, 1, every=4),
+    "quick": Plan(1024, MAIN, 12, ((100.0, 5.0), (5000.0, 5.0)), 4, 12, 24, 3, 400, 20, 1e-3, 8),
     "full": Plan(
-        1024, MAIN, 150, tuple(c for c in product(_DOSES, _JITTERS) if c not in MAIN), 24, 215, 300, 24, 1000, 200, 1e-4
+        1024,
+        MAIN,
+        150,
+        tuple(c for c in product(_DOSES, _JITTERS) if c not in MAIN),
+        24,
+        215,
+        300,
+        24,
+        1000,
+        200,
+        1e-4,
+        48,
     ),
 }
