@@ -48,7 +48,7 @@ class Noise:
     @cached_property
     def covariance(self) -> Array:
         """Covariance (256, 256) of a window in whitened noise."""
-        return _covariance_of(self.correlation)
+        return window_covariance(self.correlation)
 
 
 def local_contrast(prediction: Float, difference: Float, mask: Mask, of_image: float) -> Array:
@@ -219,13 +219,18 @@ def _pairs_at_lags(cells: npt.NDArray[np.bool_], px_per_cell: PxPerCell) -> Arra
     return np.asarray(down.T @ np.array(both) @ right)
 
 
-def _covariance_of(correlation: Array) -> Array:
-    """See `Noise.covariance`; long lags fade out so that it is positive definite."""
-    index = np.arange(SIDE_PX)
+def window_covariance(correlation: Array, least: float = 0.02, reach_px: int | None = None) -> Array:
+    """Covariance (n^2, n^2) of a window of n x n px of whitened noise, from its autocorrelation (2 n - 1, 2 n - 1).
+
+    Long lags fade out, to nothing at `reach_px` (the window's side), and no eigenvalue is below `least`, so that it is
+    positive definite.
+    """
+    side = (len(correlation) + 1) // 2
+    index = np.arange(side)
     lag = index[:, None] - index[None, :]
-    fade = np.clip(1 - np.abs(lag) / SIDE_PX, 0, 1)
-    rows, cols = lag[:, None, :, None] + SIDE_PX - 1, lag[None, :, None, :] + SIDE_PX - 1
+    fade = np.clip(1 - np.abs(lag) / (reach_px or side), 0, 1)
+    rows, cols = lag[:, None, :, None] + side - 1, lag[None, :, None, :] + side - 1
     full = correlation[rows, cols] * fade[:, None, :, None] * fade[None, :, None, :]
-    matrix = full.reshape(SIDE_PX**2, SIDE_PX**2)
+    matrix = full.reshape(side**2, side**2)
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    return np.asarray((vectors * np.maximum(values, 0.02)) @ vectors.T)
+    return np.asarray((vectors * np.maximum(values, least)) @ vectors.T)

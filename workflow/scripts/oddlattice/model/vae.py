@@ -1,7 +1,7 @@
 """The convolutional variational autoencoder, on one page."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -92,8 +92,20 @@ class VAE(nn.Module):
         return self.decode(self.encode(patch)[0])
 
 
+class Autoencoder(Protocol):
+    """What `loss_terms` asks of a network."""
+
+    def encode(self, patch: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and log variance, each (B, latent)."""
+        ...
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Bulk patch (B, 1, rows, cols)."""
+        ...
+
+
 def loss_terms(
-    model: VAE, patch: Tensor, target: Tensor, variance: Tensor, generator: torch.Generator
+    model: Autoencoder, patch: Tensor, target: Tensor, variance: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """The two terms of the negative evidence bound, per patch: misfit and Kullback-Leibler divergence [nats].
 

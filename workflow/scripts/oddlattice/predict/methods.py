@@ -36,11 +36,10 @@ def quiet_patches(patches: Float) -> npt.NDArray[np.bool_]:
     return np.asarray(height <= np.quantile(height, QUIET_PART))
 
 
-def quiet_components(patches: Float, components: int) -> tuple[Float, Float]:
-    """Mean (1600,) and principal components (1600, n) of the quiet ones of patches (n, 40, 40)."""
-    quiet = patches[quiet_patches(patches)].reshape(-1, 4 * CELL_PX**2)
-    mean = quiet.mean(axis=0)
-    off = quiet - mean
+def principal_components(flat: Float, components: int) -> tuple[Float, Float]:
+    """Mean (d,) and principal components (d, components) of vectors (n, d), the largest last."""
+    mean = flat.mean(axis=0)
+    off = flat - mean
     few = len(off) < off.shape[1]  # then the same components come from the smaller matrix
     products = off @ off.T if few else off.T @ off
     size = len(products)
@@ -48,6 +47,11 @@ def quiet_components(patches: Float, components: int) -> tuple[Float, Float]:
     if few:
         vectors = off.T @ (vectors / np.sqrt(np.maximum(values, 1e-9 * values[-1])))
     return mean, vectors.astype(np.float32)
+
+
+def quiet_components(patches: Float, components: int) -> tuple[Float, Float]:
+    """`principal_components` of the quiet ones of patches (n, 40, 40): (1600,) and (1600, components)."""
+    return principal_components(patches[quiet_patches(patches)].reshape(-1, 4 * CELL_PX**2), components)
 
 
 def predict_pca(tiles: Float, mask: Mask, _network: Network | None = None, components: int = COMPONENTS) -> Float:

@@ -2,6 +2,12 @@
 
 A canvas is a crop laid on a grid of 12 pixels per lattice vector, whole cells around the cell that holds its middle,
 with a mask of what the crop shows. So a column stands at the same place in every canvas, at the rim in part only.
+
+The covariance of noise is laid over windows by the code of the pipeline. Its own stay the windows (a crop of three
+cells has many that its rim cuts, which the pipeline leaves out), the null (of many crops, not of one image), the
+kernels (a crop's score is the evidence for one of a list of whole changes) and the shape of a column, which is the
+cell's own. With the pipeline's Gaussians for it, and correlations that end where the pipeline's do, 250 crops of the
+real scan with an Sr column weakened by 30 % were told from bulk with an area under the curve of 0.78, not 0.83.
 """
 
 from dataclasses import dataclass
@@ -11,6 +17,7 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter
 
 from oddlattice.benchmark.crops.lattice import FINE, Cell, Fit, displacement_px, lattice_places, sample_cell
+from oddlattice.defects.noise import window_covariance
 from oddlattice.numerics.arrays import Array, Float
 
 CANVAS_PX = 12  # per lattice vector
@@ -247,18 +254,6 @@ def autocorrelation(canvas: Canvas, sigma: Array) -> Array:
     return np.asarray(raw / raw[SIDE_PX - 1, SIDE_PX - 1])
 
 
-def _stationary(correlation: Array) -> Array:
-    """Covariance (169, 169) of a window of whitened noise; long lags fade out so that it is positive definite."""
-    index = np.arange(SIDE_PX)
-    lag = index[:, None] - index[None, :]
-    fade = np.clip(1 - np.abs(lag) / (2 * SIDE_PX), 0, 1)
-    rows, cols = lag[:, None, :, None] + SIDE_PX - 1, lag[None, :, None, :] + SIDE_PX - 1
-    full = correlation[rows, cols] * fade[:, None, :, None] * fade[None, :, None, :]
-    matrix = full.reshape(SIDE_PX**2, SIDE_PX**2)
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    return np.asarray((vectors * np.maximum(values, RIDGE)) @ vectors.T)
-
-
 def learn_judge(site: Site, canvas: Canvas, sigma: Array, stationary: Array) -> Judge:
     """Learn how bulk windows of a column scatter.
 
@@ -294,7 +289,7 @@ def learn_judge(site: Site, canvas: Canvas, sigma: Array, stationary: Array) -> 
 def learn_judges(sites: list[Site], canvas: Canvas) -> list[Judge]:
     """Judges of all columns of a cell."""
     sigma = cell_sigma(canvas)
-    stationary = _stationary(autocorrelation(canvas, sigma))
+    stationary = window_covariance(autocorrelation(canvas, sigma), RIDGE, 2 * SIDE_PX)
     return [learn_judge(site, canvas, sigma, stationary) for site in sites]
 
 

@@ -9,10 +9,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter, median_filter
+from scipy.ndimage import gaussian_filter, map_coordinates, median_filter
 from scipy.optimize import minimize
 
-from oddlattice.lattice.fourier import SMALLEST_PERIOD_PX, NoLatticeError, describe, lattice_of_peaks, reduced
+from oddlattice.lattice.fourier import (
+    SMALLEST_PERIOD_PX,
+    NoLatticeError,
+    Spectrum,
+    describe,
+    lattice_of_peaks,
+    reduced,
+    spectrum_peaks,
+)
 from oddlattice.numerics.arrays import Array, Complex, Float
 
 FINE = 96  # grid on which the cell is kept
@@ -66,32 +74,22 @@ def _unexplained(flat: Array, vectors_px: Array, orders: npt.NDArray[np.int64], 
     return float(1 - ((flat @ q) ** 2).sum() / (flat**2).sum())
 
 
-def mean_power(crops: Float, size: int = 256) -> Array:
-    """Mean power spectrum of standardised crops (Hann window), frequency 0 in the middle; shape (size, size)."""
+def mean_spectrum(crops: Float) -> Spectrum:
+    """Mean power spectrum of standardised crops (Hann window) over its background, as an image's: `spectrum_peaks`."""
     side = crops.shape[1]
+    size = 4 * side  # crops show few cells: their peaks are wide, and close
     window = np.outer(np.hanning(side + 2)[1:-1], np.hanning(side + 2)[1:-1])
     total = np.zeros((size, size))
     for start in range(0, len(crops), CHUNK):
         part = standardised(crops[start : start + CHUNK]) * window
         part -= part.mean(axis=(1, 2), keepdims=True) * window / window.mean()
         total += (np.abs(np.fft.fft2(part, s=(size, size))) ** 2).sum(0)
-    return np.fft.fftshift(total) / len(crops)
-
-
-def _power_peaks(power: Array, side: int) -> tuple[Array, Array]:
-    """Peaks of the mean spectrum in a half plane, strongest first: frequencies (n, 2) [cycles/px], power."""
-    size = len(power)
-    width = size / side  # of one independent frequency [spectrum px]
-    ground = median_filter(power[::2, ::2], size=int(4 * width) | 1, mode="wrap").repeat(2, 0).repeat(2, 1)
-    ratio = power / (ground / np.log(2) + 1e-7 * power.max())
-    top = power == maximum_filter(power, size=int(1.5 * width) | 1, mode="wrap")
-    index = np.argwhere(top & (ratio > POWER_OVER_GROUND))
-    frequency = index / size - 0.5
-    length = np.hypot(frequency[:, 0], frequency[:, 1])
-    half = (frequency[:, 1] > 0) | ((frequency[:, 1] == 0) & (frequency[:, 0] > 0))
-    keep = half & (length > 1.1 / side) & (length < 0.3)
-    order = np.argsort(power[tuple(index[keep].T)])[::-1]
-    return frequency[keep][order], ratio[tuple(index[keep].T)][order]
+    power = np.fft.fftshift(total) / len(crops)
+    around = int(4 * size / side) | 1  # of every second frequency
+    ground = median_filter(power[::2, ::2], size=around, mode="wrap").repeat(2, 0).repeat(2, 1)
+    over = power / (ground / np.log(2) + 1e-7 * power.max())
+    half = np.s_[:, size // 2 :]
+    return Spectrum(over[half].astype(np.float32), power[half].astype(np.float32), size // 2, (1 / size, 1 / size))
 
 
 def _refined(flat: Array, vectors_px: Array, side: int) -> Array:
@@ -149,7 +147,7 @@ def find_vectors(crops: Float) -> Array:
         The crops show no two-dimensional lattice with several pixels a cell and more than one cell a crop.
     """
     side = crops.shape[1]
-    peaks, powers = _power_peaks(mean_power(crops), side)
+    peaks, powers = spectrum_peaks(mean_spectrum(crops), POWER_OVER_GROUND)
     lattice = lattice_of_peaks(peaks, powers, 0.5 / side) if len(peaks) >= 2 else None
     if lattice is None:
         raise NoLatticeError("no lattice: the mean power spectrum of the crops shows no peaks in two directions")

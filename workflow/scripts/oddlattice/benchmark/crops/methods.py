@@ -43,10 +43,10 @@ from oddlattice.benchmark.separation import auroc
 from oddlattice.lattice.fourier import NoLatticeError
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.intervals import wilson
+from oddlattice.predict.methods import COMPONENTS, principal_components
 
 Say = Callable[[str], None]
 
-COMPONENTS = 20
 PUBLISHED_EPOCHS, PUBLISHED_RATE = 20, 1e-3  # 200 and 1e-4 as published, which take hours on two cores
 CELL_CROPS = 400  # crops from which the cell is learned, evenly taken
 ROUNDS = 3
@@ -150,24 +150,22 @@ class Components:
     """Principal components of bulk crops, each crop over its unit."""
 
     scale: Scale
-    mean: Array
-    basis: Array
+    mean: Float
+    basis: Float
 
     def evaluate(self, crops: Float) -> Result:
         """Score crops (n, 64, 64)."""
         units = self.scale.units(crops)
         flat = (crops / units).reshape(len(crops), -1) - self.mean
-        rest = (flat - (flat @ self.basis.T) @ self.basis).reshape(crops.shape).astype(np.float32)
+        rest = (flat - (flat @ self.basis) @ self.basis.T).reshape(crops.shape).astype(np.float32)
         anm = published.average_near_maximum(self.scale.difference(crops, crops - rest * units))
         return Result(largest_difference(rest), anm)
 
 
 def learn_components(train: Float, scale: Scale) -> Components:
-    """The first 20 principal components."""
-    flat = (train / scale.units(train)).reshape(len(train), -1).astype(np.float64)
-    mean = flat.mean(0)
-    _, _, vectors = np.linalg.svd(flat - mean, full_matrices=False)
-    return Components(scale, mean, vectors[:COMPONENTS])
+    """As many principal components as the pipeline takes, of all crops: at any phase none of them is quieter."""
+    flat = (train / scale.units(train)).reshape(len(train), -1)
+    return Components(scale, *principal_components(flat, COMPONENTS))
 
 
 @dataclass(frozen=True)

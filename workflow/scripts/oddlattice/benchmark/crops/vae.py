@@ -1,4 +1,8 @@
-"""The variational autoencoder of crops: what thickness, focus and drift do to a crop beyond its periodic cell."""
+"""The variational autoencoder of crops: what thickness, focus and drift do to a crop beyond its periodic cell.
+
+A network of its own, with the pipeline's loss: its input is cut by the rim of the crop, and what it draws must hold for
+all cells of the crop at once, of a lattice that is known from some hundred crops only.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from oddlattice.benchmark.crops.columns import CANVAS_PX, SIDE_PX, Site, window_start
+from oddlattice.model.vae import loss_terms
 from oddlattice.numerics.arrays import Float
 
 Mask = npt.NDArray[np.bool_]
@@ -78,11 +83,11 @@ class CropVAE(nn.Module):
         return mean, log_variance.clamp(-12.0, 8.0)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Bulk patch (B, m, m)."""
+        """Bulk patch (B, 1, m, m)."""
         count = self.side // self.period
         cells = self.cells(self.decoder(latent)).unflatten(1, (len(self.ramps), self.period, self.period))
         drawn: Tensor = (cells.tile(count, count) * self.ramps).sum(1)
-        return drawn + self.bulk.reshape(self.period, self.period).tile(count, count)
+        return (drawn + self.bulk.reshape(self.period, self.period).tile(count, count))[:, None]
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ class Predictor:
             for start in range(0, len(patches), 256):
                 which = slice(start, start + 256)
                 latent, _ = self.network.encode(_inputs(patches[which], seen[which], self.scale))
-                parts.append(self.network.decode(latent).numpy())
+                parts.append(self.network.decode(latent)[:, 0].numpy())
         return np.asarray(np.concatenate(parts) * self.scale * seen, dtype=np.float32)
 
 
@@ -154,27 +159,25 @@ def train_predictor(
 ) -> Predictor:
     """Train on bulk patches with changed columns pasted into the inputs: the same seed gives the same weights.
 
-    The loss is the negative evidence bound: squared misfit over twice the noise's variance, where the crop shows
-    something, and the Kullback-Leibler divergence. Source: Kingma and Welling 2014, eq. 10,
-    doi:10.48550/arXiv.1312.6114.
+    The loss is that of the pipeline's network (`loss_terms`), where the crop shows something.
     """
-    rng = np.random.default_rng(seed)
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed + 1)
     torch.manual_seed(seed)
     scale = float(np.sqrt(data.variance.mean()))
     network = CropVAE(data.patches.shape[1], data.period)
     network.start_from(torch.from_numpy(data.patches / scale), torch.from_numpy(data.seen.astype(np.float32)))
-    weight = torch.from_numpy((scale**2 / (2 * data.variance * data.correlation_px)).astype(np.float32))
+    variance = torch.from_numpy((data.variance * data.correlation_px / scale**2).astype(np.float32))
     optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=LEARNING_RATE, total_steps=steps)
     for step in range(steps):
         some = rng.integers(0, len(data.patches), BATCH)
         target, seen = data.patches[some], data.seen[some]
-        mean, log_variance = network.encode(_inputs(paste_changes(target, seen, data.sites, rng), seen, scale))
-        noise = torch.from_numpy(rng.standard_normal(mean.shape).astype(np.float32))
-        rebuilt = network.decode(mean + noise * torch.exp(0.5 * log_variance))
-        misfit = (torch.from_numpy(target / scale) - rebuilt) ** 2 * torch.from_numpy(seen.astype(np.float32)) * weight
-        divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)
-        loss = misfit.sum((1, 2)).mean() + divergence.mean()
+        inputs = _inputs(paste_changes(target, seen, data.sites, rng), seen, scale)
+        shown = torch.where(torch.from_numpy(seen), variance, torch.inf)[
+            :, None
+        ]  # nothing is asked where nothing shows
+        misfit, divergence = loss_terms(network, inputs, torch.from_numpy(target / scale)[:, None], shown, generator)
+        loss = misfit.mean() + divergence.mean()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 100.0)
