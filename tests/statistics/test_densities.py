@@ -122,3 +122,9 @@ def test_site_fractions_by_hand() -> None:
     assert rows[0]["fraction"] == 0.01
     assert (rows[0]["ci_low"], rows[0]["ci_high"]) == wilson(4, 400)
     assert math.isclose(rows[3]["ci_high"], 3.841459 / (200 + 3.841459), rel_tol=1e-6)  # z^2 / (n + z^2)
+
+
+def test_defects_of_an_image_without_a_pixel_size_are_on_no_area() -> None:
+    images = [IMAGE, IMAGE | {"area_nm2": None, "defects": 50}]
+    *_, every = densities.densities_by_kind([["lighter"] * 10, ["lighter"] * 50], images)
+    assert (every["number"], every["area_nm2"], every["density_per_nm2"]) == (10, 100.0, 0.1)

@@ -44,7 +44,7 @@ def test_an_unknown_crystal_is_analysed_with_and_without_a_pixel_size(tmp_path: 
     assert abs(with_scale["pixel_nm"] / PIXEL_NM - 1) < 0.01 and with_scale["density_per_nm2"] > 0
     for key in ("pixel_nm", "area_nm2", "density_per_nm2", "density_ci_low", "a_nm"):
         assert without[key] is None
-    assert without["a_px"] and "no pixel size" in without["reason"]
+    assert without["a_px"] and "without a pixel size" in without["reason"]
     lengths = found["defects"].filter(found["defects"]["number"] == 1)
     assert lengths["row_nm"].null_count() == lengths["shift_row_pm"].null_count() == len(lengths) > 0
     assert found["columns"].filter(found["columns"]["number"] == 1)["shift_sigma_pm"].null_count() > 0

@@ -12,6 +12,7 @@ from oddlattice.run import yaml_files
 
 PxPerCell = tuple[int, int]  # pixels per unit cell along (u, v) in the lattice frame
 
+OWN = "own"  # in place of a model's name: the crystal that an image itself shows
 CELL_PX = 20  # of a cell of a special model along each lattice vector: its patches are 2 x 2 such cells
 PX_PER_CELL: PxPerCell = (CELL_PX, CELL_PX)
 COLUMN_DISTANCE_PX = 10.0  # between the nearest columns of a cell; so SrTiO3 [001] has 20 x 20 px

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.crystal import Crystal, crystal_from_dict, px_per_cell_of
+from oddlattice.crystal import OWN, Crystal, crystal_from_dict, px_per_cell_of
 from oddlattice.lattice.fourier import Lattice, NoLatticeError, describe, find_lattice, reduced
 from oddlattice.lattice.frame import fit_flattener
 from oddlattice.lattice.own_columns import Coefficients, Columns, find_columns
@@ -95,7 +95,7 @@ class OwnCell:
         a, b, gamma = describe(self.vectors_px * np.array(pixel_nm))
         bright = self.columns.intensity / self.columns.intensity.max()
         return {
-            "name": "own",
+            "name": OWN,
             "a_nm": round(a, 6),
             "b_nm": round(b, 6),
             "gamma_deg": round(gamma, 4),

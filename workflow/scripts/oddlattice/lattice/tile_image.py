@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from oddlattice.crystal import Crystal
+from oddlattice.crystal import OWN, Crystal
 from oddlattice.lattice.fourier import DISTORTED, NoLatticeError, describe, stretch_of
 from oddlattice.lattice.frame import Frame
 from oddlattice.lattice.identified import header_warning, identify_own, identity_attributes, named_sites, ruler_nm
@@ -29,7 +29,6 @@ from oddlattice.storage.groups import FIRST_GRAIN, array_of, group_of, said_of
 from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import Windows
 
-OWN = "own"  # the crystal of an image of which none of the models is
 SAME_PERIOD = 0.05  # periods whose logarithms differ by less are one
 AT_ONCE_PX = 1 << 25  # an image of more pixels is read strip by strip
 DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
@@ -251,7 +250,7 @@ def own_attributes(
     }
     of_size = [line for line in warnings if not line.startswith("the file states no pixel size")]
     if pixel_nm is None:
-        told = "the file states no pixel size: lengths are in pixels and cells, and what would be in nm or pm is empty"
+        told = "without a pixel size lengths are in pixels and cells, and what would be in nm, pm or per nm² is empty"
         said |= {"nominal_pixel_nm": mean_nm(cell.nominal_nm), "warnings": [told, *of_size]}
     elif header is None and who is not None:
         told = f"the file states no pixel size: it is that of {who.name}, as which the crystal was recognised"

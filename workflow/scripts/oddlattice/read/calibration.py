@@ -53,8 +53,8 @@ def pixel_size_nm(rows: Axis, cols: Axis) -> tuple[tuple[float, float] | None, l
     shown = f"{rows.scale:g} {rows.units!r} by {cols.scale:g} {cols.units!r}"
     if sizes[0] is None and sizes[1] is None:
         if plain(rows.units) in _NO_UNITS and plain(cols.units) in _NO_UNITS:
-            return None, ["The file has no pixel size; lengths come from the fitted lattice alone."]
-        return None, [f"The file's pixel size ({shown}) is no length; lengths come from the fitted lattice alone."]
+            return None, ["The file has no pixel size."]
+        return None, [f"The file's pixel size ({shown}) is no length."]
     if sizes[0] is None or sizes[1] is None:
         known = sizes[0] if sizes[0] is not None else sizes[1]
         assert known is not None

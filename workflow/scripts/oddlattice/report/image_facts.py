@@ -5,6 +5,7 @@ import math
 import numpy as np
 import polars as pl
 
+from oddlattice.crystal import OWN
 from oddlattice.lattice import pixel_size
 from oddlattice.report import numbers as n
 from oddlattice.report.images import Image
@@ -51,7 +52,7 @@ def title(row: Row) -> str:
 def pixel_size_nm(image: Image) -> tuple[tuple[float, float] | None, str]:
     """Pixel size (row, col) [nm] the page measures with, and the ruler it comes from."""
     header, fitted = pixel_size.header_nm(image.source), image.row["pixel_nm"]
-    if n.usable(fitted) and image.row["model"]:
+    if n.usable(fitted) and image.row["model"] not in (None, "", OWN):
         return pixel_size.by_lattice_nm(fitted, header), FROM_LATTICE
     return (header, "scale from the file header") if header else (None, "no scale: lengths are in pixels")
 

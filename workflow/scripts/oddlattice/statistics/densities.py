@@ -158,7 +158,7 @@ class Count:
         """Of images together, those without an area left out."""
         kept = [(n, a) for n, a in zip(numbers, areas_nm2, strict=True) if a]
         spread = poisson.within_dispersion([([n for n, _ in kept], [a for _, a in kept])]) if kept else None
-        return cls(sum(numbers), sum(areas_nm2), max(spread or 1.0, 1.0))
+        return cls(sum(n for n, _ in kept), sum(a for _, a in kept), max(spread or 1.0, 1.0))
 
 
 def _density(kind: str, count: Count, share: float) -> Row:
