@@ -8,11 +8,12 @@ import numpy.typing as npt
 from oddlattice.defects.kernels import Kernel, estimates, make_kernel
 from oddlattice.defects.noise import Noise
 from oddlattice.defects.published_score import column_scores
-from oddlattice.lattice.columns import SIDE_PX, ColumnShape, window_start_px
+from oddlattice.lattice.columns import SIDE_PX, ColumnShape, signatures, window_start_px
 from oddlattice.numerics import distributions
 from oddlattice.numerics.arrays import Array, Float, Mask
 
 TESTED_FACTOR, SEEN_FACTOR = 2.5, 12.0  # on standard errors: a window cut further says too little to test, to take out
+LEAST_SIGNAL = 1e-4  # part of a change that a window cut by the rim must still hold, to be looked at
 MIN_COLUMNS = 30  # fewer columns of a kind give no null to judge by
 SHAPE_ERROR = 0.04  # of a change or a displacement: what 68 % intervals need in composed fields not of the benchmark
 TYPICAL_SKEWNESS = 0.08, 0.1  # typical skewness of a column's intensity, and how far from it
@@ -318,9 +319,12 @@ def judge_columns(
     SiteColumns, or None where there are fewer than MIN_COLUMNS columns.
     """
     views = [View(np.ones((SIDE_PX, SIDE_PX), dtype=bool), make_kernel(shape, noise, vectors_pm, response), np.ones(2))]
+    signal = signatures(shape, vectors_pm) ** 2
     places, numbers = [], []
     for valid, cells in windows_on(mask, shape):
         if not valid.all():
+            if (signal[:, valid].sum(1) < LEAST_SIGNAL * signal.sum((1, 2))).any():
+                continue
             view = _cut_view(valid, views[0].kernel, make_kernel(shape, noise, vectors_pm, response, valid))
             if not view.factor.max() < SEEN_FACTOR:
                 continue
