@@ -38,8 +38,8 @@ demo_archive: | $(READY)
 
 test: $(READY)
 	@sh tests/setup_system.sh
-	ruff format --check workflow tests
-	ruff check workflow tests
+	ruff format --check workflow tests docs
+	ruff check workflow tests docs
 	snakefmt --check Snakefile workflow/rules
 	mypy
 	pytest
@@ -51,8 +51,8 @@ bench: $(READY)
 	@PYTHONPATH=workflow/scripts:tests python -m bench $(BENCH)
 
 format: $(READY)
-	ruff format workflow tests
-	ruff check --fix workflow tests
+	ruff format workflow tests docs
+	ruff check --fix workflow tests docs
 	snakefmt Snakefile workflow/rules
 
 docs: $(READY)

@@ -7,8 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow/scripts"))
 
-from oddlattice.results import unit_of
-from oddlattice.run.settings import load_yaml
+from oddlattice.results import unit_of  # noqa: E402
+from oddlattice.run.settings import load_yaml  # noqa: E402
 
 TABLE = re.compile(r"((?:^#:[^\n]*\n)+)([A-Z_]+): Schema = \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 COLUMN = re.compile(r'^    "(\w+)": pl\.(\w+).*?,(?:  # (.*))?$', re.MULTILINE)

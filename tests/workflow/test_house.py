@@ -1,5 +1,6 @@
 """The house's rules that no linter knows: names, logs, declared inputs, and what must not be in the repository."""
 
+import ast
 import re
 import subprocess
 import tomllib
@@ -78,6 +79,15 @@ def test_a_stage_outlives_its_images(name: str) -> None:
     before, _, after = (SCRIPTS / f"{name}.py").read_text().partition('\nif "snakemake" in globals():\n')
     assert "watch.spared(" in before
     assert after.count("go_on_watched()") == 1
+
+
+def test_scripts_and_functions_are_short() -> None:
+    long = {path.name: n for path in SCRIPTS.glob("*.py") if (n := path.read_text().count("\n")) > 120}
+    for path in sorted((SCRIPTS / "oddlattice").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 60:
+                long[f"{path.name}:{node.name}"] = node.end_lineno - node.lineno + 1
+    assert not long
 
 
 def test_one_wildcard() -> None:

@@ -1,7 +1,4 @@
-"""Tile stage: lay every image of a shard on its own lattice and cut it into the lattice frame.
-
-Each image is worked on in a child process; this one loads nothing that takes long to load.
-"""
+"""Rule cut_tiles: every image of a shard laid on its own lattice, in a child process; it loads next to nothing."""
 
 import shutil
 from collections.abc import Sequence

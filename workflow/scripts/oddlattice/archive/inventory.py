@@ -89,10 +89,8 @@ def scan_archive(
         Path patterns, see `pattern`.
     settle_s : float
         Age from which a file is taken as complete [s].
-    shard_files : int
-        Most files in a shard.
-    shard_mb : float
-        Most megabytes in a shard.
+    shard_files, shard_mb : int, float
+        Most files and most megabytes in a shard.
     now_ns : int
         The time of this look [ns since 1970].
 

@@ -10,13 +10,14 @@ import torch
 import zarr
 from zarr.codecs import BloscCodec
 
-from oddlattice.crystal import CELL_PX, LEAST_CELLS, PX_PER_CELL, PxPerCell, crystal_from_dict
+from oddlattice.crystal import CELL_PX, LEAST_CELLS, PX_PER_CELL, Crystal, PxPerCell, crystal_from_dict
+from oddlattice.lattice.columns import ColumnShape
 from oddlattice.lattice.shapes import fit_shapes
 from oddlattice.lattice.subareas import CHUNK_CELLS, Part, in_px
 from oddlattice.model.folder import Model
 from oddlattice.model.known_defects import trials_of
 from oddlattice.model.misfit import misfit, objection
-from oddlattice.numerics.arrays import Float
+from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.predict.methods import METHODS
 from oddlattice.predict.network import contrast_of
 from oddlattice.predict.pieces import Piece, mask_of, pieces_of
@@ -27,6 +28,7 @@ from oddlattice.process.sandbox import Fault
 from oddlattice.run.stage_settings import InferSettings
 from oddlattice.storage import blocks
 from oddlattice.storage.groups import FIRST_GRAIN, array_of, grain_of, said_of
+from oddlattice.storage.rows import Row
 
 
 def infer_image(
@@ -55,8 +57,29 @@ def infer_image(
     px_per_cell: PxPerCell = (attributes["px_per_cell"][0], attributes["px_per_cell"][1])
     crystal = crystal_from_dict(attributes["own_crystal"], Path("own")) if model is None else model.crystal
     judged = model is not None and px_per_cell == PX_PER_CELL
+    said = _about(model, crystal, attributes, predictor)
+    state, reason = refusal(int(mask.sum()), px_per_cell, predictor.method)
+    if reason:
+        target.update_attributes({"oddlattice": {**said, "state": state, "reason": reason}})
+        return reason
+    arrays = {name: new_map(target, name, tiles.shape, px_per_cell) for name in ("prediction", "difference")}
+    pieces = pieces if pieces is not None else pieces_of("", source, mask)
+    samples = _predict(pieces, Samples(mask, px_per_cell), contrast_in(tiles, mask), predictor, judged, arrays, write)
+    off = None
+    if judged:
+        off = misfit(samples.median("seen"), samples.median("network"))
+        reason = objection(str(said["model"]), off, float(attributes["stretch"]), settings.misfit_limit)
+    cell = samples.median("predicted")
+    columns = [] if reason else _columns(predictor, tiles, mask, fit_shapes(cell, crystal.columns), attributes)
+    said |= {"state": "no_model" if reason else "analysed", "reason": reason, "model_misfit": off}
+    target.update_attributes({"oddlattice": {**said, "contrast": contrast_of(cell), "columns": columns}})
+    return reason
+
+
+def _about(model: Model | None, crystal: Crystal, attributes: Row, predictor: Predictor) -> Row:
+    """What is said of an image before it is predicted."""
     sites = list(dict.fromkeys(column.site for column in crystal.tested))
-    said: dict[str, Any] = {
+    return {
         "model": attributes["model"] if model is None else model.name,
         "model_sha256": "" if model is None else model.sha256,
         "method": predictor.method,
@@ -64,13 +87,19 @@ def infer_image(
         "precision": predictor.precision,
         "trial_defects": [vars(trial) for trial in trials_of({} if model is None else model.meta, sites)],
     }
-    state, reason = refusal(int(mask.sum()), px_per_cell, predictor.method)
-    if reason:
-        target.update_attributes({"oddlattice": {**said, "state": state, "reason": reason}})
-        return reason
-    arrays = {name: new_map(target, name, tiles.shape, px_per_cell) for name in ("prediction", "difference")}
-    samples, contrast = Samples(mask, px_per_cell), contrast_in(tiles, mask)
-    for piece in pieces if pieces is not None else pieces_of("", source, mask):
+
+
+def _predict(
+    pieces: Iterable[Piece],
+    samples: Samples,
+    contrast: float | None,
+    predictor: Predictor,
+    judged: bool,
+    arrays: dict[str, zarr.Array[Any]],
+    write: Callable[..., None],
+) -> Samples:
+    """Predict piece by piece and write; the samples by which model and columns are judged."""
+    for piece in pieces:
         samples.take(piece.part, seen=piece.tiles)
         contrast = contrast if contrast is not None else contrast_of(samples.median("seen"))
         raw, prediction = predictor.whole(piece.tiles, piece.mask, contrast)
@@ -80,28 +109,22 @@ def infer_image(
             network = raw if predictor.method == "vae" else predictor.by_network(piece.tiles, piece.mask, contrast)
             samples.take(piece.part, network=network)
         difference = masked(piece.tiles - prediction, piece.mask)
-        write(
-            write_core,
-            piece.part,
-            px_per_cell,
-            [(arrays["prediction"], prediction), (arrays["difference"], difference)],
-        )
-    off = None
-    if judged:
-        off = misfit(samples.median("seen"), samples.median("network"))
-        reason = objection(str(said["model"]), off, float(attributes["stretch"]), settings.misfit_limit)
-    cell = samples.median("predicted")
-    shapes = fit_shapes(cell, crystal.columns) if not reason else []
+        maps = [(arrays["prediction"], prediction), (arrays["difference"], difference)]
+        write(write_core, piece.part, samples.px_per_cell, maps)
+    return samples
+
+
+def _columns(
+    predictor: Predictor, tiles: zarr.Array[Any], mask: Mask, shapes: list[ColumnShape], attributes: Row
+) -> list[Row]:
+    """Shape of each column, and how much of its changes the prediction leaves in the difference."""
     pixel_nm = attributes["pixel_nm"] or attributes["nominal_pixel_nm"]
     vectors_pm = np.array([attributes["a_px"], attributes["b_px"]]) * float(pixel_nm) * 1000
     left = responses(predictor, tiles, mask, shapes, vectors_pm) if shapes else []
-    columns = [
+    return [
         asdict(shape) | {"response_intensity": a, "response_shift": b}
         for shape, (a, b) in zip(shapes, left, strict=True)
     ]
-    said |= {"state": "no_model" if reason else "analysed", "reason": reason, "model_misfit": off}
-    target.update_attributes({"oddlattice": {**said, "contrast": contrast_of(cell), "columns": columns}})
-    return reason
 
 
 def refusal(cells: int, px_per_cell: PxPerCell, method: str) -> tuple[str, str]:

@@ -35,7 +35,7 @@ class Samples:
     """The cells of an image by which its model is judged: as seen, as the network has them, as they are predicted."""
 
     def __init__(self, mask: Mask, px_per_cell: PxPerCell) -> None:
-        cells, self._px_per_cell = sample_of(mask), px_per_cell
+        cells, self.px_per_cell = sample_of(mask), px_per_cell
         # predictions have no noise: of them an eighth of the cells is enough
         self.cells = {"seen": cells, "network": cells[::8], "predicted": cells[::8]}
         self.kept: dict[str, list[Float]] = {name: [] for name in self.cells}
@@ -45,7 +45,7 @@ class Samples:
         """Keep the sample's cells of a part of the image."""
         for name, values in maps.items():
             own = self.cells[name][is_inside(self.cells[name], part)]
-            self.kept[name].append(cells_at(values, own - [part.wide[0].start, part.wide[1].start], self._px_per_cell))
+            self.kept[name].append(cells_at(values, own - [part.wide[0].start, part.wide[1].start], self.px_per_cell))
 
     def median(self, name: str) -> npt.NDArray[np.float64]:
         """Median cell (n_u, n_v), once all parts are taken."""
