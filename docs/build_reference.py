@@ -1,4 +1,4 @@
-"""Write the reference pages from the code: `make docs`. Config keys from config.yaml and its schema, columns from products."""
+"""Write the reference pages from the code (`make docs`): keys of the config, and columns of tables with units."""
 
 import re
 import sys

@@ -318,19 +318,7 @@ def judge_columns(
     -------
     SiteColumns, or None where there are fewer than MIN_COLUMNS columns.
     """
-    views = [View(np.ones((SIDE_PX, SIDE_PX), dtype=bool), make_kernel(shape, noise, vectors_pm, response), np.ones(2))]
-    signal = signatures(shape, vectors_pm) ** 2
-    places, numbers = [], []
-    for valid, cells in windows_on(mask, shape):
-        if not valid.all():
-            if (signal[:, valid].sum(1) < LEAST_SIGNAL * signal.sum((1, 2))).any():
-                continue
-            view = _cut_view(valid, views[0].kernel, make_kernel(shape, noise, vectors_pm, response, valid))
-            if not view.factor.max() < SEEN_FACTOR:
-                continue
-            views.append(view)
-        places.append(cells)
-        numbers.append(np.full(len(cells), 0 if valid.all() else len(views) - 1))
+    views, places, numbers = _views_on(mask, noise, shape, vectors_pm, response)
     cells = np.concatenate([np.empty((0, 2), dtype=np.intp), *places])
     if len(cells) < MIN_COLUMNS:
         return None
@@ -352,6 +340,26 @@ def judge_columns(
         response,
     )
     return site.judged_by(site.estimates(difference), np.ones(len(cells), dtype=bool), shift_share)
+
+
+def _views_on(
+    mask: Mask, noise: Noise, shape: ColumnShape, vectors_pm: Array, response: tuple[float, float]
+) -> tuple[list[View], list[npt.NDArray[np.intp]], list[npt.NDArray[np.intp]]]:
+    """The whole window and those that the rim cuts: views, the cells of each cut, and the number of their view."""
+    views = [View(np.ones((SIDE_PX, SIDE_PX), dtype=bool), make_kernel(shape, noise, vectors_pm, response), np.ones(2))]
+    signal = signatures(shape, vectors_pm) ** 2
+    places, numbers = [], []
+    for valid, cells in windows_on(mask, shape):
+        if not valid.all():
+            if (signal[:, valid].sum(1) < LEAST_SIGNAL * signal.sum((1, 2))).any():
+                continue
+            view = _cut_view(valid, views[0].kernel, make_kernel(shape, noise, vectors_pm, response, valid))
+            if not view.factor.max() < SEEN_FACTOR:
+                continue
+            views.append(view)
+        places.append(cells)
+        numbers.append(np.full(len(cells), 0 if valid.all() else len(views) - 1))
+    return views, places, numbers
 
 
 def _cut_view(valid: npt.NDArray[np.bool_], whole: Kernel, kernel: Kernel) -> View:
