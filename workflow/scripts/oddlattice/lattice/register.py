@@ -387,9 +387,15 @@ def measured_on(
     anchor: Anchor | None,
     mean_cell: MeanCell,
     settings: TileSettings,
+    transposed: bool | None = None,
 ) -> Registration:
-    """Row shifts, local mean and mask of an image on a frame whose cell and origin are decided."""
+    """Row shifts, local mean and mask of an image on a frame whose cell and origin are decided.
+
+    Whether the scan is `transposed` is asked of the image where it is not known.
+    """
     known = flattener, frame, crystal, anchor, mean_cell, settings
+    if transposed is not None:
+        return _measured(image, *known, transposed=transposed)
     found = _measured(image, *known, transposed=False)
     # rows that jitter are lines of the scan: only where they do not is it asked whether columns are
     jitters = found.row_shift_px.var() > found.row_sigma_px**2
