@@ -18,7 +18,7 @@ from oddlattice.archive import inventory
 from oddlattice.archive.shards import shard_names
 from oddlattice.process.single_thread import one_thread
 from oddlattice.run import settings
-from oddlattice.run.stage_settings import DefectSettings
+from oddlattice.run.stage_settings import SECTIONS
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models/srtio3_001"
@@ -47,10 +47,10 @@ def calls(work: Path, shard: str, threads: int) -> Mapping[str, Callable[[], obj
     config, results = config_of(work), work / "results"
     shown = {key: config[key] for key in ("read", "models", "tile", "infer", "defects", "report", "seed")}
     given = {
-        "read_images": config["read"],
-        "cut_tiles": config["tile"],
-        "infer_differences": config["infer"],
-        "find_defects": DefectSettings.of(config["defects"]),
+        "read_images": SECTIONS["read"].of(config["read"]),
+        "cut_tiles": SECTIONS["tile"].of(config["tile"]),
+        "infer_differences": SECTIONS["infer"].of(config["infer"]),
+        "find_defects": SECTIONS["defects"].of(config["defects"]),
     }
     zarrs = {
         "images_zarr": "1_images",

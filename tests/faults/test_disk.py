@@ -73,10 +73,11 @@ class OnDisk(Shard):
         given += [str(self.folder / "said.json"), str(self.folder / "results/0_archive/discovered.tsv")]
         statistics, beside = (
             self.folder / "4.json",
-            {name: self.folder / f"{name}.csv" for name in compare_images.TABLES},
+            {name: self.folder / f"{name}.csv" for name in compare_images.CSV},
         )
         tables, settings = (out["images_parquet"], out["defects_parquet"]), StatisticsSettings.of(CONFIG["statistics"])
-        compare_images.main(*tables, [], [], statistics, beside, settings, CONFIG["seed"])
+        populations = self.folder / "populations.parquet"
+        compare_images.main(*tables, [], [], statistics, beside, populations, settings, CONFIG["seed"])
         provenance = {"config": CONFIG, "versions": {"oddlattice": "0"}}
         write_index.main(
             *given, statistics, [self.pages], self.disk / "index.html", ReportSettings.of(CONFIG["report"]), provenance

@@ -37,8 +37,8 @@ def install(folder: Path, *also: str) -> Path:
         folder.mkdir()
         for name in ("Snakefile", "config.yaml"):
             shutil.copy(ROOT / name, folder / name)
-        for name in ("envs", "profiles", "workflow", *also):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc"))  # with compiled kernels
+        for name in ("crystals", "envs", "models/any_crystal", "profiles", "workflow", *also):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc"), dirs_exist_ok=True)
     return folder
 
 

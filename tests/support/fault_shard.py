@@ -18,6 +18,7 @@ import find_defects
 import infer_differences
 import measure_images
 import write_pages
+from oddlattice.predict import infer_image
 from oddlattice.process.supervised import Watch, go_on_watched
 from oddlattice.report import image_page
 from oddlattice.run.settings import load_yaml
@@ -77,7 +78,7 @@ class Shard:
 
 #: By stage, what works on one image, and how its arguments name it.
 AT_WORK: dict[str, tuple[Any, str, Callable[..., str]]] = {
-    "infer": (infer_differences, "infer_image", lambda source, *others: source.name),
+    "infer": (infer_image, "infer_image", lambda source, *others: source.name),
     "find": (find_defects, "analyse", lambda row, *others: row["image_id"]),
     "measure": (measure_images, "measure", lambda row, *others: row["image_id"]),
     "report": (image_page, "write_page", lambda image, *others: image.row["image_id"]),

@@ -12,7 +12,7 @@ from oddlattice.lattice.columns import SIDE_PX, ColumnShape, signatures, window_
 from oddlattice.numerics import distributions
 from oddlattice.numerics.arrays import Array, Float, Mask
 
-TESTED_FACTOR, SEEN_FACTOR = 2.5, 12.0  # on standard errors: a window cut further says too little to test, to take out
+TESTED_FACTOR, SEEN_FACTOR = 1.2, 12.0  # on standard errors: a window cut further says too little to test, to take out
 LEAST_SIGNAL = 1e-4  # part of a change that a window cut by the rim must still hold, to be looked at
 MIN_COLUMNS = 30  # fewer columns of a kind give no null to judge by
 SHAPE_ERROR = 0.04  # of a change or a displacement: what 68 % intervals need in composed fields not of the benchmark
