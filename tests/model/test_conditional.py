@@ -41,6 +41,7 @@ def test_an_untrained_network_gives_the_mean_cell() -> None:
 
 def test_the_network_can_follow_conditions() -> None:
     batch, generator = draw_batch(Draw(2, "cpu"), 2), torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
     network = ConditionalVAE(ConditionalConfig(latent=4, channels=(8, 8, 8), width=8))
     optimiser = torch.optim.Adam(network.parameters(), 1e-2)
     misfits = []
