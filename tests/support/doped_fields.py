@@ -87,7 +87,7 @@ class Score:
     regions: int
 
 
-def score(scan: Doped) -> Score:
+def score(scan: Doped, rim_px: float = RIM_PX) -> Score:
     """What the stages make of a scan."""
     image, found = judged(scan)
     points = [d for d in found.defects if d.kind != "extended"]
@@ -99,5 +99,5 @@ def score(scan: Doped) -> Score:
     known = scan.changed_px[apart(scan.changed_px, tested).min(axis=1) < near]
     hit = (apart(known, listed) < near).any(axis=1)
     real = (apart(listed, scan.changed_px) < near).any(axis=1)
-    inner = np.minimum(listed, np.array(scan.counts.shape) - 1 - listed).min(axis=1) > RIM_PX
+    inner = np.minimum(listed, np.array(scan.counts.shape) - 1 - listed).min(axis=1) > rim_px
     return Score(len(known), int(hit.sum()), len(listed), int((~real & inner).sum()), len(found.defects) - len(points))

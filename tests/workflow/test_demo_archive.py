@@ -15,6 +15,7 @@ import pytest
 
 import build_demo_archive as demo
 from oddlattice.simulate.columnwise import lattice_vectors_px
+from oddlattice.storage.products import VERSION
 
 Built = tuple[Path, pl.DataFrame]
 
@@ -23,7 +24,7 @@ Built = tuple[Path, pl.DataFrame]
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = tmp_path_factory.mktemp("demo")
     assert demo.build(folder / "archive", folder / "truth.csv")
-    return folder / "archive", pl.read_csv(folder / "truth.csv", schema=demo.TRUTH)
+    return folder / "archive", pl.read_csv(folder / "truth.csv", schema=demo.TRUTH | VERSION)
 
 
 def picture_of(end: str) -> demo.Picture:
