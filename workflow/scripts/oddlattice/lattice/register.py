@@ -28,6 +28,7 @@ from oddlattice.lattice.scan_lines import (
     slow_part,
     with_slow_rows,
 )
+from oddlattice.lattice.spoilt import spoilt_cells
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.local_plane import local_plane
 from oddlattice.run.stage_settings import TileSettings
@@ -519,6 +520,7 @@ def _measured(
     nodes = nodes_of(frame, first, count)
     margin = float(np.abs(shifts).max()) if len(shifts) else 0.0
     inside = inside_cells(nodes, frame.shape, min(margin, 0.5 * frame.period_px))
+    inside &= ~spoilt_cells(image, nodes, frame.period_px)
     mask = crystalline(statistics, inside)
     if mask.sum() < settings.smallest_cells:
         raise NoLatticeError(
