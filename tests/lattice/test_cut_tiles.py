@@ -190,7 +190,6 @@ def test_real_images(tmp_path: Path) -> None:
     assert corner > middle > np.median(cell)  # Sr at the corners, Ti in the middle
     barium = found["barium/1"].attrs["oddlattice"]
     assert np.hypot(*barium["a_px"]) == pytest.approx(13, abs=0.7)
-    mos2 = found["mos2/1"].attrs["oddlattice"]
-    assert min(abs(mos2["gamma_deg"] - 60), abs(mos2["gamma_deg"] - 120)) < 5
+    assert rows["mos2"]["state"] == "no_model"  # of a crystal that was named, not of any
     assert rows["moire"]["state"] == "no_lattice"
     shutil.rmtree(tmp_path / "images.zarr")
