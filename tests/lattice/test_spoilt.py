@@ -1,9 +1,9 @@
-"""Blank borders, lines and steps of the current are found, and the cells they lie in masked."""
+"""Blank borders and lines are found, and the cells they lie in masked."""
 
 import numpy as np
 import pytest
 
-from oddlattice.lattice.spoilt import blank_pixels, spoilt_cells, step_rows
+from oddlattice.lattice.spoilt import blank_pixels, spoilt_cells
 
 RNG = np.random.default_rng(1)
 PERIOD_PX = 16.0
@@ -37,11 +37,3 @@ def test_a_border_is_masked_with_a_margin() -> None:
     image[:12] = 0
     found = spoilt_cells(image, nodes(), PERIOD_PX)
     assert found[:4].all() and not found[6:].any()
-
-
-def test_a_step_is_found_where_it_is_and_a_slope_is_none() -> None:
-    rows = 300 + RNG.normal(0, 0.5, 400)
-    assert not step_rows(rows * np.linspace(1, 1.3, 400), PERIOD_PX).any()
-    rows[200:] *= 0.95
-    near = np.flatnonzero(step_rows(rows, PERIOD_PX))
-    assert near[0] >= 160 and near[-1] <= 240 and 200 in near

@@ -1,4 +1,4 @@
-"""Where a scan is spoilt: blank borders and lines, saturated patches, steps of the current. Such cells are masked."""
+"""Where a scan is spoilt: blank borders and lines, and saturated patches. Such cells are masked."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +11,6 @@ from oddlattice.numerics.arrays import Array, Bools
 
 RUN_PX = 24  # so many equal pixels in a line are no image
 POOL_PX = 4  # pixels a side of a square of the map
-STEP = 0.02  # relative change of a line's mean within a pixel that is no crystal's
-STEP_OVER_USUAL = 8.0  # and over what is usual in the image
 MARGIN_PERIODS = 3.5  # about a wide blank area: the frame's displacements are smoothed over so far
 BAND_ROWS = 256  # a multiple of POOL_PX
 
@@ -36,24 +34,6 @@ def blank_pixels(band: npt.NDArray[Any]) -> Bools:
     return np.asarray(blank, dtype=bool)
 
 
-def step_rows(means: Array, period_px: float) -> Bools:
-    """Rows within two periods of a step in the mean of the rows (n,); nan where a row is blank."""
-    width = max(int(round(2 * period_px)), 4)
-    near = np.zeros(len(means), dtype=bool)
-    if len(means) < 4 * width or not np.isfinite(means).any():
-        return near
-    known = np.where(np.isfinite(means), means, np.nanmedian(means))
-    total = np.concatenate([[0.0], np.cumsum(known)])
-    before = total[width:-width] - total[: -2 * width]
-    after = total[2 * width :] - total[width:-width]
-    change = np.abs(np.log(np.maximum(after, 1e-12) / np.maximum(before, 1e-12)))
-    bar = max(STEP, STEP_OVER_USUAL * float(np.median(change)))
-    highest = (change >= ndimage.maximum_filter1d(change, width)) & (change > bar)
-    for at in np.flatnonzero(highest) + width:
-        near[max(at - width, 0) : at + width] = True
-    return near
-
-
 def _with_margin(pooled: Bools, period_px: float) -> Bools:
     """The map of blank squares, wide areas with the cells whose displacements are smoothed together with them."""
     wide = ndimage.binary_opening(pooled, np.ones((2, 2), dtype=bool))  # a single line is none
@@ -62,7 +42,7 @@ def _with_margin(pooled: Bools, period_px: float) -> Bools:
 
 
 def spoilt_cells(image: Any, nodes_px: Array, period_px: float) -> Bools:
-    """Cells that a blank pixel or a step of the current lies in.
+    """Cells that a blank pixel lies in, and those about wide blank areas.
 
     Parameters
     ----------
@@ -78,20 +58,12 @@ def spoilt_cells(image: Any, nodes_px: Array, period_px: float) -> Bools:
     """
     rows, cols = image.shape
     pooled = np.zeros((-(-rows // POOL_PX), -(-cols // POOL_PX)), dtype=bool)
-    means = np.full(rows, np.nan)
     for band in _bands(rows):
-        values = np.asarray(image[band], dtype=np.float32)
-        blank = blank_pixels(values)
-        count = (~blank).sum(1)
-        filled = count >= max(0.2 * cols, 1)
-        sums = np.where(blank, 0.0, values).sum(1, dtype=np.float64)
-        means[band] = np.where(filled, sums / np.maximum(count, 1), np.nan)
+        blank = blank_pixels(np.asarray(image[band], dtype=np.float32))
         wide = np.pad(blank, [(0, -blank.shape[0] % POOL_PX), (0, -cols % POOL_PX)])
         squares = np.logical_or.reduce(wide.reshape(wide.shape[0] // POOL_PX, POOL_PX, -1, POOL_PX), axis=(1, 3))
         pooled[band.start // POOL_PX : band.start // POOL_PX + squares.shape[0]] = squares
     pooled = _with_margin(pooled, period_px)
-    lines = np.pad(step_rows(means, period_px), (0, -rows % POOL_PX)).reshape(-1, POOL_PX)
-    pooled |= np.logical_or.reduce(lines, axis=1)[:, None]
     if not pooled.any():
         return np.zeros((nodes_px.shape[1] - 1, nodes_px.shape[2] - 1), dtype=bool)
     ends = (slice(None, -1), slice(1, None))
