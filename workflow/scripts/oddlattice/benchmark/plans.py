@@ -58,7 +58,7 @@ PLANS = {
         1024,
         MAIN,
         150,
-        tuple(c for c in product(_DOSES, _JITTERS) if c not in MAIN),
+        OTHER,
         24,
         215,
         300,

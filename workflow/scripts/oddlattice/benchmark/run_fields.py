@@ -60,7 +60,7 @@ def analysed(
     target = zarr.open_group(MemoryStore(), mode="w", zarr_format=3)
     if reason := infer_image(source, target, model, predictor, replace(setup.infer, method=predictor.method)):
         return reason
-    image = load_registered(source, target, [pixel_nm, pixel_nm])
+    image = load_registered(source, target, (pixel_nm, pixel_nm))
     return image, find_in_image(image, setup.defects)[0]
 
 

@@ -14,6 +14,7 @@ from oddlattice.defects.raw_maps import InCounts, Map, write_maps
 from oddlattice.defects.registered import NOWHERE, load_registered
 from oddlattice.defects.tables import defect_row, dose_counts_per_nm2, image_figures, lattice_figures
 from oddlattice.lattice.coordinates import Coordinates
+from oddlattice.lattice.pixel_size import header_nm
 from oddlattice.process.sandbox import Fault
 from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.groups import grain_of, group_of, said_of, values_of
@@ -60,7 +61,7 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
     if model["state"] != "analysed":
         return Analysis(found)
     found["model"] = model["model"]
-    tiles, header = grain_of(stores.tiles, name), source.get("pixel_nm_header")
+    tiles, header = grain_of(stores.tiles, name), header_nm(source)
     with TemporaryDirectory(dir=stores.scratch, prefix=".z-") as scratch:
         tally, maps = find_by_parts(name, tiles, differences, header, settings, Path(scratch))
         image = load_registered(tiles, differences, header, NOWHERE)

@@ -18,14 +18,14 @@ from oddlattice.defects.regions import Cells, broken_cells, crowded_cells, exten
 from oddlattice.defects.registered import Registered, load_registered
 from oddlattice.defects.tables import Piece, Tally
 from oddlattice.lattice.columns import mean_cell, px_of
-from oddlattice.lattice.subareas import Part, in_px, is_inside, parts_of
+from oddlattice.lattice.pixel_size import PixelNm
+from oddlattice.lattice.subareas import CHUNK_CELLS, Part, in_px, is_inside, parts_of
 from oddlattice.model.known_defects import Trial
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.groups import array_of, said_of, values_of
 from oddlattice.storage.windows import Windows, give_back
 
-CHUNK_CELLS = 32
 MAP_BYTES = 96 << 20  # of each map of a huge image are kept unpacked while it is laid back
 AROUND_CELLS = 2  # neighbourhood of a part of a huge image: a column's window and its neighbours
 
@@ -121,7 +121,7 @@ def find_by_parts(
     name: str,
     tiles: zarr.Group,
     differences: zarr.Group,
-    header: list[float] | None,
+    header: PixelNm | None,
     settings: DefectSettings,
     scratch: Path,
 ) -> tuple[Tally, dict[str, Float | Windows]]:

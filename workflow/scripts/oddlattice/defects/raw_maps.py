@@ -9,6 +9,7 @@ import numpy.typing as npt
 import zarr
 
 from oddlattice.lattice.coordinates import Coordinates
+from oddlattice.lattice.pixel_size import PixelNm
 from oddlattice.lattice.record import turned_over
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.compiled import compiled
@@ -163,16 +164,15 @@ def _round(bits: npt.NDArray[np.int32]) -> None:
 
 
 def write_maps(
-    group: zarr.Group, maps: dict[str, Map], coordinates: Coordinates, shape: tuple[int, int], header: Any
+    group: zarr.Group, maps: dict[str, Map], coordinates: Coordinates, shape: tuple[int, int], header: PixelNm | None
 ) -> None:
     """Write lattice-frame maps as OME-Zarr images in the raw frame, with the raw image's scale.
 
     Values are rounded to `KEPT_BITS`: what noise decides is not worth the disk.
     """
-    pixel = (float(header[0]), float(header[1])) if header else None
     with ExitStack() as stack:
         images = [
-            stack.enter_context(Bands(group.create_group(name), shape, np.float32, pixel, name=name)) for name in maps
+            stack.enter_context(Bands(group.create_group(name), shape, np.float32, header, name=name)) for name in maps
         ]
         for start in range(0, shape[0], BAND_ROWS):
             rows = slice(start, min(start + BAND_ROWS, shape[0]))

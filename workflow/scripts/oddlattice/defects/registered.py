@@ -8,7 +8,7 @@ import zarr
 
 from oddlattice.lattice.columns import ColumnShape, as_cells
 from oddlattice.lattice.coordinates import Coordinates
-from oddlattice.lattice.pixel_size import reckoned_nm
+from oddlattice.lattice.pixel_size import PixelNm, reckoned_nm
 from oddlattice.lattice.subareas import Part, in_px
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.storage.groups import said_of, values_of
@@ -35,7 +35,7 @@ class Registered:
 
 
 def load_registered(
-    tiles: zarr.Group, differences: zarr.Group, header: list[float] | None, part: Part | None = None
+    tiles: zarr.Group, differences: zarr.Group, header: PixelNm | None, part: Part | None = None
 ) -> Registered:
     """Collect what the tile and infer stages wrote of an analysed image, or of a part of it."""
     lattice, model = said_of(tiles), said_of(differences)

@@ -21,6 +21,7 @@ from oddlattice.defects.listing import Defect, Judged
 from oddlattice.defects.null import change_error, shift_error_pm
 from oddlattice.defects.registered import Registered
 from oddlattice.lattice.coordinates import Coordinates
+from oddlattice.lattice.pixel_size import header_nm, mean_nm
 from oddlattice.lattice.subareas import Part
 from oddlattice.model.known_defects import Trial
 from oddlattice.numerics.arrays import Array, Mask
@@ -250,12 +251,12 @@ def crystal_figures(lattice: Row) -> Row:
 
 def lattice_figures(source: Row, lattice: Row) -> Row:
     """What is known of an image before it is analysed, for products.IMAGES."""
-    header = source.get("pixel_nm_header")
+    header = header_nm(source)
     row: Row = {
         "rows": source["rows"],
         "cols": source["cols"],
         "acquired": source.get("acquired", ""),
-        "pixel_nm_header": math.sqrt(header[0] * header[1]) if header else None,
+        "pixel_nm_header": mean_nm(header) if header else None,
         "a_nm": lattice.get("a_nm_header"),
         "b_nm": lattice.get("b_nm_header"),
     }

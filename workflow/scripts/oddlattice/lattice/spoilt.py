@@ -1,6 +1,5 @@
 """Where a scan is spoilt: blank borders and lines, and saturated patches. Such cells are masked."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,6 @@ RUN_PX = 24  # so many equal pixels in a line are no image
 POOL_PX = 4  # pixels a side of a square of the map
 MARGIN_PERIODS = 3.5  # about a wide blank area: the frame's displacements are smoothed over so far
 BAND_ROWS = 256  # a multiple of POOL_PX
-
-
-def _bands(rows: int) -> Iterator[slice]:
-    yield from (slice(start, min(start + BAND_ROWS, rows)) for start in range(0, rows, BAND_ROWS))
 
 
 def blank_pixels(band: npt.NDArray[Any]) -> Bools:
@@ -58,11 +53,11 @@ def spoilt_cells(image: Any, nodes_px: Array, period_px: float) -> Bools:
     """
     rows, cols = image.shape
     pooled = np.zeros((-(-rows // POOL_PX), -(-cols // POOL_PX)), dtype=bool)
-    for band in _bands(rows):
-        blank = blank_pixels(np.asarray(image[band], dtype=np.float32))
+    for start in range(0, rows, BAND_ROWS):
+        blank = blank_pixels(np.asarray(image[start : start + BAND_ROWS]))
         wide = np.pad(blank, [(0, -blank.shape[0] % POOL_PX), (0, -cols % POOL_PX)])
         squares = np.logical_or.reduce(wide.reshape(wide.shape[0] // POOL_PX, POOL_PX, -1, POOL_PX), axis=(1, 3))
-        pooled[band.start // POOL_PX : band.start // POOL_PX + squares.shape[0]] = squares
+        pooled[start // POOL_PX : start // POOL_PX + squares.shape[0]] = squares
     pooled = _with_margin(pooled, period_px)
     if not pooled.any():
         return np.zeros((nodes_px.shape[1] - 1, nodes_px.shape[2] - 1), dtype=bool)
