@@ -6,7 +6,7 @@ import pytest
 from scipy.special import ndtr
 
 from oddlattice.defects.fdr import q_values
-from oddlattice.statistics.two_groups import (
+from oddlattice.defects.two_groups import (
     CANDIDATE,
     SIZES,
     Count,
