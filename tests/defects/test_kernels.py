@@ -175,7 +175,7 @@ def test_a_leaning_null_is_not_taken_for_heavier_columns() -> None:
     """Counting few electrons leans upwards: without it, far too many bulk columns would be called heavier."""
     rng = np.random.default_rng(12)
     z = stats.pearson3.rvs(0.15, size=200_000, random_state=rng)
-    null = Null(0.0, 1.0, np.zeros(2), np.eye(2), 4000, skewness_of(z[:4000]))
+    null = Null(0.0, 1.0, np.zeros(2), np.eye(2), 4000, *skewness_of(z[:4000]))
     plain = replace(null, skewness=0.0)
     quiet = np.stack([z, np.zeros_like(z), np.zeros_like(z)], axis=1)
     p, p_plain = (n.judge(quiet, np.ones(len(z))).p_value / 2 for n in (null, plain))  # Sidak: half of it each

@@ -159,17 +159,27 @@ def chance_of(defect: Defect, losses: Curves, shifts: Curves) -> float:
     return by_shift if defect.kind == "displaced" else max(by_change, by_shift if defect.kind == "unknown" else 0.0)
 
 
-def corrected_count(defects: Sequence[Defect], losses: Curves, shifts: Curves, false: float) -> tuple[float, ...]:
-    """Number of point defects there are, of those that are found at least every second time; with a 95 % interval.
+def corrected_count(
+    defects: Sequence[Defect], losses: Curves, shifts: Curves
+) -> tuple[tuple[float, float, float], int]:
+    """Number of point defects there are, of those that are found at least every second time.
 
-    Every defect listed stands for one over its chance of being found (Horvitz and Thompson 1952,
-    doi:10.1080/01621459.1952.10483446); the `false` alarms expected at the threshold, which stand there where the
-    chance is one half, are taken off.
+    Every defect listed stands for its probability of being real over its chance of being found; source: Horvitz and
+    Thompson 1952, doi:10.1080/01621459.1952.10483446.
+
+    Returns
+    -------
+    tuple of float
+        The number, and its 95 % interval.
+    int
+        Listed defects that are left out, because fewer than half of their like would be found.
     """
-    chances = np.array([chance_of(d, losses, shifts) for d in defects if d.kind != "extended"])
-    weights = 1 / chances[chances >= COUNTED_FROM]
-    low, high = weighted_poisson_interval(weights)
-    return tuple(max(float(value) - false / COUNTED_FROM, 0.0) for value in (weights.sum(), low, high))
+    points = [d for d in defects if d.kind != "extended"]
+    chances = np.array([chance_of(d, losses, shifts) for d in points])
+    real = np.array([d.probability_real for d in points])
+    counted = chances >= COUNTED_FROM
+    weights = real[counted] / chances[counted]
+    return (float(weights.sum()), *weighted_poisson_interval(weights)), int((~counted).sum())
 
 
 def pooled_rows(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> list[dict[str, Any]]:

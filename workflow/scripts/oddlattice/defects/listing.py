@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oddlattice.defects.beside import Without, fit_change
-from oddlattice.defects.fdr import decide
+from oddlattice.defects.fdr import Decision, decide
 from oddlattice.defects.kind_probabilities import (
     CERTAIN,
     CORE_BELOW,
@@ -18,6 +18,7 @@ from oddlattice.defects.kind_probabilities import (
 )
 from oddlattice.defects.noise import Noise
 from oddlattice.defects.null import SiteColumns, change_error, shift_error_pm
+from oddlattice.defects.two_groups import two_groups
 from oddlattice.numerics import distributions
 from oddlattice.numerics.arrays import Array
 
@@ -32,7 +33,7 @@ class Defect:
     ----------
     uv : tuple of float
         Place [cells].
-    site, kind, probability : what and how sure
+    site, kind, probability : what, and how probable this kind is if something is there
     z, p, q : of the test; nan where there was none
     change, change_sigma : relative intensity
     shift_pm, shift_sigma_pm : displacement (row, col) [pm]
@@ -43,6 +44,8 @@ class Defect:
         Index in the crystal's cell; None of what is no column.
     in_region : bool
         Whether it stands in an extended region or at its rim.
+    probability_real : float
+        That it is no false alarm; nan of a region.
     """
 
     uv: tuple[float, float]
@@ -60,6 +63,7 @@ class Defect:
     cells: int = 0
     column: int | None = None
     in_region: bool = False
+    probability_real: float = np.nan
 
 
 @dataclass
@@ -84,6 +88,10 @@ class Judged:
     flagged : ndarray of shape (n,), bool
     cut : float
         Largest p-value of a column that is listed, or the one that a further defect would need.
+    probability_real : ndarray of shape (n,)
+        That a column changed; nan of those that are not counted here.
+    false_dispersion : float
+        Variance of the number of false alarms over that of independent ones: how well the image tells probabilities.
     defects : list of Defect
     """
 
@@ -97,6 +105,8 @@ class Judged:
     q: Array = field(default_factory=lambda: np.empty(0))
     flagged: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=bool))
     cut: float = 0.0
+    probability_real: Array = field(default_factory=lambda: np.empty(0))
+    false_dispersion: float = 1.0
     defects: list[Defect] = field(default_factory=list)
 
     @property
@@ -132,12 +142,36 @@ def decide_together(parts: list[Judged], fdr: float) -> None:
     decision = decide(np.concatenate([np.empty(0), *p]), np.concatenate([np.empty(0), *extra]), _tests(parts), fdr)
     q = np.split(decision.q, np.cumsum([len(some) for some in p])[:-1])
     q_extra = np.split(decision.q_extra, np.cumsum([len(some) for some in extra])[:-1])
-    for part, q_own, q_places in zip(parts, q, q_extra, strict=True):
+    places = _tell_who_is_real(parts, decision, fdr)
+    for part, q_own, q_places, real in zip(parts, q, q_extra, places, strict=True):
         part.q = np.ones(len(part.own))
         part.q[part.own] = q_own
         part.flagged, part.cut = part.q <= fdr, decision.cut
         part.defects = _listed(part)
-        part.defects += [replace(e, q=float(q)) for e, q in zip(part.extras, q_places, strict=True) if q <= fdr]
+        part.defects += [
+            replace(e, q=float(q), probability_real=float(r))
+            for e, q, r in zip(part.extras, q_places, real, strict=True)
+            if q <= fdr
+        ]
+
+
+def _tell_who_is_real(parts: list[Judged], decision: Decision, fdr: float) -> list[Array]:
+    """Fill how probably each column of an image has changed; the same of the places between them, part by part."""
+    odd_as = [site.verdict.odd_as for part in parts for site in part.kinds]
+    own = np.concatenate([np.empty(0, dtype=bool), *(part.own for part in parts)])
+    extra = np.array([place.p for part in parts for place in part.extras])
+    unseen = max(_tests(parts) - len(extra), 0)  # cells in which nothing stands out
+    p = np.concatenate([*(part.p[part.own] for part in parts), extra, np.ones(unseen)])
+    kind = np.concatenate([np.empty(0, dtype="U9"), *odd_as])[own]
+    kind = np.concatenate([kind, np.full(len(extra) + unseen, "extra")])
+    listed = np.concatenate([decision.q, decision.q_extra, np.ones(unseen)]) <= fdr
+    found = two_groups(p, kind, np.zeros(len(p), dtype=np.int8), listed)
+    chance, of_places, _ = np.split(found.probability_real, np.cumsum([len(decision.q), len(extra)]))
+    for part, some in zip(parts, np.split(chance, np.cumsum([part.own.sum() for part in parts])[:-1]), strict=True):
+        part.probability_real = np.full(len(part.own), np.nan)
+        part.probability_real[part.own] = some
+        part.false_dispersion = found.false_dispersion
+    return np.split(of_places, np.cumsum([len(part.extras) for part in parts])[:-1])
 
 
 def _tests(parts: list[Judged]) -> int:
@@ -150,7 +184,11 @@ def _listed(judged: Judged) -> list[Defect]:
     first = np.cumsum([0, *(len(site.cells) for site in judged.kinds)])
     listed = np.flatnonzero(judged.flagged)
     return [
-        replace(_defect(judged, judged.kinds[kind[k]], int(k - first[kind[k]]), judged.windows[int(k)]), q=judged.q[k])
+        replace(
+            _defect(judged, judged.kinds[kind[k]], int(k - first[kind[k]]), judged.windows[int(k)]),
+            q=float(judged.q[k]),
+            probability_real=float(judged.probability_real[k]),
+        )
         for k in listed[np.argsort(p[listed], kind="stable")]
     ]
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from oddlattice.defects.false_alarms import FalseAlarms
 from oddlattice.defects.injection import (
     Curves,
     corrected_count,
@@ -54,6 +55,7 @@ def column_rows(image_id: str, judged: Judged, coordinates: Coordinates) -> pl.D
                     "z": v.z,
                     "p_value": v.p_value,
                     "q_value": judged.q[start : start + n],
+                    "probability_real": judged.probability_real[start : start + n],
                     "z_intensity": v.z_intensity,
                     "z_shift": v.z_shift,
                     "anm": tested.anm,
@@ -92,6 +94,7 @@ def defect_row(about: Row, defect: Defect, image: Registered, cell_nm2: float) -
         "site": defect.site,
         "kind": defect.kind,
         "kind_probability": _number(defect.probability),
+        "probability_real": _number(defect.probability_real),
         "z": _number(defect.z),
         "p_value": _number(defect.p),
         "q_value": _number(defect.q),
@@ -147,8 +150,8 @@ class Tally:
         Recovered against lost intensity, and against displacement, by site.
     trials : list of dict
         Rows of products.COMPLETENESS.
-    false : float
-        Number of false alarms to be expected.
+    false_dispersion : float
+        Of the number of false alarms, see `TwoGroups`.
     taken : ndarray of shape (U, V), bool
         Cells of regions and of their rims.
     """
@@ -161,7 +164,7 @@ class Tally:
     losses: Curves = field(default_factory=dict)
     shifts: Curves = field(default_factory=dict)
     trials: list[Row] = field(default_factory=list)
-    false: float = 0.0
+    false_dispersion: float = 1.0
     taken: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
 
     def add(self, image_id: str, piece: Piece) -> None:
@@ -176,7 +179,7 @@ class Tally:
         self.losses = pooled_curves(self.losses, loss_curves(judged, noise, piece.cell))
         self.shifts = pooled_curves(self.shifts, shift_curves(judged, judged.vectors_pm))
         self.trials = pooled_rows(self.trials, trial_rows(judged, noise, piece.cell, judged.vectors_pm, self.known))
-        self.false += judged.cut * int((own & ~judged.flagged).sum())
+        self.false_dispersion = judged.false_dispersion
 
 
 def published_figures(tally: Tally, band_std: float) -> Row:
@@ -202,7 +205,9 @@ def image_figures(tally: Tally, mask: Mask, cell_nm2: float, settings: DefectSet
     regions = [d for d in tally.defects if d.kind == "extended"]
     area = float(np.count_nonzero((mask > 0) & ~tally.taken)) * cell_nm2
     low, high = poisson_interval(len(points))
-    corrected = [value / max(area, 1e-9) for value in corrected_count(points, tally.losses, tally.shifts, tally.false)]
+    corrected, left_out = corrected_count(points, tally.losses, tally.shifts)
+    ends = [value / max(area, 1e-9) for value in corrected]
+    false = FalseAlarms.among(np.array([d.probability_real for d in points]), tally.false_dispersion)
     emptied = [rows[-1] for rows in tally.losses.values()]
     n, hits = sum(int(r["n"]) for r in emptied), sum(round(r["n"] * r["recovered"]) for r in emptied)
     figures: Row = {
@@ -213,7 +218,10 @@ def image_figures(tally: Tally, mask: Mask, cell_nm2: float, settings: DefectSet
         "density_per_nm2": len(points) / area if area else None,
         "density_ci_low": low / area if area else None,
         "density_ci_high": high / area if area else None,
-        **dict(zip((f"density_corrected_{end}" for end in ("per_nm2", "ci_low", "ci_high")), corrected, strict=True)),
+        **dict(zip((f"density_corrected_{end}" for end in ("per_nm2", "ci_low", "ci_high")), ends, strict=True)),
+        "density_corrected_left_out": left_out,
+        **false.row(),
+        "false_dispersion": tally.false_dispersion,
         "area_nm2": area,
         "fdr": settings.fdr,
         "noise_model": NOISE_MODEL,

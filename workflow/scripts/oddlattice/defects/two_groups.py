@@ -28,7 +28,7 @@ SPREAD = 0.15  # of |z| about each of them, as a part of it, beside the null's o
 PARTS = np.geomspace(1e-5, 0.3, 12)  # of an image's columns that changed: means of beta distributions
 LIKENESS = 2.0  # their first parameter: they are about as wide as 0.7 of their means
 WARM_UP, DRAWS = 150, 400
-SWEEPS, MANY = 5, 100_000  # between two draws where candidates are few; so many candidates are looked at in all of them
+SWEEPS, MANY = 1, 100_000  # between two draws where candidates are few; so many candidates are looked at in all of them
 LEVELS = (0.68, 0.95)
 
 
@@ -60,6 +60,13 @@ class TwoGroups:
     probability_real: Array
     listed: Index
     false: Bools
+
+    @property
+    def false_dispersion(self) -> float:
+        """Variance of the number of false ones listed, over that of independent ones of these probabilities; from 1."""
+        chance = self.probability_real[self.listed]
+        independent = float((chance * (1 - chance)).sum())
+        return max(float(self.false.sum(axis=1).var()) / independent, 1.0) if independent > 0 else 1.0
 
     def expected_false(self, chosen: Bools) -> Count:
         """How many of the listed ones among the `chosen` columns (n,) are false."""

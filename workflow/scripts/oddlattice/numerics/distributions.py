@@ -62,7 +62,8 @@ def pearson3_sf(level: Array | float, skewness: float) -> Array:
 
     A gamma distribution of shape 4 / skewness^2, moved and scaled; the normal where there is no skewness.
     """
-    if skewness < 1e-5:
+    if abs(skewness) < 1e-5:
         return normal_sf(level)
     shape = 4 / skewness**2
-    return np.asarray(special.gammaincc(shape, np.maximum(shape + np.sqrt(shape) * np.asarray(level), 0.0)))
+    beyond = special.gammaincc if skewness > 0 else special.gammainc
+    return np.asarray(beyond(shape, np.maximum(shape + np.sign(skewness) * np.sqrt(shape) * np.asarray(level), 0.0)))

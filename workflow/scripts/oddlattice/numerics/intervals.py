@@ -7,7 +7,7 @@ second to load.
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaincinv, ndtri  # not scipy.stats: three times as long to load
+from scipy.special import betainc, gammaincc, gammaincinv, ndtri  # not scipy.stats: three times as long to load
 
 
 def wilson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -41,3 +41,27 @@ def weighted_poisson_interval(weights: npt.NDArray[np.float64], level: float = 0
     low = float(gammaincinv(total**2 / spread, tail) * spread / total) if len(weights) else 0.0
     above, wider = total + most, spread + most**2
     return low, float(gammaincinv(above**2 / wider, 1 - tail) * wider / above)
+
+
+def count_interval(mean: float, variance: float, most: int, level: float = 0.95) -> tuple[int, int]:
+    """Interval of a whole number of at most `most`, of which mean and variance are known.
+
+    Quantiles of a binomial, Poisson or negative binomial distribution, whichever has this mean and variance; a sum of
+    independent events of different probability is close to the first.
+    """
+    if most <= 0 or mean <= 0:
+        return 0, 0
+    numbers = np.arange(most + 1, dtype=np.float64)
+    if variance < 0.999 * mean:
+        trials = mean**2 / (mean - variance)
+        # a number of trials need not be whole: the binomial's tail is a beta probability
+        below = np.where(
+            numbers < trials, betainc(np.maximum(trials - numbers, 1e-9), numbers + 1, 1 - mean / trials), 1.0
+        )
+    elif variance > 1.001 * mean:
+        size = mean**2 / (variance - mean)
+        below = betainc(size, numbers + 1, size / (size + mean))
+    else:
+        below = gammaincc(numbers + 1, mean)
+    low, high = (int(np.searchsorted(below, tail)) for tail in ((1 - level) / 2, (1 + level) / 2))
+    return min(low, most), min(high, most)

@@ -77,6 +77,11 @@ IMAGES: Schema = {
     "density_corrected_per_nm2": pl.Float64,  # for chance of being found and false alarms; of those found half the time
     "density_corrected_ci_low": pl.Float64,
     "density_corrected_ci_high": pl.Float64,
+    "density_corrected_left_out": pl.Int64,  # listed defects so faint that fewer than half of their like are found
+    "expected_false": pl.Float64,  # of the point defects listed: sum of 1 - probability_real
+    "expected_false_ci_low": pl.Float64,  # the number of false ones lies between these with 95 %
+    "expected_false_ci_high": pl.Float64,
+    "false_dispersion": pl.Float64,  # variance of that number over that of independent defects
     "area_nm2": pl.Float64,
     "fdr": pl.Float64,
     "noise_model": pl.String,
@@ -122,6 +127,7 @@ COLUMNS: Schema = {
     "z": pl.Float64,
     "p_value": pl.Float64,
     "q_value": pl.Float64,
+    "probability_real": pl.Float64,  # that the column has changed
     "z_intensity": pl.Float64,
     "z_shift": pl.Float64,
     "anm": pl.Float64,  # published score
@@ -167,7 +173,8 @@ DEFECTS: Schema = {
     "column": pl.Int64,  # index in the crystal's cell; null of what is no column
     "site": pl.String,
     "kind": pl.String,  # vacancy-like | lighter | heavier | displaced | extra | extended | unknown
-    "kind_probability": pl.Float64,
+    "kind_probability": pl.Float64,  # of this kind, if the defect is real
+    "probability_real": pl.Float64,  # that it is no false alarm; null of a region
     "z": pl.Float64,
     "p_value": pl.Float64,
     "q_value": pl.Float64,
@@ -242,7 +249,9 @@ DENSITIES: Schema = {
     "model": pl.String,
     "kind": pl.String,
     "number": pl.Int64,
-    "expected_false": pl.Float64,
+    "expected_false": pl.Float64,  # sum of 1 - probability_real
+    "expected_false_ci_low": pl.Float64,  # the number of false ones lies between these with 95 %
+    "expected_false_ci_high": pl.Float64,
     "area_nm2": pl.Float64,
     "density_per_nm2": pl.Float64,  # as flagged
     "ci_low_per_nm2": pl.Float64,
