@@ -23,7 +23,7 @@ def archive(number: int, per_image: int) -> tuple[pl.DataFrame, pl.DataFrame, di
     rows = [
         {"image_id": names[k // per_image], "path": "", "kind": KINDS[k % 4], "site": ("Sr", "Ti")[k % 2],
          "z": (-1) ** k * (4 + (k * 7919 % 1000) / 100), "p_value": (k * 31 % 97) / 1e6, "row_px": 10.0 + k % 50 * 12,
-         "col_px": 50.0, "kind_probability": 0.5 + (k % 50) / 100, "review": "rejected" if k == 1 else ""}
+         "col_px": 50.0, "probability_real": 0.5 + (k % 50) / 100, "review": "rejected" if k == 1 else ""}
         for k in range(number)
     ]  # fmt: skip
     images = [{"image_id": name, "path": f"day {k % 2}/{name}.dm4", "model": "sto"} for k, name in enumerate(names)]

@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 
+from oddlattice.defects.false_alarms import FalseAlarms
 from oddlattice.numerics.intervals import poisson_interval, wilson
 from oddlattice.statistics import densities
 from oddlattice.statistics.densities import Found
 
-IMAGE = {"area_nm2": 100.0, "fdr": 0.05, "defects": 10}
+IMAGE = {"area_nm2": 100.0, "defects": 10}
+FALSE = {"vacancy-like": FalseAlarms(6, 0.3, 0.25), "heavier": FalseAlarms(4, 1.0, 0.7)}
 VACANCY = {"completeness_vacancy": 0.8, "completeness_vacancy_ci_low": 0.711, "completeness_vacancy_ci_high": 0.867}
 
 
@@ -69,11 +71,13 @@ def test_intervals_cover_the_density_put_in(per_nm2: float, completeness: float,
 
 def test_densities_by_kind_of_one_image_by_hand() -> None:
     kinds = ["vacancy-like"] * 6 + ["heavier"] * 4
-    vacancy, heavier, every = densities.densities_by_kind([kinds], [IMAGE | VACANCY])
+    vacancy, heavier, every = densities.densities_by_kind([kinds], [IMAGE | VACANCY], [FALSE])
     assert (vacancy["kind"], vacancy["number"], vacancy["density_per_nm2"]) == ("vacancy-like", 6, 0.06)
-    # 6 flagged, 5 % of them false, 80 % found: 6 * 0.95 / 0.8 / 100
+    # 6 flagged, 0.3 of them false, 80 % found: 6 * 0.95 / 0.8 / 100
     assert vacancy["corrected_per_nm2"] == pytest.approx(0.07125, rel=1e-3)
-    assert vacancy["expected_false"] == pytest.approx(0.3)
+    assert (vacancy["expected_false"], heavier["expected_false"]) == (0.3, 1.0)
+    assert every["expected_false"] == pytest.approx(1.3)
+    assert (every["expected_false_ci_low"], every["expected_false_ci_high"]) == (0, 4)
     assert vacancy["corrected_ci_low_per_nm2"] < 0.07125 < vacancy["corrected_ci_high_per_nm2"]
     assert (heavier["corrected_per_nm2"], heavier["not_corrected"]) == (
         None,
@@ -86,17 +90,19 @@ def test_densities_by_kind_of_one_image_by_hand() -> None:
 
 def test_any_completeness_column_there_is_is_taken() -> None:
     row = IMAGE | {f"completeness_heavier{end}": v for end, v in (("", 0.5), ("_ci_low", 0.4), ("_ci_high", 0.6))}
-    assert densities.densities_by_kind([["heavier"]], [row])[0]["corrected_per_nm2"] == pytest.approx(0.019, rel=1e-3)
+    assert densities.densities_by_kind([["heavier"]], [row], [FALSE])[0]["corrected_per_nm2"] == pytest.approx(
+        0.015, rel=1e-3
+    )
     without = densities.completeness_of(row | {"completeness_heavier": None}, "heavier")
     assert without is None
 
 
 def test_all_kinds_of_one_image_take_the_image_tables_correction() -> None:
     row = IMAGE | {f"density_corrected_{end}": v for end, v in (("per_nm2", 0.2), ("ci_low", 0.1), ("ci_high", 0.4))}
-    every = densities.densities_by_kind([["heavier"]], [row])[-1]
+    every = densities.densities_by_kind([["heavier"]], [row], [{}])[-1]
     ends = [every[f"corrected_{end}per_nm2"] for end in ("", "ci_low_", "ci_high_")]
     assert (ends, every["not_corrected"]) == ([0.2, 0.1, 0.4], "")
-    assert densities.densities_by_kind([["heavier"], []], [row, row])[-1]["corrected_per_nm2"] is None
+    assert densities.densities_by_kind([["heavier"], []], [row, row], [{}, {}])[-1]["corrected_per_nm2"] is None
 
 
 def test_images_pool_by_area() -> None:
@@ -106,7 +112,7 @@ def test_images_pool_by_area() -> None:
 
 def test_too_low_a_completeness_is_not_divided_by() -> None:
     low = {"completeness_vacancy": 0.02, "completeness_vacancy_ci_low": 0.0055, "completeness_vacancy_ci_high": 0.07}
-    row = densities.densities_by_kind([["vacancy-like"]], [IMAGE | low])[0]
+    row = densities.densities_by_kind([["vacancy-like"]], [IMAGE | low], [{}])[0]
     assert row["corrected_per_nm2"] is None and "too low" in row["not_corrected"]
 
 
@@ -126,5 +132,5 @@ def test_site_fractions_by_hand() -> None:
 
 def test_defects_of_an_image_without_a_pixel_size_are_on_no_area() -> None:
     images = [IMAGE, IMAGE | {"area_nm2": None, "defects": 50}]
-    *_, every = densities.densities_by_kind([["lighter"] * 10, ["lighter"] * 50], images)
+    *_, every = densities.densities_by_kind([["lighter"] * 10, ["lighter"] * 50], images, [{}, {}])
     assert (every["number"], every["area_nm2"], every["density_per_nm2"]) == (10, 100.0, 0.1)

@@ -196,7 +196,7 @@ def test_methods_name_every_parameter_and_number_their_references() -> None:
             smallest_loss_90=0.2,
         )
     ]
-    found = across_images.compare(rows, {"1": {"lighter": 7}}, {}, {"1": "folder"}, 1) | {"group_by": "folder"}
+    found = across_images.compare(rows, {"1": {"lighter": 7}}, {}, {"1": "folder"}, {}, 1) | {"group_by": "folder"}
     found = methods.paragraphs(rows, found, CONFIG, VERSIONS)
     text = methods.markdown(found)
     for part in ("oddlattice 0.1.0", "HyperSpy 2.5.0", "16.0 pm", "900 unit cells (100 nm²)", "1800 atomic columns",
@@ -229,7 +229,7 @@ def test_populations_are_told_in_words() -> None:
 
 
 def test_an_empty_archive_has_a_page(tmp_path: Path) -> None:
-    empty = across_images.compare([], {}, {}, {}, 1) | {"group_by": "folder"}
+    empty = across_images.compare([], {}, {}, {}, {}, 1) | {"group_by": "folder"}
     (tmp_path / "statistics.json").write_text(json.dumps(empty))
     made = made_up.Shard(tmp_path / "none").write()
     write_statistics.main(

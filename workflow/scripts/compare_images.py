@@ -8,7 +8,7 @@ import polars as pl
 from oddlattice.process.logs import log_to
 from oddlattice.run.stage_settings import StatisticsSettings
 from oddlattice.statistics.across_images import compare, metadata_of
-from oddlattice.statistics.counting import counts_by_kind
+from oddlattice.statistics.counting import counts_by_kind, false_by_kind
 from oddlattice.statistics.groups import group_name
 from oddlattice.statistics.populations import population_table
 from oddlattice.storage.atomic import write_text
@@ -71,7 +71,9 @@ def main(
     plain = group_by == "folder" or (rows and group_by in rows[0])
     metadata = {} if plain else metadata_of(images_zarr, {row["image_id"] for row in rows})
     names = {row["image_id"]: group_name(row, metadata.get(row["image_id"], {}), group_by) for row in rows}
-    found = compare(rows, counts_by_kind(pl.read_parquet(defects)), sites, names, seed) | {"group_by": group_by}
+    listed, spread = pl.read_parquet(defects), {row["image_id"]: row["false_dispersion"] for row in rows}
+    false = false_by_kind(listed, spread)
+    found = compare(rows, counts_by_kind(listed), sites, names, false, seed) | {"group_by": group_by}
     print(f"{len(rows)} images, {len(found['groups'])} groups, {len(found['trends'])} trends")
     for name, schema in TABLES.items():
         write_csv(table([{k: row[k] for k in schema} for row in found[name]], schema), out_csv[name])

@@ -178,7 +178,7 @@ def corrected_count(
     chances = np.array([chance_of(d, losses, shifts) for d in points])
     real = np.array([d.probability_real for d in points])
     counted = chances >= COUNTED_FROM
-    weights = real[counted] / chances[counted]
+    weights = np.maximum(real[counted], 1e-9) / chances[counted]
     return (float(weights.sum()), *weighted_poisson_interval(weights)), int((~counted).sum())
 
 

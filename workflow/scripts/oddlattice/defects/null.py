@@ -83,7 +83,7 @@ class Null:
         )
 
     def _leaning(self, tail: Array, sign: int) -> Array:
-        """Upper (sign 1) or lower (-1) tails (n,) of a distribution with this skewness, where without it they are `tail`.
+        """Upper (sign 1) or lower (-1) tails (n,) of a distribution with this skewness; without it they are `tail`.
 
         Pearson III. A skewness that is not known well: the mean over it, by Gauss and Hermite with two points.
         """

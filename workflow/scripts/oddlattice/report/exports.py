@@ -37,8 +37,8 @@ _PLACE = "image"  # name of what stands for the image in matplotlib's drawing
 _OUTLINED: list[AbstractPathEffect] = [withStroke(linewidth=1.9, foreground=DARK)]  # seen on light and on dark columns
 _NAMES = uuid.UUID("5f5e9c3e-6f0b-5a55-9a3e-3f1c3a1f0d11")  # of ours alone: the same defect keeps its id
 _MEASURED = (
-    "z q_value kind_probability intensity_change intensity_change_sigma shift_row_pm shift_col_pm shift_sigma_pm "
-    "row_nm col_nm area_nm2 anm"
+    "z q_value probability_real kind_probability intensity_change intensity_change_sigma shift_row_pm shift_col_pm "
+    "shift_sigma_pm row_nm col_nm area_nm2 anm"
 ).split()
 
 

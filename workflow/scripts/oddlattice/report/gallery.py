@@ -33,7 +33,6 @@ def gallery_data(defects: pl.DataFrame, images: pl.DataFrame, pages: dict[str, s
     number = {name: k for k, name in enumerate(listed["image_id"])}
     shown = in_page_order(defects).with_columns(at=pl.col("image_id").cum_count().over("image_id") - 1)
     shown = shown.filter(pl.col("image_id").is_in(list(number)))
-    real = "probability_real" if "probability_real" in shown.columns else "kind_probability"
     kinds, sites = list(KINDS), sorted(set(shown["site"].drop_nulls()))
     return {
         "images": {
@@ -51,7 +50,7 @@ def gallery_data(defects: pl.DataFrame, images: pl.DataFrame, pages: dict[str, s
             "review": [VERDICTS.index(said) if said in VERDICTS else 0 for said in shown["review"].fill_null("")],
             "grain": _column(shown, "grain", 0),
             "z": _column(shown, "z", 2),
-            "probability": _column(shown, real, 3),
+            "probability": _column(shown, "probability_real", 3),
             "change": _column(shown, "intensity_change", 3),
             "row": _column(shown, "row_px", 5),
             "col": _column(shown, "col_px", 5),

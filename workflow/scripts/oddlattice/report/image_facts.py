@@ -32,9 +32,13 @@ def sentence(text: object) -> str:
     return found[:1].upper() + found[1:]
 
 
-def expected_false(row: Row) -> float | None:
-    """Defects of an image that are expected to be false discoveries."""
-    return row["defects"] * row["fdr"] if row["defects"] is not None and n.usable(row["fdr"]) else None
+def expected_false(row: Row) -> str:
+    """How many of the defects that a row is about are expected to be false, with the interval; "" where not known."""
+    number, low, high = (row.get(f"expected_false{end}") for end in ("", "_ci_low", "_ci_high"))
+    if not (n.usable(number) and n.usable(low) and n.usable(high)):
+        return ""
+    about = "fewer than 0.1" if 0 < number < 0.1 else n.fixed(number, 1 if number < 10 else 0)
+    return f"{about} ({n.fixed(low, 0)} to {n.fixed(high, 0)})"
 
 
 def title(row: Row) -> str:
@@ -76,22 +80,28 @@ def key_figures(row: Row) -> list[Row]:
     flagged, tested, fdr = row["defects"] or 0, row["columns_tested"], row["fdr"]
     masked, cells = row["cells_masked"] or 0, (row["cells_analysed"] or 0) + (row["cells_masked"] or 0)
     without = f"; {n.significant(100 * masked / cells, 2)} % of the cells masked" if masked else ""
-    expected = n.significant(expected_false(row), 1)
-    false = f"of {n.count(flagged)} flagged, about {expected} expected to be false" if flagged else "nothing is flagged"
+    expected = expected_false(row)
+    false = f"; expected to be false: {expected}" if expected else ""
+    false = false if flagged else ": nothing is flagged"
     corrected, around = n.interval(*(row[f"density_corrected_{end}"] for end in ("per_nm2", "ci_low", "ci_high")))
     note = f"95 % interval {between}"
     if corrected != n.NONE:
-        note += f"; {corrected} ({around}) corrected for what is missed and for false alarms"
+        note += f"; {corrected} ({around}) corrected for what is missed and for false alarms{_left_out(row)}"
     found = [
         _figure("Defects per nm²", density, "nm⁻²" if density != n.NONE else "", note),
-        _figure("Flagged columns", n.count(flagged), "", f"of {n.count(tested)} tested"),
+        _figure("Flagged columns", n.count(flagged), "", f"of {n.count(tested)} tested{false}"),
         _figure(
             "Area tested",
             n.significant(row["area_nm2"]),
             "nm²" if n.usable(row["area_nm2"]) else "",
             f"{_of_image(row)}{n.count(row['cells_analysed'])} cells{without}",
         ),
-        _figure("False-discovery rate", n.significant(100 * fdr, 2) if n.usable(fdr) else n.NONE, "%", false),
+        _figure(
+            "False-discovery rate",
+            n.significant(100 * fdr, 2) if n.usable(fdr) else n.NONE,
+            "%",
+            "at most, on average over many images",
+        ),
     ]
     if row["extended_regions"]:
         area = f"{n.significant(row['extended_area_nm2'], 2)} nm² in all, not counted as point defects"
@@ -104,6 +114,15 @@ def key_figures(row: Row) -> list[Row]:
         found.append(_figure("Detectable loss", n.NONE, "", "no loss of intensity is found 9 times in 10"))
     found.append(_completeness(row))
     return found
+
+
+def _left_out(row: Row) -> str:
+    """What the corrected density leaves out."""
+    out = row.get("density_corrected_left_out")
+    if not out:
+        return ""
+    verb = "is" if out == 1 else "are"
+    return f"; {n.count(out)} of the flagged {verb} left out of it, too faint: fewer than half of their like are found"
 
 
 def _of_image(row: Row) -> str:

@@ -95,7 +95,6 @@ def page_numbers(image: Image, statistics: Row, display: Display, histograms: Ro
         "lattice": image.lattice,
         "model": image.model,
         "ruler": {"pixel_nm": pixel_nm, "from": ruler},
-        "expected_false": image_facts.expected_false(row),
         "kinds": dict(Counter(str(kind or "unknown") for kind in image.defects["kind"]).most_common()),
         "sites": display.cells["sites"] if display.cells else [],
         "completeness": image.losses,

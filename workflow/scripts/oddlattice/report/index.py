@@ -8,6 +8,7 @@ import polars as pl
 import yaml
 
 from oddlattice.report import numbers as n
+from oddlattice.report.image_facts import expected_false
 from oddlattice.report.index_lines import STATES, URGENCY
 from oddlattice.report.pages import render
 from oddlattice.statistics.reviews import recall
@@ -113,10 +114,13 @@ def summary(lines: list[Row], rows: list[Row], discovered: pl.DataFrame, totals:
     before = f"; {n.count(flagged)} before review" if flagged != counted["number"] else ""
     once = ", of a stack its first frame" if counted["images"] < analysed else ""
     states = f"{n.count(len(rows))} images, {n.count(len(rows) - analysed)} refused"
+    false = expected_false(counted)
+    sure = f"; expected to be false: {false}" if counted["number"] and false else ""
+    tested = f"of {n.count(counted['columns_tested'])} columns tested{before}{sure}"
     found = [
         ("Files found", n.count(discovered.height), "", waiting),
         ("Images analysed", n.count(analysed), "", states),
-        ("Defects", n.count(counted["number"]), "", f"of {n.count(counted['columns_tested'])} columns tested{before}"),
+        ("Defects", n.count(counted["number"]), "", tested),
         ("Area tested", n.significant(counted["area_nm2"]), "nm²", f"in {n.count(counted['images'])} images{once}"),
         ("Needs attention", n.count(urgent), "", "listed first below, with the reason"),
     ]
@@ -146,6 +150,12 @@ def index_numbers(
     }
 
 
+def _expected_real(flagged: Row) -> str:
+    """Part of the flagged defects that is expected to be real; "" where it is not known."""
+    false = flagged.get("expected_false")
+    return n.percent(1 - false / flagged["number"]) if n.usable(false) and flagged["number"] else ""
+
+
 def index_page(numbers: Row, provenance: Row, twin: str) -> bytes:
     """The index as a page; `twin` is the name of the file with its numbers."""
     lines, states, config = numbers["lines"], numbers["states"], provenance["config"]
@@ -167,7 +177,7 @@ def index_page(numbers: Row, provenance: Row, twin: str) -> bytes:
         figures=numbers["figures"],
         states=known,
         review=numbers["review"],
-        fdr_text=n.percent(1 - config["defects"]["fdr"]),
+        expected_real=_expected_real(numbers["totals"]["flagged"]),
         sessions=len(numbers["sessions"]),
         total=n.count(len(lines)),
         top=n.significant(top, 2),

@@ -5,12 +5,14 @@ from typing import Any
 
 from oddlattice.predict.methods import METHODS
 from oddlattice.report import numbers as n
+from oddlattice.report.image_facts import expected_false
 from oddlattice.statistics import pair_correlation
 from oddlattice.storage.rows import Row
 
 #: What is cited, by a key of our own. Checked against the publishers' pages.
 REFERENCES = {
     "bh": "Y. Benjamini, Y. Hochberg, J. R. Stat. Soc. B 57 (1995) 289, doi:10.1111/j.2517-6161.1995.tb02031.x",
+    "efron": "B. Efron, Stat. Sci. 23 (2008) 1, doi:10.1214/07-STS236",
     "garwood": "F. Garwood, Biometrika 28 (1936) 437, doi:10.1093/biomet/28.3-4.437",
     "wilson": "E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209, doi:10.1080/01621459.1927.10502953",
     "gpa": "M. J. Hÿtch, E. Snoeck, R. Kilaas, Ultramicroscopy 74 (1998) 131, doi:10.1016/S0304-3991(98)00035-7",
@@ -107,6 +109,8 @@ def _of_images(
 def _of_detection(rows: Sequence[Row], found: Row, config: Mapping[str, Any], cite: Cited) -> str:
     models = sorted({str(row["model"]) for row in rows})
     columns, number = (found["totals"]["reviewed"][key] for key in ("columns_tested", "number"))
+    false = expected_false(found["totals"]["reviewed"])
+    among = f", of which {false} are expected to be false by the two-groups model {cite('efron')}" if false else ""
     infer, defects = config["infer"], config["defects"]
     return (
         f"The bulk was predicted by {_methods_of(config, cite)} (model {', '.join(models) or 'none'}; adapted to each "
@@ -115,8 +119,9 @@ def _of_detection(rows: Sequence[Row], found: Row, config: Mapping[str, Any], ci
         f"intensity and a displacement, in the noise measured in the same image, and judged against the scatter of "
         f"the image's own columns of that site, {n.percent(defects['shift_share'], 1)} of the false alarms being "
         f"allowed to the displacement. Columns were flagged at a false-discovery rate of "
-        f"{n.percent(defects['fdr'], 1)} within each image {cite('bh')}; {n.count(number)} point defects were found. "
-        f"Regions without the lattice, and {defects['extended_columns']} or more neighbouring columns displaced alike, "
+        f"{n.percent(defects['fdr'], 1)} within each image {cite('bh')}; {n.count(number)} point defects were "
+        f"found{among}. Regions without the lattice, and {defects['extended_columns']} or more neighbouring columns "
+        f"displaced alike, "
         f"count as extended defects; point defects in them are listed, not counted. "
         f"Completeness was measured by injecting losses of intensity into each image's own bulk columns; the smallest "
         f"loss found nine times in ten was {_spread([row['smallest_loss_90'] for row in rows], '%', 100)}."
@@ -127,7 +132,7 @@ def _of_numbers(found: Row, config: Mapping[str, Any], cite: Cited) -> str:
     return (
         f"Densities are given with exact Poisson intervals of 95 % {cite('garwood')}, proportions with Wilson's "
         f"{cite('wilson')}; where the completeness of a kind was measured, densities were corrected for it and for "
-        f"the false-discovery rate. Clustering was tested by the pair correlation of flagged columns against columns "
+        f"the false alarms expected. Clustering was tested by the pair correlation of flagged columns against columns "
         f"drawn at random from the tested ones of the same site, with a global envelope of up to "
         f"{pair_correlation.SIMULATIONS} draws by extreme rank length {cite('envelope')}. Trends are Poisson "
         f"regressions with the analysed area as exposure; groups of images (by {found['group_by']}) were compared by "

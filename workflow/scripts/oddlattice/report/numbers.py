@@ -85,6 +85,13 @@ def percent(value: float | None, decimals: int = 0) -> str:
     return NONE if value is None or not math.isfinite(value) else f"{fixed(100 * value, decimals)} %"
 
 
+def chance(value: float | None) -> str:
+    """A probability as per cent; never 0 or 100: nobody knows that."""
+    if not usable(value):
+        return NONE
+    return "< 1 %" if value < 0.005 else "> 99 %" if value >= 0.995 else percent(value)
+
+
 def with_error(value: float | None, error: float | None, unit: str = "", digits: int = 2, digits_alone: int = 3) -> str:
     """`value ± error unit` rounded to `digits` digits of the error; without an error, `digits_alone` of the value."""
     if value is None or not math.isfinite(value):

@@ -6,6 +6,7 @@ import math
 from oddlattice.report import numbers as n
 from oddlattice.report import vector_fields
 from oddlattice.report.charts import Axis, Point, Series, at_x, at_y, chart
+from oddlattice.report.image_facts import expected_false
 from oddlattice.report.plots import ticks
 from oddlattice.storage.rows import Row
 
@@ -26,6 +27,7 @@ def density_rows(found: list[Row]) -> list[Row]:
             {
                 "name": "all kinds" if row["kind"] == "all" else row["kind"],
                 "number": n.count(row["number"]),
+                "false": expected_false(row) or n.NONE,
                 "density": density,
                 "interval": between,
                 "completeness": n.percent(row["completeness"], 1) if n.usable(row["completeness"]) else n.NONE,

@@ -18,9 +18,9 @@ from oddlattice.storage.rows import Row
 
 
 def _probabilities(row: Row) -> str:
-    """How likely a defect is real, and of its kind."""
-    known = {"real": row.get("probability_real"), "kind": row["kind_probability"]}
-    return " · ".join(f"{word} {n.percent(value)}" for word, value in known.items() if n.usable(value))
+    """How likely a defect is no false alarm, and of its kind if it is none."""
+    known = {"real": row.get("probability_real"), "if so, this kind": row["kind_probability"]}
+    return " · ".join(f"{word} {n.chance(value)}" for word, value in known.items() if n.usable(value))
 
 
 DEFECT_KEYS = (

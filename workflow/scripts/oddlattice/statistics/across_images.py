@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import zarr
 
+from oddlattice.defects.false_alarms import FalseAlarms
 from oddlattice.statistics import densities
-from oddlattice.statistics.counting import as_reviewed, one_of_each_stack
+from oddlattice.statistics.counting import as_reviewed, one_of_each_stack, together
 from oddlattice.statistics.groups import compare_groups, folders, pooled
 from oddlattice.statistics.trends import trends_of_series
 from oddlattice.storage.groups import group_of, listed_in, said_of
@@ -14,14 +15,18 @@ from oddlattice.storage.rows import Row
 
 
 def by_model(
-    rows: Sequence[Row], counts: Mapping[str, Mapping[str, int]], sites: Mapping[str, list[Row]]
+    rows: Sequence[Row],
+    counts: Mapping[str, Mapping[str, int]],
+    sites: Mapping[str, list[Row]],
+    false: Mapping[str, Mapping[str, FalseAlarms]],
 ) -> tuple[list[Row], list[Row]]:
     """Densities and site fractions over all images of each model."""
     kinds, fractions = [], []
     for model in sorted({str(row["model"]) for row in rows}):
         images = [row for row in rows if str(row["model"]) == model]
         each = [list(Counter(counts.get(row["image_id"], {})).elements()) for row in images]
-        kinds += [{"model": model} | row for row in densities.densities_by_kind(each, images)]
+        alarms = [false.get(row["image_id"], {}) for row in images]
+        kinds += [{"model": model} | row for row in densities.densities_by_kind(each, images, alarms)]
         tested: Counter[str] = Counter()
         flagged: list[tuple[str, str]] = []
         for row in images:
@@ -50,6 +55,7 @@ def compare(
     counts: Mapping[str, Mapping[str, int]],
     sites: Mapping[str, list[Row]],
     names: Mapping[str, str],
+    false: Mapping[str, Mapping[str, FalseAlarms]],
     seed: int,
 ) -> Row:
     """What all images show together: the content of statistics.json.
@@ -64,17 +70,19 @@ def compare(
         image_id -> fractions of sites, see `densities.site_fractions`.
     names : mapping
         image_id -> group.
+    false : mapping
+        image_id -> kind -> false alarms expected among them, see `counting.false_by_kind`.
     seed : int
         Of the simulated p-values of trends.
     """
     reviewed = as_reviewed(rows)
     each = one_of_each_stack(reviewed)
-    kinds, fractions = by_model(each, counts, sites)
+    kinds, fractions = by_model(each, counts, sites, false)
     listed, compared = compare_groups(each, counts, names)
     return {
         "images": len(reviewed),
         "images_counted": len(each),
-        "totals": totals(rows, each, counts),
+        "totals": totals(rows, each, counts, false),
         "folders": folders(each, counts),
         "densities": kinds,
         "sites": fractions,
@@ -84,7 +92,12 @@ def compare(
     }
 
 
-def totals(rows: Sequence[Row], each: Sequence[Row], counts: Mapping[str, Mapping[str, int]]) -> Row:
+def totals(
+    rows: Sequence[Row],
+    each: Sequence[Row],
+    counts: Mapping[str, Mapping[str, int]],
+    false: Mapping[str, Mapping[str, FalseAlarms]],
+) -> Row:
     """All images together, each place of the sample once: as flagged, and as people reviewed them.
 
     Parameters
@@ -95,11 +108,17 @@ def totals(rows: Sequence[Row], each: Sequence[Row], counts: Mapping[str, Mappin
         Those that count, as people reviewed them.
     counts : mapping
         image_id -> kind -> point defects, as people reviewed them.
+    false : mapping
+        image_id -> kind -> false alarms expected among them.
     """
     kinds: Counter[str] = sum((Counter(counts.get(str(row["image_id"]), {})) for row in each), Counter())
     flagged = {str(row["image_id"]): {"any": row["defects"] or 0} for row in rows}
+    told = [row.get("expected_false") for row in one_of_each_stack(rows)]
+    known = [value for value in told if value is not None]
+    as_flagged = sum(known) if len(known) == len(told) else None
+    alarms = together(false.get(str(row["image_id"]), {}) for row in each)
     sums = {key: sum(row[key] or 0 for row in each) for key in ("columns_tested", "cells_analysed", "cells_masked")}
     return {
-        "flagged": pooled(one_of_each_stack(rows), flagged),
-        "reviewed": pooled(each, counts) | sums | {"kinds": dict(kinds.most_common())},
+        "flagged": pooled(one_of_each_stack(rows), flagged) | {"expected_false": as_flagged},
+        "reviewed": pooled(each, counts) | sums | {"kinds": dict(kinds.most_common())} | alarms.row(),
     }

@@ -7,9 +7,11 @@ from typing import Any
 
 import polars as pl
 
+from oddlattice.defects.false_alarms import FalseAlarms
 from oddlattice.storage.rows import Row
 
 REVIEWED_AWAY = ("rejected",)  # defects that a person said are none
+REVIEWED_REAL = ("confirmed", "other")  # and those that a person said are there
 
 
 def point_defects(defects: pl.DataFrame) -> pl.DataFrame:
@@ -34,6 +36,28 @@ def counts_by_kind(defects: pl.DataFrame) -> dict[str, Counter[str]]:
     for image, kind in zip(points["image_id"], kinds_of(points), strict=True):
         found.setdefault(image, Counter())[kind] += 1
     return found
+
+
+def false_by_kind(defects: pl.DataFrame, dispersion: Mapping[str, float | None]) -> dict[str, dict[str, FalseAlarms]]:
+    """False alarms expected among the point defects of each kind in each image; what a person confirmed is none.
+
+    `dispersion` is that of each image, see `TwoGroups`.
+    """
+    points = point_defects(defects).with_columns(kind=pl.col("kind").fill_null("unknown"))
+    confirmed = pl.col("review").fill_null("").is_in(REVIEWED_REAL)
+    points = points.with_columns(real=pl.when(confirmed).then(1.0).otherwise(pl.col("probability_real")))
+    found: dict[str, dict[str, FalseAlarms]] = {}
+    for (image, kind), some in points.group_by("image_id", "kind", maintain_order=True):
+        real = some["real"].fill_null(float("nan")).to_numpy()
+        spread = dispersion.get(str(image)) or 1.0
+        found.setdefault(str(image), {})[str(kind)] = FalseAlarms.among(real, spread)
+    return found
+
+
+def together(images: Iterable[Mapping[str, FalseAlarms]], kind: str | None = None) -> FalseAlarms:
+    """False alarms of a kind (None: of all) in images together."""
+    parts = (some for image in images for name, some in image.items() if kind in (None, name))
+    return sum(parts, FalseAlarms())
 
 
 def as_reviewed(rows: Sequence[Row]) -> list[Row]:

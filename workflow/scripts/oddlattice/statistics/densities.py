@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from scipy import optimize, special
 
+from oddlattice.defects.false_alarms import FalseAlarms
 from oddlattice.numerics.intervals import poisson_interval, wilson
 from oddlattice.statistics import poisson
+from oddlattice.statistics.counting import together
 from oddlattice.storage.rows import Row
 
 LEAST_COMPLETENESS = 0.05  # below this lower limit of the completeness a correction is no more than a guess
@@ -102,7 +104,11 @@ def pooled(founds: Sequence[Found], areas_nm2: Sequence[float]) -> Found:
     return Found(part * trials, trials)
 
 
-def densities_by_kind(kinds: Sequence[Sequence[str]], images: Sequence[Mapping[str, Any]]) -> list[Row]:
+def densities_by_kind(
+    kinds: Sequence[Sequence[str]],
+    images: Sequence[Mapping[str, Any]],
+    false: Sequence[Mapping[str, FalseAlarms]],
+) -> list[Row]:
     """Number and density of each kind of point defect, as flagged and corrected, each with its 95 % interval.
 
     Parameters
@@ -110,30 +116,30 @@ def densities_by_kind(kinds: Sequence[Sequence[str]], images: Sequence[Mapping[s
     kinds : sequence of sequence of str
         Kind of each point defect of each image.
     images : sequence of mapping
-        Rows of the images table (products.IMAGES) of the analysed images: area_nm2, fdr, completeness columns.
+        Rows of the images table (products.IMAGES) of the analysed images: area_nm2, completeness columns.
+    false : sequence of mapping
+        False alarms among the defects of each kind of each image.
 
     Returns
     -------
     list of dict
         A row for each kind, the most frequent first, and one for all together. Intervals are widened by the scatter
-        of the images beyond counting. `corrected_per_nm2` takes off the
-        part that the false-discovery rate lets pass (shared by all kinds alike) and divides by the completeness; it is
-        None, and `not_corrected` says why, where completeness is not known for this kind in every image.
+        of the images beyond counting. `corrected_per_nm2` takes off the false alarms expected of the kind and divides
+        by the completeness; it is None, and `not_corrected` says why, where completeness is not known for this kind in
+        every image.
     """
     area = sum(row["area_nm2"] or 0.0 for row in images)
     if not area:
         return []
-    false = [row["fdr"] or 0.0 for row in images]
-    share = sum(f * (row["defects"] or 0) for f, row in zip(false, images, strict=True))
-    share /= max(sum(row["defects"] or 0 for row in images), 1)
     areas = [row["area_nm2"] or 0.0 for row in images]
     numbers = {kind: [list(some).count(kind) for some in kinds] for kind in sorted({k for some in kinds for k in some})}
+    on_area = [some for some, area_nm2 in zip(false, areas, strict=True) if area_nm2]
     rows = []
     for kind, each in sorted(numbers.items(), key=lambda item: (-sum(item[1]), item[0])):
-        count = Count.of(each, areas)
-        rows.append(_density(kind, count, share) | _corrected(kind, count, share, images))
+        count, alarms = Count.of(each, areas), together(on_area, kind)
+        rows.append(_density(kind, count, alarms) | _corrected(kind, count, alarms, images))
     every = Count.of([len(some) for some in kinds], areas)
-    return [*rows, _density("all", every, share) | _corrected_whole(images)]
+    return [*rows, _density("all", every, together(on_area)) | _corrected_whole(images)]
 
 
 def _corrected_whole(images: Sequence[Mapping[str, Any]]) -> Row:
@@ -161,13 +167,13 @@ class Count:
         return cls(sum(n for n, _ in kept), sum(a for _, a in kept), max(spread or 1.0, 1.0))
 
 
-def _density(kind: str, count: Count, share: float) -> Row:
+def _density(kind: str, count: Count, false: FalseAlarms) -> Row:
     number, area = count.number, count.area_nm2
     low, high = poisson_interval(number, dispersion=count.dispersion)
     return {
         "kind": kind,
         "number": number,
-        "expected_false": number * share,
+        **false.row(),
         "area_nm2": area,
         "density_per_nm2": number / area,
         "ci_low_per_nm2": low / area,
@@ -180,7 +186,7 @@ def _density(kind: str, count: Count, share: float) -> Row:
     }
 
 
-def _corrected(kind: str, count: Count, share: float, images: Sequence[Mapping[str, Any]]) -> Row:
+def _corrected(kind: str, count: Count, false: FalseAlarms, images: Sequence[Mapping[str, Any]]) -> Row:
     used = [row for row in images if row["area_nm2"]]
     founds = [completeness_of(row, kind) for row in used]
     known = [f for f in founds if f is not None]
@@ -189,7 +195,9 @@ def _corrected(kind: str, count: Count, share: float, images: Sequence[Mapping[s
     found = pooled(known, [row["area_nm2"] for row in used])
     if wilson_low(found) < LEAST_COMPLETENESS:
         return {"completeness": found.part, "not_corrected": "completeness is too low to divide by"}
-    exposure = count.area_nm2 / (1 - share)
+    if not false.share < 1:
+        return {"completeness": found.part, "not_corrected": "how many are false is not known"}
+    exposure = count.area_nm2 / (1 - false.share)
     value, low, high = corrected_density(count.number / count.dispersion, exposure / count.dispersion, found)
     return {
         "completeness": found.part,

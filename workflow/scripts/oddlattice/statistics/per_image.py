@@ -13,7 +13,7 @@ from oddlattice.lattice.columns import ColumnShape
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.numerics.arrays import Array
 from oddlattice.statistics import densities, pair_correlation, polar
-from oddlattice.statistics.counting import kinds_of, point_defects, seed_for
+from oddlattice.statistics.counting import false_by_kind, kinds_of, point_defects, seed_for
 from oddlattice.statistics.populations import site_populations
 from oddlattice.storage.groups import FIRST_GRAIN, grain_of, group_of, said_of, values_of
 from oddlattice.storage.products import COLUMN_KEY, PLACES
@@ -30,11 +30,12 @@ def defect_figures(row: Row, defects: pl.DataFrame, columns: pl.DataFrame) -> Ro
     defects, columns : polars.DataFrame
         The image's rows of products.DEFECTS and products.COLUMNS.
     """
-    points = point_defects(defects)
+    points, name = point_defects(defects), str(row["image_id"])
+    false = false_by_kind(defects, {name: row["false_dispersion"]}).get(name, {})
     tested = dict(columns.group_by("site").len().iter_rows())
     flagged = [(str(site or ""), kind) for site, kind in zip(points["site"], kinds_of(points), strict=True)]
     return {
-        "densities": densities.densities_by_kind([kinds_of(points)], [row]) if row["area_nm2"] else [],
+        "densities": densities.densities_by_kind([kinds_of(points)], [row], [false]) if row["area_nm2"] else [],
         "sites": densities.site_fractions(tested, flagged),
     }
 

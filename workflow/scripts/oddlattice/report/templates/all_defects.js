@@ -17,6 +17,7 @@
     byId(id).append(...values.map((value) => { const option = element("option", "", value || "top folder"); option.value = value; return option; }));
     byId(id).closest("label").hidden = values.length < 2;
   }
+  const chance = (value) => (value < 0.005 ? "< 1 %" : value >= 0.995 ? "> 99 %" : `${Math.round(100 * value)} %`);
   const FILTERS = ["kind", "site", "folder", "model", "review", "probability", "least", "sort"];
   const value = (id) => byId(id).value;
 
@@ -130,7 +131,7 @@
     svg.append(drawn("path", { d: data.kinds[kind].path, stroke: data.kinds[kind].colour }));
     const head = element("div", "line"), z = defects.z[k] === null ? "" : `z ${defects.z[k].toFixed(1).replace("-", "−")}`;
     head.append(svg, element("b", "", [kind, sites[defects.site[k]]].filter(Boolean).join(" · ")), element("span", "soft", said ? { confirmed: "✓ confirmed", rejected: "✕ rejected", other: "+ other kind", conflict: "! disagreement" }[said] : ""));
-    const probability = defects.probability[k] === null ? "" : `${Math.round(100 * defects.probability[k])} %`;
+    const probability = defects.probability[k] === null ? "" : `real ${chance(defects.probability[k])}`;
     const change = defects.change[k] === null ? "" : `${(100 * defects.change[k]).toFixed(0).replace("-", "−")} % intensity`;
     const name = element("div", "soft name", images.path[image].slice(folders[image].length).replace(/^\//, ""));
     name.title = images.path[image];
