@@ -78,7 +78,7 @@ def test_the_cell_is_anchored_right_in_forty_random_draws() -> None:
     errors = []
     for seed in range(40):
         conditions = draw_conditions(rng)
-        side = int(8 * SRTIO3.a_nm / conditions.pixel_nm)
+        side = int(8.5 * SRTIO3.a_nm / conditions.pixel_nm)
         scan = simulate_scan(SRTIO3, conditions, (side, side + 60), seed=seed)
         header = conditions.pixel_nm * float(rng.uniform(0.96, 1.04))
         found = fit_registration(scan.counts, [SRTIO3], (header, header) if seed % 2 else None)
@@ -323,7 +323,7 @@ def test_local_planes_follow_a_slope_to_the_edge() -> None:
 
 
 def test_the_same_image_gives_the_same_bytes() -> None:
-    scan = simulate_scan(SRTIO3, Conditions(rotation_deg=10), (256, 256), seed=0)
+    scan = simulate_scan(SRTIO3, Conditions(rotation_deg=10), (288, 288), seed=0)
     one, two = (register(scan.counts, SRTIO3, (PIXEL_NM, PIXEL_NM)) for _ in range(2))
     assert one.tiles.tobytes() == two.tiles.tobytes()
     assert one.registration.nodes_px.tobytes() == two.registration.nodes_px.tobytes()

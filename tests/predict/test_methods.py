@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from oddlattice.predict.methods import METHODS
-from oddlattice.report.methods import REFERENCES, Cited, _methods_of
+from oddlattice.report.methods import REFERENCES, Cited, _words_of
 from oddlattice.run.settings import load_yaml
 from support.settings import ROOT
 
@@ -26,5 +26,5 @@ def test_a_method_predicts_every_analysed_cell_and_has_words_for_a_paper(name: s
     seen = METHODS[name].begin()(tiles, np.ones((12, 12), np.uint8), lambda t, _: t * 0 + 1)
     assert seen.shape == tiles.shape and seen.dtype == np.float32 and (seen > 0).all()
     cite = Cited()
-    assert "{" not in _methods_of({"infer": {"method": name}}, cite)
+    assert "{" not in _words_of(name, cite)
     assert set(cite.order) <= set(REFERENCES)

@@ -206,6 +206,19 @@ def test_methods_name_every_parameter_and_number_their_references() -> None:
     assert cited == list(range(1, len(found["references"]) + 1))
 
 
+def test_methods_say_how_images_without_a_model_were_predicted() -> None:
+    usual = {"area_nm2": 100.0, "cells_analysed": 900, "cells_masked": 0, "columns_tested": 1800, "pixel_nm": 0.016}
+    usual |= {"smallest_loss_90": 0.2}
+    rows = [row("1", **usual), row("2", **usual | {"model": "own", "pixel_nm": 0.02})]
+    found = across_images.compare(rows, {}, {}, {"1": "folder", "2": "folder"}, 1) | {"group_by": "folder"}
+    both = " ".join(methods.paragraphs(rows, found, CONFIG, VERSIONS)["paragraphs"])
+    assert "The pixel size of 1 image, 16.0 pm, comes from" in both and "(model m; adapted" in both
+    assert "1 image was laid on the unit cell that the image itself shows" in both
+    assert "The bulk of images without a model was predicted by the image's own median unit cell, bent" in both
+    alone = " ".join(methods.paragraphs(rows[1:], found, CONFIG, VERSIONS)["paragraphs"])
+    assert "(model" not in alone and "pm, comes from" not in alone and "1 image was laid on" in alone
+
+
 def test_populations_are_told_in_words() -> None:
     bulk = {"component": 0, "n": 900, "fraction": 0.9, "fraction_low_95": 0.88, "fraction_high_95": 0.92}
     bulk |= {"mean_intensity": 1.0, "scatter": 0.031}

@@ -276,7 +276,7 @@ def register_on_own(
     flattener = fit_flattener(image, frame.period_px)
     (mean,) = measure_mean_cell(image, flattener, frame, [np.eye(2, dtype=np.int64)])
     crystal = own.crystal(pixel_nm or own.nominal_nm)
-    known = lattice, flattener, frame, crystal, None, mean, settings
+    known = lattice, flattener, frame, crystal, None, mean
     measured = measured_on(image, *known, transposed=first.transposed)
     return replace(measured, sign=own.columns.sign), own
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from oddlattice.crystal import PX_PER_CELL, Crystal, PxPerCell
+from oddlattice.crystal import LEAST_CELLS, PX_PER_CELL, Crystal, PxPerCell
 from oddlattice.lattice.fourier import Lattice, Match, NoLatticeError, describe, find_lattice, matches, not_atomic
 from oddlattice.lattice.frame import Flattener, Frame, fit_flattener, fit_frame, flat_strip, lifted, strips
 from oddlattice.lattice.mean_cell import BINS, MeanCell, fit_mean_cell, gather, peaks_of_mean_cell
@@ -37,7 +37,7 @@ from oddlattice.storage.windows import Transposed
 LOCAL_MEAN_CELLS = 3.0  # rms width over which the local mean is taken
 LARGEST_PERIOD_NM = 1.5  # ASSUME: primitive cells in projection are smaller, unless a crystal in use says otherwise
 SCAN_PX = 384  # side of the part of an image that tells along which direction it was scanned
-USUAL = TileSettings(length_tolerance=0.10, strain_tolerance=0.12, content_minimum=0.6, smallest_cells=16)  # as shipped
+USUAL = TileSettings(length_tolerance=0.10, strain_tolerance=0.12, content_minimum=0.6)  # as shipped
 BINNED_PX = 1 << 20  # pixels that make the mean cell; more would not make it better than its systematic errors
 
 
@@ -376,7 +376,7 @@ def fit_registration(
         (mean_cell,) = measure_mean_cell(image, flattener, frame, [np.eye(2, dtype=np.int64)])
         (u, v, _), *_ = peaks_of_mean_cell(mean_cell.cell())
         frame, mean_cell = frame.moved(np.array([u, v])), mean_cell.moved(np.array([u, v]))
-    return measured_on(image, lattice, flattener, frame, crystal, anchor, mean_cell, settings)
+    return measured_on(image, lattice, flattener, frame, crystal, anchor, mean_cell)
 
 
 def measured_on(
@@ -387,14 +387,13 @@ def measured_on(
     crystal: Crystal | None,
     anchor: Anchor | None,
     mean_cell: MeanCell,
-    settings: TileSettings,
     transposed: bool | None = None,
 ) -> Registration:
     """Row shifts, local mean and mask of an image on a frame whose cell and origin are decided.
 
     Whether the scan is `transposed` is asked of the image where it is not known.
     """
-    known = flattener, frame, crystal, anchor, mean_cell, settings
+    known = flattener, frame, crystal, anchor, mean_cell
     if transposed is not None:
         return _measured(image, *known, transposed=transposed)
     found = _measured(image, *known, transposed=False)
@@ -498,14 +497,13 @@ def _measured(
     crystal: Crystal | None,
     anchor: Anchor | None,
     mean_cell: MeanCell,
-    settings: TileSettings,
     transposed: bool,
 ) -> Registration:
     """Row shifts, mask and local mean on a known frame; of an image `transposed`, with rows and columns exchanged."""
     if transposed:
         exchanged: Any = Transposed(image)
         of_it = flattener.transposed, frame.transposed, crystal, anchor, mean_cell
-        found = _measured(exchanged, *of_it, settings, transposed=False)
+        found = _measured(exchanged, *of_it, transposed=False)
         return replace(found, frame=found.frame.transposed, nodes_px=found.nodes_px[::-1], transposed=True)
     begun = _first_pass(image, flattener, frame, mean_cell)
     frame, sharper = begun.frame, begun.mean_cell
@@ -522,10 +520,10 @@ def _measured(
     inside = inside_cells(nodes, frame.shape, min(margin, 0.5 * frame.period_px))
     inside &= ~spoilt_cells(image, nodes, frame.period_px)
     mask = crystalline(statistics, inside)
-    if mask.sum() < settings.smallest_cells:
+    if mask.sum() < LEAST_CELLS:
         raise NoLatticeError(
             f"no lattice: only {int(mask.sum())} whole cells of crystal are in the image; "
-            f"at least {settings.smallest_cells} are needed"
+            f"at least {LEAST_CELLS} are needed"
         )
     finite = np.isfinite(sigmas)
     return Registration(

@@ -130,3 +130,6 @@ METHODS = {
     "template": Method(lambda: predict_template, TEMPLATE_WORDS, "#5d8a2a", any_cell=True),
     "any_crystal": Method(begin_any_crystal, ANY_CRYSTAL_WORDS, "#7f6bc4", takes_residual=False, any_cell=True),
 }
+
+#: The method of images that are on no model's crystal.
+WITHOUT_MODEL = "any_crystal"

@@ -4,12 +4,10 @@ from oddlattice.lattice.columns import as_cells, mean_cell, px_of
 from oddlattice.model.folder import Model
 from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.predict.gpu import Careful, Engine
-from oddlattice.predict.methods import METHODS
+from oddlattice.predict.methods import METHODS, WITHOUT_MODEL
 from oddlattice.predict.network import contrast_of, predict_bulk, predict_on_gpu
 from oddlattice.predict.own_residual import own_residual
 from oddlattice.run.stage_settings import InferSettings
-
-WITHOUT_MODEL = "any_crystal"
 
 
 class Predictor:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from oddlattice.predict.methods import METHODS
+from oddlattice.crystal import CELL_PX, COLUMN_DISTANCE_PX, OWN
+from oddlattice.predict.methods import METHODS, WITHOUT_MODEL
 from oddlattice.report import numbers as n
 from oddlattice.report.image_facts import expected_false
 from oddlattice.statistics import pair_correlation
@@ -55,9 +56,13 @@ def _spread(values: Sequence[float | None], unit: str, factor: float = 1.0) -> s
     return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
 
 
-def _methods_of(config: Mapping[str, Any], cite: Cited) -> str:
-    words = METHODS[config["infer"]["method"]].words
+def _words_of(method: str, cite: Cited) -> str:
+    words = METHODS[method].words
     return words.replace("{vae}", cite("vae")) if "{vae}" in words else words
+
+
+def _counted(rows: Sequence[Row]) -> str:
+    return "1 image" if len(rows) == 1 else f"{n.count(len(rows))} images"
 
 
 def paragraphs(rows: Sequence[Row], found: Row, config: Mapping[str, Any], versions: Mapping[str, str]) -> Row:
@@ -95,26 +100,55 @@ def _of_images(
         f"{how_many} analysed with oddlattice {versions['oddlattice']}, a Snakemake "
         f"{cite('snakemake')} pipeline which reads them with HyperSpy {versions['hyperspy']} {cite('hyperspy')} and "
         f"computes with NumPy {versions['numpy']} and SciPy {versions['scipy']} {cite('numpy', 'scipy')}. "
-        f"The pixel size, {_spread([row['pixel_nm'] for row in rows], 'pm', 1000)}, comes from the fitted lattice "
-        f"and the crystal's lattice constants; images whose header disagreed in length by more than "
-        f"{n.percent(tile['length_tolerance'])} or in shape by more than {n.percent(tile['strain_tolerance'])} were "
-        f"not taken for this crystal. The lattice was fitted from the phases of its strongest reflections "
+        f"{_of_crystals(rows, tile)} The lattice was fitted from the phases of its strongest reflections "
         f"{cite('gpa')} with a slowly varying displacement field, the shifts of scan lines were measured over whole "
-        f"lines and taken out, the image was divided by its local mean and resampled to 20 px per unit cell along both "
-        f"lattice vectors. In all {n.count(cells)} unit cells ({n.significant(area)} nm²) were analysed; regions "
-        f"without the crystal's lattice were masked.{once}"
+        f"lines and taken out, the image was divided by its local mean and resampled along both lattice vectors. "
+        f"In all {n.count(cells)} unit cells ({n.significant(area)} nm²) were analysed; regions without the crystal's "
+        f"lattice were masked.{once}"
     )
 
 
+def _of_crystals(rows: Sequence[Row], tile: Mapping[str, Any]) -> str:
+    """Where the cell and the pixel size of images come from: from a model's crystal, or from the image itself."""
+    known, own = _by_model(rows)
+    size = _spread([row["pixel_nm"] for row in known], "pm", 1000)
+    of_models = (
+        f"The pixel size of {_counted(known)}, {size}, comes from the fitted lattice and the lattice constants of a "
+        f"model's crystal; images whose header disagreed in length by more than {n.percent(tile['length_tolerance'])} "
+        f"or in shape by more than {n.percent(tile['strain_tolerance'])} were not taken for it. Its unit cell was "
+        f"resampled to {CELL_PX} px along both lattice vectors."
+    )
+    of_images = (
+        f"{_counted(own)} {'was' if len(own) == 1 else 'were'} laid on the unit cell that the image itself shows: its "
+        f"cell from the image's reflections, its columns from a fit to the mean cell; neighbouring columns were "
+        f"resampled to about {n.significant(COLUMN_DISTANCE_PX, 2)} px from each other."
+    )
+    return " ".join([of_models] * bool(known) + [of_images] * bool(own))
+
+
+def _by_model(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Images on the crystal of a model, and those on their own."""
+    return [row for row in rows if row["model"] != OWN], [row for row in rows if row["model"] == OWN]
+
+
+def _of_prediction(rows: Sequence[Row], infer: Mapping[str, Any], cite: Cited) -> str:
+    """How bulk was predicted: by the configured method, without a model from the image's own cell."""
+    known, own = _by_model(rows)
+    names = ", ".join(sorted({str(row["model"]) for row in known}))
+    words = _words_of(infer["method"], cite)
+    width = f"{n.significant(infer['smooth_cells'], 2)} unit cells"
+    by_model = f"The bulk was predicted by {words} (model {names}; adapted to each image over {width})."
+    without = f"The bulk of images without a model was predicted by {_words_of(WITHOUT_MODEL, cite)}." if own else ""
+    return " ".join(text for text in (by_model if known or not own else "", without) if text)
+
+
 def _of_detection(rows: Sequence[Row], found: Row, config: Mapping[str, Any], cite: Cited) -> str:
-    models = sorted({str(row["model"]) for row in rows})
     columns, number = (found["totals"]["reviewed"][key] for key in ("columns_tested", "number"))
     false = expected_false(found["totals"]["reviewed"])
     among = f", of which {false} are expected to be false by the two-groups model {cite('efron')}" if false else ""
     infer, defects = config["infer"], config["defects"]
     return (
-        f"The bulk was predicted by {_methods_of(config, cite)} (model {', '.join(models) or 'none'}; adapted to each "
-        f"image over {n.significant(infer['smooth_cells'], 2)} unit cells). At each of the {n.count(columns)} atomic "
+        f"{_of_prediction(rows, infer, cite)} At each of the {n.count(columns)} atomic "
         f"columns the difference between image and prediction was weighed by least-squares kernels for a change of "
         f"intensity and a displacement, in the noise measured in the same image, and judged against the scatter of "
         f"the image's own columns of that site, {n.percent(defects['shift_share'], 1)} of the false alarms being "

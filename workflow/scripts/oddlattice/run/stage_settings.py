@@ -38,7 +38,6 @@ class TileSettings(_Section):
     length_tolerance: float
     strain_tolerance: float
     content_minimum: float
-    smallest_cells: int
 
 
 @dataclass(frozen=True)
