@@ -55,6 +55,24 @@ def test_trends_of_known_slope(slope: float, spread: float) -> None:
         assert claimed / n <= 0.097  # three standard errors above 5 %
 
 
+@pytest.mark.parametrize("images", [3, 4, 6, 12])
+def test_interval_and_p_value_agree(images: int) -> None:
+    """The interval of 95 % leaves out no slope at all exactly where p is below 5 %, few defects or many."""
+    rng, apart = np.random.default_rng(images), 0
+    for level in (1.0, 3.0, 12.0, 60.0):
+        for _ in range(40):
+            x = np.sort(rng.uniform(0, 0.6, images))
+            counts = rng.poisson(level * np.exp(rng.normal(0, 3) * x) * rng.gamma(8, 1 / 8, images))
+            found = poisson.trend(counts.tolist(), rng.uniform(0.5, 2, images).tolist(), x.tolist(), seed=1)
+            if found["p_value"] is None:
+                continue
+            low = -math.inf if found["ci_low"] is None else found["ci_low"]
+            high = math.inf if found["ci_high"] is None else found["ci_high"]
+            assert (found["p_value"] < 0.05) == (not low <= 0 <= high), (counts, found)
+            apart += found["p_value"] < 0.05
+    assert apart > 10
+
+
 def test_few_defects_are_counted_out() -> None:
     # 3 defects in the last of 3 equal images: chance (1/3)^3, the same at the other end: 2/27
     found = poisson.trend([0, 0, 3], [1.0] * 3, [0, 1, 2], seed=5)
