@@ -83,6 +83,18 @@ def test_a_damaged_session_shows_a_slope_and_a_quiet_one_does_not() -> None:
     assert [p["x"] for p in beam["points"]] == [0, 1, 2, 3, 4, 5]
 
 
+def test_three_images_in_36_minutes_are_no_trend() -> None:
+    """How much images of the sample differ is not known from three."""
+    rows, counts = [], {}
+    for k, number in enumerate((4, 14, 40)):
+        rows.append(row(f"i{k}", f"a/{k}.dm4", acquired=f"2026-03-17T10:{18 * k:02d}:00"))
+        counts[f"i{k}"] = Counter({"lighter": number})
+    found = trends.trends_of_series(rows, counts, seed=1)[0]
+    seen = statistics.trend_view(found, {})
+    assert found["p_holm"] < 1e-6 and not seen["claim"] and seen["few"]
+    assert seen["change"].startswith("×") and " over 0.60 h (95 % interval ×" in seen["change"]
+
+
 def test_frames_of_a_stack_are_a_series_and_one_image_of_their_session() -> None:
     rows = [row(f"s-f{k:04d}", "a/stack.emd", frame=k, acquired="2026-03-17T10:00:00") for k in range(4)]
     rows += [row("x", "a/x.emd", acquired="2026-03-17T11:00:00"), row("y", "a/y.emd", acquired="2026-03-17T12:00:00")]

@@ -12,6 +12,7 @@ from oddlattice.storage.rows import Row
 
 BLUE, ORANGE = "#1f78c8", "#d07a1c"
 CLAIM = 0.05
+LEAST_IMAGES = 5  # of a series: fewer do not tell how much images of a sample differ, whatever their defects say
 FOREST = ("ci_low_per_nm2", "density_per_nm2", "ci_high_per_nm2")
 
 
@@ -202,7 +203,6 @@ def trend_view(row: Row, pages: dict[str, str]) -> Row:
         steps = [first + (last - first) * k / 40 for k in range(41)]
         line = [Point(t, row["defects"] / area * math.exp(slope * (t - first))) for t in steps]
         series.append(Series("trend", ORANGE, line, marked=False))
-    per = "hour" if row["unit"] == "h" else "frame"
     return {
         "name": row["series"],
         "kind": "all kinds" if row["kind"] == "all" else row["kind"],
@@ -211,24 +211,27 @@ def trend_view(row: Row, pages: dict[str, str]) -> Row:
         "images": n.count(row["images"]),
         "defects": n.count(row["defects"]),
         "without": n.count(row["images_without_time"]) if row["images_without_time"] else "",
-        "change": _per_unit(row, per),
+        "change": _change(row, last - first),
         "p": n.probability(row["p_value"]),
         "p_holm": n.probability(row["p_holm"]),
         "p_poisson": n.probability(row["p_poisson"]),
         "dispersion": n.significant(row["dispersion"], 2) if n.usable(row["dispersion"]) else n.NONE,
-        "claim": n.usable(row["p_holm"]) and row["p_holm"] < CLAIM,
+        "claim": n.usable(row["p_holm"]) and row["p_holm"] < CLAIM and row["images"] >= LEAST_IMAGES,
+        "few": row["images"] < LEAST_IMAGES,
         "links": [(p["image_id"], pages.get(p["image_id"], "")) for p in row["points"]],
     }
 
 
-def _per_unit(row: Row, per: str) -> str:
+def _change(row: Row, span: float) -> str:
+    """Change of the density over the time or the frames seen: an hour that was not seen tells nothing."""
     if row["p_value"] is None:
         return "nothing is flagged"
     texts = [
-        "unbounded" if row[key] is None else f"×{n.significant(math.exp(min(row[key], 600.0)), 3)}"
+        "unbounded" if row[key] is None else f"×{n.significant(math.exp(min(row[key] * span, 600.0)), 3)}"
         for key in ("slope", "ci_low", "ci_high")
     ]
-    return f"{texts[0]} per {per} (95 % interval {texts[1]} to {texts[2]})"
+    over = f"{n.significant(span, 2)} h" if row["unit"] == "h" else f"{n.count(int(span))} frames"
+    return f"{texts[0]} over {over} (95 % interval {texts[1]} to {texts[2]})"
 
 
 def group_rows(found: list[Row]) -> list[Row]:

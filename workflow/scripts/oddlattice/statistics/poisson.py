@@ -21,6 +21,7 @@ from oddlattice.storage.rows import Row
 FEW = 100  # with fewer defects than this the p-value is counted out in a simulation, not taken from the limit
 SIMULATIONS = 9999
 STEEPEST = 30.0  # a slope beyond exp(30) over the whole range is no number any more
+LEVEL = 0.05  # of p-values whose slopes lie outside the interval
 MOST_PAIRS = 66  # 12 groups: with more, each is compared with all others together
 
 
@@ -54,10 +55,10 @@ def trend(counts: Sequence[int], exposure: Sequence[float], x: Sequence[float], 
     Returns
     -------
     dict
-        `slope` (per unit of x, of the logarithm of the rate), `ci_low`, `ci_high` (profile likelihood; None where the
-        data do not bound it), `p_poisson` (likelihood ratio; simulated for few defects), `dispersion` (Pearson; None
-        for fewer than 4 images), `p_value`: the larger of p_poisson and the F test with the dispersion. All None
-        without defects.
+        `slope` (per unit of x, of the logarithm of the rate); `ci_low`, `ci_high`: profile likelihood, cut where the
+        p-value is 5 %, so that no slope lies outside exactly where it is below; None where the data do not bound it;
+        `p_poisson` (likelihood ratio; simulated for few defects); `dispersion` (Pearson; None for fewer than 4 images);
+        `p_value`: the larger of p_poisson and the F test with the dispersion. All None without defects.
     """
     n, area, place = (np.asarray(values, dtype=np.float64) for values in (counts, exposure, x))
     found: Row = dict.fromkeys(("slope", "ci_low", "ci_high", "p_poisson", "dispersion", "p_value"))
@@ -73,15 +74,15 @@ def trend(counts: Sequence[int], exposure: Sequence[float], x: Sequence[float], 
     best = float(optimize.brentq(fall, -STEEPEST, STEEPEST)) if bounded else math.copysign(STEEPEST, fall(0))
     top = _log_likelihood(best, n, area, unit)
     ratio = max(2 * (top - _log_likelihood(0.0, n, area, unit)), 0.0)
-    p_poisson = float(special.chdtrc(1, ratio)) if n.sum() >= FEW else _simulated(n, area, unit, ratio, seed)
-    dispersion, p_value, reach = None, p_poisson, float(special.chdtri(1, 0.05))
+    p_poisson, reach = _of_counting(ratio) if n.sum() >= FEW else _simulated(n, area, unit, ratio, seed)
+    dispersion, p_value = None, p_poisson
     freedom = len(n) - 2
     if freedom >= 2:
         mean = _expected(best, n, area, unit)
         dispersion = float(((n - mean) ** 2 / np.maximum(mean, 1e-12)).sum() / freedom)
         if dispersion > 1:
             p_value = max(p_poisson, float(special.fdtrc(1, freedom, ratio / dispersion)))
-            reach = max(reach, dispersion * float(special.fdtri(1, freedom, 0.95)))
+            reach = max(reach, dispersion * float(special.fdtri(1, freedom, 1 - LEVEL)))
     ends = [_profile_end(sign, best, top, reach, n, area, unit) for sign in (-1, 1)]
     return {
         "slope": best / span if bounded else None,
@@ -105,31 +106,29 @@ def _profile_end(
     return float(optimize.brentq(drop, min(best, far), max(best, far)))
 
 
-def _simulated(counts: Array, exposure: Array, x: Array, ratio: float, seed: int) -> float:
-    """P-value of the likelihood ratio when every defect falls into an image by its area alone.
+def _of_counting(ratio: float) -> tuple[float, float]:
+    """P-value of a likelihood ratio of many defects, and the ratio of which it is 5 %."""
+    return float(special.chdtrc(1, ratio)), float(special.chdtri(1, LEVEL))
+
+
+def _simulated(counts: Array, exposure: Array, x: Array, ratio: float, seed: int) -> tuple[float, float]:
+    """The same when every defect falls into an image by its area alone, counted out.
 
     With the number of defects given, the ratio depends on sum(counts * x) alone and grows to both sides of its mean.
     """
     if ratio < 1e-9:
-        return 1.0
-    number = float(counts.sum())
-    part = exposure / exposure.sum()
-
-    def at(slope: float) -> tuple[float, float]:
-        mean = _expected(slope, counts, exposure, x)
-        log_sum = math.log(float((part * np.exp(slope * x)).sum()))
-        return float(mean @ x), 2 * (slope * float(mean @ x) - number * log_sum)
-
-    seen = float(counts @ x)
-    sign = 1.0 if seen >= number * float(part @ x) else -1.0
-    far = -sign * STEEPEST
-    other = -sign * math.inf
-    if at(far)[1] >= ratio * (1 - 1e-4):
-        equal = optimize.brentq(lambda slope: at(slope)[1] - ratio * (1 - 1e-4), min(far, 0.0), max(far, 0.0))
-        other = at(float(equal))[0]
+        return 1.0, float(special.chdtri(1, LEVEL))
+    number, part = float(counts.sum()), exposure / exposure.sum()
+    slopes = np.linspace(-STEEPEST, STEEPEST, 601)
+    weight = part * np.exp(slopes[:, None] * x)
+    sums = number * (weight @ x) / weight.sum(axis=1)
+    root = np.sign(slopes) * np.sqrt(np.maximum(2 * (slopes * sums - number * np.log(weight.sum(axis=1))), 0.0))
     drawn = np.random.default_rng(seed).multinomial(int(number), part, SIMULATIONS) @ x
-    beyond = (sign * (drawn - seen) >= -1e-9) | (sign * (other - drawn) >= -1e-6 * number)
-    return float((1 + np.count_nonzero(beyond)) / (SIMULATIONS + 1))
+    of_drawn, seen = (np.abs(np.interp(at, sums, root)) for at in (drawn, float(counts @ x)))
+    p_value = float((1 + np.count_nonzero(of_drawn >= seen * (1 - 1e-6))) / (SIMULATIONS + 1))
+    reach = float(np.sort(of_drawn)[-int(LEVEL * (SIMULATIONS + 1))]) ** 2
+    # drawn ratios are few different numbers: where the seen one is at the edge, its p-value decides
+    return p_value, min(reach, ratio * (1 - 1e-6)) if p_value < LEVEL else max(reach, ratio * (1 + 1e-6))
 
 
 def within_dispersion(groups: Sequence[tuple[Sequence[int], Sequence[float]]]) -> float | None:
