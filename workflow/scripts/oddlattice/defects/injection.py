@@ -46,11 +46,15 @@ def changed(tested: SiteColumns, some: npt.NDArray[np.intp], change: float, shar
     return np.asarray(centre + (found - centre) * np.sqrt(max(1 + change * share, 0.0)) + [change, 0.0, 0.0])
 
 
+def ways(shift_pm: float) -> Array:
+    """Displacements (DIRECTIONS, 2) of one length [pm]."""
+    angle = 2 * np.pi * (np.arange(DIRECTIONS) + 0.25) / DIRECTIONS
+    return shift_pm * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+
+
 def displaced(tested: SiteColumns, some: npt.NDArray[np.intp], shift_pm: float, vectors_pm: Array) -> Array:
     """Estimates (n, 3) of bulk columns had they been moved, each in one of DIRECTIONS directions."""
-    angle = 2 * np.pi * (np.arange(DIRECTIONS) + 0.25) / DIRECTIONS
-    ways_pm = shift_pm * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    moved = moved_peak(tested.shape, 0.0, ways_pm, vectors_pm).reshape(DIRECTIONS, -1)
+    moved = moved_peak(tested.shape, 0.0, ways(shift_pm), vectors_pm).reshape(DIRECTIONS, -1)
     added = tested.response[1] * moved @ tested.kernel.weights.T
     return np.asarray(tested.found[some] + added[np.arange(len(some)) % DIRECTIONS])
 
@@ -62,21 +66,31 @@ def bulk_sample(judged: Judged, kind: int) -> npt.NDArray[np.intp]:
     return bulk[np.linspace(0, len(bulk) - 1, min(COLUMNS, len(bulk))).round().astype(np.intp)] if len(bulk) else bulk
 
 
-def ideal_part(tested: SiteColumns, some: npt.NDArray[np.intp], signal: Array, share: float, cut: float) -> float:
+def ideal_part(tested: SiteColumns, some: npt.NDArray[np.intp], signals: Array, share: float, cut: float) -> float:
     """Part found by an ideal observer in this image's noise, told what to look for, at the same rate of false alarms.
 
     Parameters
     ----------
-    signal : ndarray of shape (3,)
-        Relative intensity, displacement (row, col) [pm].
+    signals : ndarray of shape (k, 3)
+        Relative intensity, displacement (row, col) [pm]; the columns take one after the other.
     share : float
         From `own_share`.
     """
-    dprime = float(np.sqrt(signal @ np.linalg.solve(tested.kernel.covariance, signal)))
-    scatter = np.sqrt(max(1 + signal[0] * share, 1e-3))
-    return float(
-        distributions.normal_sf((distributions.normal_isf(cut) - dprime / tested.level[some]) / scatter).mean()
-    )
+    dprime = np.sqrt(np.einsum("ki,ki->k", signals, np.linalg.solve(noise_of(tested), signals.T).T))
+    scatter = np.sqrt(max(1 + signals[0, 0] * share, 1e-3))
+    of_each = dprime[np.arange(len(some)) % len(dprime)] / tested.level[some]
+    return float(distributions.normal_sf((distributions.normal_isf(cut) - of_each) / scatter).mean())
+
+
+def noise_of(tested: SiteColumns) -> Array:
+    """Covariance (3, 3) of a column's estimates by noise alone, where the noise level is 1.
+
+    The noise map holds what many changed columns leave in it. Bulk's own scatter bounds it: noise is a part of that.
+    """
+    covariance, null = tested.kernel.covariance, tested.null
+    of_shift = (np.linalg.det(null.covariance) / np.linalg.det(covariance[1:, 1:])) ** 0.25
+    scale = np.minimum(np.array([null.spread / np.sqrt(covariance[0, 0]), of_shift, of_shift]), 1.0)
+    return np.asarray(scale[:, None] * covariance * scale)
 
 
 def _row(found: Array, tested: SiteColumns, some: npt.NDArray[np.intp], cut: float) -> dict[str, float]:
@@ -102,11 +116,11 @@ def trial_rows(
         for trial in (t for t in trials if t.site == tested.shape.site and len(some)):
             found = displaced(tested, some, trial.shift_pm, vectors_pm) if trial.shift_pm else None
             found = changed(tested, some, trial.change, share) if found is None else found
-            signal = np.array([trial.change, trial.shift_pm * np.sqrt(0.5), trial.shift_pm * np.sqrt(0.5)])
+            signals = np.column_stack([np.full(DIRECTIONS, trial.change), ways(trial.shift_pm)])
             rows.append(
                 vars(trial)
                 | _row(found, tested, some, judged.cut)
-                | {"ideal": ideal_part(tested, some, signal, share, judged.cut)}
+                | {"ideal": ideal_part(tested, some, signals, share, judged.cut)}
             )
     return rows
 
