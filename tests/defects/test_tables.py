@@ -23,7 +23,9 @@ def scored(shape: ColumnShape, mask: np.ndarray) -> SiteColumns:
     view = View(np.ones((16, 16), dtype=bool), Kernel(np.zeros((3, 256)), np.eye(3)), np.ones(2))
     verdict, doubt = null.judge(nothing, ones), np.ones((len(cells), 2))
     which = np.zeros(len(cells), dtype=np.intp)
-    return SiteColumns(shape, cells, (view,), which, nothing, ones, doubt, null, verdict, 0 * ones, (1.0, 1.0))
+    return SiteColumns(
+        shape, cells, (view,), which, nothing, ones, doubt, null, verdict, 0 * ones, ones > 0, (1.0, 1.0)
+    )
 
 
 def judged_of(sites: list[SiteColumns], fdr: float) -> Judged:

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from oddlattice.lattice.spoilt import blank_pixels, spoilt_cells
+from oddlattice.lattice.coordinates import Coordinates
+from oddlattice.lattice.register import fit_registration
+from oddlattice.lattice.spoilt import Seen, blank_pixels
+from oddlattice.simulate.columnwise import Conditions, simulate_scan
+from support.lattice_samples import SRTIO3
 
 RNG = np.random.default_rng(1)
 PERIOD_PX = 16.0
@@ -21,19 +25,47 @@ def nodes(shape: tuple[int, int] = (320, 300)) -> np.ndarray:
 def test_counting_noise_is_not_blank() -> None:
     assert not blank_pixels(scan()).any()
     assert not blank_pixels(RNG.poisson(3, (256, 300)).astype(np.float32)).any()
-    assert not spoilt_cells(scan(), nodes(), PERIOD_PX).any()
+    assert Seen.of(scan()).blank is None
 
 
 @pytest.mark.parametrize("value", [0.0, 517.25, np.nan])
 def test_a_black_line_masks_its_cells_alone(value: float) -> None:
     image = scan()
-    image[100] = value
-    found = spoilt_cells(image, nodes(), PERIOD_PX)
-    assert found[6].all() and found.sum() == found.shape[1]  # 100 px lie in the seventh row of cells
+    image[104] = value
+    whole = Seen.of(image).cells(nodes())
+    assert not whole[6].any() and (~whole).sum() == whole.shape[1]  # 104 px lie in the seventh row of cells
 
 
-def test_a_border_is_masked_with_a_margin() -> None:
+def test_a_border_is_masked_and_told_from_what_is_seen() -> None:
     image = scan()
-    image[:12] = 0
-    found = spoilt_cells(image, nodes(), PERIOD_PX)
-    assert found[:4].all() and not found[6:].any()
+    image[:24] = 0
+    seen = Seen.of(image)
+    whole = seen.cells(nodes())
+    assert not whole[:2].any() and whole[2:].all()
+    assert not seen.transposed.cells(nodes()[::-1].transpose(0, 2, 1))[:, :2].any()
+    kept = seen.keep(np.ones((64, 300), np.float32), slice(0, 64))
+    assert not kept[:24].any() and kept[28:].all()
+
+
+def test_depth_is_the_distance_from_rim_and_blank_pixels() -> None:
+    image = scan()
+    image[:24] = 0
+    places = np.array([[30.0, 100.0, 100.0, 10.0], [150.0, 150.0, 3.5, 150.0]])
+    assert Seen.of(image).depth_px(places) == pytest.approx([4.0, 74.0, 4.0, 0.0], abs=4.0)
+    assert Seen((320, 300)).depth_px(places) == pytest.approx([30.5, 100.5, 4.0, 10.5])
+
+
+def test_a_blank_border_moves_no_column() -> None:
+    """The frame, the lines and the local mean of what is left are those of a scan without it."""
+    counts = simulate_scan(SRTIO3, Conditions(rotation_deg=17, dose_e_px=800, jitter_pm=4), (400, 400), seed=4).counts
+    whole = fit_registration(counts, [SRTIO3], (0.0125, 0.0125))
+    cut = counts.copy()
+    cut[:30] = 0
+    cut[:, -40:] = np.nan
+    found = fit_registration(cut, [SRTIO3], (0.0125, 0.0125))
+    at = whole.nodes_px[:, :-1, :-1][:, whole.mask & (whole.depth_px[:-1, :-1] > 0)]
+    inner = at[:, (at[0] > 60) & (at[1] < 330)].T
+    moved = Coordinates(found.nodes_px, found.row_shift_px).uv_of_straight(inner)
+    off = (moved - np.rint(moved)) * whole.frame.period_px
+    assert np.abs(off - np.median(off, axis=0)).max() < 0.12  # [px]: 1.5 pm
+    assert found.mask.sum() > 0.75 * whole.mask.sum()

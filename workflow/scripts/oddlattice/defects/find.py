@@ -73,8 +73,9 @@ def judge_part(image: Registered, settings: DefectSettings, part: Part | None = 
     noise = estimate_noise(difference, image.mask)
     vectors_pm = image.vectors_px * image.pixel_nm * 1000
     anm = published_map(image.difference, image.prediction, image.mask, settings.published_threshold)
+    depth = image.depth_px / np.hypot(*image.vectors_px.T).min()
     tested = [
-        judge_columns(difference, image.mask, noise, shape, vectors_pm, response, anm, settings.shift_share)
+        judge_columns(difference, image.mask, noise, shape, vectors_pm, response, anm, settings.shift_share, depth)
         for shape, response in zip(image.shapes, image.responses, strict=True)
     ]
     cell = mean_cell(image.prediction, image.mask)

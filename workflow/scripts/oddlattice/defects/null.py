@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import map_coordinates
 
 from oddlattice.defects.kernels import Kernel, estimates, make_kernel
 from oddlattice.defects.noise import Noise
@@ -12,7 +13,8 @@ from oddlattice.lattice.columns import SIDE_PX, ColumnShape, signatures, window_
 from oddlattice.numerics import distributions
 from oddlattice.numerics.arrays import Array, Float, Mask
 
-TESTED_FACTOR, SEEN_FACTOR = 1.2, 12.0  # on standard errors: a window cut further says too little to test, to take out
+TESTED_FACTOR, SEEN_FACTOR = 1.6, 12.0  # on standard errors: a window cut further says too little to test, to take out
+SURROUNDED = 1.25  # of the shortest lattice vector: nearer the rim, what stands beside a column may be changed unseen
 LEAST_SIGNAL = 1e-4  # part of a change that a window cut by the rim must still hold, to be looked at
 MIN_COLUMNS = 30  # fewer columns of a kind give no null to judge by
 SHAPE_ERROR = 0.04  # of a change or a displacement: what 68 % intervals need in composed fields not of the benchmark
@@ -187,6 +189,8 @@ class SiteColumns:
     verdict : Verdict
     anm : ndarray of shape (n,)
         Published score.
+    surrounded : ndarray of shape (n,), bool
+        Whether the columns beside it are seen, too.
     response : tuple of float
         Part of an intensity change, and of a displacement, that the prediction leaves in the difference.
     """
@@ -201,12 +205,13 @@ class SiteColumns:
     null: Null
     verdict: Verdict
     anm: Array
+    surrounded: npt.NDArray[np.bool_]
     response: tuple[float, float]
 
     @property
     def tested(self) -> npt.NDArray[np.bool_]:
         """Columns of which enough is seen to list them; the others are only taken out beside them; shape (n,)."""
-        return np.asarray(self.factor.max(axis=1) <= TESTED_FACTOR)
+        return np.asarray((self.factor.max(axis=1) <= TESTED_FACTOR) & self.surrounded)
 
     @property
     def kernel(self) -> Kernel:
@@ -323,6 +328,7 @@ def judge_columns(
     response: tuple[float, float],
     anm_map: Float,
     shift_share: float = 0.5,
+    depth: Array | None = None,
 ) -> SiteColumns | None:
     """Test every column of one kind against the scatter of its own kind in this image.
 
@@ -338,6 +344,8 @@ def judge_columns(
         From `published_map`.
     shift_share : float
         Part of the false alarms that may come from displacements.
+    depth : ndarray of shape (U + 1, V + 1), optional
+        How far the cells' corners are from what is not seen [shortest lattice vector]; None: far.
 
     Returns
     -------
@@ -362,9 +370,16 @@ def judge_columns(
         blank,
         blank.judge(empty, level),
         column_scores(anm_map, shape, cells),
+        _depth_of(depth, shape, cells) >= SURROUNDED,
         response,
     )
     return site.judged_by(site.estimates(difference), np.ones(len(cells), dtype=bool), shift_share)
+
+
+def _depth_of(depth: Array | None, shape: ColumnShape, cells: npt.NDArray[np.intp]) -> Array:
+    """Depth (n,) of the columns of `cells` (n, 2), between that of the corners of theirs."""
+    at = (cells + np.array([shape.u, shape.v])).T
+    return np.full(len(cells), np.inf) if depth is None else map_coordinates(depth, at, order=1, mode="nearest")
 
 
 def _views_on(

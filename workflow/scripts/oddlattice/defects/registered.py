@@ -31,6 +31,7 @@ class Registered:
     responses: list[tuple[float, float]]
     vectors_px: Array
     pixel_nm: Array  # (row, col)
+    depth_px: Array  # distance of the cells' corners from what is not in the image, or blank
     first: tuple[int, int]  # lattice coordinates of the first cell of the whole image
 
 
@@ -56,5 +57,6 @@ def load_registered(
         responses=[(c["response_intensity"], c["response_shift"]) for c in columns],
         vectors_px=np.array([lattice["a_px"], lattice["b_px"]]),
         pixel_nm=np.array(reckoned_nm(lattice, header)),
+        depth_px=values_of(tiles, "depth_px", corners),
         first=(lattice["first_cell"][0], lattice["first_cell"][1]),
     )

@@ -7,6 +7,7 @@ Source: geometric phase, Hytch, Snoeck and Kilaas, Ultramicroscopy 74 (1998) 131
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from scipy import ndimage
 from skimage.restoration import unwrap_phase
 
 from oddlattice.lattice.fourier import Lattice, NoLatticeError
+from oddlattice.lattice.spoilt import POOL_PX, Seen
 from oddlattice.numerics.arrays import Array, Complex, Float
 from oddlattice.numerics.compiled import compiled
 from oddlattice.numerics.local_plane import block_mean, finite, global_polynomial, lerp, lerp_at, local_plane
@@ -28,6 +30,7 @@ TORN_STEPS, TORN_PART = (
     4,
     0.35,
 )  # about a jump of the lattice so many grid steps are left out, if they are no more of all
+LEAST_SEEN = 0.4  # part of a window that must not be blank
 CRYSTAL_LEVEL = 0.35  # lattice amplitude, as a part of that of the good regions, below which phases are not used
 
 
@@ -82,12 +85,16 @@ class Lifted:
 
 @dataclass(frozen=True)
 class Flattener:
-    """The slowly varying mean of an image on a coarse grid, and limits beyond which a pixel is clipped."""
+    """The slowly varying mean of an image on a coarse grid, and limits beyond which a pixel is clipped.
+
+    What is blank counts nowhere: there the flattened image is 0.
+    """
 
     mean: Array
     grid: Grid
     limits: tuple[float, float]
     pedestal: float
+    seen: Seen
 
     def lifted(self, shape: tuple[int, int]) -> Lifted:
         """The mean, ready to be interpolated to pixels."""
@@ -96,7 +103,8 @@ class Flattener:
     @property
     def transposed(self) -> "Flattener":
         """That of the image with rows and columns exchanged."""
-        return replace(self, mean=np.ascontiguousarray(self.mean.T), grid=self.grid.transposed)
+        mean = np.ascontiguousarray(self.mean.T)
+        return replace(self, mean=mean, grid=self.grid.transposed, seen=self.seen.transposed)
 
 
 def fit_flattener(image: Float, period_px: float) -> Flattener:
@@ -108,24 +116,48 @@ def fit_flattener(image: Float, period_px: float) -> Flattener:
     n = max(int(period_px / 3), 1)
     height = n * max(512 // n, 1)
     parts = [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
-    small = np.concatenate([block_mean(finite(image[part]), n) for part in parts]).astype(np.float64)
-    lowest, middle = float(np.percentile(small, 0.1)), float(np.median(small))
+    seen = Seen.of(image)
+    small = np.concatenate([block_mean(seen.keep(finite(image[part]), part), n) for part in parts]).astype(np.float64)
+    known = np.ones(small.shape)
+    if seen.blank is not None:
+        ones = (np.ones((min(part.stop, rows) - part.start, cols), np.float32) for part in parts)
+        known = np.concatenate([block_mean(seen.keep(one, p), n) for one, p in zip(ones, parts, strict=True)])
+        known = known.astype(np.float64)
+        small /= np.maximum(known, 1e-6)
+    some = small[known > 0.5] if (known > 0.5).any() else small
+    lowest, middle = float(np.percentile(some, 0.1)), float(np.median(some))
     pedestal = 0.0 if lowest > 0 and middle > 0 else -lowest + max(middle - lowest, 1e-12) * 0.2
-    smooth = ndimage.gaussian_filter(small + pedestal, 2.0 * period_px / n, mode="nearest", truncate=3.0)
+    smooth = _blurred(small + pedestal, known, 2.0 * period_px / n)
     smooth = np.maximum(smooth, 0.05 * float(np.median(smooth)) + 1e-12)
     at_rows, at_cols = (np.arange(count, dtype=np.float64) * n + (n - 1) / 2 for count in small.shape)
     grid = Grid(at_rows, at_cols)
     part = slice(max(rows // 2 - 64, 0), min(rows // 2 + 64, rows))
     flat = (finite(image[part]) + pedestal) / Lifted(smooth[None], grid, (rows, cols)).strip(part)[0] - 1
-    low, high = np.percentile(flat, [0.2, 99.8])
+    low, high = np.percentile(seen.keep(flat, part), [0.2, 99.8])
     spread = max(float(high - low), 1e-6)
-    return Flattener(smooth, grid, (float(low - spread), float(high + 1.5 * spread)), pedestal)
+    return Flattener(smooth, grid, (float(low - spread), float(high + 1.5 * spread)), pedestal, seen)
+
+
+def _blurred(values: Array, known: Array, sigma: float) -> Array:
+    """Gaussian mean of `values` (n, m) where they are `known` (0 to 1); far from all of these the nearest such mean."""
+
+    def blur(layer: Array) -> Array:
+        return np.asarray(ndimage.gaussian_filter(layer, sigma, mode="nearest", truncate=3.0))
+
+    if (known == 1).all():
+        return blur(values)
+    weight = blur(known)
+    near = weight > 0.02 * float(weight.max())
+    mean = blur(values * known) / np.maximum(weight, 1e-12)
+    nearest = ndimage.distance_transform_edt(~near, return_distances=False, return_indices=True)
+    return np.asarray(mean[nearest[0], nearest[1]])
 
 
 def flat_strip(image: Float, rows: slice, flattener: Flattener, mean: Lifted) -> Float:
-    """Relative deviation of rows of an image from the slowly varying mean, clipped."""
+    """Relative deviation of rows of an image from the slowly varying mean, clipped; 0 where it is blank."""
     low, high = flattener.limits
-    return _flattened(finite(image[rows]), mean.strip(rows)[0], flattener.pedestal, low, high)
+    flat = _flattened(finite(image[rows]), mean.strip(rows)[0], flattener.pedestal, low, high)
+    return flattener.seen.keep(flat, rows)
 
 
 @compiled("float32[:, ::1](float32[:, :], float32[:, ::1], float32, float32, float32)")
@@ -139,8 +171,8 @@ def _flattened(strip: Float, mean: Float, pedestal: float, low: float, high: flo
     return flat
 
 
-def _window(grid_px: Array, at: npt.NDArray[np.int64], sigma_px: float) -> Array:
-    """Gaussian windows (n, p) around grid places at the pixels `at`."""
+def _window(grid_px: Array, at: npt.NDArray[Any], sigma_px: float) -> Array:
+    """Gaussian windows (n, p) around grid places at the places `at` [px]."""
     away = (at - grid_px[:, None]) / sigma_px
     return np.where(np.abs(away) < 4, np.exp(-0.5 * np.minimum(away**2, 16)), 0.0)
 
@@ -295,13 +327,46 @@ class Frame:
         )
 
 
+class Quality(Lifted):
+    """The quality of the lattice at the pixels of strips of rows; 0 where the image is blank."""
+
+    def __init__(self, frame: Frame, seen: Seen) -> None:
+        super().__init__(frame.quality[None], frame.grid, frame.shape)
+        self._seen = seen
+
+    def strip(self, rows: slice) -> Float:
+        """Quality at the pixels of `rows`; shape (1, rows, cols)."""
+        quality = super().strip(rows)
+        self._seen.keep(quality[0], rows)
+        return quality
+
+
 def lifted(flattener: Flattener, frame: Frame) -> tuple[Lifted, Lifted, Lifted]:
     """Slowly varying mean, (u, v) and quality of the lattice, ready to be interpolated to the pixels of strips."""
-    return flattener.lifted(frame.shape), frame.lifted(), Lifted(frame.quality[None], frame.grid, frame.shape)
+    return flattener.lifted(frame.shape), frame.lifted(), Quality(frame, flattener.seen)
 
 
-def _edge_phase(length: int, grid_px: Array, sigma_px: float) -> Array:
-    return _window_sums(grid_px, length, sigma_px)[1]
+def _coverage(seen: Seen, grid: Grid, sigma_px: float) -> tuple[Array, Array]:
+    """Part of the window around each grid place that is seen, and how far its centroid is from the place.
+
+    Returns
+    -------
+    part : ndarray of shape (n, m)
+    off : ndarray of shape (2, n, m)
+        (row, col) [px].
+    """
+    places = grid.rows_px, grid.cols_px
+    lines = [_window_sums(at, n, sigma_px)[1] for n, at in zip(seen.shape, places, strict=True)]
+    off = np.stack(np.broadcast_arrays(lines[0][:, None], lines[1][None, :]))
+    if seen.blank is None:
+        return np.ones(off.shape[1:]), off
+    squares = [np.asarray((np.arange(n) + 0.5) * POOL_PX - 0.5) for n in seen.blank.shape]
+    down, across = (_window(at, line, sigma_px) for at, line in zip(places, squares, strict=True))
+    known = (~seen.blank).astype(np.float64)
+    total = np.maximum(down @ known @ across.T, 1e-12)
+    centroids = (down * squares[0]) @ known @ across.T / total, down @ known @ (across * squares[1]).T / total
+    off = np.stack([centroids[0] - places[0][:, None], centroids[1] - places[1][None, :]])
+    return total / np.outer(down.sum(1), across.sum(1)), off
 
 
 def _phase_steps(amplitudes: Complex) -> Array:
@@ -353,7 +418,7 @@ def fit_frame(image: Float, lattice: Lattice, flattener: Flattener) -> Frame:
             break
         reciprocal = np.linalg.lstsq(orders * weight, (frequencies + steps) * weight, rcond=None)[0]
         vectors = np.linalg.inv(reciprocal).T
-    frame = _frame_of_phases(amplitudes, noise, orders, vectors, grid, sigma, shape)
+    frame = _frame_of_phases(amplitudes, noise, orders, vectors, grid, sigma, flattener.seen)
     if frame.roughness > ROUGHEST:
         raise NoLatticeError(
             "no lattice: the fringes do not keep step over the image "
@@ -369,21 +434,22 @@ def _frame_of_phases(
     vectors: Array,
     grid: Grid,
     sigma: float,
-    shape: tuple[int, int],
+    seen: Seen,
 ) -> Frame:
+    part, off = _coverage(seen, grid, sigma)
+    amplitudes = amplitudes / np.maximum(part, LEAST_SEEN)
     strength = np.sqrt(np.maximum(np.abs(amplitudes) ** 2 - noise**2, 0))
     typical = np.array([np.percentile(s, 85) for s in strength])
     strong = typical > 3 * noise
     if strong[:2].sum() < 2:
         raise NoLatticeError("no lattice: the fringes are too weak or too disordered to be followed over the image")
     quality = np.sqrt((strength[strong] ** 2).sum(0) / (typical[strong] ** 2).sum())
-    good = (quality > CRYSTAL_LEVEL) & (np.abs(amplitudes[:2]).min(0) > 2.5 * noise)
+    good = (quality > CRYSTAL_LEVEL) & (np.abs(amplitudes[:2]).min(0) > 2.5 * noise) & (part > LEAST_SEEN)
     good = ndimage.binary_opening(good, np.ones((2, 2), dtype=bool)) & _largest_parts(good)
     if good.sum() < 9:
         raise NoLatticeError("no lattice: no part of the image larger than about three cells is crystalline")
     phases = np.stack([_unwrapped(a, good) for a in amplitudes])
-    off_row, off_col = (_edge_phase(n, at, sigma) for n, at in zip(shape, (grid.rows_px, grid.cols_px), strict=True))
-    weights = np.where(good, quality**2, 0.0)
+    weights = np.where(good, part * quality**2, 0.0)
     field = _displacement(phases[:2], orders[:2], typical[:2], weights)
     if strong.sum() > 2:
         kept = np.flatnonzero(strong)
@@ -400,10 +466,13 @@ def _frame_of_phases(
     torn = _torn(field, good)
     weights = np.where(torn, 0.0, weights)
     smooth = local_plane(field, weights, 1.5)[0]
-    down = np.gradient(smooth, grid.step_px[0], axis=1) * off_row[:, None]
-    right = np.gradient(smooth, grid.step_px[1], axis=2) * off_col[None, :]
+    down = np.gradient(smooth, grid.step_px[0], axis=1) * off[0]
+    right = np.gradient(smooth, grid.step_px[1], axis=2) * off[1]
     field = field - down - right
-    return _smoothed(Frame(vectors, np.zeros(2), field, grid, np.where(torn, 0.0, quality), shape), weights)
+    quality = ndimage.minimum_filter(
+        quality, 3, mode="nearest"
+    )  # at its edge a column is cut, and drags its line along
+    return _smoothed(Frame(vectors, np.zeros(2), field, grid, np.where(torn, 0.0, quality), seen.shape), weights)
 
 
 def _torn(field: Array, good: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 Tiles, and what is made of them, are caches: from image and record they are made again, bit by bit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -49,6 +49,8 @@ class Record:
         Lattice coordinates of the corner of cell (0, 0) of the arrays, counted from the frame's origin.
     sign : int
         -1 where columns are dark on bright ground: tiles are turned over about their mean, so that columns are bright.
+    depth_px : ndarray of shape (U + 1, V + 1)
+        Distance of the cells' corners from what is not in the image, or blank.
     """
 
     nodes_px: Array
@@ -61,6 +63,7 @@ class Record:
     px_per_cell: PxPerCell = PX_PER_CELL
     first: tuple[int, int] = (0, 0)
     sign: int = 1
+    depth_px: Array = field(default_factory=lambda: np.empty((0, 0)))
 
     @classmethod
     def of(cls, group: zarr.Group) -> Self:
@@ -77,6 +80,7 @@ class Record:
             px_per_cell=tuple(said["px_per_cell"]),
             first=tuple(said["first_cell"]),
             sign=int(said.get("contrast_sign", 1)),
+            depth_px=values_of(group, "depth_px"),
         )
 
     @property
@@ -98,6 +102,7 @@ class Record:
             "nodes_px": (np.ascontiguousarray(self.nodes_px, np.float64), ("axis", "u", "v")),
             "line_shift_px": (self.line_shift_px.astype(np.float64), ("col" if self.transposed else "row",)),
             "local_mean": (self.local_mean.astype(np.float64), ("u", "v")),
+            "depth_px": (self.depth_px.astype(np.float64), ("u", "v")),
         }
         for name, (values, dims) in arrays.items():
             array = group.create_array(

@@ -28,7 +28,6 @@ from oddlattice.lattice.scan_lines import (
     slow_part,
     with_slow_rows,
 )
-from oddlattice.lattice.spoilt import spoilt_cells
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.local_plane import local_plane
 from oddlattice.run.stage_settings import TileSettings
@@ -83,6 +82,8 @@ class Registration:
         Contrast of each cell, 1 in good crystal.
     shift_uv : ndarray of shape (2, U, V)
         Displacement of each cell as a whole from the frame [cells].
+    depth_px : ndarray of shape (U + 1, V + 1)
+        Distance of the cells' corners from what is not in the image, or blank.
     transposed : bool
         Whether the lines of the scan are the image's columns, not its rows.
     px_per_cell : tuple of int
@@ -105,6 +106,7 @@ class Registration:
     inside: npt.NDArray[np.bool_]
     amplitude: Array
     shift_uv: Array
+    depth_px: Array
     transposed: bool = False
     px_per_cell: PxPerCell = PX_PER_CELL
     sign: int = 1
@@ -123,6 +125,7 @@ class Registration:
             self.px_per_cell,
             self.first,
             self.sign,
+            self.depth_px,
         )
 
 
@@ -270,6 +273,12 @@ def cell_amplitude(statistics: CellStatistics, sigma_cells: float) -> Array:
     if sigma_cells > 0:
         overlap, energy = (ndimage.gaussian_filter(x, sigma_cells, mode="constant") for x in (overlap, energy))
     return np.asarray(overlap / np.maximum(energy, 1e-9 * max(float(energy.max()), 1e-300)))
+
+
+def within(statistics: CellStatistics, cells: npt.NDArray[np.bool_]) -> CellStatistics:
+    """The statistics of `cells` (U, V) alone: of the others it is as if they had no pixels."""
+    sums = {key: values * cells for key, values in vars(statistics).items() if key != "first"}
+    return replace(statistics, **sums)
 
 
 def cell_shifts(statistics: CellStatistics, mean_cell: MeanCell) -> Array:
@@ -517,9 +526,9 @@ def _measured(
     first, count = statistics.first, (statistics.pixels.shape[0], statistics.pixels.shape[1])
     nodes = nodes_of(frame, first, count)
     margin = float(np.abs(shifts).max()) if len(shifts) else 0.0
-    inside = inside_cells(nodes, frame.shape, min(margin, 0.5 * frame.period_px))
-    inside &= ~spoilt_cells(image, nodes, frame.period_px)
-    mask = crystalline(statistics, inside)
+    whole = flattener.seen.cells(nodes)
+    inside = inside_cells(nodes, frame.shape, min(margin, 0.5 * frame.period_px)) & whole
+    mask = crystalline(within(statistics, whole), inside)
     if mask.sum() < LEAST_CELLS:
         raise NoLatticeError(
             f"no lattice: only {int(mask.sum())} whole cells of crystal are in the image; "
@@ -541,6 +550,7 @@ def _measured(
         inside=inside,
         amplitude=cell_amplitude(statistics, 0.0),
         shift_uv=cell_shifts(statistics, sharper),
+        depth_px=flattener.seen.depth_px(nodes),
         px_per_cell=PX_PER_CELL if crystal is None else crystal.px_per_cell,
     )
 

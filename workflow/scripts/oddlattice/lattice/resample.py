@@ -29,10 +29,10 @@ def nodes_of(frame: Frame, first: tuple[int, int], count: tuple[int, int]) -> Ar
 
 
 def inside_cells(nodes_px: Array, shape: tuple[int, int], margin_px: float) -> npt.NDArray[np.bool_]:
-    """Cells that lie in the image with half a cell around them and `margin_px` along the fast axis; shape (U, V)."""
+    """Cells that lie in the image, with `margin_px` beside them along the fast axis; shape (U, V)."""
     centre = (nodes_px[:, :-1, :-1] + nodes_px[:, 1:, :-1] + nodes_px[:, :-1, 1:] + nodes_px[:, 1:, 1:]) / 4
     along_u, along_v = np.diff(nodes_px, axis=1)[:, :, :-1], np.diff(nodes_px, axis=2)[:, :-1]
-    reach = np.abs(along_u) + np.abs(along_v)
+    reach = (np.abs(along_u) + np.abs(along_v)) / 2
     reach[1] += margin_px
     limit = np.array(shape)[:, None, None] - 1
     return np.asarray(((centre - reach >= 0) & (centre + reach <= limit)).all(0))

@@ -1,17 +1,84 @@
-"""Where a scan is spoilt: blank borders and lines, and saturated patches. Such cells are masked."""
+"""What of a scan is spoilt: blank borders and lines, and saturated patches. There the crystal is not seen."""
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from oddlattice.numerics.arrays import Array, Bools
+from oddlattice.numerics.arrays import Array, Bools, Float
 
 RUN_PX = 24  # so many equal pixels in a line are no image
 POOL_PX = 4  # pixels a side of a square of the map
-MARGIN_PERIODS = 3.5  # about a wide blank area: the frame's displacements are smoothed over so far
 BAND_ROWS = 256  # a multiple of POOL_PX
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Where in an image the crystal is seen.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (rows, cols) of the image.
+    blank : ndarray of shape (ceil(rows / POOL_PX), ceil(cols / POOL_PX)), bool, or None
+        Squares with a blank pixel, and those around them, over which sampling there reaches; None: nothing is blank.
+    """
+
+    shape: tuple[int, int]
+    blank: Bools | None = None
+
+    @classmethod
+    def of(cls, image: Any) -> Self:
+        """That of an image, or of anything that slices to an ndarray."""
+        rows, cols = image.shape
+        pooled = np.zeros((-(-rows // POOL_PX), -(-cols // POOL_PX)), dtype=bool)
+        for start in range(0, rows, BAND_ROWS):
+            blank = blank_pixels(np.asarray(image[start : start + BAND_ROWS]))
+            wide = np.pad(blank, [(0, -blank.shape[0] % POOL_PX), (0, -cols % POOL_PX)])
+            squares = np.logical_or.reduce(wide.reshape(wide.shape[0] // POOL_PX, POOL_PX, -1, POOL_PX), axis=(1, 3))
+            pooled[start // POOL_PX : start // POOL_PX + squares.shape[0]] = squares
+        if not pooled.any():
+            return cls((rows, cols))
+        return cls((rows, cols), ndimage.binary_dilation(pooled, np.ones((3, 3), dtype=bool)))
+
+    @property
+    def transposed(self) -> Self:
+        """That of the image with rows and columns exchanged."""
+        blank = None if self.blank is None else np.ascontiguousarray(self.blank.T)
+        return replace(self, shape=self.shape[::-1], blank=blank)
+
+    def keep(self, values: Float, rows: slice) -> Float:
+        """Set the blank ones of the pixels of `rows`, `values` (rows, cols), to 0, in place."""
+        if self.blank is not None:
+            squares = self.blank[np.arange(rows.start, rows.start + len(values)) // POOL_PX]
+            values[np.repeat(squares, POOL_PX, axis=1)[:, : values.shape[1]]] = 0
+        return values
+
+    def cells(self, nodes_px: Array) -> Bools:
+        """Cells (U, V) with corners (2, U + 1, V + 1) [px] that hold nothing blank."""
+        if self.blank is None:
+            return np.ones((nodes_px.shape[1] - 1, nodes_px.shape[2] - 1), dtype=bool)
+        ends = (slice(None, -1), slice(1, None))
+        corners = np.stack([nodes_px[:, along_u, along_v] for along_u in ends for along_v in ends])
+        low = np.floor(corners.min(0) / POOL_PX).astype(int)
+        high = np.floor(corners.max(0) / POOL_PX).astype(int) + 1
+        total = np.pad(self.blank.cumsum(0, dtype=np.int64).cumsum(1), [(1, 0), (1, 0)])
+        (r0, c0), (r1, c1) = (
+            [np.clip(edge[axis], 0, self.blank.shape[axis]) for axis in (0, 1)] for edge in (low, high)
+        )
+        return np.asarray(total[r1, c1] - total[r0, c1] - total[r1, c0] + total[r0, c0] == 0)
+
+    def depth_px(self, places_px: Array) -> Array:
+        """Distance of places (2, ...) [px] from the nearest pixel that is not in the image or blank; 0 beyond."""
+        ends = [np.minimum(at + 0.5, n - 0.5 - at) for at, n in zip(places_px, self.shape, strict=True)]
+        depth = np.maximum(np.minimum(*ends), 0.0)
+        if self.blank is None:
+            return np.asarray(depth)
+        away = POOL_PX * np.maximum(ndimage.distance_transform_edt(~self.blank) - 0.5, 0.0)
+        at = (places_px - (POOL_PX - 1) / 2) / POOL_PX
+        return np.asarray(np.minimum(depth, ndimage.map_coordinates(away, at, order=1, mode="nearest")))
 
 
 def blank_pixels(band: npt.NDArray[Any]) -> Bools:
@@ -27,44 +94,3 @@ def blank_pixels(band: npt.NDArray[Any]) -> Bools:
         pad[axis] = (0, 1)
         blank |= np.pad(whole, pad) | np.pad(whole, [(b, a) for a, b in pad])
     return np.asarray(blank, dtype=bool)
-
-
-def _with_margin(pooled: Bools, period_px: float) -> Bools:
-    """The map of blank squares, wide areas with the cells whose displacements are smoothed together with them."""
-    wide = ndimage.binary_opening(pooled, np.ones((2, 2), dtype=bool))  # a single line is none
-    reach = 2 * int(np.ceil(MARGIN_PERIODS * period_px / POOL_PX)) + 1
-    return np.asarray(pooled | (ndimage.maximum_filter(wide.view(np.uint8), reach) > 0))
-
-
-def spoilt_cells(image: Any, nodes_px: Array, period_px: float) -> Bools:
-    """Cells that a blank pixel lies in, and those about wide blank areas.
-
-    Parameters
-    ----------
-    image : array of shape (rows, cols)
-        Anything that slices to an ndarray.
-    nodes_px : ndarray of shape (2, U + 1, V + 1)
-        (row, col) of the cells' corners.
-    period_px : float
-
-    Returns
-    -------
-    ndarray of shape (U, V), bool
-    """
-    rows, cols = image.shape
-    pooled = np.zeros((-(-rows // POOL_PX), -(-cols // POOL_PX)), dtype=bool)
-    for start in range(0, rows, BAND_ROWS):
-        blank = blank_pixels(np.asarray(image[start : start + BAND_ROWS]))
-        wide = np.pad(blank, [(0, -blank.shape[0] % POOL_PX), (0, -cols % POOL_PX)])
-        squares = np.logical_or.reduce(wide.reshape(wide.shape[0] // POOL_PX, POOL_PX, -1, POOL_PX), axis=(1, 3))
-        pooled[start // POOL_PX : start // POOL_PX + squares.shape[0]] = squares
-    pooled = _with_margin(pooled, period_px)
-    if not pooled.any():
-        return np.zeros((nodes_px.shape[1] - 1, nodes_px.shape[2] - 1), dtype=bool)
-    ends = (slice(None, -1), slice(1, None))
-    corners = np.stack([nodes_px[:, along_u, along_v] for along_u in ends for along_v in ends])
-    low = np.floor(corners.min(0) / POOL_PX).astype(int)
-    high = np.floor(corners.max(0) / POOL_PX).astype(int) + 1
-    total = np.pad(pooled.cumsum(0, dtype=np.int64).cumsum(1), [(1, 0), (1, 0)])
-    (r0, c0), (r1, c1) = ([np.clip(edge[axis], 0, pooled.shape[axis]) for axis in (0, 1)] for edge in (low, high))
-    return np.asarray(total[r1, c1] - total[r0, c1] - total[r1, c0] + total[r0, c0] > 0)

@@ -1,5 +1,7 @@
 """Bulk predictions by one method with the settings of the rule."""
 
+import numpy as np
+
 from oddlattice.lattice.columns import as_cells, mean_cell, px_of
 from oddlattice.model.folder import Model
 from oddlattice.numerics.arrays import Float, Mask
@@ -34,17 +36,25 @@ class Predictor:
 
     def by_network(self, tiles: Float, mask: Mask, contrast: float | None = None) -> Float:
         """The network's own prediction, whatever the method."""
-        return predict_bulk(self.careful, tiles, mask, self.width, self.threads, contrast)
+        return predict_bulk(self.careful, with_bulk_around(tiles, mask), mask, self.width, self.threads, contrast)
 
     def whole(self, tiles: Float, mask: Mask, contrast: float | None = None) -> tuple[Float, Float]:
         """Raw prediction, and the one that has taken up the image's own mean residual; 0 on masked cells."""
         if self.method == "vae" and self.device == "cuda":
             known = contrast if contrast is not None else contrast_of(mean_cell(tiles, mask))
-            return predict_on_gpu(self.careful, tiles, mask, self.width, known)
+            return predict_on_gpu(self.careful, with_bulk_around(tiles, mask), mask, self.width, known)
         raw = masked(self(tiles, mask, contrast), mask)
         if not METHODS[self.method].takes_residual:
             return raw, raw
         return raw, raw + own_residual(tiles - raw, mask, self.width, self.threads)
+
+
+def with_bulk_around(tiles: Float, mask: Mask) -> Float:
+    """Tiles (U n_u, V n_v) in which what is not in the image, 0 until now, looks like bulk to the cells at its rim."""
+    beyond = tiles == 0
+    if not beyond.any():
+        return tiles
+    return np.where(beyond, np.tile(mean_cell(tiles, mask), mask.shape).astype(np.float32), tiles)
 
 
 def masked(values: Float, mask: Mask) -> Float:
