@@ -1,0 +1,323 @@
+"""The grains of an image: the lattices it holds, and which of them every place belongs to.
+
+Windows of the image are asked for lattices, from large to small; where the reflections of one are strong and in step,
+the image is taken, and what is left is asked again. Then every pixel goes to the lattice whose waves, continued from
+the inside of its grain, are nearest to the image.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from oddlattice.crystal import LEAST_CELLS
+from oddlattice.lattice.fourier import Lattice, lattice_of_peaks, reduced, refusal, spectrum_peaks, whitened_spectrum
+from oddlattice.lattice.fourier import PEAK_POWER as PEAK_POWER
+from oddlattice.lattice.frame import Flattener, Grid, demodulate, fit_flattener, flat_strip, grid_over
+from oddlattice.numerics.arrays import Array, Bools, Complex, Float
+from oddlattice.numerics.local_plane import finite
+
+Labels = npt.NDArray[np.uint8]
+
+WINDOW_PERIODS = (24.0, 16.0, 11.0, 8.0)  # sides of the windows that are asked for a lattice
+LEAST_WINDOW_PX = 64
+TRIES = 25  # windows of a size that are asked at most
+PURE = 0.75  # part of a window's peaks that its lattice must explain
+COVER_PERIODS = 2.0  # rms width over which the strength of a lattice is measured
+COVERED = 0.5  # of a lattice's usual strength: there it holds
+SAME_STEP = 0.035  # part by which two reflections of one lattice may differ in place: 2 degrees, or strain
+REFLECTIONS = 6  # strongest, by which a lattice is followed
+WAVES = 16  # strongest, of which its image is made
+MOST_GRAINS = 12
+
+
+@dataclass(frozen=True)
+class Grains:
+    """What grains an image holds.
+
+    Attributes
+    ----------
+    labels : ndarray of shape (rows, cols), uint8
+        Number of the grain of each pixel, the largest 1; 0 where there is no crystal.
+    lattices : list of Lattice
+        Of each grain.
+    """
+
+    labels: Labels
+    lattices: list[Lattice]
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.lattices)
+
+    def region(self, grain: int) -> Bools:
+        """Pixels that are nearest to a grain: with what is no crystal beside it."""
+        return np.asarray(self.nearest == grain)
+
+    @property
+    def nearest(self) -> Labels:
+        """The labels with what is no crystal given to the grain nearest to it."""
+        away = ndimage.distance_transform_edt(self.labels == 0, return_distances=False, return_indices=True)
+        return np.asarray(self.labels[away[0], away[1]])
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """A lattice and its strength on a coarse grid: 1 in its own crystal; 0 where it is out of step, too."""
+
+    lattice: Lattice
+    strength: Array
+
+    @property
+    def period_px(self) -> float:
+        return _period(self.lattice)
+
+
+def _period(lattice: Lattice) -> float:
+    return float(np.sqrt(abs(np.linalg.det(lattice.vectors_px))))
+
+
+def find_grains(image: Float, period_px: float) -> Grains:
+    """The grains of an image whose lattices have periods of about `period_px`; `count` is 0 or 1 where it is no more.
+
+    Parameters
+    ----------
+    image : ndarray of shape (rows, cols)
+    period_px : float
+        Square root of the area of a primitive cell of any of the lattices.
+    """
+    image = finite(image)
+    flattener = fit_flattener(image, period_px)
+    grid = grid_over((image.shape[0], image.shape[1]), 0.8 * period_px)
+    followed = _followed_lattices(image, flattener, grid, period_px)
+    if len(followed) < 2:
+        labels = np.full(image.shape, len(followed), np.uint8)
+        return Grains(labels, [one.lattice for one in followed])
+    strengths = np.stack([one.strength for one in followed])
+    coarse = np.where(strengths.max(0) > 0.5 * COVERED, 1 + strengths.argmax(0), 0).astype(np.uint8)
+    labels = _on_pixels(coarse, grid, image.shape)
+    lattices = [one.lattice for one in followed]
+    for _ in range(2):
+        labels, lattices = _nearest_waves(image, flattener, grid, labels, lattices)
+    return _numbered(labels, lattices)
+
+
+# ---------------------------------------------------------------- lattices, one after the other
+
+
+def _followed_lattices(image: Float, flattener: Flattener, grid: Grid, period_px: float) -> list[_Followed]:
+    found: list[_Followed] = []
+    covered = np.zeros((len(grid.rows_px), len(grid.cols_px)), dtype=bool)
+    for periods in WINDOW_PERIODS:
+        side = int(periods * period_px)
+        if side > min(image.shape) or (side < LEAST_WINDOW_PX and found):
+            continue
+        tried: set[tuple[int, int]] = set()
+        while len(found) < MOST_GRAINS:
+            seen = list(_lattices_in_windows(image, grid, covered, side, tried))
+            new = [one for one in seen if not any(_same(one[1], known.lattice) for known in found)]
+            if not new:
+                break
+            _, lattice, corner = max(new, key=lambda one: one[0])
+            tried.add(corner)
+            one = _follow(image, flattener, grid, lattice, (corner, side))
+            if _large_enough(one, found, grid):
+                found.append(one)
+                covered |= one.strength > COVERED
+    return found
+
+
+def _lattices_in_windows(
+    image: Float, grid: Grid, covered: Bools, side: int, tried: set[tuple[int, int]]
+) -> Iterator[tuple[float, Lattice, tuple[int, int]]]:
+    """Lattices of windows whose middle nothing covers yet, with how clear each is, and the window's corner."""
+    corners = []
+    for row, col in _corners((image.shape[0], image.shape[1]), side):
+        inner = slice(row + side // 4, row + 3 * side // 4), slice(col + side // 4, col + 3 * side // 4)
+        some = covered[_between(grid.rows_px, inner[0])][:, _between(grid.cols_px, inner[1])]
+        if some.mean() < 0.2 and (row, col) not in tried:
+            corners.append((row, col))
+    step = -(-len(corners) // TRIES) or 1
+    for row, col in corners[::step]:
+        part = image[row : row + side, col : col + side]
+        if np.ptp(part) == 0:
+            continue
+        spectrum = whitened_spectrum(part)
+        peaks, powers = spectrum_peaks(spectrum, PEAK_POWER)
+        lattice = lattice_of_peaks(peaks, powers, max(spectrum.step)) if len(peaks) >= 2 else None
+        if lattice is not None and not refusal(lattice, peaks) and lattice.explained > PURE:
+            yield float(np.log(lattice.powers).sum() * lattice.explained**2), lattice, (row, col)
+
+
+def _corners(shape: tuple[int, int], side: int) -> list[tuple[int, int]]:
+    lines = [np.unique(np.linspace(0, n - side, 1 + -(-3 * (n - side) // side)).astype(int)) for n in shape]
+    return [(int(row), int(col)) for row in lines[0] for col in lines[1]]
+
+
+def _between(grid_px: Array, pixels: slice) -> slice:
+    low, high = np.searchsorted(grid_px, [pixels.start, pixels.stop])
+    return slice(int(low), max(int(high), int(low) + 1))
+
+
+def _same(one: Lattice, other: Lattice) -> bool:
+    """Whether the strongest peaks of a lattice are peaks of another, too."""
+    strong = one.peaks[np.argsort(one.powers)[::-1][:4]]
+    apart = np.abs(np.hypot(*np.moveaxis(strong[:, None] - np.concatenate([other.peaks, -other.peaks]), -1, 0)))
+    return bool((apart.min(1) < SAME_STEP * np.hypot(*strong.T)).all())
+
+
+def _follow(
+    image: Float, flattener: Flattener, grid: Grid, lattice: Lattice, window: tuple[tuple[int, int], int]
+) -> _Followed:
+    """Where a lattice that was seen in a window, a corner and a side, is strong and in step."""
+    (row, col), side = window
+    inner = (
+        _between(grid.rows_px, slice(row + side // 3, row + side - side // 3)),
+        _between(grid.cols_px, slice(col + side // 3, col + side - side // 3)),
+    )
+    period = _period(lattice)
+    sigma = COVER_PERIODS * period
+    orders = np.rint(lattice.peaks[:12] @ lattice.vectors_px.T)
+    vectors = lattice.vectors_px
+    for _ in range(2):
+        waves, noise = demodulate(image, flattener, orders @ np.linalg.inv(vectors).T, grid, sigma)
+        seen = waves[:, inner[0], inner[1]]
+        vectors = _stepped(vectors, orders, seen, grid)
+    frequencies = orders @ np.linalg.inv(vectors).T
+    waves, noise = demodulate(image, flattener, frequencies, grid, sigma)
+    size = np.median(np.abs(waves[:, inner[0], inner[1]]), axis=(1, 2))
+    kept = np.argsort(size)[::-1][:REFLECTIONS]
+    energy = np.maximum(np.abs(waves[kept]) ** 2 - noise**2, 0).sum(0)
+    usual = max(float(np.median(energy[inner])), 1e-30)
+    off = _off_step(waves[kept[:3]], np.hypot(*frequencies[kept[:3]].T), grid)
+    strength = np.sqrt(energy / usual) * np.exp(-0.5 * (off / SAME_STEP) ** 2)
+    return _Followed(replace(lattice, vectors_px=reduced(vectors)), strength)
+
+
+def _stepped(vectors: Array, orders: Array, waves: Complex, grid: Grid) -> Array:
+    """Vectors of a lattice mended by the steps of its phases on the grid."""
+    if min(waves.shape[1:]) < 2:
+        return vectors
+    down = np.angle((waves[:, 1:] * np.conj(waves[:, :-1])).sum((1, 2))) / (2 * np.pi * grid.step_px[0])
+    right = np.angle((waves[:, :, 1:] * np.conj(waves[:, :, :-1])).sum((1, 2))) / (2 * np.pi * grid.step_px[1])
+    weight = np.abs(waves).mean((1, 2))[:, None]
+    frequencies = orders @ np.linalg.inv(vectors).T + np.stack([down, right], -1)
+    reciprocal = np.linalg.lstsq(orders * weight, frequencies * weight, rcond=None)[0]
+    return np.asarray(np.linalg.inv(reciprocal).T)
+
+
+def _off_step(waves: Complex, lengths: Array, grid: Grid) -> Array:
+    """How far the local frequencies of waves (k, n, m) are off theirs, as a part of these; shape (n, m)."""
+    off = np.zeros(waves.shape[1:])
+    weight = np.zeros(waves.shape[1:])
+    for wave, length in zip(waves, lengths, strict=True):
+        square = np.zeros(wave.shape)
+        for axis in range(2):
+            product = np.take(wave, range(1, wave.shape[axis]), axis) * np.conj(
+                np.take(wave, range(wave.shape[axis] - 1), axis)
+            )
+            smooth = ndimage.gaussian_filter(product.real, 1.5) + 1j * ndimage.gaussian_filter(product.imag, 1.5)
+            step = np.angle(smooth) / (2 * np.pi * grid.step_px[axis] * length)
+            square += np.pad(step, [(0, int(k == axis)) for k in range(2)], mode="edge") ** 2
+        off += square * np.abs(wave) ** 2
+        weight += np.abs(wave) ** 2
+    return np.asarray(np.sqrt(off / np.maximum(weight, 1e-30)))
+
+
+def _large_enough(one: _Followed, found: list[_Followed], grid: Grid) -> bool:
+    """Whether a lattice is stronger than those known on a connected area that can be a grain."""
+    others = np.max([known.strength for known in found], axis=0) if found else np.zeros_like(one.strength)
+    own = ndimage.binary_opening((one.strength > COVERED) & (one.strength > 1.2 * others), np.ones((3, 3)))
+    labels, _ = ndimage.label(own)
+    largest = np.bincount(labels.ravel())[1:].max(initial=0)
+    return bool(largest * grid.step_px[0] * grid.step_px[1] >= 0.5 * LEAST_CELLS * one.period_px**2)
+
+
+# ---------------------------------------------------------------- every pixel to a lattice
+
+
+def _on_pixels(coarse: Labels, grid: Grid, shape: tuple[int, ...]) -> Labels:
+    at = [
+        np.clip(np.rint((np.arange(n) - px[0]) / (px[1] - px[0])).astype(int), 0, len(px) - 1)
+        for n, px in zip(shape, (grid.rows_px, grid.cols_px), strict=True)
+    ]
+    return np.asarray(coarse[at[0]][:, at[1]])
+
+
+def _nearest_waves(
+    image: Float, flattener: Flattener, grid: Grid, labels: Labels, lattices: list[Lattice]
+) -> tuple[Labels, list[Lattice]]:
+    """Labels by which lattice's waves, continued from the inside of its grain, are nearest to the image."""
+    flat = flat_strip(image, slice(0, image.shape[0]), flattener, flattener.lifted((image.shape[0], image.shape[1])))
+    off, mended = [], []
+    for number, lattice in enumerate(lattices, 1):
+        waves, better = _waves_of(image, flattener, grid, labels == number, lattice)
+        mended.append(better)
+        if waves is None:
+            off.append(np.full(image.shape, np.inf, np.float32))
+            continue
+        off.append(ndimage.gaussian_filter((flat - waves) ** 2, 0.7 * _period(lattice), truncate=3.0))
+    nearest = 1 + np.argmin(off, axis=0)
+    return np.where(labels > 0, nearest, 0).astype(np.uint8), mended
+
+
+def _waves_of(
+    image: Float, flattener: Flattener, grid: Grid, own: Bools, lattice: Lattice
+) -> tuple[Float | None, Lattice]:
+    """The image that a lattice's waves make, continued beyond its grain; and the lattice, mended."""
+    period = _period(lattice)
+    rows, cols = (np.rint(px).astype(int) for px in (grid.rows_px, grid.cols_px))
+    depth = ndimage.distance_transform_edt(np.pad(own, 1, mode="edge"))[1:-1, 1:-1][np.ix_(rows, cols)]
+    core = np.clip(depth / (1.5 * period), 0, 1)
+    if (core > 0.9).sum() < 4:
+        return None, lattice
+    orders = _orders_up_to(lattice)
+    frequencies = orders @ np.linalg.inv(lattice.vectors_px).T
+    waves, _ = demodulate(image, flattener, frequencies, grid, 1.5 * period)
+    size = np.sqrt((np.abs(waves) ** 2 * core).sum((1, 2)))
+    kept = np.argsort(size)[::-1][:WAVES]
+    vectors = _stepped(lattice.vectors_px, orders[kept], waves[kept] * core, grid)
+    orders = orders[kept]
+    frequencies = orders @ np.linalg.inv(vectors).T
+    waves, _ = demodulate(image, flattener, frequencies, grid, 1.5 * period)
+    sigma = [2.5 * period / step for step in grid.step_px]
+    weight = ndimage.gaussian_filter(core**2 + 0.0, sigma, mode="nearest") + 1e-9
+    total = np.zeros(image.shape, np.float32)
+    at_row, at_col = np.arange(image.shape[0]), np.arange(image.shape[1])
+    places = np.meshgrid(at_row / grid.step_px[0], at_col / grid.step_px[1], indexing="ij")
+    for wave, g in zip(waves, frequencies, strict=True):
+        smooth = [ndimage.gaussian_filter(part * core**2, sigma, mode="nearest") for part in (wave.real, wave.imag)]
+        real, imag = (ndimage.map_coordinates(part / weight, places, order=1, mode="nearest") for part in smooth)
+        turn = np.exp(2j * np.pi * g[0] * at_row)[:, None] * np.exp(2j * np.pi * g[1] * at_col)[None]
+        total += (2 * (real * turn.real - imag * turn.imag)).astype(np.float32)
+    return total, replace(lattice, vectors_px=vectors)
+
+
+def _orders_up_to(lattice: Lattice) -> Array:
+    """Half of the reflections of a lattice up to the highest frequency at which it has a peak; shape (k, 2)."""
+    highest = 1.05 * float(np.hypot(*lattice.peaks.T).max())
+    reach = [int(highest * np.hypot(*vector)) for vector in lattice.vectors_px]
+    grid = [(h, k) for h in range(reach[0] + 1) for k in range(-reach[1], reach[1] + 1) if h > 0 or k > 0]
+    orders = np.array(grid, dtype=float)
+    return orders[np.hypot(*(orders @ np.linalg.inv(lattice.vectors_px).T).T) <= highest]
+
+
+def _numbered(labels: Labels, lattices: list[Lattice]) -> Grains:
+    """Connected parts large enough as grains, the largest first; what is too small goes to its neighbours."""
+    parts = []
+    for number, lattice in enumerate(lattices, 1):
+        own = ndimage.binary_opening(np.pad(labels == number, 4, mode="edge"), np.ones((3, 3)), iterations=2)
+        named, count = ndimage.label(own[4:-4, 4:-4])
+        sizes = np.bincount(named.ravel(), minlength=count + 1)
+        least = LEAST_CELLS * _period(lattice) ** 2
+        parts += [(int(sizes[k]), named == k, lattice) for k in range(1, count + 1) if sizes[k] >= least]
+    parts.sort(key=lambda part: -part[0])
+    kept = np.zeros(labels.shape, np.uint8)
+    for number, (_, own, _) in enumerate(parts[:255], 1):
+        kept[own] = number
+    away = ndimage.distance_transform_edt(kept == 0, return_distances=False, return_indices=True)
+    filled = kept[away[0], away[1]] if parts else kept
+    return Grains(np.where(labels > 0, filled, 0).astype(np.uint8), [lattice for _, _, lattice in parts])
