@@ -47,7 +47,7 @@ def test_columns_are_listed_where_they_are_seen(transposed: bool) -> None:
     found = fit_registration(counts, [SRTIO3], (0.0125, 0.0125))
     shapes = [ColumnShape(c.site, c.u, c.v, 2.0, (90.0, 0.0, 90.0)) for c in SRTIO3.tested]
     judged = judged_of([scored(shape, found.mask.astype(np.uint8)) for shape in shapes], 0.1)
-    rows = column_rows("f", judged, Coordinates(found.nodes_px, found.row_shift_px, found.transposed))
+    rows = column_rows("f", 1, judged, Coordinates(found.nodes_px, found.row_shift_px, found.transposed))
     listed = rows.select("row_px", "col_px").to_numpy()[:, :: -1 if transposed else 1]
     shift = true_row_shift_px(Conditions(pixel_nm=0.0125, jitter_pm=8), 300, 4)
     seen = scan.places_px.copy()
@@ -62,7 +62,7 @@ def test_a_site_that_occurs_twice_is_two_columns() -> None:
     mask = np.ones((8, 8), np.uint8)
     pair = [ColumnShape("O", u, 0.5, 2.0, (90.0, 0.0, 90.0), column=k) for k, u in enumerate((0.25, 0.75))]
     nodes = 20.0 * np.stack(np.meshgrid(np.arange(9), np.arange(9), indexing="ij"))
-    rows = column_rows("f", judged_of([scored(s, mask) for s in pair], 0.1), Coordinates(nodes, np.zeros(160)))
+    rows = column_rows("f", 1, judged_of([scored(s, mask) for s in pair], 0.1), Coordinates(nodes, np.zeros(160)))
     assert set(rows["site"]) == {"O"} and set(rows["column"]) == {0, 1} and set(rows["grain"]) == {1}
     assert rows.select(COLUMN_KEY).is_unique().all()
     assert not rows.select("image_id", "cell_u", "cell_v", "site").is_unique().all()

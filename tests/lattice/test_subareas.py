@@ -15,7 +15,7 @@ import find_defects
 import infer_differences
 import write_pages
 from bench.material import Lattice, write_scan
-from oddlattice.defects.raw_maps import warped, write_maps
+from oddlattice.defects.raw_maps import Laid, warped, write_maps
 from oddlattice.lattice import subareas
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.process.prefetch import Behind, ahead
@@ -229,7 +229,7 @@ def test_maps_are_written_to_a_part_in_eight_thousand(tmp_path: Path) -> None:
     coordinates = Coordinates(np.stack([14 * u - 60, 14 * v - 60]).astype(np.float32), np.zeros(300))
     values = np.random.default_rng(5).normal(0, 3, (580, 780)).astype(np.float32)
     group = zarr.create_group(tmp_path / "maps.zarr")
-    write_maps(group, {"z": values}, coordinates, (300, 400), (0.01, 0.01))
+    write_maps(group, [Laid({"z": values}, coordinates)], (300, 400), (0.01, 0.01))
     written = zarr.open_group(tmp_path / "maps.zarr", mode="r")["z/0"][:]
     (exact,) = warped([values], coordinates, slice(0, 300), slice(0, 400))
     assert (written != 0).all() and 2**-14 < (np.abs(written - exact) / np.abs(exact)).max() <= 2**-13

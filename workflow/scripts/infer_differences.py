@@ -5,7 +5,7 @@ from typing import Any
 
 import zarr
 
-from oddlattice.model.folder import load_model
+from oddlattice.model.folder import Model, load_model
 from oddlattice.predict.infer_image import infer_one, refuse
 from oddlattice.predict.pieces import PiecesInOrder
 from oddlattice.predict.predictor import Predictor
@@ -16,7 +16,7 @@ from oddlattice.process.single_thread import one_thread
 from oddlattice.process.supervised import Watch, go_on_watched
 from oddlattice.run.stage_settings import InferSettings
 from oddlattice.storage.atomic import whole_directory
-from oddlattice.storage.groups import grain_of, listed_in, new_store, said_of
+from oddlattice.storage.groups import listed_in, new_store
 
 
 def main(
@@ -36,6 +36,10 @@ def main(
     models = {model.name: model for model in map(load_model, map(Path, model_dirs))}
     predictors = {name: Predictor(model, settings, threads) for name, model in models.items()}
     without_model = Predictor(None, settings, threads)
+
+    def choose(name: str) -> tuple[Model | None, Predictor]:
+        return models.get(name), predictors.get(name, without_model)
+
     listed = listed_in(tiles)
     with whole_directory(out_zarr) as part, Behind() as write:
         out = new_store(part)
@@ -44,9 +48,8 @@ def main(
         for row in listed:
             name, state, reason = row["image_id"], row["state"], row["reason"]
             if state == "tiled":
-                model = str(said_of(grain_of(tiles, name))["model"])
-                given = (tiles, out, name, models.get(model), predictors.get(model, without_model), settings)
-                meanwhile = (pieces.of(name), write) if pieces is not None else ()
+                given = (tiles, out, name, choose, settings)
+                meanwhile = (pieces, write) if pieces is not None else ()
                 said, fault = watch.spared(name, infer_one, *given, *meanwhile)
                 if fault is not None and meanwhile:  # perhaps it is that of the next image, whose pieces are read ahead
                     write.wait()

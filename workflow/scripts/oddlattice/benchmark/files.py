@@ -86,7 +86,7 @@ def analyse_files(rows: list[Row], setup: Setup, folder: Path) -> list[Analysis]
         name = str(row["image_id"])
         job: dict[str, Any] = {"images_zarr": str(first), "out": str(second), "settings": setup.tile.as_dict()}
         if tile_one([crystal], image_id=name, **job)["state"] == "tiled":
-            infer_one(tiles, differences, name, model, predictor, setup.infer)
+            infer_one(tiles, differences, name, lambda _: (model, predictor), setup.infer)
     made = zarr.open_group(maps, mode="w", zarr_format=3)
     stores = Stores(images, tiles, differences, made, folder)
     return [analyse(row, stores, setup.defects) for row in listed]

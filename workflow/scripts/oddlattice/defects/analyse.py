@@ -1,25 +1,36 @@
 """One image of a shard from its stores to its rows and its maps."""
 
 import re
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Self
 
 import numpy as np
 import polars as pl
 import zarr
 
-from oddlattice.defects.find import find_by_parts
-from oddlattice.defects.raw_maps import InCounts, Map, write_maps
-from oddlattice.defects.registered import NOWHERE, load_registered
-from oddlattice.defects.tables import defect_row, dose_counts_per_nm2, image_figures, lattice_figures
+from oddlattice.defects.find import judge_by_parts, list_together
+from oddlattice.defects.raw_maps import InCounts, Laid, write_maps
+from oddlattice.defects.registered import NOWHERE, Registered, load_registered
+from oddlattice.defects.tables import (
+    Tally,
+    defect_row,
+    dose_counts_per_nm2,
+    image_figures,
+    lattice_figures,
+    pooled,
+)
 from oddlattice.lattice.coordinates import Coordinates
-from oddlattice.lattice.pixel_size import header_nm
+from oddlattice.lattice.pixel_size import PixelNm, header_nm
+from oddlattice.numerics.arrays import Float
 from oddlattice.process.sandbox import Fault
 from oddlattice.run.stage_settings import DefectSettings
-from oddlattice.storage.groups import grain_of, group_of, said_of, values_of
+from oddlattice.storage.groups import grain_of, grains_in, group_of, said_of, values_of
 from oddlattice.storage.products import COLUMNS, table
 from oddlattice.storage.rows import Row
+from oddlattice.storage.windows import Windows
 
 #: Names of columns whose unit holds a length.
 LENGTH = re.compile(r"_(nm|pm)2?$|^density_")
@@ -46,50 +57,119 @@ class Analysis:
     columns: pl.DataFrame = field(default_factory=lambda: table([], COLUMNS))
 
 
+@dataclass(frozen=True)
+class Grain:
+    """What the stages left of a grain that is analysed."""
+
+    tiles: zarr.Group
+    differences: zarr.Group
+    lattice: Row
+    model: Row
+    image: Registered
+
+    @classmethod
+    def of(cls, stores: Stores, name: str, number: int, header: PixelNm | None) -> Self:
+        """Grain `number` of an image."""
+        tiles, differences = grain_of(stores.tiles, name, number), grain_of(stores.differences, name, number)
+        image = replace(load_registered(tiles, differences, header, NOWHERE), coordinates=Coordinates.of(tiles))
+        return cls(tiles, differences, said_of(tiles), said_of(differences), image)
+
+    @property
+    def cell_nm2(self) -> float:
+        """Area of its cell."""
+        return float(abs(np.linalg.det(self.image.vectors_px * self.image.pixel_nm)))
+
+    def laid(self, maps: dict[str, Float | Windows]) -> Laid:
+        """Its maps, the prediction in counts, and where they lie in the image."""
+        mean, sign = values_of(self.tiles, "local_mean"), int(self.lattice.get("contrast_sign", 1))
+        counts = InCounts(maps["prediction"], mean, float(self.lattice["pedestal_counts"]), sign)
+        return Laid({**maps, "prediction": counts}, self.image.coordinates)
+
+    @property
+    def dose_counts_per_nm2(self) -> float:
+        """Mean counts per area."""
+        mean, mask = values_of(self.tiles, "local_mean"), values_of(self.tiles, "mask")
+        return dose_counts_per_nm2(mean, mask, float(self.lattice["pedestal_counts"]), self.image.pixel_nm)
+
+
 def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
-    """Find the defects of one image that could be read, and write its maps."""
+    """Find the defects of one image that could be read, grain by grain, and write its maps."""
     name = row["image_id"]
     source = said_of(group_of(stores.images, name))
-    lattice = said_of(grain_of(stores.tiles, name))
+    numbers = grains_in(stores.tiles, name)
+    first = said_of(grain_of(stores.tiles, name))
     found: Row = {key: row[key] for key in ("image_id", "file_id", "scan_id", "path", "signal", "frame")}
-    found |= {"state": lattice["state"], "reason": lattice["reason"]} | lattice_figures(source, lattice)
-    if lattice["state"] != "tiled":
+    found |= {"state": first["state"], "reason": first["reason"]} | lattice_figures(source, first)
+    if first["state"] != "tiled":
         return Analysis(found)
-    differences = grain_of(stores.differences, name)
-    model = said_of(differences)
+    states = {k: said_of(grain_of(stores.differences, name, k)) for k in numbers}
+    kept = [k for k in numbers if states[k]["state"] == "analysed"]
+    model = states[kept[0] if kept else numbers[0]]
     found |= {"state": model["state"], "reason": model["reason"], "model_misfit": model.get("model_misfit")}
-    if model["state"] != "analysed":
+    if not kept:
         return Analysis(found)
-    found["model"] = model["model"]
-    tiles, header = grain_of(stores.tiles, name), header_nm(source)
-    with TemporaryDirectory(dir=stores.scratch, prefix=".z-") as scratch:
-        tally, maps = find_by_parts(name, tiles, differences, header, settings, Path(scratch))
-        image = load_registered(tiles, differences, header, NOWHERE)
-        warnings = [*source.get("warnings", []), *lattice.get("warnings", [])]
-        if not tally.columns or not sum(map(len, tally.columns)):
-            warnings.append("no column was tested: too few cells of crystal to know the image's own noise")
-        cell_nm2 = float(abs(np.linalg.det(image.vectors_px * image.pixel_nm)))
-        mask, local_mean, coordinates = values_of(tiles, "mask"), values_of(tiles, "local_mean"), Coordinates.of(tiles)
-        pedestal = float(lattice["pedestal_counts"])
-        figures = image_figures(tally, mask, cell_nm2, settings)
-        figures["dose_counts_per_nm2"] = dose_counts_per_nm2(local_mean, mask, pedestal, image.pixel_nm)
-        found |= figures | {"reason": "; ".join(warnings)}
+    header = header_nm(source)
+    grains = {k: Grain.of(stores, name, k, header) for k in kept}
+    with ExitStack() as scratch:
+        judged = {}
+        for k, grain in grains.items():
+            folder = Path(scratch.enter_context(TemporaryDirectory(dir=stores.scratch, prefix=".z-")))
+            judged[k] = judge_by_parts(grain.tiles, grain.differences, header, settings, folder)
+        tallies = list_together(name, judged, settings)
         group = stores.maps.create_group(name)
-        sign = int(lattice.get("contrast_sign", 1))
-        laid: dict[str, Map] = {**maps, "prediction": InCounts(maps["prediction"], local_mean, pedestal, sign)}
-        write_maps(group, laid, coordinates, (found["rows"], found["cols"]), header)
-    said = {"image_id": name, "completeness": tally.losses, "trials": tally.trials}
-    group.update_attributes({"oddlattice": said})
-    whole = replace(image, coordinates=coordinates)
-    made = Analysis(
-        found,
-        [defect_row(row, defect, whole, cell_nm2) for defect in tally.defects],
-        [{"image_id": name} | trial for trial in tally.trials],
-        pl.concat([table([], COLUMNS), *tally.columns]).with_columns(
-            pl.col("cell_u") + image.first[0], pl.col("cell_v") + image.first[1]
-        ),
-    )
-    return made if lattice["pixel_nm"] is not None else without_lengths(made)
+        laid = [grain.laid(judged[k].maps) for k, grain in grains.items()]
+        write_maps(group, laid, (found["rows"], found["cols"]), header)
+    whole = pooled(list(tallies.values()))
+    found |= _figures(grains, tallies, whole, settings) | {"model": model["model"]}
+    if len(numbers) > 1:
+        found |= _of_several(grains, source)
+    without = [f"grain {k}: {states[k]['reason']}" for k in numbers if k not in kept]
+    found["reason"] = "; ".join([*source.get("warnings", []), *_warnings(grains, whole, len(numbers)), *without])
+    group.update_attributes({"oddlattice": {"image_id": name, "completeness": whole.losses, "trials": whole.trials}})
+    made = Analysis(found, trials=[{"image_id": name} | trial for trial in whole.trials])
+    columns = [table([], COLUMNS)]
+    for k, tally in tallies.items():
+        image, area = grains[k].image, grains[k].cell_nm2
+        made.defects += [defect_row(row, k, defect, image, area) for defect in tally.defects]
+        u, v = (pl.col(key) + low for key, low in zip(("cell_u", "cell_v"), image.first, strict=True))
+        columns += [some.with_columns(u, v) for some in tally.columns]
+    made.columns = pl.concat(columns)
+    return made if first["pixel_nm"] is not None else without_lengths(made)
+
+
+def _figures(grains: dict[int, Grain], tallies: dict[int, Tally], whole: Tally, settings: DefectSettings) -> Row:
+    """Figures of an image from those of its grains."""
+    masks = {k: values_of(grain.tiles, "mask") for k, grain in grains.items()}
+    area = sum(tally.area_nm2(masks[k], grains[k].cell_nm2) for k, tally in tallies.items())
+    regions = sum(sum(d.cells for d in tally.defects) * grains[k].cell_nm2 for k, tally in tallies.items())
+    doses = [grain.dose_counts_per_nm2 for grain in grains.values()]
+    cells = [int(np.count_nonzero(mask)) for mask in masks.values()]
+    dose = float(np.average(doses, weights=np.maximum(cells, 1))) if len(doses) > 1 else doses[0]
+    return image_figures(whole, area, regions, settings) | {"dose_counts_per_nm2": dose}
+
+
+def _of_several(grains: dict[int, Grain], source: Row) -> Row:
+    """What the images table says of an image of several grains: sums, and what they have in common."""
+    said = [lattice_figures(source, grain.lattice) for grain in grains.values()]
+    found: Row = {key: sum(one[key] for one in said) for key in ("cells_analysed", "cells_masked")}
+    of_each = ("a_nm", "b_nm", "a_px", "b_px", "gamma_deg", "rotation_deg", "lattice_rms_px", "crystal_probability")
+    found |= dict.fromkeys(of_each)
+    crystals = list(dict.fromkeys(one["crystal"] for one in said if one["crystal"]))
+    models = {str(grain.model["model"]) for grain in grains.values()}
+    found |= {"crystal": " + ".join(crystals), "crystal_candidates": "", "model_misfit": None}
+    return found | {"model": models.pop() if len(models) == 1 else ""}
+
+
+def _warnings(grains: dict[int, Grain], whole: Tally, count: int) -> list[str]:
+    """Sentences on the image's lattices, each said once."""
+    told = [
+        (f"grain {k}: " if count > 1 else "") + line
+        for k, grain in grains.items()
+        for line in grain.lattice.get("warnings", [])
+    ]
+    if not sum(map(len, whole.columns)):
+        told.append("no column was tested: too few cells of crystal to know the image's own noise")
+    return told
 
 
 def without_lengths(made: Analysis) -> Analysis:

@@ -118,25 +118,31 @@ def _on_site_taken_out(without: Without, vectors_pm: Array, px_per_cell: PxPerCe
     return np.ascontiguousarray(without.left[n_u:-n_u, n_v:-n_v])
 
 
-def find_by_parts(
-    name: str,
-    tiles: zarr.Group,
-    differences: zarr.Group,
-    header: PixelNm | None,
-    settings: DefectSettings,
-    scratch: Path,
-) -> tuple[Tally, dict[str, Float | Windows]]:
-    """Test the columns of an image part by part; nearly every image is one part.
+@dataclass
+class JudgedGrain:
+    """A grain whose columns were tested, and nothing is listed yet.
 
-    A part of a huge image is judged by its own scatter; what is listed is decided for the whole image at once.
-
-    Returns
-    -------
-    tally : Tally
+    Attributes
+    ----------
+    known : list of Trial
+        Defects that are put in, for completeness.
+    pieces : list of Piece
+    regions : ndarray of shape (U, V), bool
+        Cells of holes and of other phases, and those in which columns stand beside their sites.
     maps : dict of ndarray or Windows of shape (U n_u, V n_v), float32
-        In the lattice frame: difference, z, prediction; z of a huge image lies in `scratch`.
+        In the lattice frame: difference, z, prediction; z of a huge image lies in scratch.
     """
-    tally = Tally([Trial(**entry) for entry in said_of(differences)["trial_defects"]])
+
+    known: list[Trial]
+    pieces: list[Piece]
+    regions: Cells
+    maps: dict[str, Float | Windows]
+
+
+def judge_by_parts(
+    tiles: zarr.Group, differences: zarr.Group, header: PixelNm | None, settings: DefectSettings, scratch: Path
+) -> JudgedGrain:
+    """Test the columns of a grain part by part, each by its own scatter; nearly every image is one part."""
     mask = values_of(tiles, "mask")
     px_per_cell = px_of(array_of(differences, "difference"), mask)
     brightness, broken = np.zeros(mask.shape), np.zeros(mask.shape, dtype=bool)
@@ -160,15 +166,26 @@ def find_by_parts(
             stored[in_px(part.core, px_per_cell)] = z[in_px(part.inner, px_per_cell)]
             del image, found
             give_back()
-    decide_together([piece.judged for piece in pieces], settings.fdr)
-    for piece in pieces:
-        tally.add(name, piece)
-    vectors_pm = pieces[0].judged.vectors_pm if pieces else np.eye(2)
-    crowd = crowded_cells(tally.defects, mask.shape, vectors_pm, settings.extended_columns)
-    regions = gap_cells(mask, values_of(tiles, "inside"), brightness) | broken | crowd
-    tally.defects, tally.taken = extended_regions(tally.defects, regions)
+    known = [Trial(**entry) for entry in said_of(differences)["trial_defects"]]
+    regions = gap_cells(mask, values_of(tiles, "inside"), brightness) | broken
     if stored is None:
-        return tally, {"difference": image.difference, "z": z, "prediction": image.prediction}
+        maps: dict[str, Float | Windows] = {"difference": image.difference, "z": z, "prediction": image.prediction}
+        return JudgedGrain(known, pieces, regions, maps)
     arrays = {"difference": array_of(differences, "difference"), "z": stored}
     arrays["prediction"] = array_of(differences, "prediction")
-    return tally, {name: Windows(array, MAP_BYTES) for name, array in arrays.items()}
+    return JudgedGrain(known, pieces, regions, {name: Windows(array, MAP_BYTES) for name, array in arrays.items()})
+
+
+def list_together(name: str, grains: dict[int, JudgedGrain], settings: DefectSettings) -> dict[int, Tally]:
+    """What is listed in the grains of an image, at one false-discovery rate for all of it."""
+    decide_together([piece.judged for grain in grains.values() for piece in grain.pieces], settings.fdr)
+    found = {}
+    for number, grain in grains.items():
+        tally = found[number] = Tally(grain.known)
+        for piece in grain.pieces:
+            tally.add(name, number, piece)
+        vectors_pm = grain.pieces[0].judged.vectors_pm if grain.pieces else np.eye(2)
+        shape = (grain.regions.shape[0], grain.regions.shape[1])
+        crowd = crowded_cells(tally.defects, shape, vectors_pm, settings.extended_columns)
+        tally.defects, tally.taken = extended_regions(tally.defects, grain.regions | crowd)
+    return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -163,21 +164,29 @@ def _round(bits: npt.NDArray[np.int32]) -> None:
         bits[i] = (bits[i] + half) & kept
 
 
-def write_maps(
-    group: zarr.Group, maps: dict[str, Map], coordinates: Coordinates, shape: tuple[int, int], header: PixelNm | None
-) -> None:
+@dataclass(frozen=True)
+class Laid:
+    """Maps (U n_u, V n_v) of a grain in its lattice frame by name, and where they lie in the image."""
+
+    maps: dict[str, Map]
+    coordinates: Coordinates
+
+
+def write_maps(group: zarr.Group, grains: list[Laid], shape: tuple[int, int], header: PixelNm | None) -> None:
     """Write lattice-frame maps as OME-Zarr images in the raw frame, with the raw image's scale.
 
+    All grains go into one map: no two have a pixel in common, but for the outermost ones that are partly 0.
     Values are rounded to `KEPT_BITS`: what noise decides is not worth the disk.
     """
+    names = list(grains[0].maps)
     with ExitStack() as stack:
         images = [
-            stack.enter_context(Bands(group.create_group(name), shape, np.float32, header, name=name)) for name in maps
+            stack.enter_context(Bands(group.create_group(name), shape, np.float32, header, name=name)) for name in names
         ]
         for start in range(0, shape[0], BAND_ROWS):
             rows = slice(start, min(start + BAND_ROWS, shape[0]))
             blocks = [
-                warped(list(maps.values()), coordinates, rows, slice(col, min(col + BLOCK_COLS, shape[1])))
+                _merged(grains, rows, slice(col, min(col + BLOCK_COLS, shape[1])))
                 for col in range(0, shape[1], BLOCK_COLS)
             ]
             for image, *band in zip(images, *blocks, strict=True):
@@ -186,3 +195,12 @@ def write_maps(
                 image.push(values)
             if shape[1] > BLOCK_COLS:
                 give_back()
+
+
+def _merged(grains: list[Laid], rows: slice, cols: slice) -> list[Float]:
+    """A window of the image of every map, each grain's own where it has one."""
+    found, *others = (warped(list(grain.maps.values()), grain.coordinates, rows, cols) for grain in grains)
+    for other in others:
+        for values, more in zip(found, other, strict=True):
+            np.copyto(values, more, where=values == 0)
+    return found

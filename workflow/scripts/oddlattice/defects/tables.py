@@ -28,15 +28,14 @@ from oddlattice.model.known_defects import Trial
 from oddlattice.numerics.arrays import Array, Mask
 from oddlattice.numerics.intervals import poisson_interval, wilson
 from oddlattice.run.stage_settings import DefectSettings
-from oddlattice.storage.groups import FIRST_GRAIN
 from oddlattice.storage.products import COLUMNS, table
 from oddlattice.storage.rows import Row
 
 NOISE_MODEL = "the image's own residuals: per pixel of the cell, slowly varying level, correlated"
 
 
-def column_rows(image_id: str, judged: Judged, coordinates: Coordinates) -> pl.DataFrame:
-    """Every tested column of an image as rows of products.COLUMNS, cells counted from the arrays' first."""
+def column_rows(image_id: str, grain: int, judged: Judged, coordinates: Coordinates) -> pl.DataFrame:
+    """Every tested column of a grain as rows of products.COLUMNS, cells counted from the arrays' first."""
     frames, start = [], 0
     for tested in judged.kinds:
         v, n = tested.verdict, len(tested.cells)
@@ -45,7 +44,7 @@ def column_rows(image_id: str, judged: Judged, coordinates: Coordinates) -> pl.D
             pl.DataFrame(
                 {
                     "image_id": [image_id] * n,
-                    "grain": [FIRST_GRAIN] * n,
+                    "grain": [grain] * n,
                     "cell_u": tested.cells[:, 0],
                     "cell_v": tested.cells[:, 1],
                     "column": [tested.shape.column] * n,
@@ -77,7 +76,7 @@ def _number(value: float) -> float | None:
     return None if not math.isfinite(value) else float(value)
 
 
-def defect_row(about: Row, defect: Defect, image: Registered, cell_nm2: float) -> Row:
+def defect_row(about: Row, grain: int, defect: Defect, image: Registered, cell_nm2: float) -> Row:
     """A defect as a row of products.DEFECTS."""
     place = image.coordinates.seen_px(np.array(defect.uv))
     extended = defect.kind == "extended"
@@ -87,7 +86,7 @@ def defect_row(about: Row, defect: Defect, image: Registered, cell_nm2: float) -
         "col_px": float(place[1]),
         "row_nm": float(place[0] * image.pixel_nm[0]),
         "col_nm": float(place[1] * image.pixel_nm[1]),
-        "grain": FIRST_GRAIN,
+        "grain": grain,
         "cell_u": int(math.floor(defect.uv[0])) + image.first[0],
         "cell_v": int(math.floor(defect.uv[1])) + image.first[1],
         "column": defect.column,
@@ -167,11 +166,11 @@ class Tally:
     false_dispersion: float = 1.0
     taken: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
 
-    def add(self, image_id: str, piece: Piece) -> None:
+    def add(self, image_id: str, grain: int, piece: Piece) -> None:
         """Take in the columns and defects that are a part's own; those around it are another's."""
         judged, low = piece.judged, [s.start for s in piece.part.wide]
         own, noise = judged.own, judged.noise
-        rows = column_rows(image_id, judged, piece.coordinates).filter(pl.Series(own))
+        rows = column_rows(image_id, grain, judged, piece.coordinates).filter(pl.Series(own))
         self.columns.append(rows.with_columns(pl.col("cell_u") + low[0], pl.col("cell_v") + low[1]))
         self.anm.append(np.concatenate([np.empty(0), *(t.anm for t in judged.kinds)])[own])
         self.flagged.append(judged.flagged[own])
@@ -180,6 +179,26 @@ class Tally:
         self.shifts = pooled_curves(self.shifts, shift_curves(judged, judged.vectors_pm))
         self.trials = pooled_rows(self.trials, trial_rows(judged, noise, piece.cell, judged.vectors_pm, self.known))
         self.false_dispersion = judged.false_dispersion
+
+    def area_nm2(self, mask: Mask, cell_nm2: float) -> float:
+        """Area analysed outside of regions, of a grain of which the cells of `mask` (U, V) were analysed."""
+        return float(np.count_nonzero((mask > 0) & ~self.taken)) * cell_nm2
+
+
+def pooled(tallies: list[Tally]) -> Tally:
+    """What was found in all grains of an image; cells of regions are each grain's own and not among it."""
+    whole = Tally([])
+    for one in tallies:
+        whole.known += one.known
+        whole.defects += one.defects
+        whole.columns += one.columns
+        whole.anm += one.anm
+        whole.flagged += one.flagged
+        whole.losses = pooled_curves(whole.losses, one.losses)
+        whole.shifts = pooled_curves(whole.shifts, one.shifts)
+        whole.trials = pooled_rows(whole.trials, one.trials)
+        whole.false += one.false
+    return whole
 
 
 def published_figures(tally: Tally, band_std: float) -> Row:
@@ -196,14 +215,13 @@ def published_figures(tally: Tally, band_std: float) -> Row:
     }
 
 
-def image_figures(tally: Tally, mask: Mask, cell_nm2: float, settings: DefectSettings) -> Row:
-    """Figures of an image of which the cells of `mask` (U, V) were analysed, for products.IMAGES.
+def image_figures(tally: Tally, area: float, extended_nm2: float, settings: DefectSettings) -> Row:
+    """Figures of an image, for products.IMAGES.
 
-    Densities are of the point defects outside extended regions, over the area analysed outside of them.
+    Densities are of the point defects outside extended regions, over the `area` analysed outside of them [nm^2].
     """
     points = [d for d in tally.defects if d.kind != "extended" and not d.in_region]
     regions = [d for d in tally.defects if d.kind == "extended"]
-    area = float(np.count_nonzero((mask > 0) & ~tally.taken)) * cell_nm2
     low, high = poisson_interval(len(points))
     corrected, left_out = corrected_count(points, tally.losses, tally.shifts)
     ends = [value / max(area, 1e-9) for value in corrected]
@@ -214,7 +232,7 @@ def image_figures(tally: Tally, mask: Mask, cell_nm2: float, settings: DefectSet
         "columns_tested": sum(map(len, tally.anm)),
         "defects": len(points),
         "extended_regions": len(regions),
-        "extended_area_nm2": sum(d.cells for d in regions) * cell_nm2,
+        "extended_area_nm2": extended_nm2,
         "density_per_nm2": len(points) / area if area else None,
         "density_ci_low": low / area if area else None,
         "density_ci_high": high / area if area else None,

@@ -13,9 +13,19 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from oddlattice.crystal import LEAST_CELLS
-from oddlattice.lattice.fourier import Lattice, lattice_of_peaks, reduced, refusal, spectrum_peaks, whitened_spectrum
-from oddlattice.lattice.fourier import PEAK_POWER as PEAK_POWER
-from oddlattice.lattice.frame import Flattener, Grid, demodulate, fit_flattener, flat_strip, grid_over
+from oddlattice.lattice.fourier import (
+    BLOCK_PX,
+    PEAK_POWER,
+    Lattice,
+    blocks_of,
+    lattice_of_peaks,
+    reduced,
+    refusal,
+    spectrum_peaks,
+    whitened_spectrum,
+)
+from oddlattice.lattice.frame import Flattener, Grid, Lifted, demodulate, fit_flattener, flat_strip, grid_over, strips
+from oddlattice.lattice.register import Registration
 from oddlattice.numerics.arrays import Array, Bools, Complex, Float
 from oddlattice.numerics.local_plane import finite
 
@@ -23,6 +33,9 @@ Labels = npt.NDArray[np.uint8]
 
 WINDOW_PERIODS = (24.0, 16.0, 11.0, 8.0)  # sides of the windows that are asked for a lattice
 LEAST_WINDOW_PX = 64
+PERIOD_OF_FRINGES = 1.4  # ASSUME: primitive cells are about so large, in periods of the strongest fringes
+LEAST_LEFT_CELLS = 20  # connected cells not analysed in which another grain is looked for: it reaches beyond them
+TURNED_DEG = 2.0  # a lattice that turns by more within the image may be two
 TRIES = 25  # windows of a size that are asked at most
 PURE = 0.75  # part of a window's peaks that its lattice must explain
 COVER_PERIODS = 2.0  # rms width over which the strength of a lattice is measured
@@ -80,16 +93,12 @@ def _period(lattice: Lattice) -> float:
     return float(np.sqrt(abs(np.linalg.det(lattice.vectors_px))))
 
 
-def find_grains(image: Float, period_px: float) -> Grains:
-    """The grains of an image whose lattices have periods of about `period_px`; `count` is 0 or 1 where it is no more.
-
-    Parameters
-    ----------
-    image : ndarray of shape (rows, cols)
-    period_px : float
-        Square root of the area of a primitive cell of any of the lattices.
-    """
+def find_grains(image: Float) -> Grains:
+    """The grains of an image (rows, cols); `count` is 0 or 1 where it is no more."""
     image = finite(image)
+    period_px = PERIOD_OF_FRINGES * _strongest_fringes_px(image)
+    if not period_px:
+        return Grains(np.zeros(image.shape, np.uint8), [])
     flattener = fit_flattener(image, period_px)
     grid = grid_over((image.shape[0], image.shape[1]), 0.8 * period_px)
     followed = _followed_lattices(image, flattener, grid, period_px)
@@ -103,6 +112,25 @@ def find_grains(image: Float, period_px: float) -> Grains:
     for _ in range(2):
         labels, lattices = _nearest_waves(image, flattener, grid, labels, lattices)
     return _numbered(labels, lattices)
+
+
+def takes_all(found: Registration) -> bool:
+    """Whether a lattice leaves nothing of its image that could be another grain, and is not turned within it."""
+    left = ndimage.binary_opening(found.inside & ~found.mask, np.ones((3, 3), dtype=bool))
+    parts, _ = ndimage.label(left)
+    if np.bincount(parts.ravel())[1:].max(initial=0) >= LEAST_LEFT_CELLS:
+        return False
+    along = ndimage.uniform_filter(np.diff(found.nodes_px, axis=2), (0, 5, 5))[:, :-1]
+    turn = np.angle((along[1] + 1j * along[0])[found.mask] * np.exp(-1j * np.arctan2(*found.frame.vectors_px[1])))
+    return bool(np.ptp(np.percentile(turn, [2, 98])) < np.deg2rad(TURNED_DEG))
+
+
+def _strongest_fringes_px(image: Float) -> float:
+    """Period of the strongest Fourier peaks of an image, the median of a few; 0 without any."""
+    blocks = blocks_of((image.shape[0], image.shape[1]), BLOCK_PX)
+    spectrum = whitened_spectrum(np.ascontiguousarray(image[blocks[len(blocks) // 2]]))
+    peaks, _ = spectrum_peaks(spectrum, PEAK_POWER)
+    return float(np.median(1 / np.hypot(*peaks[:6].T))) if len(peaks) else 0.0
 
 
 # ---------------------------------------------------------------- lattices, one after the other
@@ -230,7 +258,7 @@ def _off_step(waves: Complex, lengths: Array, grid: Grid) -> Array:
 def _large_enough(one: _Followed, found: list[_Followed], grid: Grid) -> bool:
     """Whether a lattice is stronger than those known on a connected area that can be a grain."""
     others = np.max([known.strength for known in found], axis=0) if found else np.zeros_like(one.strength)
-    own = ndimage.binary_opening((one.strength > COVERED) & (one.strength > 1.2 * others), np.ones((3, 3)))
+    own = ndimage.binary_opening((one.strength > COVERED) & (one.strength > 1.2 * others), np.ones((3, 3), dtype=bool))
     labels, _ = ndimage.label(own)
     largest = np.bincount(labels.ravel())[1:].max(initial=0)
     return bool(largest * grid.step_px[0] * grid.step_px[1] >= 0.5 * LEAST_CELLS * one.period_px**2)
@@ -285,15 +313,26 @@ def _waves_of(
     waves, _ = demodulate(image, flattener, frequencies, grid, 1.5 * period)
     sigma = [2.5 * period / step for step in grid.step_px]
     weight = ndimage.gaussian_filter(core**2 + 0.0, sigma, mode="nearest") + 1e-9
-    total = np.zeros(image.shape, np.float32)
-    at_row, at_col = np.arange(image.shape[0]), np.arange(image.shape[1])
-    places = np.meshgrid(at_row / grid.step_px[0], at_col / grid.step_px[1], indexing="ij")
-    for wave, g in zip(waves, frequencies, strict=True):
+    layers = []
+    for wave in waves:
         smooth = [ndimage.gaussian_filter(part * core**2, sigma, mode="nearest") for part in (wave.real, wave.imag)]
-        real, imag = (ndimage.map_coordinates(part / weight, places, order=1, mode="nearest") for part in smooth)
-        turn = np.exp(2j * np.pi * g[0] * at_row)[:, None] * np.exp(2j * np.pi * g[1] * at_col)[None]
-        total += (2 * (real * turn.real - imag * turn.imag)).astype(np.float32)
+        layers += [part / weight for part in smooth]
+    total = _laid(np.stack(layers), frequencies, grid, (image.shape[0], image.shape[1]))
     return total, replace(lattice, vectors_px=vectors)
+
+
+def _laid(layers: Array, frequencies: Array, grid: Grid, shape: tuple[int, int]) -> Float:
+    """Sum of waves over an image; `layers` (2 k, n, m) are the real and imaginary parts of their amplitudes."""
+    lifted = Lifted(2 * layers, grid, shape)
+    across = np.exp(2j * np.pi * frequencies[:, 1:] * np.arange(shape[1])).astype(np.complex64)
+    total = np.zeros(shape, np.float32)
+    for rows in strips(shape):
+        amplitudes = lifted.strip(rows)
+        down = np.exp(2j * np.pi * frequencies[:, :1] * np.arange(rows.start, rows.stop)).astype(np.complex64)
+        for k in range(len(frequencies)):
+            turn = down[k][:, None] * across[k]
+            total[rows] += amplitudes[2 * k] * turn.real - amplitudes[2 * k + 1] * turn.imag
+    return total
 
 
 def _orders_up_to(lattice: Lattice) -> Array:
@@ -302,14 +341,16 @@ def _orders_up_to(lattice: Lattice) -> Array:
     reach = [int(highest * np.hypot(*vector)) for vector in lattice.vectors_px]
     grid = [(h, k) for h in range(reach[0] + 1) for k in range(-reach[1], reach[1] + 1) if h > 0 or k > 0]
     orders = np.array(grid, dtype=float)
-    return orders[np.hypot(*(orders @ np.linalg.inv(lattice.vectors_px).T).T) <= highest]
+    return np.asarray(orders[np.hypot(*(orders @ np.linalg.inv(lattice.vectors_px).T).T) <= highest])
 
 
 def _numbered(labels: Labels, lattices: list[Lattice]) -> Grains:
     """Connected parts large enough as grains, the largest first; what is too small goes to its neighbours."""
     parts = []
     for number, lattice in enumerate(lattices, 1):
-        own = ndimage.binary_opening(np.pad(labels == number, 4, mode="edge"), np.ones((3, 3)), iterations=2)
+        own = ndimage.binary_opening(
+            np.pad(labels == number, 4, mode="edge"), np.ones((3, 3), dtype=bool), iterations=2
+        )
         named, count = ndimage.label(own[4:-4, 4:-4])
         sizes = np.bincount(named.ravel(), minlength=count + 1)
         least = LEAST_CELLS * _period(lattice) ** 2

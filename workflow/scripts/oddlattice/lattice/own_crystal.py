@@ -240,7 +240,10 @@ def _mapped(columns: Columns, places: Array, vectors_px: Array) -> npt.NDArray[n
 
 
 def register_on_own(
-    image: Any, pixel_nm: tuple[float, float] | None = None, settings: TileSettings | None = None
+    image: Any,
+    pixel_nm: tuple[float, float] | None = None,
+    settings: TileSettings | None = None,
+    lattice: Lattice | None = None,
 ) -> tuple[Registration, OwnCell]:
     """Lay an image on the crystal that it shows itself.
 
@@ -254,6 +257,8 @@ def register_on_own(
     pixel_nm : tuple of float, optional
         Header's pixel size (row, col) [nm].
     settings : TileSettings, optional
+    lattice : Lattice, optional
+        Coarse lattice, when it is known.
 
     Raises
     ------
@@ -261,7 +266,7 @@ def register_on_own(
         The image shows no lattice, or no columns on it.
     """
     settings = settings or USUAL
-    lattice = strongest_lattice(find_lattice(image))
+    lattice = strongest_lattice(lattice or find_lattice(image))
     first = fit_registration(image, [], pixel_nm, settings, lattice=lattice)
     found = lattice_map(image, first)
     steps = true_cell(found)

@@ -1,21 +1,23 @@
 """One image is laid on its own lattice and cut into the lattice frame: the body of the child process of cut_tiles."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import zarr
 
 from oddlattice.crystal import OWN, Crystal
-from oddlattice.lattice.fourier import DISTORTED, NoLatticeError, describe, stretch_of
+from oddlattice.lattice.fourier import DISTORTED, Lattice, NoLatticeError, describe, stretch_of
 from oddlattice.lattice.frame import Frame
+from oddlattice.lattice.grains import Grains, Labels, find_grains, takes_all
 from oddlattice.lattice.identified import header_warning, identify_own, identity_attributes, named_sites, ruler_nm
 from oddlattice.lattice.identity import Identity
+from oddlattice.lattice.one_grain import alone, cropped
 from oddlattice.lattice.origin import column_weights
 from oddlattice.lattice.own_crystal import OwnCell, register_on_own
 from oddlattice.lattice.pixel_size import header_nm, mean_nm
-from oddlattice.lattice.record import write_tiles
+from oddlattice.lattice.record import CODEC, write_tiles
 from oddlattice.lattice.register import (
     Judge,
     NoModelError,
@@ -25,12 +27,14 @@ from oddlattice.lattice.register import (
 )
 from oddlattice.run.stage_settings import TileSettings
 from oddlattice.storage import blocks
-from oddlattice.storage.groups import FIRST_GRAIN, array_of, group_of, said_of
+from oddlattice.storage.groups import FIRST_GRAIN, GRAIN_MAP, array_of, group_of, said_of
 from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import Windows
 
 SAME_PERIOD = 0.05  # periods whose logarithms differ by less are one
 AT_ONCE_PX = 1 << 25  # an image of more pixels is read strip by strip
+LARGEST_OF_GRAINS_PX = 1 << 24  # of a larger image one lattice alone is taken
+LABEL_CHUNK_PX = 1024
 DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
 
 
@@ -173,25 +177,96 @@ def tile_image(
     pixel_nm = header_nm(said_of(source))
     group = zarr.open_group(out, mode="r+").create_group(image_id)
     image = blocks.read(image) if image.shape[0] * image.shape[1] <= AT_ONCE_PX else Windows(image)
-    try:
-        found, cell = registered(image, models, pixel_nm, TileSettings.of(settings), judge, own)
-    except NoLatticeError as error:
-        attributes = not_tiled("no_lattice", str(error))
-    except NoModelError as error:
-        attributes = not_tiled("no_model", str(error))
-        if error.frame is not None:
-            attributes |= vector_attributes(error.frame, pixel_nm)
-    else:
-        write_registration(image, found, grain := group.create_group(str(FIRST_GRAIN)))
-        known = {"model": next((name for name, crystal in models.items() if crystal is found.crystal), OWN)}
-        said = tiled_attributes(found, pixel_nm) | known
-        if cell is not None:
-            who = identify_own(cell, pixel_nm, libraries) if libraries else None
-            said |= own_attributes(cell, who, pixel_nm, said["warnings"])
-        grain.attrs["oddlattice"] = said
-        attributes = {"state": "tiled", "reason": "", "grains": 1}
+    how = How(models, pixel_nm, TileSettings.of(settings), judge, own, libraries)
+    whole = laid(image, how)
+    grains = other_grains(image, whole.found)
+    attributes = _write_one(image, whole, group) if grains is None else _write_grains(image, grains, how, group)
     group.attrs["oddlattice"] = attributes
     return {"image_id": image_id, "state": attributes["state"], "reason": attributes["reason"]}
+
+
+@dataclass(frozen=True)
+class How:
+    """How an image is laid on a lattice: see `tile_image`."""
+
+    models: Mapping[str, Crystal]
+    pixel_nm: tuple[float, float] | None
+    settings: TileSettings
+    judge: Judge | None
+    own: bool
+    libraries: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Laid:
+    """An image, or a grain of it, laid on a lattice (`found`), or why it is not; and what is said of it."""
+
+    attributes: dict[str, Any]
+    found: Registration | None = None
+
+
+def laid(image: Any, how: How, lattice: Lattice | None = None) -> Laid:
+    """Lay an image on its lattice, where it is not known on the one that it shows."""
+    try:
+        known = how.models, how.pixel_nm, how.settings, how.judge, how.own
+        found, cell = registered(image, *known, lattice=lattice)
+    except NoLatticeError as error:
+        return Laid(not_tiled("no_lattice", str(error)))
+    except NoModelError as error:
+        by_header = vector_attributes(error.frame, how.pixel_nm) if error.frame is not None else {}
+        return Laid(not_tiled("no_model", str(error)) | by_header)
+    name = next((name for name, crystal in how.models.items() if crystal is found.crystal), OWN)
+    said = tiled_attributes(found, how.pixel_nm) | {"model": name}
+    if cell is not None:
+        who = identify_own(cell, how.pixel_nm, how.libraries) if how.libraries else None
+        said |= own_attributes(cell, who, how.pixel_nm, said["warnings"])
+    return Laid(said, found)
+
+
+def _write_one(image: Any, one: Laid, group: zarr.Group) -> dict[str, Any]:
+    """Write an image of one crystal; what is said of the image as a whole."""
+    if one.found is None:
+        return one.attributes
+    write_registration(image, one.found, grain := group.create_group(str(FIRST_GRAIN)))
+    grain.attrs["oddlattice"] = one.attributes
+    return {"state": "tiled", "reason": "", "grains": 1}
+
+
+def other_grains(image: Any, found: Registration | None) -> Grains | None:
+    """The grains of an image, where it holds several; nothing is looked for where one lattice takes all of it."""
+    if image.shape[0] * image.shape[1] > LARGEST_OF_GRAINS_PX or (found is not None and takes_all(found)):
+        return None
+    grains = find_grains(np.asarray(image[:, :]))
+    return grains if grains.count > 1 else None
+
+
+def _write_grains(image: Any, grains: Grains, how: How, group: zarr.Group) -> dict[str, Any]:
+    """Write every grain as an image of its own, those that cannot be analysed last; what is said of the image."""
+    tried = []
+    for number, lattice in enumerate(grains.lattices, 1):
+        one = laid(alone(image, grains.region(number)), how, lattice)
+        tried.append((number, one if one.found is None else replace(one, found=cropped(one.found))))
+    tried.sort(key=lambda entry: entry[1].found is None)
+    renumbered = np.zeros(len(tried) + 1, np.uint8)
+    for grain, (number, one) in enumerate(tried, FIRST_GRAIN):
+        renumbered[number] = grain
+        into = group.create_group(str(grain))
+        into.attrs["oddlattice"] = one.attributes
+        if one.found is not None:
+            write_registration(image, one.found, into)
+    _write_labels(renumbered[grains.labels], group)
+    best = tried[0][1].attributes
+    without = [f"grain {k}: {one.attributes['reason']}" for k, (_, one) in enumerate(tried, 1) if one.found is None]
+    return {"state": best["state"], "reason": "; ".join(without), "grains": len(tried)}
+
+
+def _write_labels(labels: Labels, group: zarr.Group) -> None:
+    """Write which grain every pixel is of; 0 where there is no crystal."""
+    chunks = (min(LABEL_CHUNK_PX, labels.shape[0]), min(LABEL_CHUNK_PX, labels.shape[1]))
+    array = group.create_array(
+        GRAIN_MAP, shape=labels.shape, chunks=chunks, dtype="uint8", compressors=[CODEC], dimension_names=("row", "col")
+    )
+    blocks.write(array, (), labels)
 
 
 def registered(
@@ -201,6 +276,7 @@ def registered(
     settings: TileSettings,
     judge: Judge | None,
     own: bool,
+    lattice: Lattice | None = None,
 ) -> tuple[Registration, OwnCell | None]:
     """An image on the lattice of the model that is its own, or else, where `own` is set, on what it shows itself.
 
@@ -210,10 +286,10 @@ def registered(
         As `fit_registration`.
     """
     if not own:
-        return fit_registration(image, list(models.values()), pixel_nm, settings, judge=judge), None
+        return fit_registration(image, list(models.values()), pixel_nm, settings, lattice, judge), None
     try:
         if models:
-            found = fit_registration(image, list(models.values()), pixel_nm, settings, judge=judge)
+            found = fit_registration(image, list(models.values()), pixel_nm, settings, lattice, judge)
             crystal = found.crystal
             if crystal is None or judge is None:
                 return found, None
@@ -222,12 +298,12 @@ def registered(
                 if pixel_nm is not None:
                     return found, None
                 # without a size, cells of many crystals fit: the columns must be as many, too (bcc [100], SrTiO3 [001])
-                itself = register_on_own(image, pixel_nm, settings)
+                itself = register_on_own(image, pixel_nm, settings, lattice)
                 same = abs(np.log(itself[0].frame.period_px / found.frame.period_px)) < SAME_PERIOD
                 return (found, None) if same and len(itself[1].sites) == len(crystal.tested) else itself
     except NoModelError:
         pass
-    return register_on_own(image, pixel_nm, settings)
+    return register_on_own(image, pixel_nm, settings, lattice)
 
 
 def own_attributes(

@@ -20,14 +20,14 @@ from oddlattice.model.misfit import misfit, objection
 from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.predict.methods import METHODS
 from oddlattice.predict.network import contrast_of
-from oddlattice.predict.pieces import Piece, mask_of, pieces_of
+from oddlattice.predict.pieces import Piece, PiecesInOrder, mask_of, pieces_of
 from oddlattice.predict.predictor import Predictor, masked
 from oddlattice.predict.response import responses
 from oddlattice.predict.samples import Samples, contrast_in
 from oddlattice.process.sandbox import Fault
 from oddlattice.run.stage_settings import InferSettings
 from oddlattice.storage import blocks
-from oddlattice.storage.groups import FIRST_GRAIN, array_of, grain_of, said_of
+from oddlattice.storage.groups import FIRST_GRAIN, array_of, grain_of, grains_in, said_of
 from oddlattice.storage.rows import Row
 
 
@@ -63,7 +63,7 @@ def infer_image(
         target.update_attributes({"oddlattice": {**said, "state": state, "reason": reason}})
         return reason
     arrays = {name: new_map(target, name, tiles.shape, px_per_cell) for name in ("prediction", "difference")}
-    pieces = pieces if pieces is not None else pieces_of("", source, mask)
+    pieces = pieces if pieces is not None else pieces_of("", FIRST_GRAIN, source, mask)
     samples = _predict(pieces, Samples(mask, px_per_cell), contrast_in(tiles, mask), predictor, judged, arrays, write)
     off = None
     if judged:
@@ -157,30 +157,47 @@ def write_core(part: Part, px_per_cell: PxPerCell, maps: list[tuple[zarr.Array[A
         blocks.write(array, in_px(part.core, px_per_cell), values[in_px(part.inner, px_per_cell)])
 
 
+#: Model and predictor for the name of a model; None: the crystal that the image itself shows.
+Choose = Callable[[str], tuple[Model | None, Predictor]]
+
+
 def infer_one(
     tiles: zarr.Group,
     out: zarr.Group,
     name: str,
-    model: Model | None,
-    predictor: Predictor,
+    choose: Choose,
     settings: InferSettings,
-    pieces: Iterable[Piece] | None = None,
+    pieces: PiecesInOrder | None = None,
     write: Callable[..., None] = lambda call, *arguments: call(*arguments),
 ) -> tuple[str, str]:
-    """State and reason of one image; what an earlier attempt wrote of it goes.
+    """State and reason of one image, grain by grain; what an earlier attempt wrote of it goes.
+
+    The image is analysed where one of its grains is; the reason says why others are not.
 
     Raises
     ------
     OSError
         If the GPU has failed: that is no fault of the image.
     """
-    source, target = grain_of(tiles, name), out.create_group(name, overwrite=True).create_group(str(FIRST_GRAIN))
-    try:
-        infer_image(source, target, model, predictor, settings, pieces, write)
-    except torch.AcceleratorError as error:
-        raise OSError(f"the GPU has failed: {error}") from error
-    said = said_of(target)
-    return str(said["state"]), str(said["reason"])
+    into, numbers, reasons = out.create_group(name, overwrite=True), grains_in(tiles, name), list[str]()
+    states = []
+    for grain in numbers:
+        source, target = grain_of(tiles, name, grain), into.create_group(str(grain))
+        tiled = said_of(source)
+        if tiled["state"] == "tiled":
+            model, predictor = choose(str(tiled["model"]))
+            ahead = pieces.of(name, grain) if pieces is not None else None
+            try:
+                infer_image(source, target, model, predictor, settings, ahead, write)
+            except torch.AcceleratorError as error:
+                raise OSError(f"the GPU has failed: {error}") from error
+        else:
+            target.attrs["oddlattice"] = {key: tiled[key] for key in ("state", "reason")}
+        said = said_of(target)
+        states.append(str(said["state"]))
+        if said["reason"]:
+            reasons.append(f"grain {grain}: {said['reason']}" if len(numbers) > 1 else str(said["reason"]))
+    return "analysed" if "analysed" in states else states[0], "; ".join(reasons)
 
 
 def refuse(out: zarr.Group, name: str, fault: Fault | None) -> tuple[str, str]:

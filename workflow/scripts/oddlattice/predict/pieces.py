@@ -13,7 +13,7 @@ from oddlattice.lattice.subareas import Part, in_px, parts_of
 from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.process.prefetch import ahead
 from oddlattice.storage import blocks
-from oddlattice.storage.groups import array_of, grain_of, values_of
+from oddlattice.storage.groups import array_of, grain_of, grains_in, said_of, values_of
 
 AROUND_CELLS = 16  # neighbourhood in which a part of a huge image is predicted: beyond it nothing weighs anything
 
@@ -23,19 +23,20 @@ class Piece:
     """A part of an image as it was read: its tiles and mask, neighbourhood included."""
 
     image_id: str
+    grain: int
     part: Part
     tiles: Float
     mask: Mask
 
 
-def pieces_of(image_id: str, source: zarr.Group, mask: Mask) -> Iterator[Piece]:
-    """Read an image's tiles part by part; parts without analysed cells are left out."""
+def pieces_of(image_id: str, grain: int, source: zarr.Group, mask: Mask) -> Iterator[Piece]:
+    """Read a grain's tiles part by part; parts without analysed cells are left out."""
     tiles = array_of(source, "tiles")
     for part in parts_of(mask.shape, AROUND_CELLS):
         here = mask[part.wide]
         if mask[part.core].any():
             seen = blocks.read(tiles, in_px(part.wide, px_of(tiles, mask))).astype(np.float32, copy=False)
-            yield Piece(image_id, part, seen, here)
+            yield Piece(image_id, grain, part, seen, here)
 
 
 def mask_of(source: zarr.Group) -> Mask:
@@ -45,15 +46,19 @@ def mask_of(source: zarr.Group) -> Mask:
 
 def _pieces(tiles: zarr.Group, listed: list[dict[str, Any]]) -> Iterator[Piece]:
     for row in listed:
-        if row["state"] == "tiled":
-            source = grain_of(tiles, row["image_id"])
+        if row["state"] != "tiled":
+            continue
+        for grain in grains_in(tiles, row["image_id"]):
+            source = grain_of(tiles, row["image_id"], grain)
+            if said_of(source)["state"] != "tiled":
+                continue
             mask = mask_of(source)
             if int(mask.sum()) >= LEAST_CELLS:
-                yield from pieces_of(row["image_id"], source, mask)
+                yield from pieces_of(row["image_id"], grain, source, mask)
 
 
 class PiecesInOrder:
-    """The pieces of all images in one stream, handed out image by image."""
+    """The pieces of all images in one stream, handed out grain by grain."""
 
     def __init__(self, pieces: Iterator[Piece]) -> None:
         self._pieces = pieces
@@ -64,9 +69,9 @@ class PiecesInOrder:
         """The pieces of all tiled images of a shard, read ahead."""
         return cls(ahead(_pieces(tiles, listed)))
 
-    def of(self, image_id: str) -> Iterator[Piece]:
-        """Pieces of an image, in the order in which the images come."""
-        while self._next is not None and self._next.image_id == image_id:
+    def of(self, image_id: str, grain: int) -> Iterator[Piece]:
+        """Pieces of a grain of an image, in the order in which they come."""
+        while self._next is not None and (self._next.image_id, self._next.grain) == (image_id, grain):
             piece, self._next = self._next, None
             yield piece
             del piece

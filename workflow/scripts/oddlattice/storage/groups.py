@@ -12,6 +12,8 @@ from oddlattice.storage.rows import Row
 
 FIRST_GRAIN = 1  # grains of an image are counted from here
 
+GRAIN_MAP = "grain_map"  # array of an image of several grains: the grain of every pixel, 0 where there is no crystal
+
 
 def new_store(folder: Path) -> zarr.Group:
     """An empty store in a folder, with the version of the program that makes it."""
@@ -84,6 +86,12 @@ def grain_of(root: zarr.Group, image_id: str, grain: int = FIRST_GRAIN) -> zarr.
     """The group of a grain of an image; of an image without grains its own, which says why there are none."""
     image = group_of(root, image_id)
     return group_of(image, str(grain)) if str(grain) in image else image
+
+
+def grains_in(root: zarr.Group, image_id: str) -> list[int]:
+    """Numbers of the grains of an image, those that could be analysed first; that of the first where there is none."""
+    said = said_if_any(group_of(root, image_id))
+    return list(range(FIRST_GRAIN, FIRST_GRAIN + int(said.get("grains", 1))))
 
 
 def grain_if_any(root: zarr.Group | None, image_id: str, grain: int = FIRST_GRAIN) -> zarr.Group | None:
