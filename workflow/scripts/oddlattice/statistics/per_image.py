@@ -11,11 +11,12 @@ from oddlattice.crystal import Crystal
 from oddlattice.lattice import pixel_size
 from oddlattice.lattice.columns import ColumnShape
 from oddlattice.lattice.coordinates import Coordinates
+from oddlattice.lattice.pixel_size import PixelNm
 from oddlattice.numerics.arrays import Array
 from oddlattice.statistics import densities, pair_correlation, polar
 from oddlattice.statistics.counting import false_by_kind, kinds_of, point_defects, seed_for
 from oddlattice.statistics.populations import site_populations
-from oddlattice.storage.groups import FIRST_GRAIN, grain_of, group_of, said_of, values_of
+from oddlattice.storage.groups import FIRST_GRAIN, grain_of, grains_in, group_of, said_of, values_of
 from oddlattice.storage.products import COLUMN_KEY, PLACES
 from oddlattice.storage.rows import Row
 
@@ -51,6 +52,7 @@ def clustering(
     points = point_defects(defects).select(key).drop_nulls().with_columns(flagged=pl.lit(True)).unique(key)
     marked = columns.join(points, on=key, how="left", maintain_order="left")["flagged"].fill_null(False).to_numpy()
     number = columns["column"].to_numpy().astype(np.intp)
+    number = number + (number.max(initial=0) + 1) * (columns["grain"].to_numpy() - FIRST_GRAIN)
     places = columns.select("row_px", "col_px").to_numpy().astype(np.float64) * pixel_nm
     edges = pair_correlation.radial_edges(cell_nm, area_nm2)
     found = pair_correlation.pair_correlation(places, number, marked, edges, seed)
@@ -133,26 +135,48 @@ def lattice_figures(cells: npt.NDArray[np.intp], shift_pm: Array, at: Coordinate
 def measure(
     row: Row, stores: dict[str, zarr.Group], crystals: dict[str, Crystal], tables: dict[str, pl.DataFrame], seed: int
 ) -> tuple[Row, list[pl.DataFrame]]:
-    """Statistics of one analysed image and its measured columns."""
+    """Statistics of one analysed image and its measured columns.
+
+    What is measured on a lattice (`lattice`, `polar`) is that of each grain, in `grains` by their numbers where there
+    are several; beside the rest stands that of the first.
+    """
     name = str(row["image_id"])
-    tiles, model = grain_of(stores["tiles"], name), said_of(grain_of(stores["differences"], name))
-    lattice, header = said_of(tiles), pixel_size.header_nm(said_of(group_of(stores["images"], name)))
-    coordinates, mask = Coordinates.of(tiles), values_of(tiles, "mask")
-    pixel_nm, known = np.array(pixel_size.reckoned_nm(lattice, header)), lattice["pixel_nm"] is not None
-    vectors_nm = np.array([lattice["a_px"], lattice["b_px"]]) * pixel_nm
+    header = pixel_size.header_nm(said_of(group_of(stores["images"], name)))
     defects, columns = (tables[key].filter(pl.col("image_id") == name) for key in ("defects", "columns"))
     found = defect_figures(row, defects, columns)
-    cell_nm = math.sqrt(abs(float(np.linalg.det(vectors_nm))))
-    if known:
+    numbers = [k for k in grains_in(stores["tiles"], name) if _analysed(stores, name, k)]
+    lattice = said_of(grain_of(stores["tiles"], name, numbers[0]))
+    pixel_nm = np.array(pixel_size.reckoned_nm(lattice, header))
+    cell_nm = math.sqrt(abs(float(np.linalg.det(np.array([lattice["a_px"], lattice["b_px"]]) * pixel_nm))))
+    if lattice["pixel_nm"] is not None:
         found["clustering"] = clustering(defects, columns, pixel_nm, cell_nm, row["area_nm2"], seed_for(name, seed))
-        found["lattice"] = lattice_figures(*polar.lattice_field(coordinates.nodes_px, mask, pixel_nm), coordinates)
     else:
         found["clustering"] = {"reason": NO_SIZE, "defects": len(point_defects(defects))}
-        found["lattice"] = {"reason": NO_SIZE}
     found["populations"] = site_populations(columns, pixel_nm, seed_for(name, seed))
-    shapes = [ColumnShape.of(column) for column in model["columns"]]
-    places = [polar.measure_places(tiles["tiles"], mask, shape) for shape in shapes]
-    crystal = crystals.get(str(row["model"]))
+    of_grains, places = {}, list[pl.DataFrame]()
+    for number in numbers:
+        of_grains[str(number)], measured = measure_grain(name, number, stores, crystals, header)
+        places += measured
+    found |= of_grains[str(numbers[0])]
+    return found | ({"grains": of_grains} if len(numbers) > 1 else {}), places
+
+
+def _analysed(stores: dict[str, zarr.Group], name: str, grain: int) -> bool:
+    return bool(said_of(grain_of(stores["differences"], name, grain))["state"] == "analysed")
+
+
+def measure_grain(
+    name: str, grain: int, stores: dict[str, zarr.Group], crystals: dict[str, Crystal], header: PixelNm | None
+) -> tuple[Row, list[pl.DataFrame]]:
+    """What is measured on the lattice of a grain, and its columns' places."""
+    tiles, model = grain_of(stores["tiles"], name, grain), said_of(grain_of(stores["differences"], name, grain))
+    lattice, coordinates, mask = said_of(tiles), Coordinates.of(tiles), values_of(tiles, "mask")
+    pixel_nm = np.array(pixel_size.reckoned_nm(lattice, header))
+    found: Row = {"lattice": {"reason": NO_SIZE}}
+    if lattice["pixel_nm"] is not None:
+        found["lattice"] = lattice_figures(*polar.lattice_field(coordinates.nodes_px, mask, pixel_nm), coordinates)
+    places = [polar.measure_places(tiles["tiles"], mask, ColumnShape.of(column)) for column in model["columns"]]
+    crystal = crystals.get(str(model["model"]))
     found_sites = polar.perovskite_sites(crystal) if crystal is not None else None
     sites = [crystal.columns.index(column) for column in found_sites] if crystal is not None and found_sites else None
     by_column = {p.column: p for p in places}
@@ -162,16 +186,19 @@ def measure(
     elif not set(sites) <= set(by_column):
         found["polar"] = {"reason": "one of the two sites was not measured"}
     else:
+        vectors_nm = np.array([lattice["a_px"], lattice["b_px"]]) * pixel_nm
         a, b = (by_column[column] for column in sites)
         displaced = polar.polar_displacements(a, b, (mask.shape[0], mask.shape[1]), vectors_nm * 1000)
         found["polar"] = polar_figures(displaced, coordinates)
-    first = np.array(lattice["first_cell"])
-    b_column = sites[1] if sites is not None else None
-    return found, [place_rows(name, p, displaced if p.column == b_column else None, coordinates, first) for p in places]
+    first, b_column = np.array(lattice["first_cell"]), sites[1] if sites is not None else None
+    moved = [displaced if p.column == b_column else None for p in places]
+    rows = [place_rows(name, grain, p, one, coordinates, first) for p, one in zip(places, moved, strict=True)]
+    return found, rows
 
 
 def place_rows(
     name: str,
+    grain: int,
     places: polar.Places,
     found: polar.Polar | None,
     coordinates: Coordinates,
@@ -191,7 +218,7 @@ def place_rows(
     return pl.DataFrame(
         {
             "image_id": [name] * len(cells),
-            "grain": [FIRST_GRAIN] * len(cells),
+            "grain": [grain] * len(cells),
             "cell_u": cells[:, 0] + first[0],
             "cell_v": cells[:, 1] + first[1],
             "column": [places.column] * len(cells),
