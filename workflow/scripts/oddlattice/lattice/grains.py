@@ -40,6 +40,7 @@ TRIES = 25  # windows of a size that are asked at most
 PURE = 0.75  # part of a window's peaks that its lattice must explain
 COVER_PERIODS = 2.0  # rms width over which the strength of a lattice is measured
 COVERED = 0.5  # of a lattice's usual strength: there it holds
+IN_STEP = 0.75  # of its usual strength that a lattice has in three quarters of its window
 SAME_STEP = 0.035  # part by which two reflections of one lattice may differ in place: 2 degrees, or strain
 REFLECTIONS = 6  # strongest, by which a lattice is followed
 WAVES = 16  # strongest, of which its image is made
@@ -152,7 +153,7 @@ def _followed_lattices(image: Float, flattener: Flattener, grid: Grid, period_px
             _, lattice, corner = max(new, key=lambda one: one[0])
             tried.add(corner)
             one = _follow(image, flattener, grid, lattice, (corner, side))
-            if _large_enough(one, found, grid):
+            if (periods == WINDOW_PERIODS[-1] or _in_step(one, grid, (corner, side))) and _large_enough(one, found, grid):
                 found.append(one)
                 covered |= one.strength > COVERED
     return found
@@ -223,6 +224,16 @@ def _follow(
     off = _off_step(waves[kept[:3]], np.hypot(*frequencies[kept[:3]].T), grid)
     strength = np.sqrt(energy / usual) * np.exp(-0.5 * (off / SAME_STEP) ** 2)
     return _Followed(replace(lattice, vectors_px=reduced(vectors)), strength)
+
+
+def _in_step(one: _Followed, grid: Grid, window: tuple[tuple[int, int], int]) -> bool:
+    """Whether a lattice holds in the window it was seen in: two that are turned a little make one of the middle."""
+    corner, side = window
+    lines = [
+        _between(px, slice(start + side // 6, start + side - side // 6))
+        for px, start in zip((grid.rows_px, grid.cols_px), corner, strict=True)
+    ]
+    return bool(np.percentile(one.strength[lines[0], lines[1]], 25) > IN_STEP)
 
 
 def _stepped(vectors: Array, orders: Array, waves: Complex, grid: Grid) -> Array:

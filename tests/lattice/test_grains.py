@@ -1,0 +1,90 @@
+"""Images of several grains: the label map, and each grain registered as an image of its own."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from bench.grains import score_labels
+from oddlattice.lattice.grains import find_grains, takes_all
+from oddlattice.lattice.one_grain import alone, cells_within
+from oddlattice.lattice.own_crystal import register_on_own
+from support.grain_fields import GrainField, make_grains
+from support.stages import through_the_stages
+
+TWO = np.array([[0.3, 0.3], [0.7, 0.75]])
+
+
+def two_grains() -> GrainField:
+    """Two grains of SrTiO3, at 5 and 41 degrees."""
+    return make_grains(
+        ("SrTiO3", "SrTiO3"), (5.0, 41.0), side_px=400, pixel_nm=0.02, dose=300, changed=4, middles=TWO, seed=1
+    )
+
+
+def right_part(found: np.ndarray, truth: GrainField) -> float:
+    """Part of the pixels in the right one of two grains."""
+    same = float((found == truth.labels).mean())
+    return max(same, float((3 - found == truth.labels).mean()))
+
+
+@pytest.mark.parametrize(
+    ("names", "turns"), [(("SrTiO3", "SrTiO3"), (0.0, 5.0)), (("MoS2", "MoS2"), (10, 13)), (("WSe2", "CdTe"), (0, 20))]
+)
+def test_every_pixel_goes_to_its_grain(names: tuple[str, ...], turns: tuple[float, ...]) -> None:
+    truth = make_grains(names, turns, side_px=384, pixel_nm=0.018, dose=200, middles=TWO, seed=3)
+    found = find_grains(truth.counts)
+    assert found.count == 2
+    score = score_labels(found.labels, truth)
+    assert score.right == score.counted
+    assert np.median(score.line_cells) < 0.3
+
+
+def test_one_crystal_is_one_grain() -> None:
+    truth = make_grains(("CeO2",), (12.0,), side_px=384, pixel_nm=0.016, dose=200, changed=12, seed=4)
+    hole = truth.counts.copy()
+    hole[150:230, 140:260] = np.random.default_rng(1).poisson(30, (80, 120))
+    assert find_grains(hole).count == 1
+    assert takes_all(register_on_own(truth.counts)[0])
+    two = make_grains(("CeO2", "GaN"), (12.0, 30.0), side_px=384, pixel_nm=0.016, dose=200, middles=TWO, seed=4)
+    assert not takes_all(register_on_own(two.counts)[0])
+
+
+def test_what_is_no_part_of_a_grain_is_blank_and_cells_at_the_seam_are_not_in_it() -> None:
+    region = np.zeros((60, 80), dtype=bool)
+    region[:, :41] = True
+    image = np.where(region, 100.0, 300.0).astype(np.float32)
+    blank = alone(image, region, 10.0)
+    assert np.abs(blank / 100 - 1).max() < 0.01
+    assert (blank[region] == 100).all()
+    nodes = np.stack(np.meshgrid(np.arange(0, 60, 10.0), np.arange(0, 80, 10.0), indexing="ij"))
+    inside = cells_within(region, nodes, 0.5)
+    assert inside[:, :4].all()
+    assert not inside[:, 4:].any()
+
+
+def test_both_grains_are_analysed(tmp_path: Path) -> None:
+    truth = two_grains()
+    found = through_the_stages([(truth.counts, truth.pixel_nm)], tmp_path)
+    (image,) = found["images"].to_dicts()
+    assert image["state"] == "analysed"
+    assert image["model"] == "srtio3_001"
+    assert image["rotation_deg"] is None
+    assert set(found["columns"]["grain"]) == {1, 2}
+    assert image["cells_analysed"] > 250
+    # every column is said to be in the grain in which it is, and none twice
+    at = found["columns"].select("row_px", "col_px").to_numpy()
+    row, col = np.rint(at).astype(int).T
+    grain = found["columns"]["grain"].to_numpy()
+    assert right_part(grain, GrainField(*([None] * 5), truth.labels[row, col], *([None] * 5))) == 1  # type: ignore[arg-type]
+    key = ["grain", "cell_u", "cell_v", "column"]
+    assert found["columns"].select(key).is_duplicated().sum() == 0
+    places = truth.places_px[truth.changed]
+    hits = [np.hypot(*(at_defect - places).T).min() < 3 for at_defect in _points(found["defects"])]
+    assert sum(hits) >= 7
+    assert len(hits) - sum(hits) <= 1
+
+
+def _points(defects: pl.DataFrame) -> np.ndarray:
+    return np.asarray(defects.filter(pl.col("kind") != "extended").select("row_px", "col_px").to_numpy())
