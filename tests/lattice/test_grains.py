@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from scipy import ndimage
 
 from bench.grains import score_labels
 from oddlattice.lattice.grains import find_grains, takes_all
-from oddlattice.lattice.one_grain import alone, cells_within
+from oddlattice.lattice.one_grain import alone, cropped
 from oddlattice.lattice.own_crystal import register_on_own
 from support.grain_fields import GrainField, make_grains
 from support.stages import through_the_stages
@@ -51,17 +52,20 @@ def test_one_crystal_is_one_grain() -> None:
     assert not takes_all(register_on_own(two.counts)[0])
 
 
-def test_what_is_no_part_of_a_grain_is_blank_and_cells_at_the_seam_are_not_in_it() -> None:
-    region = np.zeros((60, 80), dtype=bool)
-    region[:, :41] = True
-    image = np.where(region, 100.0, 300.0).astype(np.float32)
-    blank = alone(image, region, 10.0)
-    assert np.abs(blank / 100 - 1).max() < 0.01
-    assert (blank[region] == 100).all()
-    nodes = np.stack(np.meshgrid(np.arange(0, 60, 10.0), np.arange(0, 80, 10.0), indexing="ij"))
-    inside = cells_within(region, nodes, 0.5)
-    assert inside[:, :4].all()
-    assert not inside[:, 4:].any()
+def test_cells_of_a_grain_lie_in_it() -> None:
+    truth = make_grains(("CeO2", "CeO2"), (12.0, 60.0), side_px=300, pixel_nm=0.018, dose=200, middles=TWO, seed=4)
+    found = find_grains(truth.counts)
+    for number, lattice in enumerate(found.lattices, 1):
+        grain = cropped(register_on_own(alone(truth.counts, found.region(number)), lattice=lattice)[0])
+        assert grain.mask.sum() > 60
+        at = np.rint(grain.nodes_px).astype(int)
+        for u, v in np.argwhere(grain.mask):
+            corners = at[:, u : u + 2, v : v + 2].reshape(2, -1)
+            assert (found.region(number)[corners[0], corners[1]]).all()
+        depth = ndimage.distance_transform_edt(found.region(number))
+        seen = grain.depth_px[1:-1, 1:-1] > 0
+        row, col = np.clip(at[:, 1:-1, 1:-1], 0, 299)
+        assert (grain.depth_px[1:-1, 1:-1][seen] <= depth[row, col][seen] + 1.5).all()
 
 
 def test_both_grains_are_analysed(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def pooled(tallies: list[Tally]) -> Tally:
         whole.losses = pooled_curves(whole.losses, one.losses)
         whole.shifts = pooled_curves(whole.shifts, one.shifts)
         whole.trials = pooled_rows(whole.trials, one.trials)
-        whole.false += one.false
+        whole.false_dispersion = one.false_dispersion
     return whole
 
 

@@ -153,7 +153,9 @@ def _followed_lattices(image: Float, flattener: Flattener, grid: Grid, period_px
             _, lattice, corner = max(new, key=lambda one: one[0])
             tried.add(corner)
             one = _follow(image, flattener, grid, lattice, (corner, side))
-            if (periods == WINDOW_PERIODS[-1] or _in_step(one, grid, (corner, side))) and _large_enough(one, found, grid):
+            if (periods == WINDOW_PERIODS[-1] or _in_step(one, grid, (corner, side))) and _large_enough(
+                one, found, grid
+            ):
                 found.append(one)
                 covered |= one.strength > COVERED
     return found

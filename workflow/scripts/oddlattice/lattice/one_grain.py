@@ -7,14 +7,13 @@ import numpy as np
 
 from oddlattice.lattice.register import Registration
 from oddlattice.numerics.arrays import Bools, Float
-from oddlattice.numerics.local_plane import finite
 
 MARGIN_CELLS = 2  # kept about the cells of a grain
 
 
 def alone(image: Float, region: Bools) -> Float:
     """An image with the pixels outside of a region (rows, cols) blank: there the grain is not seen."""
-    return np.asarray(np.where(region, finite(image), np.nan), dtype=np.float32)
+    return np.asarray(np.where(region, image, np.nan), dtype=np.float32)
 
 
 def cropped(found: Registration) -> Registration:

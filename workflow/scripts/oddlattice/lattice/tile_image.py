@@ -242,10 +242,16 @@ def other_grains(image: Any, found: Registration | None) -> Grains | None:
 
 def _write_grains(image: Any, grains: Grains, how: How, group: zarr.Group) -> dict[str, Any]:
     """Write every grain as an image of its own, those that cannot be analysed last; what is said of the image."""
-    tried = []
-    for number, lattice in enumerate(grains.lattices, 1):
-        one = laid(alone(image, grains.region(number)), how, lattice)
-        tried.append((number, one if one.found is None else replace(one, found=cropped(one.found))))
+    each = {number: alone(image, grains.region(number)) for number in range(1, grains.count + 1)}
+    found = {number: laid(one, how, grains.lattices[number - 1]) for number, one in each.items()}
+    sizes = [one.attributes["pixel_nm"] for one in found.values() if one.found is not None]
+    known = next((size for size in sizes if size is not None), None)
+    if how.pixel_nm is None and known is not None:  # a pixel is as large in every grain
+        how = replace(how, pixel_nm=(known, known))
+        for number, one in found.items():
+            if one.found is not None and one.attributes["pixel_nm"] is None:
+                found[number] = laid(each[number], how, grains.lattices[number - 1])
+    tried = [(k, one if one.found is None else replace(one, found=cropped(one.found))) for k, one in found.items()]
     tried.sort(key=lambda entry: entry[1].found is None)
     renumbered = np.zeros(len(tried) + 1, np.uint8)
     for grain, (number, one) in enumerate(tried, FIRST_GRAIN):
