@@ -7,7 +7,7 @@ import pytest
 
 from oddlattice.defects.false_alarms import FalseAlarms
 from oddlattice.numerics.intervals import poisson_interval, wilson
-from oddlattice.statistics import densities
+from oddlattice.statistics import densities, groups
 from oddlattice.statistics.densities import Found
 
 IMAGE = {"area_nm2": 100.0, "defects": 10}
@@ -67,6 +67,13 @@ def test_intervals_cover_the_density_put_in(per_nm2: float, completeness: float,
         _, low, high = known[number, hit]
         covered += low <= per_nm2 <= high
     assert 0.93 <= covered / n <= 0.998  # at most two standard errors below 95 %; exact limits are somewhat too wide
+
+
+def test_defects_of_images_without_an_area_are_counted_and_on_no_density() -> None:
+    rows = [{"image_id": name, "area_nm2": area} for name, area in (("a", 50.0), ("b", None), ("c", 0.0))]
+    found = groups.pooled(rows, {"a": {"lighter": 3}, "b": {"lighter": 40, "heavier": 2}})
+    assert (found["images"], found["defects"]) == (3, 45)
+    assert (found["images_with_area"], found["number"], found["density_per_nm2"]) == (1, 3, 0.06)
 
 
 def test_densities_by_kind_of_one_image_by_hand() -> None:

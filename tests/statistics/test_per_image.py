@@ -222,7 +222,7 @@ def test_methods_say_how_images_without_a_model_were_predicted() -> None:
     usual = {"area_nm2": 100.0, "cells_analysed": 900, "cells_masked": 0, "columns_tested": 1800, "pixel_nm": 0.016}
     usual |= {"smallest_loss_90": 0.2}
     rows = [row("1", **usual), row("2", **usual | {"model": "own", "pixel_nm": 0.02})]
-    found = across_images.compare(rows, {}, {}, {"1": "folder", "2": "folder"}, 1) | {"group_by": "folder"}
+    found = across_images.compare(rows, {}, {}, {"1": "folder", "2": "folder"}, {}, 1) | {"group_by": "folder"}
     both = " ".join(methods.paragraphs(rows, found, CONFIG, VERSIONS)["paragraphs"])
     assert "The pixel size of 1 image, 16.0 pm, comes from" in both and "(model m; adapted" in both
     assert "1 image was laid on the unit cell that the image itself shows" in both

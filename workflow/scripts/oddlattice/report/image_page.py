@@ -216,6 +216,7 @@ def _texts(image: Image, histograms: Row) -> Row:
             "mean": n.fixed(anm["mean"], n.decimals_for(anm["std"])),
             "std": n.fixed(anm["std"], n.decimals_for(anm["std"])),
             "zeros": n.count(anm["zeros"]) if anm["zeros"] else "",
+            "none_scores": histograms["anm"]["zeros"] == sum(histograms["anm"]["counts"]),
             "published_flagged": n.count(row["published_flagged"]),
             "published_share": n.percent(share, 1),
         }

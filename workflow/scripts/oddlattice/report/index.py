@@ -108,23 +108,30 @@ def summary(lines: list[Row], rows: list[Row], discovered: pl.DataFrame, totals:
     """The figures at the head of the index; `totals` are those of statistics.json."""
     files = Counter(discovered["state"])
     analysed = sum(row["state"] == "analysed" for row in rows)
-    counted, flagged = totals["reviewed"], totals["flagged"]["number"]
+    counted, flagged = totals["reviewed"], totals["flagged"]["defects"]
     waiting = f"{n.count(files['waiting'])} waiting" if files["waiting"] else "none waiting"
     urgent = sum(x["urgent"] < URGENCY.index("no_lattice") for x in lines)
-    before = f"; {n.count(flagged)} before review" if flagged != counted["number"] else ""
+    before = f"; {n.count(flagged)} before review" if flagged != counted["defects"] else ""
     once = ", of a stack its first frame" if counted["images"] < analysed else ""
     states = f"{n.count(len(rows))} images, {n.count(len(rows) - analysed)} refused"
     false = expected_false(counted)
-    sure = f"; expected to be false: {false}" if counted["number"] and false else ""
+    sure = f"; expected to be false: {false}" if counted["defects"] and false else ""
     tested = f"of {n.count(counted['columns_tested'])} columns tested{before}{sure}"
     found = [
         ("Files found", n.count(discovered.height), "", waiting),
         ("Images analysed", n.count(analysed), "", states),
-        ("Defects", n.count(counted["number"]), "", tested),
-        ("Area tested", n.significant(counted["area_nm2"]), "nm²", f"in {n.count(counted['images'])} images{once}"),
+        ("Defects", n.count(counted["defects"]), "", tested),
+        ("Area tested", n.significant(counted["area_nm2"]), "nm²", f"in {_where_area_is_known(counted)}{once}"),
         ("Needs attention", n.count(urgent), "", "listed first below, with the reason"),
     ]
     return [dict(zip(("label", "value", "unit", "note"), row, strict=True)) for row in found]
+
+
+def _where_area_is_known(counted: Row) -> str:
+    """How many images the area is that of, and how many have none."""
+    known, without = counted["images_with_area"], counted["images"] - counted["images_with_area"]
+    rest = f"; {n.count(without)} without a pixel size" if without else ""
+    return f"{n.count(known)} {'image' if known == 1 else 'images'}{rest}"
 
 
 def index_numbers(
@@ -153,7 +160,7 @@ def index_numbers(
 def _expected_real(flagged: Row) -> str:
     """Part of the flagged defects that is expected to be real; "" where it is not known."""
     false = flagged.get("expected_false")
-    return n.percent(1 - false / flagged["number"]) if n.usable(false) and flagged["number"] else ""
+    return n.percent(1 - false / flagged["defects"]) if n.usable(false) and flagged["defects"] else ""
 
 
 def index_page(numbers: Row, provenance: Row, twin: str) -> bytes:

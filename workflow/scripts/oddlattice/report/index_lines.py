@@ -5,6 +5,7 @@ import re
 import numpy as np
 import polars as pl
 
+from oddlattice.crystal import OWN
 from oddlattice.report import numbers as n
 from oddlattice.report.image_facts import sentence
 from oddlattice.statistics.counting import one_of_each_stack
@@ -100,7 +101,7 @@ def line(row: Row, pages: dict[str, str], remarkable: dict[str, float], read: se
         "loss": row.get("smallest_loss_90") if analysed else None,
         "loss_text": n.percent(row["smallest_loss_90"]) if analysed else "",
         "pixel_text": f"{n.significant(1000 * row['pixel_nm'], 3)} pm/px" if n.usable(row.get("pixel_nm")) else "",
-        "model": row.get("model") or "",
+        "model": model_words(row),
         "acquired": str(row.get("acquired") or "")[:16].replace("T", " "),
         "review": review_text(row),
         "reviewed": bool(row.get("reviewers")),
@@ -118,6 +119,13 @@ def reviewed_in_full(row: Row) -> bool:
     judged = sum(row.get(f"review_{word}") or 0 for word in ("confirmed", "rejected", "other", "conflicts"))
     flagged = (row["defects"] or 0) + (row["extended_regions"] or 0)
     return 0 < flagged <= judged
+
+
+def model_words(row: Row) -> str:
+    """The model of an image, or the crystal that it shows itself."""
+    if row.get("model") != OWN:
+        return row.get("model") or ""
+    return row.get("crystal") or "a crystal without a name"
 
 
 def review_text(row: Row) -> str:

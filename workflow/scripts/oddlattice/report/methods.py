@@ -143,7 +143,7 @@ def _of_prediction(rows: Sequence[Row], infer: Mapping[str, Any], cite: Cited) -
 
 
 def _of_detection(rows: Sequence[Row], found: Row, config: Mapping[str, Any], cite: Cited) -> str:
-    columns, number = (found["totals"]["reviewed"][key] for key in ("columns_tested", "number"))
+    columns, number = (found["totals"]["reviewed"][key] for key in ("columns_tested", "defects"))
     false = expected_false(found["totals"]["reviewed"])
     among = f", of which {false} are expected to be false by the two-groups model {cite('efron')}" if false else ""
     infer, defects = config["infer"], config["defects"]

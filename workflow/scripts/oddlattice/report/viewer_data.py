@@ -17,14 +17,13 @@ from oddlattice.statistics.reviews import near_px
 from oddlattice.storage.rows import Row
 
 
-def _probabilities(row: Row) -> str:
-    """How likely a defect is no false alarm, and of its kind if it is none."""
-    known = {"real": row.get("probability_real"), "if so, this kind": row["kind_probability"]}
-    return " · ".join(f"{word} {n.chance(value)}" for word, value in known.items() if n.usable(value))
+def _probability(words: str, value: float | None) -> str:
+    """A probability with what it is that of; "" where it is not known."""
+    return f"{words} {n.chance(value)}" if n.usable(value) else ""
 
 
 DEFECT_KEYS = (
-    "row col kind kind_text site probability_text z z_text q q_text change change_text shift shift_text "
+    "row col kind kind_text site real_text kind_chance_text z z_text q q_text change change_text shift shift_text "
     "arrow_row arrow_col radius area_text place_text cell_u cell_v said"
 ).split()
 
@@ -115,7 +114,8 @@ def defect_columns(image: Image) -> dict[str, list[Any]]:
             "kind": kind_of(row["kind"]),
             "kind_text": str(row["kind"] or "unknown"),
             "site": str(row["site"] or ""),
-            "probability_text": _probabilities(row),
+            "real_text": _probability("real", row.get("probability_real")),
+            "kind_chance_text": _probability("of this kind", row["kind_probability"]),
             "z": row["z"],
             "z_text": n.fixed(row["z"], 1),
             "q": row["q_value"],

@@ -73,8 +73,9 @@ def pooled(images: Sequence[Row], counts: Mapping[str, Mapping[str, int]]) -> Ro
     Returns
     -------
     dict
-        images, number, area_nm2, density_per_nm2, ci_low_per_nm2, ci_high_per_nm2, dispersion. The interval is widened
-        by the scatter of the images beyond counting; densities are None without an area.
+        images, defects; of the images whose area is known images_with_area, number, area_nm2, density_per_nm2,
+        ci_low_per_nm2, ci_high_per_nm2, dispersion. The interval is widened by the scatter of the images beyond
+        counting; densities are None without an area.
     """
     tested = [row for row in images if row["area_nm2"]]
     numbers, areas = [_number(row, counts) for row in tested], [float(row["area_nm2"]) for row in tested]
@@ -82,7 +83,8 @@ def pooled(images: Sequence[Row], counts: Mapping[str, Mapping[str, int]]) -> Ro
     spread = poisson.within_dispersion([(numbers, areas)]) if tested else None
     ends = (number, *poisson_interval(number, dispersion=spread))
     density, low, high = (x / area for x in ends) if area else (None, None, None)
-    found: Row = {"images": len(images), "number": number, "area_nm2": area, "density_per_nm2": density}
+    found: Row = {"images": len(images), "defects": sum(_number(row, counts) for row in images)}
+    found |= {"images_with_area": len(tested), "number": number, "area_nm2": area, "density_per_nm2": density}
     return found | {"ci_low_per_nm2": low, "ci_high_per_nm2": high, "dispersion": spread}
 
 

@@ -132,7 +132,7 @@
     const head = element("div", "line"), z = defects.z[k] === null ? "" : `z ${defects.z[k].toFixed(1).replace("-", "−")}`;
     head.append(svg, element("b", "", [kind, sites[defects.site[k]]].filter(Boolean).join(" · ")), element("span", "soft", said ? { confirmed: "✓ confirmed", rejected: "✕ rejected", other: "+ other kind", conflict: "! disagreement" }[said] : ""));
     const probability = defects.probability[k] === null ? "" : `real ${chance(defects.probability[k])}`;
-    const change = defects.change[k] === null ? "" : `${(100 * defects.change[k]).toFixed(0).replace("-", "−")} % intensity`;
+    const change = defects.change[k] === null ? "" : `${(100 * defects.change[k]).toFixed(0).replace("-", "−")} %`;
     const name = element("div", "soft name", images.path[image].slice(folders[image].length).replace(/^\//, ""));
     name.title = images.path[image];
     box.append(crops, head, element("div", "soft", [z, probability, change].filter(Boolean).join(" · ")), name);
