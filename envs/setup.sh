@@ -33,5 +33,11 @@ echo "installing the packages of envs/requirements.txt into .venv (once; some mi
 import pathlib, sysconfig
 pathlib.Path(sysconfig.get_path("purelib"), "oddlattice.pth").write_text(f"{pathlib.Path('workflow/scripts').resolve()}\n")
 END
+# the program `oddlattice`; it works by its path, too, without the environment being active
+cat > .venv/bin/oddlattice <<'END'
+#!/bin/sh
+exec "$(dirname "$(readlink -f "$0")")/python" -m oddlattice.command "$@"
+END
+chmod +x .venv/bin/oddlattice
 # without this the first jobs would
 .venv/bin/python -c 'from oddlattice.numerics.compiled import compile_all; compile_all()'

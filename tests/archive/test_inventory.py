@@ -431,3 +431,13 @@ def test_ten_thousand_files_take_seconds(archive: Path) -> None:
     assert counts == {"ready": 10_000}
     assert len(found.shards) == 20 * 16
     assert time.perf_counter() - begin_s < 10
+
+
+def test_an_archive_without_a_file_of_a_known_kind_says_what_was_seen(archive: Path) -> None:
+    assert scan(archive).warnings == [f"{archive}: 0 files; seen, and not asked for by include and exclude: none"]
+    for name in ("a.tif", "deep/b.TIF", "c.tif", "notes"):
+        put(archive, name)
+    seen = "2 .tif, 1 without an ending, 1 .TIF"
+    assert scan(archive).warnings == [f"{archive}: 0 files; seen, and not asked for by include and exclude: {seen}"]
+    put(archive, "d.dm4")
+    assert scan(archive).warnings == []

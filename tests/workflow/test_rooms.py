@@ -6,8 +6,13 @@ from pathlib import Path
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
 PACKAGE = SCRIPTS / "oddlattice"
 CELLAR = {"storage", "process", "numerics", "run"}
-PATH = ["archive", "read", "lattice", "model", "predict", "defects", "statistics", "report", "benchmark"]
-BESIDE = {"simulate": {"lattice"}, "model": {"simulate"}, "benchmark": {"simulate"}}  # also allowed
+PATH = ["archive", "read", "lattice", "model", "predict", "defects", "statistics", "report", "benchmark", "command"]
+BESIDE = {
+    "simulate": {"lattice"},
+    "model": {"simulate"},
+    "benchmark": {"simulate"},
+    "command": {"results"},
+}  # also allowed
 OPEN = {"__init__", "results"}  # the Python interface, for people: it may take from anywhere
 
 

@@ -5,7 +5,7 @@ In:  crystals/recipe.yaml        space groups, lattice constants [nm], places of
 Out: crystals/library.json       two-dimensional cells [nm] and columns (u, v, atoms per repeat, expected intensity [nm2])
      results/0_archive/crystals.json  the same of the CIF files, where crystals is set
 The library ships with the repository; no other rule asks for it to be made again (seconds).
-Needs the optional dependencies: pip install .[library]. Run: snakemake --cores 1 build_crystals
+Run: snakemake --cores 1 build_crystals
 """
 
 

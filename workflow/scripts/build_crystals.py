@@ -1,7 +1,4 @@
-"""Build the crystal library that ships: every crystal of the recipe, seen along each of its axes.
-
-Needs the optional dependencies `library` (ASE builds the cells).
-"""
+"""Build the crystal library that ships: every crystal of the recipe, seen along each of its axes."""
 
 from pathlib import Path
 from typing import Any

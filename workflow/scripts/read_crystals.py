@@ -1,10 +1,6 @@
-"""Read the user's CIF files: each crystal, seen along the zone axes that its name or the file beside it states.
-
-Needs the optional dependencies `library` (ASE reads the files); this job is the only one that loads it.
-"""
+"""Read the user's CIF files: each crystal, seen along the zone axes that its name or the file beside it states."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +16,8 @@ def main(files: Sequence[str | Path], library: str | Path) -> None:
     Raises
     ------
     ValueError
-        If ASE is not there, or a file is no crystal or states no axis; the message names it.
+        If a file is no crystal or states no axis; the message names it.
     """
-    if find_spec("ase") is None:
-        raise ValueError("crystals: found no ASE, which reads CIF files; needed pip install .[library]")
     cifs = [Path(file) for file in files if Path(file).suffix.lower() == ".cif"]
     write_text(Path(library), json_lines({"sources": {}, "entries": list(entries_of_cifs(cifs))}))
 

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -16,6 +16,7 @@ import zarr
 
 from oddlattice.defects.kinds import KINDS, kind_of
 from oddlattice.lattice import pixel_size
+from oddlattice.report.structures import column_table, elements_of, structure
 from oddlattice.storage.groups import array_if_any, grain_of, group_of, listed_in, said_of
 from oddlattice.storage.image_json import ByImage
 from oddlattice.storage.rows import Row
@@ -213,6 +214,45 @@ class ResultImage:
         root = zarr.open_group(self.results.path / f"2_tiles/{self.shard}.zarr", mode="r")
         found = array_if_any(grain_of(root, self.image_id), name)
         return np.empty((0, 0)) if found is None else found[:]
+
+    @property
+    def column_table(self) -> pl.DataFrame:
+        """Every column tested and every extra atom: place, site, occupancy, what was found; see report/structures.
+
+        Raises
+        ------
+        ValueError
+            If the image has no pixel size.
+        """
+        return column_table(self.columns, self.places, self.defects, self._known_pixel_nm())
+
+    def _known_pixel_nm(self) -> pixel_size.PixelNm:
+        if self.pixel_nm is None:
+            raise ValueError(
+                f"{self.image_id}: found no pixel size; needed one in the file, or a crystal that is known"
+            )
+        return self.pixel_nm
+
+    def atoms(self, grain: int | None = None, elements: Mapping[str, str] | None = None) -> Any:
+        """The columns as ASE atoms, one an atomic column, what was found as arrays; see report/structures.
+
+        Parameters
+        ----------
+        grain : int, optional
+            Of one grain; else of all.
+        elements : mapping of str to str, optional
+            Element of a site, where its name tells none or another one.
+
+        Raises
+        ------
+        ValueError
+            If the image has no pixel size.
+        """
+        found = self.column_table
+        named = elements_of(found["site"].unique(maintain_order=True).to_list(), self.row) | dict(elements or {})
+        if grain is not None:
+            found = found.filter(pl.col("grain") == grain)
+        return structure(found, self.raw.shape, self._known_pixel_nm(), named)
 
     def signal(self) -> Any:
         """The image as a lazy HyperSpy signal, axes calibrated, its defects as markers that are saved with it."""

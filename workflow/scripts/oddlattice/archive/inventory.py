@@ -33,6 +33,7 @@ from oddlattice.storage.locks import one_at_a_time
 
 #: So often a shard is read again: a bad disk must not keep every run busy for ever.
 _MOST_TRIES = 3
+_MOST_ENDINGS = 5  # that are told of an archive without a file that is asked for
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,10 @@ def _warnings(archive: Path, listing: Listing) -> list[str]:
     ]
     if listing.outside:
         warnings.append(f"{escape(archive)}: {listing.outside} links lead out of the archive or nowhere; not followed")
+    if not listing.files and not listing.unreadable:
+        most = sorted(listing.others.items(), key=lambda item: (-item[1], item[0]))[:_MOST_ENDINGS]
+        seen = ", ".join(f"{n} {end or 'without an ending'}" for end, n in most)
+        warnings.append(f"{escape(archive)}: 0 files; seen, and not asked for by include and exclude: {seen or 'none'}")
     return warnings
 
 

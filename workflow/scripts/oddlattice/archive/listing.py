@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,11 +36,14 @@ class Listing:
         Folders that could not be listed, and why.
     outside : int
         Symbolic links that point outside the archive or nowhere; they are not followed.
+    others : Counter of str
+        How many files are not asked for, by the ending of their names.
     """
 
     files: list[Listed]
     unreadable: dict[bytes, str]
     outside: int
+    others: Counter[str]
 
 
 @lru_cache(maxsize=64)
@@ -89,6 +93,7 @@ def list_archive(archive: Path, include: Sequence[str], exclude: Sequence[str]) 
     files: list[Listed] = []
     unreadable: dict[bytes, str] = {}
     outside = 0
+    others: Counter[str] = Counter()
     folders = [b""]
     while folders:
         folder = folders.pop()
@@ -101,6 +106,7 @@ def list_archive(archive: Path, include: Sequence[str], exclude: Sequence[str]) 
                             folders.append(path + b"/")
                         continue
                     if wanted is None or not wanted.fullmatch(path) or (unwanted and unwanted.fullmatch(path)):
+                        others[escape(os.path.splitext(entry.name)[1])[:20]] += 1
                         continue
                     with suppress(FileNotFoundError):  # gone since it was listed
                         if entry.is_symlink() and not _stays_inside(entry.path, home):
@@ -115,7 +121,7 @@ def list_archive(archive: Path, include: Sequence[str], exclude: Sequence[str]) 
             if not folder:
                 raise ArchiveError(f"found {escape(root)}: {error.strerror}; needed a readable folder") from None
             unreadable[folder] = error.strerror or type(error).__name__
-    return Listing(files, unreadable, outside)
+    return Listing(files, unreadable, outside, others)
 
 
 def _stays_inside(link: bytes, home: bytes) -> bool:

@@ -1,0 +1,91 @@
+"""What `oddlattice export` writes: tables, or a file an image and grain for another program."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from oddlattice.command.places import Mistake
+from oddlattice.report.exports import geojson
+from oddlattice.report.structures import STRUCTURES
+from oddlattice.results import ResultImage, Results
+from oddlattice.storage.atomic import write_text
+from oddlattice.storage.products import write_csv
+
+FORMATS = ("csv", "geojson", *STRUCTURES)
+
+
+def export(
+    results: Results,
+    kind: str,
+    folder: Path,
+    chosen: Sequence[str] = (),
+    elements: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = print,
+) -> list[Path]:
+    """Write the analysed images of a run, or those chosen by id, in one format into a folder.
+
+    Parameters
+    ----------
+    results : Results
+    kind : str
+        One of `FORMATS`.
+    folder : Path
+    chosen : sequence of str
+    elements : mapping of str to str, optional
+        Element of a site, for structures.
+    say : callable
+        Takes a sentence for each image that is left out.
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    Mistake
+        If a chosen image is not among those analysed.
+    """
+    analysed = results.images.filter(pl.col("state") == "analysed")["image_id"].to_list()
+    unknown = [name for name in chosen if name not in set(analysed)]
+    if unknown:
+        raise Mistake(f"--image {unknown[0]}: found no such image that was analysed; 4_defects/images.csv lists them")
+    names = [name for name in analysed if name in set(chosen)] if chosen else analysed
+    written = _tables(results, names, folder) if kind == "csv" else []
+    for name in names:
+        image = results[name]
+        try:
+            written += _one(image, kind, folder, elements or {})
+        except ValueError as error:
+            say(f"{error}; left out")
+    return written
+
+
+def _tables(results: Results, names: Sequence[str], folder: Path) -> list[Path]:
+    """The tables of images and of defects, of the images of these names."""
+    paths = []
+    for name, table in (("images", results.images), ("defects", results.defects)):
+        paths.append(folder / f"{name}.csv")
+        write_csv(table.filter(pl.col("image_id").is_in(list(names))), paths[-1])
+    return paths
+
+
+def _one(image: ResultImage, kind: str, folder: Path, elements: Mapping[str, str]) -> list[Path]:
+    """The files of an image; ValueError where it has no pixel size and the format needs one."""
+    if kind == "csv":
+        path = folder / f"columns/{image.image_id}.csv"
+        write_csv(image.column_table, path)
+        return [path]
+    if kind == "geojson":
+        path = folder / f"{image.image_id}.geojson"
+        found = geojson(image.image_id, image.defects, image.pixel_nm)
+        write_text(path, json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n")
+        return [path]
+    text_of, end = STRUCTURES[kind]
+    grains = sorted(image.columns["grain"].unique())
+    paths = []
+    for grain in grains:
+        paths.append(folder / f"{image.image_id}{f'_grain{grain}' if len(grains) > 1 else ''}{end}")
+        write_text(paths[-1], text_of(image.atoms(grain, elements)))
+    return paths
