@@ -29,7 +29,7 @@ from oddlattice.predict.own_residual import own_residual
 from oddlattice.predict.parts import densest_part
 
 ANY_CRYSTAL = Path(__file__).parents[4] / "models/any_crystal"
-BATCH = 1024  # patches at once
+BATCH = 64  # patches at once: their features stay in the cache
 COLUMN_PX = 2.3  # width of a column
 MEDIAN_OF_SQUARE = 0.4549  # of a standard normal number
 CHOICE_CELLS = 16  # side of the part of an image that decides

@@ -110,6 +110,8 @@ def displacement(library: Library, crystal: Crystal, site: str, shift_cells: Arr
 
     known = sorted((c.shift_pm, c) for c in library.changes.values() if c.site == site and c.change == "displaced")
     total = moved(shift_cells)
+    if not known:
+        return total
     amounts = np.array([0.0] + [amount for amount, _ in known]) / 1000 / crystal.a_nm
     rests = [np.zeros_like(own)] + [
         library.planes(library.differences[change.name], thickness_cells) - moved(np.array([amount, 0.0]))
