@@ -28,6 +28,14 @@ def test_counting_noise_is_not_blank() -> None:
     assert Seen.of(scan()).blank is None
 
 
+def test_zeros_among_few_electrons_are_an_image() -> None:
+    few = RNG.poisson(0.3, (320, 300)).astype(np.float32)  # runs of up to 40 zeros
+    assert Seen.of(few).blank is None
+    few[104] = 0
+    whole = Seen.of(few).cells(nodes())
+    assert not whole[6].any() and (~whole).sum() == whole.shape[1]
+
+
 @pytest.mark.parametrize("value", [0.0, 517.25, np.nan])
 def test_a_black_line_masks_its_cells_alone(value: float) -> None:
     image = scan()

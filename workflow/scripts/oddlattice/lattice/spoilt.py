@@ -10,6 +10,8 @@ from scipy import ndimage
 from oddlattice.numerics.arrays import Array, Bools, Float
 
 RUN_PX = 24  # so many equal pixels in a line are no image
+CHANCE_RUNS = 12  # times as long as 95 % of an image's runs of equal pixels: where few electrons are counted, zeros follow
+SAMPLED_ROWS = 8  # every so many rows tell how long runs are
 POOL_PX = 4  # pixels a side of a square of the map
 BAND_ROWS = 256  # a multiple of POOL_PX
 
@@ -33,9 +35,10 @@ class Seen:
     def of(cls, image: Any) -> Self:
         """That of an image, or of anything that slices to an ndarray."""
         rows, cols = image.shape
+        run_px = longest_chance_run(image)
         pooled = np.zeros((-(-rows // POOL_PX), -(-cols // POOL_PX)), dtype=bool)
         for start in range(0, rows, BAND_ROWS):
-            blank = blank_pixels(np.asarray(image[start : start + BAND_ROWS]))
+            blank = blank_pixels(np.asarray(image[start : start + BAND_ROWS]), run_px)
             wide = np.pad(blank, [(0, -blank.shape[0] % POOL_PX), (0, -cols % POOL_PX)])
             squares = np.logical_or.reduce(wide.reshape(wide.shape[0] // POOL_PX, POOL_PX, -1, POOL_PX), axis=(1, 3))
             pooled[start // POOL_PX : start // POOL_PX + squares.shape[0]] = squares
@@ -81,15 +84,28 @@ class Seen:
         return np.asarray(np.minimum(depth, ndimage.map_coordinates(away, at, order=1, mode="nearest")))
 
 
-def blank_pixels(band: npt.NDArray[Any]) -> Bools:
-    """Pixels that are not finite or lie in a run of equal ones along a row or a column; shape as `band`."""
+def longest_chance_run(image: Any) -> int:
+    """Length of a run of equal pixels that chance does not make in an image [px], counted in some of its rows.
+
+    Runs fall off exponentially, and a blank line, however long, is one among many.
+    """
+    lengths = [np.empty(0)]
+    for start in range(0, image.shape[0], BAND_ROWS):
+        some = np.asarray(image[start : start + BAND_ROWS])[::SAMPLED_ROWS]
+        ends = np.pad(np.diff(some, axis=1) != 0, [(0, 0), (0, 1)], constant_values=True)
+        lengths.append(np.diff(np.flatnonzero(ends.ravel()), prepend=-1))
+    return max(RUN_PX, int(CHANCE_RUNS * np.percentile(np.concatenate(lengths), 95)))
+
+
+def blank_pixels(band: npt.NDArray[Any], run_px: int = RUN_PX) -> Bools:
+    """Pixels that are not finite or lie in a run of `run_px` equal ones along a row or a column; shape as `band`."""
     blank = ~np.isfinite(band)
     for axis in (0, 1):
-        if band.shape[axis] < RUN_PX:
+        if band.shape[axis] < run_px:
             continue
         same = (np.diff(band, axis=axis) == 0).view(np.uint8)
-        first = ndimage.minimum_filter1d(same, RUN_PX - 1, axis=axis, mode="constant")
-        whole = ndimage.maximum_filter1d(first, RUN_PX - 1, axis=axis, mode="constant", origin=-1) > 0
+        first = ndimage.minimum_filter1d(same, run_px - 1, axis=axis, mode="constant")
+        whole = ndimage.maximum_filter1d(first, run_px - 1, axis=axis, mode="constant", origin=-1) > 0
         pad = [(0, 0), (0, 0)]
         pad[axis] = (0, 1)
         blank |= np.pad(whole, pad) | np.pad(whole, [(b, a) for a, b in pad])
