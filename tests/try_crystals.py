@@ -30,7 +30,7 @@ from oddlattice.simulate.columnwise import Conditions, Defect, Scan
 from oddlattice.simulate.compose import compose_scan, library_conditions
 from oddlattice.simulate.configurations import simulate_library
 from oddlattice.simulate.library import Library, load_library, recipe_sha256, save_library
-from support.stages import through_the_stages
+from support.stages import LIBRARY, through_the_stages
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
@@ -266,7 +266,7 @@ def run(trial: Row, names: list[str], seeds: list[int], cache: Path) -> tuple[pl
         made = [field_of(name, library, trial, seed, k % 2 == 0) for k, seed in enumerate(seeds)]
         scans = [(one.scan.counts, one.pixel_nm if one.stated else None) for one in made]
         with TemporaryDirectory() as folder:
-            tables = through_the_stages(scans, Path(folder))
+            tables = through_the_stages(scans, Path(folder), [LIBRARY])
         for number, one in enumerate(made):
             mine = {key: table.filter(pl.col("number") == number) for key, table in tables.items()}
             row, some = counted(one, mine, trial)

@@ -12,12 +12,15 @@ from safetensors.numpy import load_file, save_file
 
 import infer_differences
 from oddlattice.crystal import CELL_PX, load_crystal
+from oddlattice.lattice.tile_image import registered
 from oddlattice.model.choice import Judge, predicted_cell, tile_one
 from oddlattice.model.folder import load_model, sha256_of
 from oddlattice.model.simulated_bulk import draw_bulk
 from oddlattice.run.stage_settings import InferSettings, TileSettings
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
+from support.own_crystals import Sample, make_field
 from support.settings import default
+from support.stages import LIBRARY
 
 SHIPPED = Path(__file__).parents[2] / "models/srtio3_001"
 CRYSTAL = load_crystal(SHIPPED / "crystal.yaml")
@@ -98,3 +101,25 @@ def test_a_second_model_takes_no_image_from_the_one_that_fits(images: Path, tmp_
     infer_differences.main(str(tmp_path / "both"), [str(f) for f in folders], str(tmp_path / "out"), settings, 1)
     said = zarr.open_group(tmp_path / "out")["i/1"].attrs["oddlattice"]
     assert (said["state"], said["model"]) == ("analysed", "sound")
+
+
+@pytest.mark.parametrize(
+    ("side_nm", "second", "stated", "special"),
+    [
+        (0.3905, 0.5, True, True),
+        (0.3905, 0.5, False, False),  # 2 columns in a square cell, of whatever size
+        (0.2887, 0.35, True, False),  # NiAl: 45 degrees turned, two of its cells are as large as one of SrTiO3
+        (0.2887, 0.35, False, False),
+        (0.4020, 0.3, True, False),  # BaTiO3, by its size
+    ],
+)
+def test_lattice_and_misfit_alone_do_not_make_it_the_models(
+    side_nm: float, second: float, stated: bool, special: bool
+) -> None:
+    cell = Sample(np.diag([side_nm, side_nm]), ((0, 0, 1.0), (0.5, 0.5, second)))
+    field = make_field(cell, side_px=320, rotation_deg=20, dose=40, seed=3)
+    pixel_nm = (0.0125, 0.0125) if stated else None
+    judge = Judge([SHIPPED], [CRYSTAL], default(InferSettings).misfit_limit)
+    settings, models = default(TileSettings), {"srtio3_001": CRYSTAL}
+    found, own = registered(field.counts, models, pixel_nm, settings, judge, True, libraries=[str(LIBRARY)])
+    assert (own is None) == special == (found.crystal is CRYSTAL)

@@ -15,12 +15,15 @@ from support.raw_files import shard_of, write_ncem
 from support.settings import default
 
 MODEL = Path(__file__).parents[2] / "models/srtio3_001"
+LIBRARY = Path(__file__).parents[2] / "crystals/library.json"
 
 
-def through_the_stages(scans: Sequence[tuple[np.ndarray, float | None]], folder: Path) -> dict[str, pl.DataFrame]:
+def through_the_stages(
+    scans: Sequence[tuple[np.ndarray, float | None]], folder: Path, libraries: Sequence[Path] = ()
+) -> dict[str, pl.DataFrame]:
     """Tables `images`, `defects`, `columns`, `completeness` of scans (counts, pixel size [nm] or None).
 
-    Each row of theirs has the `number` of its scan.
+    Each row of theirs has the `number` of its scan. Crystals are looked up in `libraries`.
     """
     archive = folder / "archive"
     archive.mkdir(parents=True)
@@ -31,7 +34,7 @@ def through_the_stages(scans: Sequence[tuple[np.ndarray, float | None]], folder:
     infer = default(InferSettings)
     first, second, third = (str(folder / f"{k}.zarr") for k in (1, 2, 3))
     read_images(folder / "shard.tsv", archive, Path(first), default(ReadSettings), folder / "read.log")
-    cut_tiles(first, [MODEL / "crystal.yaml"], second, default(TileSettings), 1, infer.misfit_limit)
+    cut_tiles(first, [MODEL / "crystal.yaml"], second, default(TileSettings), 1, infer.misfit_limit, libraries)
     infer_differences(second, [str(MODEL)], third, infer, 1)
     out = {part: str(folder / f"{part}.parquet") for part in ("defects", "images", "columns", "completeness")}
     find_defects(first, second, third, *out.values(), str(folder / "4.zarr"), default(DefectSettings))

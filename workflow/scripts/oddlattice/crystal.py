@@ -75,6 +75,8 @@ class Crystal:
     columns : tuple of Column
     px_per_cell : tuple of int
         Pixels along (a, b) in the lattice frame.
+    known_as : str
+        Formula and zone axis, as a crystal library names its entries; "" where the file states none.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Crystal:
     repeat_nm: float
     columns: tuple[Column, ...]
     px_per_cell: PxPerCell = PX_PER_CELL
+    known_as: str = ""
 
     @property
     def vectors_nm(self) -> npt.NDArray[np.float64]:
@@ -150,6 +153,7 @@ def crystal_from_dict(found: dict[str, Any], path: Path) -> Crystal:
             gamma_deg=float(found["gamma_deg"]),
             repeat_nm=float(found.get("repeat_nm", found["a_nm"])),
             columns=columns,
+            known_as=_known_as(found),
         )
     except KeyError as error:
         raise ValueError(
@@ -162,6 +166,12 @@ def crystal_from_dict(found: dict[str, Any], path: Path) -> Crystal:
     if not crystal.tested:
         raise ValueError(f"{path}: columns: none is tested; at least one column needs tested: true")
     return crystal
+
+
+def _known_as(found: dict[str, Any]) -> str:
+    """Formula and axis, e.g. ``SrTiO3 [001]``."""
+    formula, axis = found.get("formula"), found.get("zone_axis")
+    return f"{formula} [{''.join(str(index) for index in axis)}]" if formula and axis else ""
 
 
 def load_crystal(path: Path) -> Crystal:

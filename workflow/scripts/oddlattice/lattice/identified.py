@@ -7,16 +7,22 @@ from typing import Any
 
 import numpy as np
 
+from oddlattice.crystal import Crystal
 from oddlattice.lattice.crystal_views import load_library
 from oddlattice.lattice.identity import Identity, Observed, identify
+from oddlattice.lattice.origin import column_weights
 from oddlattice.lattice.own_crystal import OwnCell
 from oddlattice.lattice.pixel_size import PixelNm, by_lattice_nm, mean_nm
+from oddlattice.lattice.register import Registration
 
 SEEN_SIGMAS = 4.0  # a column fainter than so many errors of its brightness is not counted on
 FAINTEST_PART = 0.05  # of the brightest column: tails of bright ones hide what is fainter
 LEAST_ERROR = 0.01  # relative, of a column's brightness
 DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
 LISTED = 6  # candidates that are told
+ALIKE_PART = 0.05  # of the mean cell's variance; less does not tell two columns of a crystal apart
+LIKELY = 0.25  # of the likeliest crystal's probability; a model's crystal less likely is not the image's
+ON_PLACE_PX, ON_BRIGHTNESS, ON_FLOOR = 0.2, 0.03, 0.3  # errors on a model's crystal, and what would not be seen there
 DIGITS = "0123456789"
 
 
@@ -60,6 +66,36 @@ def identify_own(own: OwnCell, header_nm: PixelNm | None, libraries: Sequence[st
     for place, site in zip(kept, found.sites, strict=True):
         sites[place] = site
     return replace(found, sites=tuple(sites))
+
+
+def is_of(crystal: Crystal, found: Registration, header_nm: PixelNm | None, libraries: Sequence[str | Path]) -> bool:
+    """Whether an image that is laid on a model's crystal is of it, told by what lattice and network do not see.
+
+    A cell whose columns are all alike is too large. Of the crystals that the libraries hold the model's must be among
+    the likely ones; without a pixel size they must leave no others than its class, for cells of many crystals have its
+    shape. A crystal that is in no library is believed.
+    """
+    if found.anchor is None or found.anchor.explained - found.anchor.second < ALIKE_PART:
+        return False
+    if not libraries or not crystal.known_as:
+        return True
+    library = load_library(tuple(Path(path) for path in libraries))
+    if crystal.known_as not in {entry.name for entry in library.entries}:
+        return True
+    weights = column_weights(found.mean_cell, crystal, found.anchor.blur_nm)
+    seen = Observed(
+        vectors_px=found.frame.vectors_px * (np.array(header_nm) / mean_nm(header_nm) if header_nm else np.ones(2)),
+        places=np.array([(column.u, column.v) for column in crystal.tested]),
+        brightness=np.maximum([weights[column.site] for column in crystal.tested], 1e-3),
+        place_sigma_px=ON_PLACE_PX,
+        brightness_sigma=ON_BRIGHTNESS,
+        pixel_nm=None if header_nm is None else mean_nm(header_nm),
+        floor=ON_FLOOR,
+    )
+    who = identify(seen, library)
+    of_it = sum(one.probability for one in who.candidates if one.entry.name == crystal.known_as)
+    likely = of_it >= LIKELY * max((one.probability for one in who.candidates), default=0.0) > 0
+    return likely and (header_nm is not None or who.kind in ("crystal", "class"))
 
 
 def named_sites(letters: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:

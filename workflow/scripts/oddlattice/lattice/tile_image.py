@@ -11,7 +11,14 @@ from oddlattice.crystal import OWN, Crystal
 from oddlattice.lattice.fourier import DISTORTED, Lattice, NoLatticeError, describe, stretch_of
 from oddlattice.lattice.frame import Frame
 from oddlattice.lattice.grains import Grains, Labels, find_grains, takes_all
-from oddlattice.lattice.identified import header_warning, identify_own, identity_attributes, named_sites, ruler_nm
+from oddlattice.lattice.identified import (
+    header_warning,
+    identify_own,
+    identity_attributes,
+    is_of,
+    named_sites,
+    ruler_nm,
+)
 from oddlattice.lattice.identity import Identity
 from oddlattice.lattice.one_grain import alone, cropped
 from oddlattice.lattice.origin import column_weights
@@ -209,7 +216,7 @@ def laid(image: Any, how: How, lattice: Lattice | None = None) -> Laid:
     """Lay an image on its lattice, where it is not known on the one that it shows."""
     try:
         known = how.models, how.pixel_nm, how.settings, how.judge, how.own
-        found, cell = registered(image, *known, lattice=lattice)
+        found, cell = registered(image, *known, lattice=lattice, libraries=how.libraries)
     except NoLatticeError as error:
         return Laid(not_tiled("no_lattice", str(error)))
     except NoModelError as error:
@@ -283,6 +290,7 @@ def registered(
     judge: Judge | None,
     own: bool,
     lattice: Lattice | None = None,
+    libraries: Sequence[str] = (),
 ) -> tuple[Registration, OwnCell | None]:
     """An image on the lattice of the model that is its own, or else, where `own` is set, on what it shows itself.
 
@@ -300,7 +308,8 @@ def registered(
             if crystal is None or judge is None:
                 return found, None
             seen = found.mean_cell.cell(crystal.px_per_cell)
-            if judge(crystal, seen, stretch_on(crystal, found.frame, pixel_nm)) <= 1:
+            fits = judge(crystal, seen, stretch_on(crystal, found.frame, pixel_nm)) <= 1
+            if fits and is_of(crystal, found, pixel_nm, libraries):
                 if pixel_nm is not None:
                     return found, None
                 # without a size, cells of many crystals fit: the columns must be as many, too (bcc [100], SrTiO3 [001])
