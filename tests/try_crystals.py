@@ -1,10 +1,10 @@
 """Twelve crystals by multislice, none trained on, through the stages: `try_crystals.py OUT.csv --seeds final`.
 
 Structures, kinds, doses and seeds stand in crystal_trial.yaml. Each field holds isolated columns that lost intensity,
-gained it or were moved, each by as much as an ideal observer sees at d' of 4 to 10 in that field's expected counts. How
-far the test puts it out of bulk, over the ideal d', is its efficiency: z of the intensity, in the change's direction, or
-of a displacement the square root of chi-square less one (two degrees of freedom; unbiased far from 0). A column that was
-not tested counts nothing. The images of the library are kept in `--cache`.
+gained it or were moved, each by as much as an ideal observer sees at d' of 4 to 10 in that field's expected counts.
+How far the test puts it out of bulk, over the ideal d', is its efficiency: z of the intensity, in the change's
+direction, or of a displacement the square root of chi-square less one (two degrees of freedom; unbiased far from 0).
+A column that was not tested counts nothing. The images of the library are kept in `--cache`.
 """
 
 import argparse
@@ -148,7 +148,14 @@ def unit_dprimes(library: Library, crystal: Crystal, conditions: Conditions) -> 
     return found
 
 
-def planned(scan: Scan, crystal: Crystal, trial: Row, strength: dict[str, tuple[float, float]], pixel_nm: float, rng: np.random.Generator) -> list[Defect]:  # fmt: skip
+def planned(
+    scan: Scan,
+    crystal: Crystal,
+    trial: Row,
+    strength: dict[str, tuple[float, float]],
+    pixel_nm: float,
+    rng: np.random.Generator,
+) -> list[Defect]:
     """Isolated defects, their kinds in turn, each as strong as the d' drawn for it asks."""
     asked, most = trial["defects"], trial["defects"]["most"]
     rim, spacing = asked["rim_nm"] / pixel_nm, asked["spacing_nm"] / pixel_nm
@@ -225,7 +232,8 @@ def counted(field: Field, tables: dict[str, pl.DataFrame], trial: Row) -> tuple[
         away, which = tested.query(place) if tested is not None else (np.inf, 0)
         score = separation(kind, columns.row(int(which), named=True)) if away < same else 0.0
         found = hits is not None and hits.query(place)[0] < same
-        defects.append({"crystal": field.name, "kind": kind, "ideal": ideal, "score": score, "found": bool(found), "tested": away < same})  # fmt: skip
+        of_it: Row = {"crystal": field.name, "kind": kind, "ideal": ideal, "score": score}
+        defects.append(of_it | {"found": bool(found), "tested": away < same})
     rim, side = rules["rim_nm"] / field.pixel_nm, field.scan.counts.shape[0]
     fit = ((field.scan.places_px > rim) & (field.scan.places_px < side - 1 - rim)).all(1)
     there = cKDTree(at).query(field.scan.places_px[fit])[0] < same if len(at) else np.zeros(1)

@@ -10,7 +10,9 @@ from scipy import ndimage
 from oddlattice.numerics.arrays import Array, Bools, Float
 
 RUN_PX = 24  # so many equal pixels in a line are no image
-CHANCE_RUNS = 12  # times as long as 95 % of an image's runs of equal pixels: where few electrons are counted, zeros follow
+CHANCE_RUNS = (
+    12  # times as long as 95 % of an image's runs of equal pixels: where few electrons are counted, zeros follow
+)
 SAMPLED_ROWS = 8  # every so many rows tell how long runs are
 POOL_PX = 4  # pixels a side of a square of the map
 BAND_ROWS = 256  # a multiple of POOL_PX
