@@ -91,6 +91,7 @@ def test_arrays_are_as_specified(shard: tuple[zarr.Group, dict[str, np.ndarray]]
         "line_shift_px": ((image.shape[0],), "float64"),
         "local_mean": ((u, v), "float64"),
         "depth_px": ((u + 1, v + 1), "float64"),
+        "line_gain": ((image.shape[0],), "float64"),
     }
     assert {name: (group[name].shape, str(group[name].dtype)) for name in group.array_keys()} == expected
     assert group["tiles"].chunks == (640, 640)

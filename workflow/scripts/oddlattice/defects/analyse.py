@@ -83,7 +83,7 @@ class Grain:
         """Its maps, the prediction in counts, and where they lie in the image."""
         mean, sign = values_of(self.tiles, "local_mean"), int(self.lattice.get("contrast_sign", 1))
         counts = InCounts(maps["prediction"], mean, float(self.lattice["pedestal_counts"]), sign)
-        return Laid({**maps, "prediction": counts}, self.image.coordinates)
+        return Laid({**maps, "prediction": counts}, self.image.coordinates, values_of(self.tiles, "line_gain"))
 
     @property
     def dose_counts_per_nm2(self) -> float:

@@ -166,10 +166,25 @@ def _round(bits: npt.NDArray[np.int32]) -> None:
 
 @dataclass(frozen=True)
 class Laid:
-    """Maps (U n_u, V n_v) of a grain in its lattice frame by name, and where they lie in the image."""
+    """Maps (U n_u, V n_v) of a grain in its lattice frame by name, and where they lie in the image.
+
+    `line_gain` (rows,), or (cols,) where the scan is transposed, is what the image was divided by: what is in counts gets
+    it back.
+    """
 
     maps: dict[str, Map]
     coordinates: Coordinates
+    line_gain: Array | None = None
+
+    def seen(self, rows: slice, cols: slice) -> list[Float]:
+        """Every map at the raw pixels of a window."""
+        found = warped(list(self.maps.values()), self.coordinates, rows, cols)
+        if self.line_gain is not None and (self.line_gain != 1).any():
+            gain = self.line_gain[None, cols] if self.coordinates.transposed else self.line_gain[rows, None]
+            for kind, values in zip(self.maps.values(), found, strict=True):
+                if isinstance(kind, InCounts):
+                    values *= gain.astype(np.float32)
+        return found
 
 
 def write_maps(group: zarr.Group, grains: list[Laid], shape: tuple[int, int], header: PixelNm | None) -> None:
@@ -199,7 +214,7 @@ def write_maps(group: zarr.Group, grains: list[Laid], shape: tuple[int, int], he
 
 def _merged(grains: list[Laid], rows: slice, cols: slice) -> list[Float]:
     """A window of the image of every map, each grain's own where it has one."""
-    found, *others = (warped(list(grain.maps.values()), grain.coordinates, rows, cols) for grain in grains)
+    found, *others = (grain.seen(rows, cols) for grain in grains)
     for other in others:
         for values, more in zip(found, other, strict=True):
             np.copyto(values, more, where=values == 0)

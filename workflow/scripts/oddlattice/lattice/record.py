@@ -17,7 +17,7 @@ from oddlattice.lattice.subareas import CHUNK_CELLS, in_px
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.storage import blocks
 from oddlattice.storage.groups import said_of, values_of
-from oddlattice.storage.windows import Transposed
+from oddlattice.storage.windows import Scaled, Transposed
 
 BAND_CELLS = 4 * CHUNK_CELLS  # cells along u and v cut at once, to bound memory
 CODEC = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
@@ -51,6 +51,8 @@ class Record:
         -1 where columns are dark on bright ground: tiles are turned over about their mean, so that columns are bright.
     depth_px : ndarray of shape (U + 1, V + 1)
         Distance of the cells' corners from what is not in the image, or blank.
+    line_gain : ndarray, of the shape of `line_shift_px`
+        Factor of each line of the scan, by which the image is divided first: the steps of the current.
     """
 
     nodes_px: Array
@@ -64,6 +66,7 @@ class Record:
     first: tuple[int, int] = (0, 0)
     sign: int = 1
     depth_px: Array = field(default_factory=lambda: np.empty((0, 0)))
+    line_gain: Array = field(default_factory=lambda: np.empty(0))
 
     @classmethod
     def of(cls, group: zarr.Group) -> Self:
@@ -81,6 +84,7 @@ class Record:
             first=tuple(said["first_cell"]),
             sign=int(said.get("contrast_sign", 1)),
             depth_px=values_of(group, "depth_px"),
+            line_gain=values_of(group, "line_gain"),
         )
 
     @property
@@ -102,6 +106,7 @@ class Record:
             "nodes_px": (np.ascontiguousarray(self.nodes_px, np.float64), ("axis", "u", "v")),
             "line_shift_px": (self.line_shift_px.astype(np.float64), ("col" if self.transposed else "row",)),
             "local_mean": (self.local_mean.astype(np.float64), ("u", "v")),
+            "line_gain": (self.line_gain.astype(np.float64), ("col" if self.transposed else "row",)),
             "depth_px": (self.depth_px.astype(np.float64), ("u", "v")),
         }
         for name, (values, dims) in arrays.items():
@@ -118,6 +123,8 @@ class Record:
     def cut(self, image: Any, cells: tuple[slice, slice]) -> Float:
         """Cut a window of cells, indices into `mask`, from an image; see `resample.cut_cells`."""
         seen: Any = Transposed(image) if self.transposed else image
+        if (self.line_gain != 1).any():
+            seen = Scaled(seen, self.line_gain)
         nodes_px = self.nodes_px[::-1] if self.transposed else self.nodes_px
         shifts, mean = self.line_shift_px, self.local_mean
         tile = cut_cells(seen, nodes_px, shifts, mean, cells, self.pedestal, self.px_per_cell)

@@ -15,6 +15,7 @@ from scipy import ndimage
 from oddlattice.crystal import LEAST_CELLS, PX_PER_CELL, Crystal, PxPerCell
 from oddlattice.lattice.fourier import Lattice, Match, NoLatticeError, describe, find_lattice, matches, not_atomic
 from oddlattice.lattice.frame import Flattener, Frame, fit_flattener, fit_frame, flat_strip, lifted, strips
+from oddlattice.lattice.line_gain import line_gain
 from oddlattice.lattice.mean_cell import BINS, MeanCell, fit_mean_cell, gather, peaks_of_mean_cell
 from oddlattice.lattice.origin import Anchor, find_anchor
 from oddlattice.lattice.record import Record
@@ -31,7 +32,7 @@ from oddlattice.lattice.scan_lines import (
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.local_plane import local_plane
 from oddlattice.run.stage_settings import TileSettings
-from oddlattice.storage.windows import Transposed
+from oddlattice.storage.windows import Scaled, Transposed
 
 LOCAL_MEAN_CELLS = 3.0  # rms width over which the local mean is taken
 LARGEST_PERIOD_NM = 1.5  # ASSUME: primitive cells in projection are smaller, unless a crystal in use says otherwise
@@ -84,6 +85,8 @@ class Registration:
         Displacement of each cell as a whole from the frame [cells].
     depth_px : ndarray of shape (U + 1, V + 1)
         Distance of the cells' corners from what is not in the image, or blank.
+    line_gain : ndarray of shape (rows,)
+        Factor of each line of the scan, as `row_shift_px`: 1 where the current has no step.
     transposed : bool
         Whether the lines of the scan are the image's columns, not its rows.
     px_per_cell : tuple of int
@@ -107,6 +110,7 @@ class Registration:
     amplitude: Array
     shift_uv: Array
     depth_px: Array
+    line_gain: Array
     transposed: bool = False
     px_per_cell: PxPerCell = PX_PER_CELL
     sign: int = 1
@@ -126,6 +130,7 @@ class Registration:
             self.first,
             self.sign,
             self.depth_px,
+            self.line_gain,
         )
 
 
@@ -514,6 +519,11 @@ def _measured(
         of_it = flattener.transposed, frame.transposed, crystal, anchor, mean_cell
         found = _measured(exchanged, *of_it, transposed=False)
         return replace(found, frame=found.frame.transposed, nodes_px=found.nodes_px[::-1], transposed=True)
+    gain = line_gain(image, flattener, frame, mean_cell)
+    if (gain != 1).any():
+        even: Any = Scaled(image, gain)
+        image = even
+        flattener = fit_flattener(image, frame.period_px)
     begun = _first_pass(image, flattener, frame, mean_cell)
     frame, sharper = begun.frame, begun.mean_cell
     if (odd := begun.column_shifts.outliers()).any():
@@ -551,6 +561,7 @@ def _measured(
         amplitude=cell_amplitude(statistics, 0.0),
         shift_uv=cell_shifts(statistics, sharper),
         depth_px=flattener.seen.depth_px(nodes),
+        line_gain=gain,
         px_per_cell=PX_PER_CELL if crystal is None else crystal.px_per_cell,
     )
 

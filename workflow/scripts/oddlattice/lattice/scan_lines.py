@@ -87,6 +87,12 @@ def _table_index(u: Float, v: Float, low_u: float, low_v: float) -> Places:
     return index
 
 
+def rendered(mean_cell: MeanCell, frame: Frame, uv: Float) -> Float:
+    """The mean cell's deviation at lattice coordinates (2, rows, cols); shape (rows, cols)."""
+    value = np.ascontiguousarray(_tables(mean_cell)[:, 0])
+    return np.asarray(value[_table_index(uv[0], uv[1], *_low(first_and_count(frame)[0]))])
+
+
 def coarse_row_shifts(image: Float, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> Array:
     """Shift of each row that lays it best on the rendered mean cell, by correlation; shape (rows,) [px].
 

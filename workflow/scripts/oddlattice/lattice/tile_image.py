@@ -107,10 +107,29 @@ def warnings_of(found: Registration, pixel_nm: tuple[float, float] | None, ruler
         sentences.append(
             f"the image has values at or below zero: {found.pedestal:.4g} counts were added before dividing by the mean"
         )
+    sentences += steps_and_blanks(found)
     seen = int(found.inside.sum())
     if found.mask.sum() < 0.5 * seen:
         sentences.append(
             f"only {int(found.mask.sum())} of {seen} cells in the image are crystal on this lattice; the rest is masked"
+        )
+    return sentences
+
+
+def steps_and_blanks(found: Registration) -> list[str]:
+    """What was taken out of a scan or left out of it."""
+    sentences = []
+    gain, line = found.line_gain, "column" if found.transposed else "row"
+    steps = np.flatnonzero(np.diff(gain)) + 1
+    if len(steps):
+        told = ", ".join(f"{100 * (gain[at] / gain[at - 1] - 1):+.1f} % at {line} {at}" for at in steps)
+        sentences.append(f"the current changes by {told}: the image was divided by it")
+    rows, cols = found.frame.shape
+    in_image = ((found.nodes_px >= 0) & (found.nodes_px <= np.array([rows - 1, cols - 1])[:, None, None])).all(axis=0)
+    blank = float((found.depth_px[in_image] == 0).mean()) if in_image.any() else 0.0
+    if blank > 0:
+        sentences.append(
+            f"about {max(100 * blank, 0.1):.2g} % of the image is blank (borders, lines, saturation): masked"
         )
     return sentences
 

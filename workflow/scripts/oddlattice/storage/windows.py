@@ -63,6 +63,18 @@ class Transposed:
         return np.ascontiguousarray(self._array[cols, rows].T)
 
 
+class Scaled:
+    """A 2-D array, or what is sliced like one, each of its rows over a factor of its own (rows,)."""
+
+    def __init__(self, array: Any, factor: npt.NDArray[np.floating]) -> None:
+        self._array, self._factor = array, factor
+        self.shape, self.dtype = (array.shape[0], array.shape[1]), np.dtype(np.float32)
+
+    def __getitem__(self, window: slice | tuple[slice, slice]) -> npt.NDArray[Any]:
+        rows = window if isinstance(window, slice) else window[0]
+        return np.asarray(self._array[window] / self._factor[rows, None], dtype=np.float32)
+
+
 def bands(array: Any, rows: int = BAND_ROWS) -> Iterator[npt.NDArray[Any]]:
     """Bands of rows of a 2-D array, or of what is sliced like one."""
     for start in range(0, array.shape[0], rows):
