@@ -168,8 +168,7 @@ def _round(bits: npt.NDArray[np.int32]) -> None:
 class Laid:
     """Maps (U n_u, V n_v) of a grain in its lattice frame by name, and where they lie in the image.
 
-    `line_gain` (rows,), or (cols,) where the scan is transposed, is what the image was divided by: what is in counts gets
-    it back.
+    What is in counts gets back the `line_gain` that the image was divided by: (rows,), of a transposed scan (cols,).
     """
 
     maps: dict[str, Map]

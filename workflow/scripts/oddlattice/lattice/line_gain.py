@@ -1,7 +1,7 @@
 """Steps of the current: from some line of the scan on, all of it is brighter or darker by one factor."""
 
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,31 +16,17 @@ WIDE_PERIODS, LEAST_PERIODS = 3.0, 1.0  # lines on each side that tell a step; s
 SHARP_PERIODS = 0.2  # lines on each side between which most of it must lie
 SIGNIFICANT = 7.0  # standard errors: so much tells a step
 LEAST_STEP = 0.005  # smaller ones move no column by more than its noise
-SHARP = 0.3  # of a step: so far that between few lines may be off
 CLEAR = 3.0  # a step is so much larger than what else is in the lines about it
+SHARP = 0.3  # of a step: so far that between few lines may be off
 ALIKE = 0.35  # of a step: so far valleys and peaks may differ
-LEAST_BLOCKS = 5  # stretches of a line, a period each, that must tell the same
 BROKEN = 0.12  # of the contrast: where it is further off, the mean cell does not lie on the crystal
+LEAST_BLOCKS = 5  # stretches of a line, a period each, that must tell the same
 MOST_STEPS = 12
 VALLEYS, PEAKS = 0.4, 0.8  # quantiles of the mean cell below and above which a pixel is of a valley, of a peak
 
-
-@dataclass(frozen=True)
-class LineSums:
-    """Sums over stretches of each line, a period long, where there is crystal; every array of shape (rows, blocks).
-
-    Attributes
-    ----------
-    all, valleys, peaks : tuple of ndarray
-        Counts, and what the mean cell has there: of all pixels, of those between columns, of those in them.
-    period : float
-        [lines]
-    """
-
-    all: tuple[Array, Array]
-    valleys: tuple[Array, Array]
-    peaks: tuple[Array, Array]
-    period: float
+#: Counts of some lines, and what the mean cell has there, of pixels in which its deviation is between two values: sums
+#: over stretches of each line, a period long, where there is crystal; shape (2, rows, blocks).
+Sums = Callable[[slice, tuple[float, float]], Array]
 
 
 def line_gain(image: Any, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> Array:
@@ -49,104 +35,95 @@ def line_gain(image: Any, flattener: Flattener, frame: Frame, mean_cell: MeanCel
     A step is told from whatever else begins at some line (another phase, a boundary) by three signs: it is there over
     the whole width, it lies between one line and the next, and valleys and peaks change by the same factor.
     """
-    return gain_of(line_sums(image, flattener, frame, mean_cell))
-
-
-def line_sums(image: Any, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> LineSums:
-    """Gather an image's counts, and those of the mean cell laid over it."""
-    (rows, cols), period = frame.shape, max(round(frame.period_px), 1)
-    starts = np.arange(0, max(cols - period + 1, 1), period)
+    sums: Sums = partial(_sums, image, flattener, frame, mean_cell)
     low, high = np.quantile(mean_cell.table((64, 64)), [VALLEYS, PEAKS])
-    sums = np.zeros((3, 2, rows, len(starts)))
-    _, uv, quality = lifted(flattener, frame)
-    for some in strips((rows, cols)):
-        template = rendered(mean_cell, frame, uv.strip(some))
-        good = quality.strip(some)[0] > 0.5
-        seen = finite(image[some]) + np.float32(flattener.pedestal)
-        for into, chosen in zip(sums, (good, good & (template < low), good & (template > high)), strict=True):
-            into[0, some] = np.add.reduceat(np.where(chosen, seen, 0), starts, axis=1)
-            into[1, some] = np.add.reduceat(np.where(chosen, 1 + template, 0), starts, axis=1)
-    pairs = [(pair[0], pair[1]) for pair in sums]
-    return LineSums(pairs[0], pairs[1], pairs[2], frame.period_px)
-
-
-def gain_of(lines: LineSums) -> Array:
-    """`line_gain` of the sums."""
-    log_gain = np.zeros(len(lines.all[0]))
+    ratio = _ratio(sums(slice(0, frame.shape[0]), (-np.inf, np.inf)))
+    log_gain = np.zeros(frame.shape[0])
     for _ in range(MOST_STEPS):
-        found = _surest_step(lines, np.exp(log_gain))
-        if found is None:
+        found = _surest_step(ratio / np.exp(log_gain)[:, None], frame.period_px)
+        alike = partial(_alike, sums, (float(low), float(high)), log_gain, round(1.5 * frame.period_px))
+        step = next(((row, step) for row, step in found if alike(row, step)), None)
+        if step is None:
             break
-        row, step = found
-        log_gain[row:] += np.log((1 + step / 2) / (1 - step / 2))
+        log_gain[step[0] :] += np.log((1 + step[1] / 2) / (1 - step[1] / 2))
     else:
         log_gain[:] = 0.0  # so many are no steps of the current
     return np.asarray(np.exp(log_gain - log_gain.mean()))
 
 
-def _surest_step(lines: LineSums, gain: Array) -> tuple[int, float] | None:
-    """First line after the surest step, and its height over the middle of both sides; None where none is sure."""
-    counts, expected = lines.all
-    enough = expected > 0.5 * np.median(expected[expected > 0]) if (expected > 0).any() else expected > 0
-    ratio = np.where(enough, counts / np.maximum(expected, 1e-9) / gain[:, None], np.nan)
-    wide, error = _agreed(_steps(ratio, int(WIDE_PERIODS * lines.period), int(LEAST_PERIODS * lines.period)))
-    near = max(round(SHARP_PERIODS * lines.period), 3)
-    sharp, sharp_error = _agreed(_steps(ratio, near, near, sloped=False))
+def _sums(
+    image: Any, flattener: Flattener, frame: Frame, mean_cell: MeanCell, rows: slice, between: tuple[float, float]
+) -> Array:
+    """See `Sums`."""
+    cols, period = frame.shape[1], max(round(frame.period_px), 1)
+    starts = np.arange(0, max(cols - period + 1, 1), period)
+    found = np.zeros((2, frame.shape[0], len(starts)))
+    _, uv, quality = lifted(flattener, frame)
+    for strip in strips(frame.shape):
+        some = slice(max(strip.start, rows.start), min(strip.stop, rows.stop))
+        if some.start >= some.stop:
+            continue
+        template = rendered(mean_cell, frame, uv.strip(some))
+        chosen = quality.strip(some)[0] > 0.5
+        if between != (-np.inf, np.inf):
+            chosen &= (template > between[0]) & (template < between[1])
+        seen = finite(image[some]) + np.float32(flattener.pedestal)
+        for into, values in zip(found, (seen, template + 1), strict=True):
+            into[some] = np.add.reduceat(values * chosen, starts, axis=1)
+    return found[:, rows]
+
+
+def _ratio(sums: Array) -> Array:
+    """Counts over what the mean cell has; nan where too little is seen; shape (rows, blocks)."""
+    counts, expected = sums
+    usual = float(np.median(expected[expected > 0])) if (expected > 0).any() else 1.0
+    return np.where(expected > 0.5 * usual, counts / np.maximum(expected, 1e-9), np.nan)
+
+
+def _surest_step(ratio: Array, period: float) -> list[tuple[int, float]]:
+    """Lines in front of which there may be a step, the surest first, and its height over the middle of both sides."""
+    reach, least = round(WIDE_PERIODS * period), max(round(LEAST_PERIODS * period), 3)
+    filled = np.stack([_filled(column) for column in ratio.T], axis=-1)
+    steps = np.full(ratio.shape, np.nan)
+    many = np.pad(np.isfinite(ratio).cumsum(axis=0), [(1, 0), (0, 0)])
+    for row in range(least, len(ratio) - least + 1):
+        low, high = max(row - reach, 0), min(row + reach, len(ratio))
+        told = np.minimum(many[row] - many[low], many[high] - many[row]) >= 0.7 * least
+        steps[min(row, len(ratio) - 1)] = np.where(told, _step(filled, low, row, high, sloped=True), np.nan)
+    wide, error = _agreed(steps)
     sure = np.where(np.abs(wide) > LEAST_STEP, np.abs(wide) / error, 0.0)
-    for row in np.argsort(-sure, kind="stable")[:8]:
-        if sure[row] < SIGNIFICANT:
-            return None
-        row, rough = _placed(ratio, int(row), int(WIDE_PERIODS * lines.period), int(LEAST_PERIODS * lines.period / 2))
+    found = []
+    for near in np.argsort(-sure, kind="stable")[:8]:
+        if sure[near] < SIGNIFICANT:
+            break
+        told = np.isfinite(steps[near])
+        row, left = _placed(filled[:, told], int(near), reach, least // 2)
+        apart = max(round(SHARP_PERIODS * period), 3)
+        sharp = np.median(_step(filled[:, told], max(row - apart, 0), row, row + apart, sloped=False))
         step = float(wide[row])
-        is_sharp = abs(sharp[row] - step) < SHARP * abs(step) + 3 * min(float(sharp_error[row]), abs(step) / 5)
-        if is_sharp and abs(step) > CLEAR * rough and _alike(lines, gain, row, step):
-            return row, step
-    return None
-
-
-def _placed(ratio: Array, near: int, reach: int, apart: int) -> tuple[int, float]:
-    """The line at most `apart` from `near` in front of which a step explains the lines best; rms of what is left."""
-    low, high = max(near - reach, 0), min(near + reach, len(ratio))
-    told = np.isfinite(ratio[low:high]).mean(axis=0) > 0.5
-    part = np.stack([_filled(column) for column in ratio[low:high, told].T])
-    profile = np.median(part / part.mean(axis=1)[:, None], axis=0)
-    x = np.arange(low, high) + 0.5
-    rows = np.arange(max(near - apart, low + 1), min(near + apart, high - 1) + 1)
-    designs = (np.stack([np.ones(len(x)), x - near, x > row], axis=-1) for row in rows)
-    left = [np.sum((profile - design @ np.linalg.lstsq(design, profile)[0]) ** 2) for design in designs]
-    return int(rows[int(np.argmin(left))]), float(np.sqrt(min(left) / len(x)))
+        if abs(sharp - step) < SHARP * abs(step) + 3 * left / np.sqrt(apart / 2) and abs(step) > CLEAR * left:
+            found.append((row, step))
+    return found
 
 
 @cache
 def _kernel(before: int, after: int, sloped: bool) -> Array:
-    """Weights (before + after,) that give the step between two runs of lines by least squares on one slope or level."""
+    """Weights (before + after,) of the step between two runs of lines by least squares, on one slope or level."""
     x = np.arange(-before, after) + 0.5
     terms = [x > 0, np.ones(len(x)), x] if sloped else [x > 0, np.ones(len(x))]
     return np.asarray(np.linalg.pinv(np.stack(terms, axis=-1).astype(np.float64))[0])
 
 
-def _steps(ratio: Array, reach: int, least: int, sloped: bool = True) -> Array:
-    """Step in front of each line, as a part, by stretches; nan where too few lines tell it; shape (rows, blocks)."""
-    rows = len(ratio)
-    known = np.isfinite(ratio)
-    filled = np.stack([_filled(column) for column in ratio.T], axis=-1)
-    many = np.pad(known.cumsum(axis=0), [(1, 0), (0, 0)])
-    found = np.full(ratio.shape, np.nan)
-    for row in range(least, rows - least + 1):
-        low, high = max(row - reach, 0), min(row + reach, rows)
-        told = np.minimum(many[row] - many[low], many[high] - many[row]) >= 0.7 * least
-        level = filled[low:high].mean(axis=0)
-        if row < rows and told.any():
-            found[row] = np.where(
-                told, _kernel(row - low, high - row, sloped) @ filled[low:high] / np.maximum(level, 1e-9), np.nan
-            )
-    return found
+def _step(filled: Array, low: int, row: int, high: int, sloped: bool) -> Array:
+    """Step in front of a line as a part of the level of lines `low` to `high`, by stretches (blocks,)."""
+    lines = filled[low:high]
+    level = np.maximum(lines.mean(axis=0), 1e-9)
+    return np.asarray(_kernel(row - low, len(lines) - (row - low), sloped) @ lines / level)
 
 
 def _filled(values: Array) -> Array:
     """Values (n,) with those that are nan between their neighbours."""
-    known = np.isfinite(values)
-    at = np.arange(len(values))
+    known, at = np.isfinite(values), np.arange(len(values))
     return np.interp(at, at[known], values[known]) if known.any() else np.zeros(len(values))
 
 
@@ -162,20 +139,32 @@ def _agreed(steps: Array) -> tuple[Array, Array]:
     return middle, np.where(few, np.inf, np.maximum(error, 0.8 * usual))
 
 
-def _alike(lines: LineSums, gain: Array, row: int, step: float) -> bool:
+def _placed(filled: Array, near: int, reach: int, apart: int) -> tuple[int, float]:
+    """The line at most `apart` from `near` in front of which a step explains the lines best; rms of what is left."""
+    low, high = max(near - reach, 0), min(near + reach, len(filled))
+    lines = filled[low:high]
+    profile = np.median(lines / np.maximum(lines.mean(axis=0), 1e-9), axis=1)
+    x = np.arange(low, high) + 0.5
+    rows = np.arange(max(near - apart, low + 1), min(near + apart, high - 1) + 1)
+    designs = (np.stack([np.ones(len(x)), x - near, x > row], axis=-1) for row in rows)
+    left = [np.sum((profile - design @ np.linalg.lstsq(design, profile)[0]) ** 2) for design in designs]
+    return int(rows[int(np.argmin(left))]), float(np.sqrt(min(left) / len(x)))
+
+
+def _alike(sums: Sums, limits: tuple[float, float], log_gain: Array, reach: int, row: int, step: float) -> bool:
     """Whether valleys and peaks change by one factor in front of a line, the crystal being whole on both its sides."""
-    reach = int(1.5 * lines.period)
     sides = []
-    for part in (slice(max(row - reach, 0), row), slice(row, row + reach)):
-        valleys, peaks = (_log_level(sums, part, gain) for sums in (lines.valleys, lines.peaks))
+    for part in (slice(max(row - reach, 0), row), slice(row, min(row + reach, len(log_gain)))):
+        gain = np.exp(log_gain[part])[:, None]
+        valleys, peaks = (_log_level(sums(part, b), gain) for b in ((-np.inf, limits[0]), (limits[1], np.inf)))
         sides.append(peaks - valleys)
     (before, after, apart), (_, _, error) = _agreed(np.stack([*sides, sides[1] - sides[0]]))
     whole = max(abs(before), abs(after)) < BROKEN
     return bool(whole and error < ALIKE * abs(step) and abs(apart) < ALIKE * abs(step) + 2 * error)
 
 
-def _log_level(sums: tuple[Array, Array], part: slice, gain: Array) -> Array:
+def _log_level(sums: Array, gain: Array) -> Array:
     """Logarithm of the counts of some lines over those of the mean cell, by stretches; nan where there are none."""
-    counts, expected = (sums[0][part] / gain[part, None]).sum(axis=0), sums[1][part].sum(axis=0)
+    counts, expected = (sums[0] / gain).sum(axis=0), sums[1].sum(axis=0)
     known = (counts > 0) & (expected > 0)
     return np.where(known, np.log(np.where(known, counts, 1.0) / np.where(known, expected, 1.0)), np.nan)
