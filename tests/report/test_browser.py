@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlencode
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 import write_index
 import write_pages
 from oddlattice.archive import review_files
+from oddlattice.report.one_file import one_file
 from oddlattice.run import settings
 from oddlattice.run.stage_settings import ReportSettings
 from oddlattice.storage.products import INVENTORY, table, write_tsv
@@ -752,3 +754,52 @@ def test_sessions_and_what_is_new(tab: Tab, report: Path) -> None:
     assert page.locator("#empty").is_visible()
     page.reload()
     assert page.locator("#empty").is_visible()
+
+
+def test_a_printed_page_shows_everything(tab: Tab, report: Path) -> None:
+    rows = "document.querySelectorAll('#images tr.row, #defects tr.row').length"
+    told = f"window.told = []; window.addEventListener('beforeprint', () => told.push({rows}))"
+    for name, number in (("index.html", 500), ("s0001/aa-1.html", 16)):
+        page = tab.open(report / name)
+        few = page.evaluate(rows)
+        page.evaluate(told)
+        assert page.pdf(format="A4").count(b"/Subtype /Image") >= 3  # thumbnails; crops
+        assert page.evaluate("told") == [number]
+        wait(page, f"{rows} === {few}")
+        page.evaluate(
+            "window.print = () => { window.printed = [...document.images].every((image) => image.complete); }"
+        )
+        page.locator("#print").click()
+        wait(page, "window.printed === true")
+        assert page.evaluate(rows) == number
+
+
+def test_a_link_names_a_defect_by_place_and_cell(tab: Tab, report: Path) -> None:
+    page = tab.image(report / "s0001/aa-1.html")
+    page.keyboard.press("n")
+    page.keyboard.press("n")
+    chosen = page.evaluate("oddlattice.viewer.here")
+    parts = parse_qs(page.evaluate("location.hash").removeprefix("#"))
+    assert set(parts) == {"at", "cell"}
+    fields = page.evaluate("oddlattice.data.defects")
+    assert parts["cell"] == [":".join(str(fields[key][chosen]) for key in ("grain", "cell_u", "cell_v", "column"))]
+    page.evaluate("navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }")
+    page.locator("#copy-link").click()
+    wait(page, "window.copied")
+    assert page.evaluate("copied") == page.url
+    for link in ("at", "cell"):  # each alone will do
+        page.goto("about:blank")
+        page.goto((report / "s0001/aa-1.html").as_uri() + "#" + urlencode({link: parts[link][0]}))
+        assert page.evaluate("oddlattice.viewer.here") == chosen
+
+
+def test_a_page_in_one_file_needs_nothing_beside_it(tab: Tab, report: Path, tmp_path: Path) -> None:
+    (tmp_path / "sent.html").write_text(one_file(report / "s0001/aa-1.html"), encoding="utf-8")
+    page = tab.image(tmp_path / "sent.html")
+    page.locator("#show-difference").check()
+    wait(page, "[...oddlattice.viewer.layers.difference.tiles.values()].some((tile) => tile.ready)")
+    assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+    assert [url for url in tab.requests if not url.startswith("data:")] == [(tmp_path / "sent.html").as_uri()]
+    assert "crops_0" not in page.locator(".crops div").first.get_attribute("style")
+    seen = [a.get_attribute("download") for a in page.locator("#exports ~ a, .files a").all() if a.is_visible()]
+    assert seen == ["aa-1.defects.csv", "aa-1.geojson"]

@@ -81,6 +81,9 @@ def test_cards_are_filtered_sorted_and_the_address_keeps_it(page_of: Any, tmp_pa
     assert page.input_value("#probability") == "80"
     page.goto(page.url.split("#")[0] + "#review=rejected")
     assert page.evaluate("oddlattice.order().length") == 1
+    page.goto(page.url.split("#")[0] + '#q=DAY+heavier+"1/i00003.dm4"')  # words and a phrase, of image and defect
+    assert 0 < page.evaluate("oddlattice.order().length") < 20
+    assert set(page.locator(".card .name").all_inner_texts()) == {"i00003.dm4"}
 
 
 def test_defects_are_marked_by_keys_one_and_many(page_of: Any, tmp_path: Path) -> None:

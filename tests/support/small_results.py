@@ -65,6 +65,11 @@ def write_results(folder: Path) -> Path:
     }
     for name, (rows, schema) in tables.items():
         write_parquet(table(rows, schema), folder / f"4_defects/{name}.parquet")
-    (folder / "5_report").mkdir()
+    for name in names:
+        page = folder / f"5_report/s/{name}.html"
+        (page.parent / name).mkdir(parents=True)
+        page.write_text(f"page of {name}")
+        for end in ("defects.csv", "geojson"):
+            (page.parent / f"{name}.{end}").touch()
     (folder / "5_report/index.html").write_text("report")
     return folder

@@ -122,7 +122,7 @@ def train(images: Sequence[Path], name: str, work: Path, cores: str, own: Sequen
 
 @oddlattice.command(epilog=CODES)
 @_WORK
-@click.option("--format", "kind", required=True, type=click.Choice(["csv", "geojson", "cif", "xyz", "poscar"]))
+@click.option("--format", "kind", required=True, type=click.Choice(["html", "csv", "geojson", "cif", "xyz", "poscar"]))
 @click.option(
     "--into", type=click.Path(path_type=Path), help="Folder to write into; export/FORMAT in WORK unless told."
 )
@@ -133,8 +133,9 @@ def train(images: Sequence[Path], name: str, work: Path, cores: str, own: Sequen
 def export(work: Path, kind: str, into: Path | None, chosen: Sequence[str], told: Sequence[str]) -> None:
     r"""Write the results of a run for other programs. WORK is its working folder, here unless told.
 
-    csv: the tables of images and defects, and every column of each image. geojson: the defects, for QuPath. cif, xyz
-    (extended) and poscar: one atom for each atomic column, at its measured place, a file an image and grain.
+    html: an image's page with its pictures in one file, for an e-mail. csv: the tables of images and defects, and every
+    column of each image. geojson: the defects, for QuPath. cif, xyz (extended) and poscar: one atom for each atomic
+    column, at its measured place, a file an image and grain.
 
     \b
     oddlattice export --format csv

@@ -8,12 +8,13 @@ import polars as pl
 
 from oddlattice.command.places import Mistake
 from oddlattice.report.exports import geojson
+from oddlattice.report.one_file import one_file
 from oddlattice.report.structures import STRUCTURES
 from oddlattice.results import ResultImage, Results
 from oddlattice.storage.atomic import write_text
 from oddlattice.storage.products import write_csv
 
-FORMATS = ("csv", "geojson", *STRUCTURES)
+FORMATS = ("html", "csv", "geojson", *STRUCTURES)
 
 
 def export(
@@ -77,6 +78,10 @@ def _one(image: ResultImage, kind: str, folder: Path, elements: Mapping[str, str
         path = folder / f"columns/{image.image_id}.csv"
         write_csv(image.column_table, path)
         return [path]
+    if kind == "html":
+        page = image.results.path / f"5_report/{image.shard}/{image.image_id}.html"
+        write_text(folder / page.name, one_file(page))
+        return [folder / page.name]
     if kind == "geojson":
         path = folder / f"{image.image_id}.geojson"
         found = geojson(image.image_id, image.defects, image.pixel_nm)

@@ -24,7 +24,7 @@ def _probability(words: str, value: float | None) -> str:
 
 DEFECT_KEYS = (
     "row col kind kind_text site real_text kind_chance_text z z_text q q_text change change_text shift shift_text "
-    "arrow_row arrow_col radius area_text place_text cell_u cell_v said"
+    "arrow_row arrow_col radius area_text place_text grain cell_u cell_v column said"
 ).split()
 
 
@@ -129,8 +129,10 @@ def defect_columns(image: Image) -> dict[str, list[Any]]:
             "radius": radius,
             "area_text": f"{n.significant(row['area_nm2'], 2)} nm²" if n.usable(row["area_nm2"]) else "",
             "place_text": f"{n.fixed(row['row_px'], 1)}, {n.fixed(row['col_px'], 1)}",
+            "grain": row["grain"],
             "cell_u": row["cell_u"],
             "cell_v": row["cell_v"],
+            "column": row["column"],
             "said": [[m["reviewer"], m["verdict"], m["kind"], m["note"], m["at"]] for m in marks],
         }
         for key in DEFECT_KEYS:

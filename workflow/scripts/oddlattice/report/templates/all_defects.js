@@ -11,14 +11,14 @@
   const cards = byId("cards"), room = byId("room");
   const CARD = { width: 240, height: 148 }, CROP_PX = 72, REACH_PX = 3;
   const chosen = new Set();
-  let order = [], here = -1, columns = 1, painted = "", marked = new Map();
+  let order = [], here = -1, columns = 1, painted = "", printing = false, marked = new Map();
 
   for (const [id, values] of [["site", sites], ["folder", [...new Set(folders)].sort()], ["model", [...new Set(images.model)].sort()]]) {
     byId(id).append(...values.map((value) => { const option = element("option", "", value || "top folder"); option.value = value; return option; }));
     byId(id).closest("label").hidden = values.length < 2;
   }
   const chance = (value) => (value < 0.005 ? "< 1 %" : value >= 0.995 ? "> 99 %" : `${Math.round(100 * value)} %`);
-  const FILTERS = ["kind", "site", "folder", "model", "review", "probability", "least", "sort"];
+  const FILTERS = ["q", "kind", "site", "folder", "model", "review", "probability", "least", "sort"];
   const value = (id) => byId(id).value;
 
   // ---------------------------------------------------------------- what people said
@@ -77,12 +77,14 @@
   function arrange() {
     const kind = names.indexOf(value("kind")), site = value("site") ? sites.indexOf(value("site")) : -2, review = value("review");
     const least = Number(value("least")) || 0, probability = (Number(value("probability")) || 0) / 100;
+    const wanted = wordsOf(value("q")), texts = images.path.map((path, k) => `${path}\n${images.model[k]}`.toLowerCase());
+    const has = (k) => wanted.every((word) => texts[defects.image[k]].includes(word) || `${names[defects.kind[k]]} ${sites[defects.site[k]] || ""}`.toLowerCase().includes(word));
     const fits_image = images.id.map((_, k) => (!value("folder") || folders[k] === value("folder")) && (!value("model") || images.model[k] === value("model")));
     const fits = (said) => !review || (review === "open" ? !said : review === "any" ? Boolean(said) : said === review);
     order = [];
     for (let k = 0; k < number; k++) {
       if ((kind < 0 || defects.kind[k] === kind) && (site === -2 || defects.site[k] === site) && fits_image[defects.image[k]] &&
-          (!least || Math.abs(defects.z[k]) >= least) && (!probability || defects.probability[k] >= probability) && fits(verdict(k))) order.push(k);
+          (!least || Math.abs(defects.z[k]) >= least) && (!probability || defects.probability[k] >= probability) && fits(verdict(k)) && (!wanted.length || has(k))) order.push(k);
     }
     const by = {
       z: (k) => -Math.abs(defects.z[k] || 0), probability: (k) => -(defects.probability[k] || 0), kind: (k) => defects.kind[k],
@@ -109,6 +111,8 @@
   }
 
   // ---------------------------------------------------------------- cards
+  const sheetOf = (k) => `${images.page[defects.image[k]].replace(/\.html$/, "")}/crops_${Math.floor(defects.at[k] / per_sheet)}.jpg`;
+
   function card(place) {
     const k = order[place], image = defects.image[k], said = verdict(k), kind = names[defects.kind[k]];
     const box = element("div", ["card", place === here && "here", chosen.has(k) && "chosen", said].filter(Boolean).join(" "));
@@ -120,10 +124,10 @@
     box.dataset.place = place;
     box.style.left = `${(place % columns) * CARD.width}px`;
     box.style.top = `${Math.floor(place / columns) * CARD.height}px`;
-    const crops = element("div", "crops"), sheet = Math.floor(defects.at[k] / per_sheet), line = defects.at[k] % per_sheet;
+    const crops = element("div", "crops"), line = defects.at[k] % per_sheet;
     for (let part = 0; part < 3; part++) {
       const crop = element("div");
-      crop.style.backgroundImage = `url("${images.page[image].replace(/\.html$/, "")}/crops_${sheet}.jpg")`;
+      crop.style.backgroundImage = `url("${sheetOf(k)}")`;
       crop.style.backgroundPosition = `${-CROP_PX * part}px ${-CROP_PX * line}px`;
       crops.append(crop);
     }
@@ -141,8 +145,8 @@
 
   function paint(force) {
     columns = Math.max(1, Math.floor((cards.clientWidth - 2) / CARD.width));
-    const lines = Math.ceil(order.length / columns), first = Math.max(0, Math.floor(cards.scrollTop / CARD.height) - 1);
-    const last = Math.min(lines, Math.ceil((cards.scrollTop + cards.clientHeight) / CARD.height) + 1), key = `${first} ${last} ${columns}`;
+    const lines = Math.ceil(order.length / columns), first = printing ? 0 : Math.max(0, Math.floor(cards.scrollTop / CARD.height) - 1);
+    const last = printing ? lines : Math.min(lines, Math.ceil((cards.scrollTop + cards.clientHeight) / CARD.height) + 1), key = `${first} ${last} ${columns}`;
     if (!force && key === painted) return;
     painted = key;
     room.style.height = `${lines * CARD.height}px`;
@@ -216,4 +220,5 @@
   window.oddlattice = { reviews, order: () => order };
   recount();
   recall();
+  printable((all) => { printing = all; paint(true); }, () => [...new Set(order.map(sheetOf))]);
 })();

@@ -14,6 +14,7 @@ class Gallery {
     this.sorting = { key: "z", down: true };
     this.onchoose = () => {};
     this.painted = "";
+    this.printing = false;
     if (this.scroller) this.listen();
   }
 
@@ -31,7 +32,7 @@ class Gallery {
     const sheet = Math.floor(one.index / crops.per_sheet), line = one.index % crops.per_sheet;
     for (let k = 0; k < 3; k++) {
       const part = element("div");
-      part.style.backgroundImage = `url("${crops.src}${sheet}.jpg")`;
+      part.style.backgroundImage = `url("${pictureAt(`${crops.src}${sheet}.jpg`)}")`;
       part.style.backgroundPosition = `${-Gallery.CROP_PX * k}px ${-Gallery.CROP_PX * line}px`;
       if (k === 0 && one.kind === "displaced" && one.arrow_row !== null) part.append(this.arrow(one, crops.side_px));
       trio.append(part);
@@ -98,9 +99,9 @@ class Gallery {
 
   paint(force) {
     if (!this.scroller) return;
-    const { scroller, order, body } = this, px = Gallery.ROW_PX, spare = 5;
-    const first = Math.max(0, Math.floor(scroller.scrollTop / px) - spare);
-    const last = Math.min(order.length, Math.ceil((scroller.scrollTop + scroller.clientHeight) / px) + spare);
+    const { scroller, order, body, printing } = this, px = Gallery.ROW_PX, spare = 5;
+    const first = printing ? 0 : Math.max(0, Math.floor(scroller.scrollTop / px) - spare);
+    const last = printing ? order.length : Math.min(order.length, Math.ceil((scroller.scrollTop + scroller.clientHeight) / px) + spare);
     const key = `${first} ${last} ${this.viewer.here}`;
     if (!force && key === this.painted) return;
     this.painted = key;
@@ -136,6 +137,17 @@ class Gallery {
     }
     this.paint(true);
     this.viewer.refresh();
+  }
+
+  /* Every row of the list, for a printed page; and the sheets of pictures that they show. */
+  print(all) {
+    this.printing = all;
+    this.paint(true);
+  }
+
+  sheets() {
+    const { crops } = this.data;
+    return crops ? Array.from({ length: Math.ceil(this.all.length / crops.per_sheet) }, (_, k) => `${crops.src}${k}.jpg`) : [];
   }
 
   reveal(index) {

@@ -36,6 +36,15 @@
     return Math.hypot(nodes.row[wide] - nodes.row[0], nodes.col[wide] - nodes.col[0]) / 10 / (nodes.u[1] - nodes.u[0]);
   }
 
+  const cellOf = (one) => (one.column === null ? "" : [one.grain, one.cell_u, one.cell_v, one.column].join(":"));
+
+  /* What an address says of a defect: its class and place, which outlive a run; and its cell, by which tables name it. */
+  function linkTo(one) {
+    const parts = new URLSearchParams(Reviews.link({ found_kind: nameOf(one), row_px: one.row, col_px: one.col }));
+    if (cellOf(one)) parts.set("cell", cellOf(one));
+    return parts.toString();
+  }
+
   function choose(index, fromList) {
     viewer.here = index;
     const one = all[index];
@@ -48,7 +57,8 @@
     if (one) { // the address names the defect
       const parts = new URLSearchParams(location.hash.slice(1));
       parts.delete("defect");
-      parts.set("at", new URLSearchParams(Reviews.link({ found_kind: nameOf(one), row_px: one.row, col_px: one.col })).get("at"));
+      parts.delete("cell");
+      for (const [key, value] of new URLSearchParams(linkTo(one))) parts.set(key, value);
       history.replaceState(null, "", `${location.pathname}${location.search}#${parts}`);
     }
     gallery.paint(true);
@@ -333,8 +343,8 @@
   }
   if (byId("copy-link")) {
     byId("copy-link").addEventListener("click", async () => {
-      const link = new URL(location.href), at = new URLSearchParams(link.hash.slice(1)).get("at");
-      link.hash = new URLSearchParams({ at }).toString();
+      const link = new URL(location.href);
+      link.hash = linkTo(all[viewer.here]);
       try {
         await navigator.clipboard.writeText(link.href);
         byId("copy-link").textContent = "Copied";
@@ -402,9 +412,11 @@
   });
 
   paintReview();
-  /* The defect that the address names: by class and place, the nearest within reach; or by its number, as older pages did. */
+  /* The defect that the address names: by class and place, the nearest within reach; by its cell, as tables name it
+     (grain:cell_u:cell_v:column); or by its number, as older pages did. */
   function wanted() {
     const parts = new URLSearchParams(location.hash.slice(1)), at = Reviews.linked(parts.get("at"));
+    if (!at && parts.get("cell")) return all.findIndex((one) => cellOf(one) === parts.get("cell"));
     if (!at) return parts.get("defect") === null ? -1 : Number(parts.get("defect"));
     let best = -1, nearest = Infinity;
     for (const one of all) {
@@ -416,4 +428,5 @@
   const follow = () => { const index = wanted(); if (all[index] && index !== viewer.here) choose(index, false); };
   window.addEventListener("hashchange", follow);
   follow();
+  printable((whole) => gallery.print(whole), () => gallery.sheets());
 })();

@@ -75,7 +75,7 @@
     const picture = element("td");
     if (href) {
       const image = element("img", "thumb");
-      image.loading = "lazy";
+      image.loading = printing ? "eager" : "lazy";
       image.decoding = "async";
       image.width = image.height = 64;
       image.alt = "";
@@ -121,11 +121,11 @@
     return row;
   }
 
-  let painted = "";
+  let painted = "", printing = false;
   function paint(force) {
     const start = -body.getBoundingClientRect().top;
-    const first = Math.max(0, Math.min(shown.length, Math.floor(start / ROW_PX) - SPARE));
-    const last = Math.max(first, Math.min(shown.length, Math.ceil((start + window.innerHeight) / ROW_PX) + SPARE));
+    const first = printing ? 0 : Math.max(0, Math.min(shown.length, Math.floor(start / ROW_PX) - SPARE));
+    const last = printing ? shown.length : Math.max(first, Math.min(shown.length, Math.ceil((start + window.innerHeight) / ROW_PX) + SPARE));
     const key = `${first} ${last}`;
     if (!force && key === painted) return;
     painted = key;
@@ -138,13 +138,13 @@
   }
 
   function arrange() {
-    const words = [...view.query.toLowerCase().matchAll(/"([^"]+)"?|\S+/g)].map((found) => found[1] || found[0]); // words and "phrases"
+    const wanted = wordsOf(view.query);
     const only = { urgent, new: fresh, reviewed, open }[view.only];
     ordered = lines.filter(
       (one) =>
         (!view.state || one.state === view.state) &&
         (view.session === null || one.folder === view.session) &&
-        words.every((word) => one.text.includes(word)),
+        wanted.every((word) => one.text.includes(word)),
     );
     if (view.sort) {
       const turn = view.down ? -1 : 1;
@@ -323,4 +323,5 @@
   });
   paintLocal();
   recall();
+  printable((all) => { printing = all; paint(true); });
 })();

@@ -27,14 +27,14 @@ class TileLayer {
       tile = { image: new Image(), canvas: null, version: -1, ready: false };
       const { tile_px, rows, cols } = this.source, step = 2 ** level, side = tile_px * step;
       tile.part = [i * side, j * side, Math.min(rows, (i + 1) * side), Math.min(cols, (j + 1) * side)];
-      const place = `${this.source.folder}/${key}`, pictures = [tile.image];
-      tile.image.src = `${place}.${this.source.ending}`;
+      const place = `${this.source.folder}/${key}`, parts = [tile.image];
+      tile.image.src = pictureAt(`${place}.${this.source.ending}`);
       if (this.covers.has(key)) {
         tile.cover = new Image();
-        tile.cover.src = `${place}.cover.png`;
-        pictures.push(tile.cover);
+        tile.cover.src = pictureAt(`${place}.cover.png`);
+        parts.push(tile.cover);
       }
-      Promise.all(pictures.map((picture) => picture.decode())).then(() => { tile.ready = true; this.changed(tile.part); }, () => { tile.failed = true; });
+      Promise.all(parts.map((part) => part.decode())).then(() => { tile.ready = true; this.changed(tile.part); }, () => { tile.failed = true; });
     }
     this.tiles.set(key, tile);
     while (this.tiles.size > 64) this.tiles.delete(this.tiles.keys().next().value);
