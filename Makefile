@@ -1,5 +1,5 @@
 # make run        set up, build a small demo archive and work through it
-# make test       set up, and everything that is checked: format, lint, types, tests
+# make test       set up, and everything that is checked: format, lint, types, tests, two files of them at a time
 # make test-all   the same with the tests that take long: kills at many moments, thousands of broken files
 # make bench      how fast everything is, an hour on two cores: results/bench/; make bench BENCH=--quick for minutes
 # make schedule-once WORK=/data/work CONFIG=/data/work/my.yaml   one unattended run, for cron or a systemd timer
@@ -42,7 +42,7 @@ test: $(READY)
 	ruff check workflow tests docs
 	snakefmt --check Snakefile workflow/rules
 	mypy
-	pytest
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile
 
 test-all: test
 	pytest -m slow --timeout 7200

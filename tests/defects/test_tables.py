@@ -7,7 +7,7 @@ from oddlattice.defects.kernels import Kernel
 from oddlattice.defects.listing import Judged, decide_together
 from oddlattice.defects.noise import Noise
 from oddlattice.defects.null import Null, SiteColumns, View
-from oddlattice.defects.tables import column_rows
+from oddlattice.defects.tables import column_rows, numbered
 from oddlattice.lattice.columns import ColumnShape, column_cells
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.lattice.register import fit_registration
@@ -66,3 +66,11 @@ def test_a_site_that_occurs_twice_is_two_columns() -> None:
     assert set(rows["site"]) == {"O"} and set(rows["column"]) == {0, 1} and set(rows["grain"]) == {1}
     assert rows.select(COLUMN_KEY).is_unique().all()
     assert not rows.select("image_id", "cell_u", "cell_v", "site").is_unique().all()
+
+
+def test_what_is_no_column_has_a_number_within_its_kind() -> None:
+    places = [(30, 5, "extra", None), (2, 9, "lighter", 1), (4, 9, "extended", None), (4, 1, "extra", None)]
+    keys = ("row_px", "col_px", "kind", "column")
+    rows = [dict(zip(keys, place, strict=True)) for place in [*places, (4, 8, "extra", None)]]
+    assert [row["number"] for row in numbered(rows)] == [3, None, 1, 1, 2]
+    assert numbered([]) == []

@@ -20,6 +20,7 @@ from oddlattice.defects.tables import (
     dose_counts_per_nm2,
     image_figures,
     lattice_figures,
+    numbered,
     pooled,
 )
 from oddlattice.lattice.coordinates import Coordinates
@@ -124,13 +125,14 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
     if len(numbers) > 1:
         found |= _of_several(grains, source)
     without = [f"grain {k}: {states[k]['reason']}" for k in numbers if k not in kept]
-    found["reason"] = "; ".join([*source.get("warnings", []), *_warnings(grains, whole, len(numbers)), *without])
+    warnings = [*source.get("warnings", []), *_warnings(grains, whole, len(numbers)), *without]
+    found["reason"] = "; ".join(warning.rstrip(".") for warning in warnings)
     group.update_attributes({"oddlattice": {"image_id": name, "completeness": whole.losses, "trials": whole.trials}})
     made = Analysis(found, trials=[{"image_id": name} | trial for trial in whole.trials])
     columns = [table([], COLUMNS)]
     for k, tally in tallies.items():
         image, area = grains[k].image, grains[k].cell_nm2
-        made.defects += [defect_row(row, k, defect, image, area) for defect in tally.defects]
+        made.defects += numbered([defect_row(row, k, defect, image, area) for defect in tally.defects])
         u, v = (pl.col(key) + low for key, low in zip(("cell_u", "cell_v"), image.first, strict=True))
         columns += [some.with_columns(u, v) for some in tally.columns]
     made.columns = pl.concat(columns)

@@ -1,6 +1,7 @@
 """What was found in an image, as rows of the products."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -107,6 +108,17 @@ def defect_row(about: Row, grain: int, defect: Defect, image: Registered, cell_n
         "in_region": defect.in_region,
         "review": "",
     }
+
+
+def numbered(rows: list[Row]) -> list[Row]:
+    """Defects of one grain; those that are no column get their number within their kind, from the top of the image."""
+    seen: Counter[str] = Counter()
+    numbers: dict[int, int] = {}
+    for k in sorted(range(len(rows)), key=lambda k: (rows[k]["row_px"], rows[k]["col_px"])):
+        if rows[k]["column"] is None:
+            seen[rows[k]["kind"]] += 1
+            numbers[k] = seen[rows[k]["kind"]]
+    return [row | {"number": numbers.get(k)} for k, row in enumerate(rows)]
 
 
 @dataclass(frozen=True)

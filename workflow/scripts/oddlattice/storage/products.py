@@ -171,6 +171,7 @@ DEFECTS: Schema = {
     "cell_u": pl.Int64,  # counted from the origin of the grain's lattice, which is a column
     "cell_v": pl.Int64,
     "column": pl.Int64,  # index in the crystal's cell; null of what is no column
+    "number": pl.Int64,  # of what is no column: 1, 2, ... within its grain and kind, from the top; its key with them
     "site": pl.String,
     "kind": pl.String,  # vacancy-like | lighter | heavier | displaced | extra | extended | unknown
     "kind_probability": pl.Float64,  # of this kind, if the defect is real
