@@ -146,6 +146,11 @@ def test_export_writes_a_file_an_image_and_says_what_it_leaves_out(work: Path, k
     assert pl.read_csv(folder / "columns/sized.csv").height == 13 if kind == "csv" else True
 
 
+def test_export_cuts_out_what_lies_around_each_defect(work: Path) -> None:
+    assert typed("export work --format poscar --into cut --around 0.3 --image sized").exit_code == 0
+    assert sorted(path.name for path in Path("cut").iterdir()) == ["sized_defect1.vasp", "sized_defect2.vasp"]
+
+
 def test_nothing_written_is_no_success(work: Path) -> None:
     assert typed("export work --format xyz --image unsized").exit_code == 1
 

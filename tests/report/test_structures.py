@@ -91,3 +91,32 @@ def test_poscar_leaves_out_the_column_that_is_not_there_and_says_so() -> None:
 def test_a_letter_is_no_element(sites: tuple[str, str], model: str, crystal: str, expected: list[str]) -> None:
     told = structures.elements_of(sites, {"model": model, "crystal": crystal})
     assert [told[site] for site in sites] == expected
+
+
+def test_a_neighbourhood_is_a_box_around_its_defect() -> None:
+    gone, extra = structures.neighbourhoods(atoms(), 0.3)
+    assert (gone.arrays["kind"][(gone.arrays["z"] == -12.0)], len(gone)) == (["vacancy-like"], 5)  # and its neighbours
+    assert gone.cell.lengths().tolist() == pytest.approx([6.0, 6.0, 4.0])
+    (middle,) = gone.positions[gone.arrays["z"] == -12.0]
+    assert middle.tolist() == pytest.approx([3.0, 3.0, 2.0])
+    assert sorted(extra.arrays["kind"]) == ["bulk", "extra"]
+
+
+@pytest.mark.slow
+def test_a_simulation_of_the_exported_model_shows_the_vacancy() -> None:
+    """A HAADF image by abTEM of the POSCAR: bright where columns are, dark where the emptied one would be."""
+    abtem = pytest.importorskip("abtem")
+    abtem.config.set({"device": "cpu", "fft": "numpy"})
+    model = read(StringIO(structures.poscar_text(atoms())), format="vasp")
+    model = model[[symbol != "X" for symbol in model.get_chemical_symbols()]]
+    probe = abtem.Probe(energy=200e3, semiangle_cutoff=25, gpts=(320, 240))
+    scan = abtem.GridScan(start=(0, 0), end=(16, 12), gpts=(40, 30))
+    potential = abtem.Potential(model, gpts=(320, 240), slice_thickness=2)
+    image = probe.scan(potential, scan=scan, detectors=abtem.AnnularDetector(60, 150)).compute().array
+
+    def brightness(site: str, kind: str) -> np.ndarray:
+        some = atoms()[(atoms().arrays["site"] == site) & (atoms().arrays["kind"] == kind)].positions[:, :2]
+        return image[tuple(np.rint(some / 0.4).astype(int).T)]
+
+    (gone,) = brightness("Ti", "vacancy-like")
+    assert gone < 0.1 * brightness("Ti", "bulk").min() < brightness("Sr", "bulk").min()

@@ -3,6 +3,7 @@
 import re
 import webbrowser
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -130,26 +131,30 @@ def train(images: Sequence[Path], name: str, work: Path, cores: str, own: Sequen
 @click.option(
     "--element", "told", multiple=True, metavar="SITE=ELEMENT", help="What a site is, as A=Mo; may be repeated."
 )
-def export(work: Path, kind: str, into: Path | None, chosen: Sequence[str], told: Sequence[str]) -> None:
+@click.option(
+    "--around", "around_nm", type=click.FloatRange(0, min_open=True), metavar="NM", help="Cut out each defect."
+)
+def export(
+    work: Path, kind: str, into: Path | None, chosen: Sequence[str], told: Sequence[str], around_nm: float | None
+) -> None:
     r"""Write the results of a run for other programs. WORK is its working folder, here unless told.
 
     html: an image's page with its pictures in one file, for an e-mail. csv: the tables of images and defects, and every
     column of each image. geojson: the defects, for QuPath. cif, xyz (extended) and poscar: one atom for each atomic
-    column, at its measured place, a file an image and grain.
+    column, at its measured place, a file an image and grain; or, with --around 1.5, one of 3 x 3 nm around each defect.
 
     \b
     oddlattice export --format csv
     oddlattice export work --format xyz --element A=Mo --element B=S
-    oddlattice export work --format cif --image scan-7-a1b2c3-haadf
+    oddlattice export work --format cif --image scan-7-a1b2c3-haadf --around 1.5
     """
     from oddlattice.command.export import export as write
     from oddlattice.results import Results
 
     results = results_of(work)
     folder = into or (results.parent / "export" / kind)
-    written = write(
-        Results(results), kind, made(folder), chosen, _elements(told), lambda text: click.echo(text, err=True)
-    )
+    say = partial(click.echo, err=True)
+    written = write(Results(results), kind, made(folder), chosen, _elements(told), around_nm, say)
     click.echo(f"{folder}: {len(written)} {'file' if len(written) == 1 else 'files'}")
     if not written:
         raise click.ClickException("found nothing to write; needed an analysed image")

@@ -1,18 +1,22 @@
 """What `oddlattice export` writes: tables, or a file an image and grain for another program."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from oddlattice.command.places import Mistake
 from oddlattice.report.exports import geojson
 from oddlattice.report.one_file import one_file
-from oddlattice.report.structures import STRUCTURES
+from oddlattice.report.structures import STRUCTURES, neighbourhoods
 from oddlattice.results import ResultImage, Results
 from oddlattice.storage.atomic import write_text
 from oddlattice.storage.products import write_csv
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 FORMATS = ("html", "csv", "geojson", *STRUCTURES)
 
@@ -23,6 +27,7 @@ def export(
     folder: Path,
     chosen: Sequence[str] = (),
     elements: Mapping[str, str] | None = None,
+    around_nm: float | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Path]:
     """Write the analysed images of a run, or those chosen by id, in one format into a folder.
@@ -36,6 +41,8 @@ def export(
     chosen : sequence of str
     elements : mapping of str to str, optional
         Element of a site, for structures.
+    around_nm : float, optional
+        Of structures: what lies so near to each listed defect, in place of all that the image holds.
     say : callable
         Takes a sentence for each image that is left out.
 
@@ -57,7 +64,7 @@ def export(
     for name in names:
         image = results[name]
         try:
-            written += _one(image, kind, folder, elements or {})
+            written += _one(image, kind, folder, elements or {}, around_nm)
         except ValueError as error:
             say(f"{error}; left out")
     return written
@@ -72,7 +79,9 @@ def _tables(results: Results, names: Sequence[str], folder: Path) -> list[Path]:
     return paths
 
 
-def _one(image: ResultImage, kind: str, folder: Path, elements: Mapping[str, str]) -> list[Path]:
+def _one(
+    image: ResultImage, kind: str, folder: Path, elements: Mapping[str, str], around_nm: float | None
+) -> list[Path]:
     """The files of an image; ValueError where it has no pixel size and the format needs one."""
     if kind == "csv":
         path = folder / f"columns/{image.image_id}.csv"
@@ -88,9 +97,22 @@ def _one(image: ResultImage, kind: str, folder: Path, elements: Mapping[str, str
         write_text(path, json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n")
         return [path]
     text_of, end = STRUCTURES[kind]
-    grains = sorted(image.columns["grain"].unique())
     paths = []
-    for grain in grains:
-        paths.append(folder / f"{image.image_id}{f'_grain{grain}' if len(grains) > 1 else ''}{end}")
-        write_text(paths[-1], text_of(image.atoms(grain, elements)))
+    for name, atoms in _structures(image, elements, around_nm):
+        paths.append(folder / f"{name}{end}")
+        write_text(paths[-1], text_of(atoms))
     return paths
+
+
+def _structures(
+    image: ResultImage, elements: Mapping[str, str], around_nm: float | None
+) -> Iterator[tuple[str, "Atoms"]]:
+    """The structures of an image with the names of their files: of each grain, or around each listed defect."""
+    name = image.image_id
+    if around_nm is not None:
+        found = neighbourhoods(image.atoms(elements=elements), around_nm)
+        yield from ((f"{name}_defect{k}", atoms) for k, atoms in enumerate(found, 1))
+        return
+    grains = sorted(image.columns["grain"].unique())
+    for grain in grains:
+        yield f"{name}_grain{grain}" if len(grains) > 1 else name, image.atoms(grain, elements)

@@ -145,6 +145,25 @@ def structure(found: pl.DataFrame, shape: tuple[int, int], pixel_nm: PixelNm, el
     return atoms
 
 
+def neighbourhoods(atoms: "Atoms", reach_nm: float) -> list["Atoms"]:
+    """What lies around each listed defect: a box of its own with all atoms nearer than `reach_nm` in x and in y.
+
+    The defect of the largest |z| comes first, as on the image's page.
+    """
+    reach = reach_nm * ANGSTROM_PER_NM
+    listed = np.flatnonzero(atoms.arrays["kind"] != BULK)
+    size = np.abs(np.nan_to_num(atoms.arrays["z"][listed]))
+    found = []
+    for index in listed[np.argsort(-size, kind="stable")]:
+        corner = atoms.positions[index, :2] - reach
+        inside = ((atoms.positions[:, :2] >= corner) & (atoms.positions[:, :2] <= corner + 2 * reach)).all(axis=1)
+        cut = atoms[inside]
+        cut.positions[:, :2] -= corner
+        cut.set_cell([2 * reach, 2 * reach, DEPTH_NM * ANGSTROM_PER_NM])
+        found.append(cut)
+    return found
+
+
 def xyz_text(atoms: "Atoms") -> str:
     """A structure as extended XYZ: every array is a column."""
     from ase.io.extxyz import write_xyz
