@@ -5,7 +5,8 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
-from oddlattice.statistics.populations import find_populations, population_rows, population_table, site_populations
+from oddlattice.defects.populations import find_populations
+from oddlattice.statistics.populations import population_rows, population_table, site_populations
 from oddlattice.storage.products import COLUMNS, POPULATIONS, table
 
 Array = npt.NDArray[np.float64]
@@ -108,7 +109,7 @@ def test_an_image_is_told_site_by_site() -> None:
     intensity, _, _ = columns(7, side**2, [1.0], [1.0], [0.03])
     rows = [
         {"image_id": "i", "grain": 1, "cell_u": int(u), "cell_v": int(v), "column": 0, "site": "Sr", "row_px": 20.0 * u,
-         "col_px": 20.0 * v, "intensity_change": float(y - 1 + 0.4 * odd), "intensity_noise": ERROR}
+         "col_px": 20.0 * v, "intensity_change": float(y - 1 + 0.4 * odd), "intensity_noise": ERROR, "p_value": 0.5}
         for (u, v), y, odd in zip(index, intensity, near, strict=True)
     ]  # fmt: skip
     rows += [row | {"site": "Ti", "column": 1} for row in rows[:12]]

@@ -12,6 +12,7 @@ import polars as pl
 import zarr
 
 from oddlattice.defects.find import judge_by_parts, list_together
+from oddlattice.defects.populations import with_population
 from oddlattice.defects.raw_maps import InCounts, Laid, write_maps
 from oddlattice.defects.registered import NOWHERE, Registered, load_registered
 from oddlattice.defects.tables import (
@@ -21,6 +22,7 @@ from oddlattice.defects.tables import (
     image_figures,
     lattice_figures,
     numbered,
+    of_population,
     pooled,
 )
 from oddlattice.lattice.coordinates import Coordinates
@@ -135,7 +137,8 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
         made.defects += numbered([defect_row(row, k, defect, image, area) for defect in tally.defects])
         u, v = (pl.col(key) + low for key, low in zip(("cell_u", "cell_v"), image.first, strict=True))
         columns += [some.with_columns(u, v) for some in tally.columns]
-    made.columns = pl.concat(columns)
+    made.columns = with_population(pl.concat(columns)).select(list(COLUMNS))
+    made.defects = of_population(made.defects, made.columns)
     return made if first["pixel_nm"] is not None else without_lengths(made)
 
 
@@ -171,7 +174,7 @@ def _warnings(grains: dict[int, Grain], whole: Tally, count: int) -> list[str]:
     ]
     if not sum(map(len, whole.columns)):
         told.append("no column was tested: too few cells of crystal to know the image's own noise")
-    return told
+    return [*told, *whole.reasons]
 
 
 def without_lengths(made: Analysis) -> Analysis:

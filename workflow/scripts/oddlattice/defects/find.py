@@ -81,9 +81,8 @@ def judge_part(image: Registered, settings: DefectSettings, part: Part | None = 
     cell = mean_cell(image.prediction, image.mask)
     sites, without = judge_together([s for s in tested if s], difference, noise, cell, vectors_pm, settings.fdr)
     judged = Judged(sites, windows_of(sites, without, settings.fdr), noise, vectors_pm, [], 0, np.empty(0, dtype=bool))
-    judged.own = np.concatenate([np.empty(0, dtype=bool), *(site.tested for site in sites)])
-    if part is not None:
-        judged.own &= is_inside(judged.cells + _low(part), part)
+    here = np.concatenate([np.empty(0, dtype=bool), *(site.tested for site in sites)])
+    judged.keep(here if part is None else here & is_inside(judged.cells + _low(part), part))
     if not image.shapes:
         return Found(judged, np.zeros_like(image.difference), np.zeros(image.mask.shape, dtype=bool))
     narrowest = max(image.shapes, key=lambda shape: sum(shape.precision[::2]))

@@ -1,6 +1,6 @@
 """What could have been found: known defects put into an image's own bulk columns, and judged as the image's own are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -125,10 +125,15 @@ def trial_rows(
     return rows
 
 
+def _with_bulk(judged: Judged) -> Iterator[tuple[int, SiteColumns]]:
+    """Number and columns of the sites that have a bulk to put trials in."""
+    return ((kind, tested) for kind, tested in enumerate(judged.kinds) if not tested.reason)
+
+
 def loss_curves(judged: Judged, noise: Noise, mean_cell: Array) -> Curves:
     """Recovered part, with its 95 % interval, for each kind of column and each trial loss."""
     found: Curves = {}
-    for kind, tested in enumerate(judged.kinds):
+    for kind, tested in _with_bulk(judged):
         some, share = bulk_sample(judged, kind), own_share(tested, noise, mean_cell)
         found[tested.shape.site] = [
             {"loss": loss} | _row(changed(tested, some, -loss, share), tested, some, judged.cut) for loss in LOSSES
@@ -139,7 +144,7 @@ def loss_curves(judged: Judged, noise: Noise, mean_cell: Array) -> Curves:
 def shift_curves(judged: Judged, vectors_pm: Array) -> Curves:
     """The same for each trial displacement [pm]."""
     found: Curves = {}
-    for kind, tested in enumerate(judged.kinds):
+    for kind, tested in _with_bulk(judged):
         some = bulk_sample(judged, kind)
         found[tested.shape.site] = [
             {"shift_pm": shift} | _row(displaced(tested, some, shift, vectors_pm), tested, some, judged.cut)

@@ -83,7 +83,9 @@ class Judged:
     extra_tests : int
         Cells in which such places were looked for.
     own : ndarray of shape (n,), bool
-        Columns that are counted here; those around a part are another part's.
+        Columns that are tested here; those around a part are another part's.
+    told : ndarray of shape (n,), bool
+        Columns that have a row: those tested, and those of sites without a bulk to test them by.
     q : ndarray of shape (n,)
     flagged : ndarray of shape (n,), bool
     cut : float
@@ -105,9 +107,24 @@ class Judged:
     q: Array = field(default_factory=lambda: np.empty(0))
     flagged: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=bool))
     cut: float = 0.0
+    told: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=bool))
     probability_real: Array = field(default_factory=lambda: np.empty(0))
     false_dispersion: float = 1.0
     defects: list[Defect] = field(default_factory=list)
+
+    def keep(self, here: npt.NDArray[np.bool_]) -> None:
+        """Let the columns of `here` (n,) be those of this part: told, and tested where their site has a bulk."""
+        has_bulk = np.repeat([not site.reason for site in self.kinds], [len(site.cells) for site in self.kinds])
+        self.told, self.own = here, here & has_bulk.astype(bool)
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why sites are not tested."""
+        return [
+            f"{site.shape.site}: {site.reason}; its populations are told, none of it is listed"
+            for site in self.kinds
+            if site.reason
+        ]
 
     @property
     def p(self) -> Array:

@@ -8,6 +8,7 @@ from scipy.ndimage import map_coordinates
 
 from oddlattice.defects.kernels import Kernel, estimates, make_kernel
 from oddlattice.defects.noise import Noise
+from oddlattice.defects.populations import bulk_of
 from oddlattice.defects.published_score import column_scores
 from oddlattice.lattice.columns import SIDE_PX, ColumnShape, signatures, window_start_px
 from oddlattice.numerics import distributions
@@ -193,6 +194,8 @@ class SiteColumns:
         Whether the columns beside it are seen, too.
     response : tuple of float
         Part of an intensity change, and of a displacement, that the prediction leaves in the difference.
+    reason : str
+        Why none of them can be listed, "" where they can: the site has several populations and none is the bulk.
     """
 
     shape: ColumnShape
@@ -207,6 +210,7 @@ class SiteColumns:
     anm: Array
     surrounded: npt.NDArray[np.bool_]
     response: tuple[float, float]
+    reason: str = ""
 
     @property
     def tested(self) -> npt.NDArray[np.bool_]:
@@ -244,13 +248,19 @@ class SiteColumns:
     ) -> "SiteColumns":
         """The same columns with these estimates (n, 3), judged against the scatter of the `bulk` (n,) among them.
 
+        Where the site has several populations, the largest of them is the bulk.
+
         `doubt` (n, 2) are factors on the standard errors, beside those of the windows.
         """
+        error = self.level * self.factor[:, 0] * np.sqrt(self.kernel.covariance[0, 0])
+        largest = bulk_of(found[:, 0], error)
+        bulk = bulk & largest.columns
         whole = bulk & (self.view == 0)
         known = next(some for some in (whole, bulk, np.ones_like(bulk)) if some.sum() >= MIN_COLUMNS or some.all())
         null = null_of(found[known], (self.level[:, None] * self.factor)[known], shift_share)
         doubts = self.factor if doubt is None else self.factor * doubt
-        return replace(self, found=found, null=null, doubt=doubts, verdict=null.judge(found, self.level, doubts))
+        verdict = null.judge(found, self.level, doubts)
+        return replace(self, found=found, null=null, doubt=doubts, verdict=verdict, reason=largest.reason)
 
 
 def robust_normal(values: Array) -> tuple[float, float]:

@@ -29,7 +29,7 @@ from oddlattice.model.known_defects import Trial
 from oddlattice.numerics.arrays import Array, Mask
 from oddlattice.numerics.intervals import poisson_interval, wilson
 from oddlattice.run.stage_settings import DefectSettings
-from oddlattice.storage.products import COLUMNS, table
+from oddlattice.storage.products import COLUMN_KEY, COLUMNS, table
 from oddlattice.storage.rows import Row
 
 NOISE_MODEL = "the image's own residuals: per pixel of the cell, slowly varying level, correlated"
@@ -40,6 +40,14 @@ def column_rows(image_id: str, grain: int, judged: Judged, coordinates: Coordina
     frames, start = [], 0
     for tested in judged.kinds:
         v, n = tested.verdict, len(tested.cells)
+        tests = {
+            "z": v.z,
+            "p_value": v.p_value,
+            "q_value": judged.q[start : start + n],
+            "probability_real": judged.probability_real[start : start + n],
+            "z_intensity": v.z_intensity,
+            "z_shift": v.z_shift,
+        }
         place = coordinates.seen_px(tested.cells + np.array([tested.shape.u, tested.shape.v]))
         frames.append(
             pl.DataFrame(
@@ -52,18 +60,15 @@ def column_rows(image_id: str, grain: int, judged: Judged, coordinates: Coordina
                     "site": [tested.shape.site] * n,
                     "row_px": place[:, 0],
                     "col_px": place[:, 1],
-                    "z": v.z,
-                    "p_value": v.p_value,
-                    "q_value": judged.q[start : start + n],
-                    "probability_real": judged.probability_real[start : start + n],
-                    "z_intensity": v.z_intensity,
-                    "z_shift": v.z_shift,
+                    **(dict.fromkeys(tests) if tested.reason else tests),
                     "anm": tested.anm,
-                    "intensity_change": v.change,
+                    # without a bulk: against the mean column
+                    "intensity_change": tested.found[:, 0] if tested.reason else v.change,
                     "intensity_change_sigma": change_error(v.change_sigma, v.change),
                     "intensity_noise": tested.level * tested.factor[:, 0] * math.sqrt(tested.kernel.covariance[0, 0]),
                     "shift_row_pm": v.shift_pm[:, 0],
                     "shift_col_pm": v.shift_pm[:, 1],
+                    "population": [None] * n,
                     "shift_sigma_pm": shift_error_pm(np.linalg.det(v.shift_covariance_pm2) ** 0.25, v.shift_pm),
                 },
                 schema=COLUMNS,
@@ -121,6 +126,12 @@ def numbered(rows: list[Row]) -> list[Row]:
     return [row | {"number": numbers.get(k)} for k, row in enumerate(rows)]
 
 
+def of_population(defects: list[Row], columns: pl.DataFrame) -> list[Row]:
+    """Rows of products.DEFECTS with the population that each column belongs to, as `columns` (products.COLUMNS) say."""
+    known = dict(zip(columns.select(COLUMN_KEY).iter_rows(), columns["population"], strict=True))
+    return [row | {"population": known.get(tuple(row[key] for key in COLUMN_KEY))} for row in defects]
+
+
 @dataclass(frozen=True)
 class Piece:
     """A part of an image that was judged, and what its rows need.
@@ -165,6 +176,8 @@ class Tally:
         Of the number of false alarms, see `TwoGroups`.
     taken : ndarray of shape (U, V), bool
         Cells of regions and of their rims.
+    reasons : dict of str to None
+        Why sites are not tested, in order.
     """
 
     known: list[Trial]
@@ -177,12 +190,14 @@ class Tally:
     trials: list[Row] = field(default_factory=list)
     false_dispersion: float = 1.0
     taken: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
+    reasons: dict[str, None] = field(default_factory=dict)
 
     def add(self, image_id: str, grain: int, piece: Piece) -> None:
         """Take in the columns and defects that are a part's own; those around it are another's."""
         judged, low = piece.judged, [s.start for s in piece.part.wide]
         own, noise = judged.own, judged.noise
-        rows = column_rows(image_id, grain, judged, piece.coordinates).filter(pl.Series(own))
+        rows = column_rows(image_id, grain, judged, piece.coordinates).filter(pl.Series(judged.told))
+        self.reasons |= dict.fromkeys(judged.reasons)
         self.columns.append(rows.with_columns(pl.col("cell_u") + low[0], pl.col("cell_v") + low[1]))
         self.anm.append(np.concatenate([np.empty(0), *(t.anm for t in judged.kinds)])[own])
         self.flagged.append(judged.flagged[own])
@@ -210,6 +225,7 @@ def pooled(tallies: list[Tally]) -> Tally:
         whole.shifts = pooled_curves(whole.shifts, one.shifts)
         whole.trials = pooled_rows(whole.trials, one.trials)
         whole.false_dispersion = one.false_dispersion
+        whole.reasons |= one.reasons
     return whole
 
 
@@ -234,14 +250,16 @@ def image_figures(tally: Tally, area: float, extended_nm2: float, settings: Defe
     """
     points = [d for d in tally.defects if d.kind != "extended" and not d.in_region]
     regions = [d for d in tally.defects if d.kind == "extended"]
+    tested = sum(map(len, tally.anm))
+    area = area if tested or not tally.reasons else 0.0
     low, high = poisson_interval(len(points))
     corrected, left_out = corrected_count(points, tally.losses, tally.shifts)
-    ends = [value / max(area, 1e-9) for value in corrected]
+    ends = [value / area if area else None for value in corrected]
     false = FalseAlarms.among(np.array([d.probability_real for d in points]), tally.false_dispersion)
     emptied = [rows[-1] for rows in tally.losses.values()]
     n, hits = sum(int(r["n"]) for r in emptied), sum(round(r["n"] * r["recovered"]) for r in emptied)
     figures: Row = {
-        "columns_tested": sum(map(len, tally.anm)),
+        "columns_tested": tested,
         "defects": len(points),
         "extended_regions": len(regions),
         "extended_area_nm2": extended_nm2,

@@ -134,6 +134,7 @@ COLUMNS: Schema = {
     "intensity_change": pl.Float64,  # fraction of a bulk column
     "intensity_change_sigma": pl.Float64,
     "intensity_noise": pl.Float64,  # standard error of the change by the image's noise alone
+    "population": pl.Int64,  # component of 4_defects/populations: 0 the bulk; null of a column of none
     "shift_row_pm": pl.Float64,
     "shift_col_pm": pl.Float64,
     "shift_sigma_pm": pl.Float64,
@@ -186,6 +187,7 @@ DEFECTS: Schema = {
     "shift_col_pm": pl.Float64,
     "shift_sigma_pm": pl.Float64,
     "area_nm2": pl.Float64,  # of an extended region, else null
+    "population": pl.Int64,  # component of 4_defects/populations: 0 the bulk; null of a column of none
     "in_region": pl.Boolean,  # a column in an extended region or at its rim: not counted in densities
     "review": pl.String,  # "" | confirmed | rejected | other (kind) | conflict
     "review_kind": pl.String,  # what a person says it is, where review is other
