@@ -47,6 +47,16 @@ def test_without_a_bulk_nothing_is_listed() -> None:
     assert "no population has more than half" in bulk.reason
 
 
+@pytest.mark.parametrize(("share", "has_bulk"), [(0.4, True), (0.5, False)])
+def test_noise_told_too_large_hides_no_population(share: float, has_bulk: bool) -> None:
+    """Many changed columns are in the noise map too: it may be several times what a column's noise is."""
+    for seed in range(4):
+        found, real = site(np.random.default_rng([seed, 14, 3]), 270, share, 9.0)
+        bulk = bulk_of(found[:, 0], np.full(270, 3.5 * NOISE))
+        assert bool(bulk.reason) != has_bulk, bulk.reason
+        assert has_bulk is False or (bulk.columns == ~real).mean() > 0.98
+
+
 def test_a_broad_site_is_no_list() -> None:
     """Columns of 25 atoms with a tenth of dopants: 2.5 +- 1.5 of them everywhere."""
     rng, number = np.random.default_rng(2), 0
