@@ -24,6 +24,7 @@ FEWEST = 30  # columns: fewer tell no distribution
 SAMPLE = 3000  # columns, evenly taken, by which the number of components is told
 APART = 2.5  # least distance of neighbouring means, over the root mean square of their widths (Ashman's D)
 BETTER = 6.0  # of BIC, for one more component
+SUSPECT, LESS = 0.3, (0.6, 0.36, 0.2)  # scatter that leaves errors in doubt; parts of them that are tried
 STARTS, TRIALS = 24, 3  # places of a further component; how many of them are tried
 LEAST_WORTH = 0.125  # of a column, for the share of populations that are apart
 PARTS = (0.002, 0.02, 0.2)  # its share at first
@@ -145,8 +146,8 @@ def _is_apart(found: _Mixture, error: float) -> bool:
     return bool((np.diff(means) > APART * np.sqrt((widths[1:] ** 2 + widths[:-1] ** 2) / 2)).all())
 
 
-def _best(values: Array, errors: Array) -> _Mixture:
-    """The mixture that BIC prefers among those whose components are apart."""
+def _best(values: Array, errors: Array) -> tuple[_Mixture, float]:
+    """The mixture that BIC prefers among those whose components are apart, and its BIC."""
     # of what a single odd column may show: nothing to twice the usual, or all that is seen
     height = 1 / max(float(np.ptp(values)), 2 * abs(float(np.median(values))), 1e-12)
     now = _Mixture(np.array([1.0]), np.empty(0), np.empty(0), height, -np.inf)
@@ -159,7 +160,24 @@ def _best(values: Array, errors: Array) -> _Mixture:
         if number == 1 or (_is_apart(now, float(np.median(errors))) and bic < least - BETTER):
             chosen, least = now, bic
         before = bic
-    return chosen
+    return chosen, least
+
+
+def _with_noise(values: Array, errors: Array) -> tuple[_Mixture, float]:
+    """The best mixture, and the part of the errors that noise is: where many columns are changed, less than told.
+
+    Errors are doubted where a population scatters by no more than they say, or one population is none to the eye.
+    """
+    (found, bic), part = _best(values, errors), 1.0
+    narrow = found.scatters.min() < SUSPECT * float(np.median(errors))
+    hidden = len(found.means) == 1 and not _looks_like_one(values)
+    for less in LESS if hidden or (narrow and len(found.means) > 1) else ():
+        other, better = _best(values, less * errors)
+        if better < bic - BETTER:
+            found, bic, part = other, better, less
+        elif not hidden:
+            break
+    return found, part
 
 
 def _spread_of_weights(values: Array, errors: Array, found: _Mixture) -> Array:
@@ -202,7 +220,9 @@ def find_populations(intensity: Array, error: Array) -> Populations:
     if len(intensity) < FEWEST:
         return Populations([], nothing, False, f"{len(intensity)} columns; at least {FEWEST} tell a distribution")
     some = slice(None, None, max(1, -(-len(intensity) // SAMPLE)))
-    found = _fitted(intensity, error, _best(intensity[some], error[some]), LAST_STEPS)
+    start, part = _with_noise(intensity[some], error[some])
+    error = part * error
+    found = _fitted(intensity, error, start, LAST_STEPS)
     sigma = _spread_of_weights(intensity, error, found)
     member = found.parts(intensity, error).argmax(axis=1)
     order = [int(k) for k in np.argsort(found.weights[:-1])[::-1]]
