@@ -2,11 +2,14 @@
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pytest
 
 from oddlattice.defects.fdr import decide
 from oddlattice.defects.null import null_of
-from oddlattice.defects.populations import bulk_of
+from oddlattice.defects.populations import bulk_of, with_population
+from oddlattice.defects.tables import column_rows
+from support import doped_fields
 
 Array = npt.NDArray[np.float64]
 NOISE = 0.04
@@ -76,3 +79,15 @@ def test_quiet_sites_are_not_decomposed() -> None:
     quiet[:4] = -1.0
     assert bulk_of(quiet, np.full(500, NOISE)).columns[4:].all()
     assert bulk_of(quiet[:20], np.full(20, NOISE)).columns.all()
+
+
+def test_an_image_without_a_bulk_tells_populations() -> None:
+    """Half of Sr changed: nothing of Sr is listed and no p-value told, Ti is tested; the reason is a sentence."""
+    image, judged = doped_fields.judged(doped_fields.doped_scan(0.5, 1.3, 21, side_px=400))
+    rows = with_population(column_rows("i", 1, judged, image.coordinates).filter(pl.Series(judged.told)))
+    strontium, titanium = (rows.filter(pl.col("site") == site) for site in ("Sr", "Ti"))
+    assert strontium["p_value"].is_null().all() and titanium["p_value"].is_not_null().all()
+    assert strontium["population"].drop_nulls().unique().sort().to_list() == [1, 2]
+    assert not [d for d in judged.defects if d.site == "Sr"]
+    (reason,) = judged.reasons
+    assert reason.startswith("Sr: no population has more than half: the largest ")

@@ -253,8 +253,12 @@ class SiteColumns:
         `doubt` (n, 2) are factors on the standard errors, beside those of the windows.
         """
         error = self.level * self.factor[:, 0] * np.sqrt(self.kernel.covariance[0, 0])
-        largest = bulk_of(found[:, 0], error)
-        bulk = bulk & largest.columns
+        tested = self.tested
+        largest = bulk_of(found[tested, 0], error[tested])
+        if not largest.columns.all():
+            of_bulk = np.zeros_like(bulk)
+            of_bulk[tested] = largest.columns
+            bulk = bulk & of_bulk
         whole = bulk & (self.view == 0)
         known = next(some for some in (whole, bulk, np.ones_like(bulk)) if some.sum() >= MIN_COLUMNS or some.all())
         null = null_of(found[known], (self.level[:, None] * self.factor)[known], shift_share)

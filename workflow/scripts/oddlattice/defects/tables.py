@@ -246,12 +246,12 @@ def published_figures(tally: Tally, band_std: float) -> Row:
 def image_figures(tally: Tally, area: float, extended_nm2: float, settings: DefectSettings) -> Row:
     """Figures of an image, for products.IMAGES.
 
-    Densities are of the point defects outside extended regions, over the `area` analysed outside of them [nm^2].
+    Densities are of the point defects outside extended regions, over the `area` analysed outside of them [nm^2]; there
+    are none where a site has no bulk to test it by.
     """
     points = [d for d in tally.defects if d.kind != "extended" and not d.in_region]
     regions = [d for d in tally.defects if d.kind == "extended"]
-    tested = sum(map(len, tally.anm))
-    area = area if tested or not tally.reasons else 0.0
+    area = 0.0 if tally.reasons else area  # where a site is not tested, defects are on no area that is known
     low, high = poisson_interval(len(points))
     corrected, left_out = corrected_count(points, tally.losses, tally.shifts)
     ends = [value / area if area else None for value in corrected]
@@ -259,7 +259,7 @@ def image_figures(tally: Tally, area: float, extended_nm2: float, settings: Defe
     emptied = [rows[-1] for rows in tally.losses.values()]
     n, hits = sum(int(r["n"]) for r in emptied), sum(round(r["n"] * r["recovered"]) for r in emptied)
     figures: Row = {
-        "columns_tested": tested,
+        "columns_tested": sum(map(len, tally.anm)),
         "defects": len(points),
         "extended_regions": len(regions),
         "extended_area_nm2": extended_nm2,
@@ -270,7 +270,7 @@ def image_figures(tally: Tally, area: float, extended_nm2: float, settings: Defe
         "density_corrected_left_out": left_out,
         **false.row(),
         "false_dispersion": tally.false_dispersion,
-        "area_nm2": area,
+        "area_nm2": None if tally.reasons else area,
         "fdr": settings.fdr,
         "noise_model": NOISE_MODEL,
         "smallest_loss_90": smallest_loss(tally.losses),

@@ -185,15 +185,16 @@ def write_exports(
 def _histograms(image: Image, band_std: float) -> Row:
     row = image.row
     found: Row = {}
-    if not image.columns.height:
+    tested = image.columns.filter(pl.col("z").is_not_null())
+    if not tested.height:
         return found
     if n.usable(row["published_mean"]) and n.usable(row["published_std"]):
-        anm = image.columns["anm"].to_numpy().astype(np.float64)
+        anm = tested["anm"].to_numpy().astype(np.float64)
         found["anm"] = plots.published_histogram(anm, row["published_mean"], row["published_std"], band_std)
     key = list(COLUMN_KEY)
     marked = image.defects.select(key).drop_nulls().with_columns(flagged=pl.lit(True)).unique(key)
-    flagged = image.columns.join(marked, on=key, how="left", maintain_order="left")["flagged"].fill_null(False)
-    z = image.columns["z"].to_numpy().astype(np.float64)
+    flagged = tested.join(marked, on=key, how="left", maintain_order="left")["flagged"].fill_null(False)
+    z = tested["z"].to_numpy().astype(np.float64)
     found["z"] = plots.z_histogram(z, flagged.to_numpy())
     return found
 

@@ -42,6 +42,7 @@ def defect_figures(row: Row, defects: pl.DataFrame, columns: pl.DataFrame) -> Ro
 
 
 NO_SIZE = "the image's pixel size is not known"
+NO_BULK = "a site has no bulk to test its columns by"
 
 
 def clustering(
@@ -143,15 +144,17 @@ def measure(
     name = str(row["image_id"])
     header = pixel_size.header_nm(said_of(group_of(stores["images"], name)))
     defects, columns = (tables[key].filter(pl.col("image_id") == name) for key in ("defects", "columns"))
-    found = defect_figures(row, defects, columns)
+    tested = columns.filter(pl.col("p_value").is_not_null())
+    found = defect_figures(row, defects, tested)
     numbers = [k for k in grains_in(stores["tiles"], name) if _analysed(stores, name, k)]
     lattice = said_of(grain_of(stores["tiles"], name, numbers[0]))
     pixel_nm = np.array(pixel_size.reckoned_nm(lattice, header))
     cell_nm = math.sqrt(abs(float(np.linalg.det(np.array([lattice["a_px"], lattice["b_px"]]) * pixel_nm))))
-    if lattice["pixel_nm"] is not None:
-        found["clustering"] = clustering(defects, columns, pixel_nm, cell_nm, row["area_nm2"], seed_for(name, seed))
+    if lattice["pixel_nm"] is not None and row["area_nm2"] is not None:
+        found["clustering"] = clustering(defects, tested, pixel_nm, cell_nm, row["area_nm2"], seed_for(name, seed))
     else:
-        found["clustering"] = {"reason": NO_SIZE, "defects": len(point_defects(defects))}
+        reason = NO_SIZE if lattice["pixel_nm"] is None else NO_BULK
+        found["clustering"] = {"reason": reason, "defects": len(point_defects(defects))}
     found["populations"] = site_populations(columns, pixel_nm, seed_for(name, seed))
     of_grains, places = {}, list[pl.DataFrame]()
     for number in numbers:
