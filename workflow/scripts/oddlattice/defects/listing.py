@@ -121,7 +121,7 @@ class Judged:
     def reasons(self) -> list[str]:
         """Why sites are not tested."""
         return [
-            f"{site.shape.site}: {site.reason}; its populations are told, none of it is listed"
+            f"{site.shape.site}: {site.reason}, so its populations are told and none of it is listed"
             for site in self.kinds
             if site.reason
         ]

@@ -84,7 +84,7 @@ def key_figures(row: Row) -> list[Row]:
     false = f"; expected to be false: {expected}" if expected else ""
     false = false if flagged else ": nothing is flagged"
     corrected, around = n.interval(*(row[f"density_corrected_{end}"] for end in ("per_nm2", "ci_low", "ci_high")))
-    note = f"95 % interval {between}"
+    note = f"95 % interval {between}" if density != n.NONE else "not known: see the notes"
     if corrected != n.NONE:
         note += f"; {corrected} ({around}) corrected for what is missed and for false alarms{_left_out(row)}"
     found = [
