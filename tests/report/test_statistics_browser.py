@@ -21,4 +21,6 @@ def test_the_page_of_statistics_fits_its_window(
     assert violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("svg[role=img]").count() >= 1
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == 0
     tab.close()

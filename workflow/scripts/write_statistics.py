@@ -44,7 +44,7 @@ def main(
     beside = os.path.relpath(Path(statistics_json).parent, home).replace(os.sep, "/")
     page = render(
         "statistics.html.j2",
-        (),
+        ("dom.js", "statistics.js"),
         {},
         found=many_view(found, find_pages(page_dirs, home)),
         methods=text,

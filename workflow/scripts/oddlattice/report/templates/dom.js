@@ -28,7 +28,7 @@ function printable(all, pictures = () => []) {
   let folds = [];
   const before = () => {
     all(true);
-    folds.push(...document.querySelectorAll("details.fold:not([open])"));
+    folds.push(...document.querySelectorAll("details:not([open]):not(:has(pre))")); // settings and metadata stay folded
     for (const fold of folds) fold.open = true;
   };
   const after = () => {
