@@ -12,6 +12,7 @@ import polars as pl
 import zarr
 
 from oddlattice.defects.find import judge_by_parts, list_together
+from oddlattice.defects.image_quality import quality_of
 from oddlattice.defects.populations import with_population
 from oddlattice.defects.raw_maps import InCounts, Laid, write_maps
 from oddlattice.defects.registered import NOWHERE, Registered, load_registered
@@ -30,13 +31,16 @@ from oddlattice.lattice.pixel_size import PixelNm, header_nm
 from oddlattice.numerics.arrays import Float
 from oddlattice.process.sandbox import Fault
 from oddlattice.run.stage_settings import DefectSettings
-from oddlattice.storage.groups import grain_of, grains_in, group_of, said_of, values_of
+from oddlattice.storage.groups import array_of, grain_of, grains_in, group_of, said_of, values_of
 from oddlattice.storage.products import COLUMNS, table
 from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import Windows
 
 #: Names of columns whose unit holds a length.
 LENGTH = re.compile(r"_(nm|pm)2?$|^density_")
+#: Names of columns that hold true only where the noise is that of counting.
+CHANCE = re.compile(r"^(p_value|q_value|probability_real|fdr)$|^density_|^expected_false")
+UNVERIFIED = "the image looks denoised, filtered or enlarged, and p, q, probabilities and densities are left empty"
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,12 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
     if len(numbers) > 1:
         found |= _of_several(grains, source)
     without = [f"grain {k}: {states[k]['reason']}" for k in numbers if k not in kept]
-    warnings = [*source.get("warnings", []), *_warnings(grains, whole, len(numbers)), *without]
+    quality, spectrum = quality_of(
+        array_of(group_of(stores.images, name), "0"), grains[kept[0]].tiles, grains[kept[0]].image.shapes
+    )
+    found |= quality
+    doubt = [f"{UNVERIFIED}: {spectrum.objection}"] if spectrum.objection else []
+    warnings = [*source.get("warnings", []), *_warnings(grains, whole, len(numbers)), *without, *doubt]
     found["reason"] = "; ".join(warning.rstrip(".") for warning in warnings)
     group.update_attributes({"oddlattice": {"image_id": name, "completeness": whole.losses, "trials": whole.trials}})
     made = Analysis(found, trials=[{"image_id": name} | trial for trial in whole.trials])
@@ -139,7 +148,8 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
         columns += [some.with_columns(u, v) for some in tally.columns]
     made.columns = with_population(pl.concat(columns)).select(list(COLUMNS))
     made.defects = of_population(made.defects, made.columns)
-    return made if first["pixel_nm"] is not None else without_lengths(made)
+    made = unverified(made) if doubt else made
+    return made if first["pixel_nm"] is not None else emptied(made, LENGTH)
 
 
 def _figures(grains: dict[int, Grain], tallies: dict[int, Tally], whole: Tally, settings: DefectSettings) -> Row:
@@ -177,16 +187,23 @@ def _warnings(grains: dict[int, Grain], whole: Tally, count: int) -> list[str]:
     return [*told, *whole.reasons]
 
 
-def without_lengths(made: Analysis) -> Analysis:
-    """The same of an image whose pixel size nobody knows: what is a length, an area or a density is empty."""
+def emptied(made: Analysis, names: re.Pattern[str]) -> Analysis:
+    """The same with the columns of these names empty."""
 
     def told(row: Row) -> Row:
-        return {key: None if LENGTH.search(key) else value for key, value in row.items()}
+        return {key: None if names.search(key) else value for key, value in row.items()}
 
     columns = made.columns.with_columns(
-        pl.lit(None, made.columns.schema[key]).alias(key) for key in made.columns.columns if LENGTH.search(key)
+        pl.lit(None, made.columns.schema[key]).alias(key) for key in made.columns.columns if names.search(key)
     )
-    return Analysis(told(made.image), [told(d) for d in made.defects], [told(t) for t in made.trials], columns)
+    trials = [told(t) for t in made.trials] if names is LENGTH else made.trials
+    return Analysis(told(made.image), [told(d) for d in made.defects], trials, columns)
+
+
+def unverified(made: Analysis) -> Analysis:
+    """The same of an image whose noise is not that of counting; without an area it is in no density."""
+    without = emptied(made, CHANCE)
+    return replace(without, image=without.image | {"area_nm2": None})
 
 
 def refused(row: Row, fault: Fault | None) -> Analysis:

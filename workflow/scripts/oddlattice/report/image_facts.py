@@ -12,6 +12,7 @@ from oddlattice.report.images import Image
 from oddlattice.storage.rows import Row
 
 FROM_LATTICE = "scale from the fitted lattice"
+ROUND = 1.05  # length over width of a column; a longer one has a direction
 STATES = {
     "analysed": "Analysed",
     "no_lattice": "No lattice found",
@@ -284,6 +285,7 @@ def lattice_table(image: Image) -> list[tuple[str, str]]:
             metric = f" ({n.significant(1000 * value * math.sqrt(pixel[0] * pixel[1]), 2)} pm)" if pixel else ""
             lines.append((label, f"{n.significant(value, 2)} px{metric}"))
 
+    lines += _quality_rows(row)
     length("Columns about the smooth lattice, rms", "lattice_rms_px")
     jitter = "Jitter of columns (the scan ran along them), rms" if found.get("scan_transposed") else "Row jitter, rms"
     length(jitter, "row_jitter_px_rms")
@@ -295,6 +297,21 @@ def lattice_table(image: Image) -> list[tuple[str, str]]:
         if n.usable(row["pixel_nm_header"]):
             off = row["pixel_nm"] / row["pixel_nm_header"] - 1
             lines.append(("Lattice against header", f"{'+' if off >= 0.0005 else ''}{n.percent(off, 1)}"))
+    return lines
+
+
+def _quality_rows(row: Row) -> list[tuple[str, str]]:
+    """What an image is worth: signal to noise, sharpness, astigmatism, distortion."""
+    lines = []
+    if n.usable(row.get("signal_to_noise")):
+        lines.append(("Brightest column over the noise of a pixel", n.significant(row["signal_to_noise"], 2)))
+    for label, key in (("Width of a column (FWHM)", "column_fwhm"), ("Lattice about a regular one, rms", "distortion")):
+        if n.usable(row.get(f"{key}_px")):
+            metric = f" ({n.significant(row[f'{key}_pm'], 2)} pm)" if n.usable(row.get(f"{key}_pm")) else ""
+            lines.append((label, f"{n.significant(row[f'{key}_px'], 2)} px{metric}"))
+    if n.usable(row.get("column_elongation")):
+        along = f", {n.fixed(row['elongation_deg'], 0)}° from +row" if row["column_elongation"] > ROUND else ""
+        lines.append(("Length over width of a column", n.fixed(row["column_elongation"], 2) + along))
     return lines
 
 

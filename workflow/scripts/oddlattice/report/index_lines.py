@@ -100,6 +100,7 @@ def line(row: Row, pages: dict[str, str], remarkable: dict[str, float], read: se
         "tested_text": f"of {n.count(row['columns_tested'])}" if analysed else "",
         "loss": row.get("smallest_loss_90") if analysed else None,
         "loss_text": n.percent(row["smallest_loss_90"]) if analysed else "",
+        "quality_text": quality_text(row) if analysed else "",
         "pixel_text": f"{n.significant(1000 * row['pixel_nm'], 3)} pm/px" if n.usable(row.get("pixel_nm")) else "",
         "model": model_words(row),
         "acquired": str(row.get("acquired") or "")[:16].replace("T", " "),
@@ -119,6 +120,17 @@ def reviewed_in_full(row: Row) -> bool:
     judged = sum(row.get(f"review_{word}") or 0 for word in ("confirmed", "rejected", "other", "conflicts"))
     flagged = (row["defects"] or 0) + (row["extended_regions"] or 0)
     return 0 < flagged <= judged
+
+
+def quality_text(row: Row) -> str:
+    """Signal to noise and sharpness of an image, in one line."""
+    said = []
+    if n.usable(row.get("signal_to_noise")):
+        said.append(f"signal to noise {n.significant(row['signal_to_noise'], 2)}")
+    for unit in ("pm", "px"):
+        if n.usable(row.get(f"column_fwhm_{unit}")):
+            return ", ".join([*said, f"columns {n.significant(row[f'column_fwhm_{unit}'], 2)} {unit} wide"])
+    return ", ".join(said)
 
 
 def model_words(row: Row) -> str:

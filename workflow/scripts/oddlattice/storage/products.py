@@ -86,6 +86,15 @@ IMAGES: Schema = {
     "fdr": pl.Float64,
     "noise_model": pl.String,
     "dose_counts_per_nm2": pl.Float64,
+    "signal_to_noise": pl.Float64,  # height of the brightest column over the rms noise of a pixel
+    "column_fwhm_px": pl.Float64,  # full width at half maximum of the brightest column, as it is seen
+    "column_fwhm_pm": pl.Float64,
+    "column_elongation": pl.Float64,  # its long over its short side: astigmatism, tilt or drift
+    "elongation_deg": pl.Float64,  # direction of the long side, from +row towards +col
+    "jitter_px": pl.Float64,  # rms of the shifts of scan lines
+    "jitter_pm": pl.Float64,
+    "distortion_px": pl.Float64,  # rms distance of the cells from a regular lattice: drift, slow scan errors, strain
+    "distortion_pm": pl.Float64,
     "published_mean": pl.Float64,
     "published_std": pl.Float64,
     "published_flagged": pl.Int64,

@@ -108,7 +108,7 @@
       review.title = text;
       notes.append(review);
     }
-    row.append(picture, name, state, pair(one.density_text, one.interval_text), graph, pair(one.defects_text, one.tested_text), pair(one.loss_text, ""), notes);
+    row.append(picture, name, state, pair(one.density_text, one.interval_text), graph, pair(one.defects_text, one.tested_text), pair(one.loss_text, one.quality_text), notes);
     return row;
   }
 

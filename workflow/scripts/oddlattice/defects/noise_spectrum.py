@@ -1,0 +1,100 @@
+"""Noise of a scan told by its spectrum: how strong it is, and whether the image was denoised, filtered or enlarged.
+
+Every pixel of a scan counts its own electrons, so the noise has power at every frequency. Detectors smear it along the
+lines, and a drift correction that interpolates takes a half to two thirds of it at the highest frequencies. What was
+denoised, smoothed or enlarged has next to none there, in both directions.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.fft
+
+from oddlattice.numerics.arrays import Array
+from oddlattice.numerics.local_plane import finite
+
+SIDE_PX = 1024  # of the part in the middle that is looked at
+LOWEST, HIGHEST, STEP = 0.25, 0.5, 0.05  # frequencies [cycles/px]: where columns hardly reach, up to the highest
+LEAST_PART = 0.15  # ASSUME: noise that falls below so much of itself was filtered; 0.77 to 0.97 in 20 scans as taken
+FLAT = 0.75  # columns, too, reach over LOWEST where they are sharp and many electrons: then a floor is reached at last
+STRONGEST_SIGNAL = 1e6  # variance of an image over that of its noise; beyond it no counting comes
+ROUNDING = 1.5  # of the variance that rounding to the file's steps makes; noise below it is not seen
+LEAST_STEPS = 2.0  # mean in steps from which on rounding can hide noise: fewer are single electrons
+
+
+@dataclass(frozen=True)
+class NoiseSpectrum:
+    """What a scan's spectrum says of its noise.
+
+    Attributes
+    ----------
+    variance : float
+        Of white noise as strong as that at the highest frequencies [counts^2].
+    objection : str
+        Why the noise is not that of counting; "" where it may be.
+    """
+
+    variance: float
+    objection: str
+
+
+def floors(image: Array) -> Array:
+    """Power of noise in steps of frequency from LOWEST to HIGHEST, along rows and along columns; shape (2, steps).
+
+    A median leaves reflections out.
+
+    Parameters
+    ----------
+    image : ndarray of shape (rows, cols)
+        Counts.
+    """
+    window = np.outer(*(np.hanning(n + 2)[1:-1] for n in image.shape))
+    spectrum = scipy.fft.rfft2((image - image.mean()) * window)
+    power = (spectrum.real**2 + spectrum.imag**2) / (window**2).sum()
+    row, col = np.abs(np.fft.fftfreq(image.shape[0]))[:, None], np.fft.rfftfreq(image.shape[1])[None, :]
+    step = ((np.hypot(row, col) - LOWEST) / STEP).astype(int)
+    number = round((HIGHEST - LOWEST) / STEP)
+    sectors = [2 * col < row, 2 * row < col]
+    known = np.hypot(row, col) >= LOWEST
+    found = [[np.median(power[s & known & (step == k)]) for k in range(number)] for s in sectors]
+    return np.asarray(np.array(found) / np.log(2), dtype=np.float64)
+
+
+def step_of(values: Array) -> float:
+    """Steps in which the values of an image are told; 0 where they are not in steps."""
+    several = np.unique(values[:: max(values.shape[0] // 64, 1)])
+    steps = np.diff(several)
+    least = float(steps.min(initial=np.inf))
+    whole = np.isfinite(least) and np.allclose(steps / least, np.rint(steps / least), atol=1e-3)
+    return least if whole else 0.0
+
+
+def noise_spectrum(image: Any) -> NoiseSpectrum:
+    """Noise of a scan, by the part in its middle.
+
+    Parameters
+    ----------
+    image : array of shape (rows, cols)
+        Counts; anything that slices to an ndarray.
+    """
+    part = tuple(slice(max(n - SIDE_PX, 0) // 2, max(n - SIDE_PX, 0) // 2 + SIDE_PX) for n in image.shape)
+    middle = np.asarray(finite(image[part]), dtype=np.float64)
+    found = floors(middle)
+    variance = float(found[:, -1].min())
+    return NoiseSpectrum(variance, _objection(middle, found, variance))
+
+
+def _objection(image: Array, found: Array, variance: float) -> str:
+    """Why noise with these floors is not that of counting."""
+    left = (found.min(1) / np.maximum(found.max(1), 1e-300)).max()
+    at_last = found / np.maximum(found[:, -1:], 1e-300)
+    is_flat = bool(((at_last.min(1) > FLAT) & (at_last[:, -2] < 1 / FLAT)).any())
+    step = step_of(image)
+    if left < LEAST_PART and not is_flat:
+        return f"at high frequencies {max(left, 1e-9):.2g} of its noise is left, in rows and columns"
+    if variance * STRONGEST_SIGNAL < image.var():
+        return f"its noise is {np.sqrt(variance / max(float(image.var()), 1e-300)):.1g} of its contrast"
+    if step and image.mean() > LEAST_STEPS * step and variance < ROUNDING * step**2 / 12:
+        return "its noise is no more than the rounding of its values"
+    return ""
