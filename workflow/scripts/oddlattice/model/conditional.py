@@ -63,9 +63,13 @@ class ConditionalVAE(nn.Module):
         """Bulk of the patch's centre (B, 1, 20, 20)."""
         near = RIM_PX - REACH_PX
         seen = mean[..., near : PATCH_PX - near, near : PATCH_PX - near]  # (B, 1, 32, 32)
-        x = gelu(bent(self.first(seen), self.bend_first(latent)), approximate="tanh")  # (B, width, 28, 28)
-        x = gelu(bent(self.second(x), self.bend_second(latent)), approximate="tanh")  # (B, width, 24, 24)
-        out: Tensor = self.last(x) + mean[..., RIM_PX:-RIM_PX, RIM_PX:-RIM_PX]
+        return self.added(latent, seen) + mean[..., RIM_PX:-RIM_PX, RIM_PX:-RIM_PX]
+
+    def added(self, latent: Tensor, seen: Tensor) -> Tensor:
+        """What is added to a mean (B, 1, m, n) of any sides, but for REACH_PX along its rim: (B, 1, m - 12, n - 12)."""
+        x = gelu(bent(self.first(seen), self.bend_first(latent)), approximate="tanh")  # (B, width, m - 4, n - 4)
+        x = gelu(bent(self.second(x), self.bend_second(latent)), approximate="tanh")  # (B, width, m - 8, n - 8)
+        out: Tensor = self.last(x)
         return out
 
 
