@@ -236,17 +236,31 @@ def risk(difference: Float, followed: Float, probe: Float, mask: Mask) -> float:
 
 
 def risks_of(network: ConditionalVAE, tiles: Float, mask: Mask) -> list[float]:
-    """The risk of every one of CANDIDATES."""
-    seen = Conditioned(network, tiles, mask)
-    raw = raw_by(seen, tiles, CANDIDATES)
-    made = [made_by(c, raw[c.latents_places], tiles, mask) for c in CANDIDATES]
-    probe = noise_like(tiles - made[-1], mask)
+    """The risk of every one of CANDIDATES.
+
+    The last, whose places have latents of their own, is infinite where smoothed ones do not help either: it is not tried.
+    """
+    seen, smoothed = Conditioned(network, tiles, mask), CANDIDATES[:-1]
+    found, probe = _risks(seen, tiles, mask, smoothed)
+    plain = [one for one, candidate in zip(found, smoothed, strict=True) if candidate.latents_places is None]
+    if min(found) >= min(plain):
+        return [*found, np.inf]
+    return found + _risks(seen, tiles, mask, CANDIDATES[-1:], probe)[0]
+
+
+def _risks(
+    seen: Conditioned, tiles: Float, mask: Mask, candidates: Sequence[Candidate], probe: Float | None = None
+) -> tuple[list[float], Float]:
+    """Risks of candidates, and the probe by which they were found."""
+    raw = raw_by(seen, tiles, candidates)
+    made = [made_by(c, raw[c.latents_places], tiles, mask) for c in candidates]
+    probe = noise_like(tiles - made[-1], mask) if probe is None else probe
     noisy = tiles + probe
-    again = raw_by(seen, noisy, CANDIDATES)
+    again = raw_by(seen, noisy, candidates)
     return [
         risk(tiles - one, made_by(c, again[c.latents_places], noisy, mask) - one, probe, mask)
-        for c, one in zip(CANDIDATES, made, strict=True)
-    ]
+        for c, one in zip(candidates, made, strict=True)
+    ], probe
 
 
 def chosen(risks: Sequence[float]) -> Candidate:
