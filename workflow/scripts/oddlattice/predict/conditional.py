@@ -238,7 +238,7 @@ def risk(difference: Float, followed: Float, probe: Float, mask: Mask) -> float:
 def risks_of(network: ConditionalVAE, tiles: Float, mask: Mask) -> list[float]:
     """The risk of every one of CANDIDATES.
 
-    The last, whose places have latents of their own, is infinite where smoothed ones do not help either: it is not tried.
+    The last, whose places have latents of their own, is not tried (infinite) where smoothed ones do not help either.
     """
     seen, smoothed = Conditioned(network, tiles, mask), CANDIDATES[:-1]
     found, probe = _risks(seen, tiles, mask, smoothed)
