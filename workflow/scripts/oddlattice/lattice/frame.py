@@ -107,8 +107,8 @@ class Flattener:
         return replace(self, mean=mean, grid=self.grid.transposed, seen=self.seen.transposed)
 
 
-def fit_flattener(image: Float, period_px: float) -> Flattener:
-    """Slowly varying mean of an image over about two periods of its lattice.
+def fit_flattener(image: Float, period_px: float, seen: Seen | None = None) -> Flattener:
+    """Slowly varying mean of an image over about two periods of its lattice, of what is `seen` where that is known.
 
     Where an image has no positive mean (a background was subtracted) a pedestal is added first.
     """
@@ -116,7 +116,7 @@ def fit_flattener(image: Float, period_px: float) -> Flattener:
     n = max(int(period_px / 3), 1)
     height = n * max(512 // n, 1)
     parts = [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
-    seen = Seen.of(image)
+    seen = seen or Seen.of(image)
     small = np.concatenate([block_mean(seen.keep(finite(image[part]), part), n) for part in parts]).astype(np.float64)
     known = np.ones(small.shape)
     if seen.blank is not None:

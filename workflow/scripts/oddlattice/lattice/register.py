@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from oddlattice.crystal import LEAST_CELLS, PX_PER_CELL, Crystal, PxPerCell
+from oddlattice.lattice.flyback import bent_ends_px
 from oddlattice.lattice.fourier import Lattice, Match, NoLatticeError, describe, find_lattice, matches, not_atomic
 from oddlattice.lattice.frame import Flattener, Frame, fit_flattener, fit_frame, flat_strip, lifted, strips
 from oddlattice.lattice.line_gain import line_gain
@@ -34,6 +35,7 @@ from oddlattice.numerics.local_plane import local_plane
 from oddlattice.run.stage_settings import TileSettings
 from oddlattice.storage.windows import Scaled, Transposed
 
+MOST_CUTS = 4  # half periods that may be left out at the ends of lines
 LOCAL_MEAN_CELLS = 3.0  # rms width over which the local mean is taken
 LARGEST_PERIOD_NM = 1.5  # ASSUME: primitive cells in projection are smaller, unless a crystal in use says otherwise
 SCAN_PX = 384  # side of the part of an image that tells along which direction it was scanned
@@ -87,6 +89,8 @@ class Registration:
         Distance of the cells' corners from what is not in the image, or blank.
     line_gain : ndarray of shape (rows,)
         Factor of each line of the scan, as `row_shift_px`: 1 where the current has no step.
+    bent_ends_px : tuple of int
+        Pixels left out at the beginning and the end of every line.
     transposed : bool
         Whether the lines of the scan are the image's columns, not its rows.
     px_per_cell : tuple of int
@@ -111,6 +115,7 @@ class Registration:
     shift_uv: Array
     depth_px: Array
     line_gain: Array
+    bent_ends_px: tuple[int, int] = (0, 0)
     transposed: bool = False
     px_per_cell: PxPerCell = PX_PER_CELL
     sign: int = 1
@@ -405,15 +410,51 @@ def measured_on(
 ) -> Registration:
     """Row shifts, local mean and mask of an image on a frame whose cell and origin are decided.
 
-    Whether the scan is `transposed` is asked of the image where it is not known.
+    Whether the scan is `transposed` is asked of the image where it is not known. Where the ends of the lines are bent,
+    they are left out and all is measured again.
     """
     known = flattener, frame, crystal, anchor, mean_cell
-    if transposed is not None:
-        return _measured(image, *known, transposed=transposed)
-    found = _measured(image, *known, transposed=False)
+    found = _measured(image, *known, transposed=bool(transposed))
     # rows that jitter are lines of the scan: only where they do not is it asked whether columns are
     jitters = found.row_shift_px.var() > found.row_sigma_px**2
-    return _measured(image, *known, transposed=True) if not jitters and scanned_down(image, lattice) else found
+    if transposed is None and not jitters and scanned_down(image, lattice):
+        found = _measured(image, *known, transposed=True)
+    return _without_bent_ends(found, image, lattice, *known)
+
+
+def _without_bent_ends(
+    found: Registration,
+    image: Float,
+    lattice: Lattice,
+    flattener: Flattener,
+    frame: Frame,
+    crystal: Crystal | None,
+    anchor: Anchor | None,
+    mean_cell: MeanCell,
+) -> Registration:
+    """The registration with bent ends of lines left out, as far as they are; its `bent_ends_px` say how far."""
+    cut = (0, 0)
+    for _ in range(MOST_CUTS):
+        if found.bent_ends_px == (0, 0):
+            break
+        cut = cut[0] + found.bent_ends_px[0], cut[1] + found.bent_ends_px[1]
+        seen = flattener.seen.transposed if found.transposed else flattener.seen
+        seen = seen.without_ends(*found.bent_ends_px)
+        flattener = fit_flattener(image, frame.period_px, seen.transposed if found.transposed else seen)
+        try:
+            frame = refitted(frame, image, lattice, flattener)
+            found = _measured(image, flattener, frame, crystal, anchor, mean_cell, transposed=found.transposed)
+        except NoLatticeError:  # too little would be left
+            break
+    return replace(found, bent_ends_px=cut)
+
+
+def refitted(frame: Frame, image: Float, lattice: Lattice, flattener: Flattener) -> Frame:
+    """The frame fitted anew to what the flattener leaves of an image, in the same cell, and with its origin."""
+    again = fit_frame(image, lattice, flattener)
+    again = again.in_cell(np.rint(frame.vectors_px @ np.linalg.inv(again.vectors_px)).astype(np.int64))
+    middle = np.array([[(n - 1) / 2 for n in frame.shape]])
+    return again.moved(again.uv_at(middle)[0] - frame.uv_at(middle)[0])
 
 
 def scanned_down(image: Float, lattice: Lattice) -> bool:
@@ -523,7 +564,7 @@ def _measured(
     if (gain != 1).any():
         even: Any = Scaled(image, gain)
         image = even
-        flattener = fit_flattener(image, frame.period_px)
+        flattener = fit_flattener(image, frame.period_px, flattener.seen)
     begun = _first_pass(image, flattener, frame, mean_cell)
     frame, sharper = begun.frame, begun.mean_cell
     if (odd := begun.column_shifts.outliers()).any():
@@ -562,6 +603,7 @@ def _measured(
         shift_uv=cell_shifts(statistics, sharper),
         depth_px=flattener.seen.depth_px(nodes),
         line_gain=gain,
+        bent_ends_px=bent_ends_px(image, flattener, frame, sharper, begun.shift_px),
         px_per_cell=PX_PER_CELL if crystal is None else crystal.px_per_cell,
     )
 

@@ -93,6 +93,15 @@ def rendered(mean_cell: MeanCell, frame: Frame, uv: Float) -> Float:
     return np.asarray(value[_table_index(uv[0], uv[1], *_low(first_and_count(frame)[0]))])
 
 
+def slopes_along_line(mean_cell: MeanCell, frame: Frame, uv: Float, row_shift_px: Array) -> tuple[Float, Float]:
+    """The mean cell's deviation (rows, cols) and its slope along the lines [1/px], each line shifted."""
+    along = np.linalg.inv(frame.vectors_px)[1].astype(np.float32)
+    shift = row_shift_px[:, None].astype(np.float32)
+    index = _table_index(uv[0] + shift * along[0], uv[1] + shift * along[1], *_low(first_and_count(frame)[0]))
+    seen = _tables(mean_cell)[index]
+    return seen[..., 0], seen[..., 1] * along[0] + seen[..., 2] * along[1]
+
+
 def coarse_row_shifts(image: Float, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> Array:
     """Shift of each row that lays it best on the rendered mean cell, by correlation; shape (rows,) [px].
 

@@ -54,6 +54,24 @@ class Seen:
         blank = None if self.blank is None else np.ascontiguousarray(self.blank.T)
         return replace(self, shape=self.shape[::-1], blank=blank)
 
+    @property
+    def cols_blank(self) -> Bools:
+        """Columns of the image that are blank for the most part; shape (cols,)."""
+        if self.blank is None:
+            return np.zeros(self.shape[1], dtype=bool)
+        return np.asarray(np.repeat(self.blank.mean(axis=0) > 0.5, POOL_PX)[: self.shape[1]])
+
+    def without_ends(self, first_px: int, last_px: int) -> Self:
+        """The same with so many more of the first and last columns blank."""
+        known = np.flatnonzero(~self.cols_blank)
+        rows, cols = (-(-n // POOL_PX) for n in self.shape)
+        blank = np.zeros((rows, cols), dtype=bool) if self.blank is None else self.blank.copy()
+        if len(known) and first_px:
+            blank[:, : -(-(int(known[0]) + first_px) // POOL_PX)] = True
+        if len(known) and last_px:
+            blank[:, (int(known[-1]) + 1 - last_px) // POOL_PX :] = True
+        return replace(self, blank=blank)
+
     def keep(self, values: Float, rows: slice) -> Float:
         """Set the blank ones of the pixels of `rows`, `values` (rows, cols), to 0, in place."""
         if self.blank is not None:

@@ -124,8 +124,15 @@ def steps_and_blanks(found: Registration) -> list[str]:
     if len(steps):
         told = ", ".join(f"{100 * (gain[at] / gain[at - 1] - 1):+.1f} % at {line} {at}" for at in steps)
         sentences.append(f"the current changes by {told}: the image was divided by it")
-    rows, cols = found.frame.shape
-    in_image = ((found.nodes_px >= 0) & (found.nodes_px <= np.array([rows - 1, cols - 1])[:, None, None])).all(axis=0)
+    ends = found.bent_ends_px
+    if any(ends):
+        told = " and ".join(f"{px} px at the {end}" for px, end in zip(ends, ("beginning", "end"), strict=True) if px)
+        sentences.append(f"the crystal is bent at the ends of all {line}s of the image (flyback): {told} left out")
+    low, high = np.zeros(2), np.array(found.frame.shape) - 1.0
+    along = 0 if found.transposed else 1
+    low[along], high[along] = low[along] + ends[0], high[along] - ends[1]
+    at = found.nodes_px.T
+    in_image = ((at >= low) & (at <= high)).all(axis=-1).T
     blank = float((found.depth_px[in_image] == 0).mean()) if in_image.any() else 0.0
     if blank > 0:
         sentences.append(

@@ -1,0 +1,75 @@
+"""The ends of the scan's lines: where the probe still flies back the crystal looks bent."""
+
+from typing import Any
+
+import numpy as np
+
+from oddlattice.lattice.frame import Flattener, Frame, flat_strip, lifted
+from oddlattice.lattice.mean_cell import MeanCell
+from oddlattice.lattice.scan_lines import slopes_along_line
+from oddlattice.numerics.arrays import Array
+
+BENT = 0.008  # [periods]: so much further than the period beside it the outermost one of all lines is off its place
+SIGNIFICANT = 6.0  # standard errors of that
+CLIPPED = 4.0  # standard deviations of a pixel
+MOST_BLOCKS = 48  # of lines, a period high
+STEP_PERIODS = 0.5  # of what is left out of each line
+
+
+def bent_ends_px(
+    image: Any, flattener: Flattener, frame: Frame, mean_cell: MeanCell, row_shift_px: Array
+) -> tuple[int, int]:
+    """Pixels at the beginning and the end of all lines (rows) that are to be left out; 0 where these are sound.
+
+    The crystal is displaced along the lines by the same amount in all of them, and within a period: no frame that
+    varies slowly follows that, and what lies beside it is bent. What was left out before, being blank, does not count.
+    """
+    period = max(round(frame.period_px), 4)
+    known = ~flattener.seen.cols_blank
+    if known.sum() < 6 * period:
+        return 0, 0
+    first, last = int(np.argmax(known)), len(known) - int(np.argmax(known[::-1]))
+    windows = [slice(first + k * period, first + (k + 1) * period) for k in (0, 1)]
+    windows += [slice(last - (k + 1) * period, last - k * period) for k in (0, 1)]
+    rows = frame.shape[0]
+    starts = np.linspace(0, rows - period, max(min(rows // period, MOST_BLOCKS), 1)).astype(int)
+    blocks = [slice(int(start), int(start) + period) for start in starts]
+    off = np.array([_displacements(image, flattener, frame, mean_cell, row_shift_px, rows, windows) for rows in blocks])
+    step = max(round(STEP_PERIODS * period), 1)
+    return tuple(step * _is_bent(off[:, k] - off[:, k + 1], frame.period_px) for k in (0, 2))  # type: ignore[return-value]
+
+
+def _is_bent(apart_px: Array, period_px: float) -> bool:
+    """Whether values of blocks of lines (n,) agree in being large."""
+    some = apart_px[np.isfinite(apart_px)]
+    if len(some) < 4:
+        return False
+    middle = float(np.median(some))
+    error = 1.2533 * 1.4826 * float(np.median(np.abs(some - middle))) / np.sqrt(len(some))
+    return bool(abs(middle) > max(BENT * period_px, SIGNIFICANT * error))
+
+
+def _displacements(
+    image: Any,
+    flattener: Flattener,
+    frame: Frame,
+    mean_cell: MeanCell,
+    row_shift_px: Array,
+    rows: slice,
+    windows: list[slice],
+) -> list[float]:
+    """Displacement along the lines `rows` of what is in each window of columns [px]; nan where no crystal is seen."""
+    mean, uv, quality = lifted(flattener, frame)
+    residual = flat_strip(image, rows, flattener, mean)
+    template, slope = slopes_along_line(mean_cell, frame, uv.strip(rows), row_shift_px[rows])
+    residual -= template
+    good = quality.strip(rows)[0] > 0.5
+    if not good.any():
+        return [np.nan] * len(windows)
+    limit = CLIPPED * 1.4826 * float(np.median(np.abs(residual[good])))
+    pull, information = np.clip(residual, -limit, limit) * slope * good, slope**2 * good
+    told = 0.3 * information.mean() * residual.shape[0]
+    sums = [(float(pull[:, cols].sum()), float(information[:, cols].sum())) for cols in windows]
+    return [
+        p / i if i > told * (cols.stop - cols.start) else np.nan for (p, i), cols in zip(sums, windows, strict=True)
+    ]
