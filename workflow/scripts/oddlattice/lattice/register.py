@@ -508,6 +508,18 @@ def _first_pass(image: Float, flattener: Flattener, frame: Frame, mean_cell: Mea
     return _FirstPass(frame, sharper, coarse, shifts, sigmas, column_shifts)
 
 
+def _second_pass(image: Float, flattener: Flattener, begun: _FirstPass) -> tuple[Frame, Array, Array, CellStatistics]:
+    """The frame with its slow part, row shifts (rows,) and their errors, and the sums over cells."""
+    frame, sharper = begun.frame, begun.mean_cell
+    if (odd := begun.column_shifts.outliers()).any():
+        shifts, sigmas, statistics, _ = fine_pass(image, flattener, frame, sharper, begun.shift_px, odd)
+    else:
+        shifts, sigmas, statistics, _ = fine_pass(image, flattener, frame, sharper, begun.coarse_px)
+    slow = slow_part(shifts, sigmas, 2.0 * frame.period_px)
+    shifts = np.where(np.isfinite(sigmas), shifts - slow, 0.0)
+    return with_slow_rows(frame, slow), shrunk(shifts, sigmas), sigmas, statistics
+
+
 def _on_a_crystal(
     image: Float,
     flattener: Flattener,
@@ -566,14 +578,8 @@ def _measured(
         image = even
         flattener = fit_flattener(image, frame.period_px, flattener.seen)
     begun = _first_pass(image, flattener, frame, mean_cell)
-    frame, sharper = begun.frame, begun.mean_cell
-    if (odd := begun.column_shifts.outliers()).any():
-        shifts, sigmas, statistics, _ = fine_pass(image, flattener, frame, sharper, begun.shift_px, odd)
-    else:
-        shifts, sigmas, statistics, _ = fine_pass(image, flattener, frame, sharper, begun.coarse_px)
-    slow = slow_part(shifts, sigmas, 2.0 * frame.period_px)
-    frame, shifts = with_slow_rows(frame, slow), np.where(np.isfinite(sigmas), shifts - slow, 0.0)
-    shifts = shrunk(shifts, sigmas)
+    sharper = begun.mean_cell
+    frame, shifts, sigmas, statistics = _second_pass(image, flattener, begun)
     first, count = statistics.first, (statistics.pixels.shape[0], statistics.pixels.shape[1])
     nodes = nodes_of(frame, first, count)
     margin = float(np.abs(shifts).max()) if len(shifts) else 0.0
@@ -603,7 +609,7 @@ def _measured(
         shift_uv=cell_shifts(statistics, sharper),
         depth_px=flattener.seen.depth_px(nodes),
         line_gain=gain,
-        bent_ends_px=bent_ends_px(image, flattener, frame, sharper, begun.shift_px),
+        bent_ends_px=bent_ends_px(image, flattener, begun.frame, sharper, begun.shift_px),
         px_per_cell=PX_PER_CELL if crystal is None else crystal.px_per_cell,
     )
 
