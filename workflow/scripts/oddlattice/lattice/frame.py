@@ -410,7 +410,8 @@ def fit_frame(image: Float, lattice: Lattice, flattener: Flattener) -> Frame:
         frequencies = orders @ np.linalg.inv(vectors).T
         amplitudes, noise = demodulate(image, flattener, frequencies, grid, sigma)
         if number == 0:
-            chosen = strongest_reflections(orders, np.percentile(np.abs(amplitudes), 85, axis=(1, 2)))
+            known = _coverage(flattener.seen, grid, sigma)[0] > LEAST_SEEN
+            chosen = strongest_reflections(orders, np.percentile(np.abs(amplitudes[:, known]), 85, axis=1))
             orders, frequencies, amplitudes = orders[chosen], frequencies[chosen], amplitudes[chosen]
         steps = _phase_steps(amplitudes) / (2 * np.pi * np.array(grid.step_px))
         weight = np.abs(amplitudes).mean((1, 2))[:, None]
@@ -439,7 +440,7 @@ def _frame_of_phases(
     part, off = _coverage(seen, grid, sigma)
     amplitudes = amplitudes / np.maximum(part, LEAST_SEEN)
     strength = np.sqrt(np.maximum(np.abs(amplitudes) ** 2 - noise**2, 0))
-    typical = np.array([np.percentile(s, 85) for s in strength])
+    typical = np.array([np.percentile(s[part > LEAST_SEEN], 85) for s in strength])
     strong = typical > 3 * noise
     if strong[:2].sum() < 2:
         raise NoLatticeError("no lattice: the fringes are too weak or too disordered to be followed over the image")

@@ -40,7 +40,12 @@ TRIES = 25  # windows of a size that are asked at most
 PURE = 0.75  # part of a window's peaks that its lattice must explain
 COVER_PERIODS = 2.0  # rms width over which the strength of a lattice is measured
 COVERED = 0.5  # of a lattice's usual strength: there it holds
-IN_STEP = 0.75  # of its usual strength that a lattice has in three quarters of its window
+IN_STEP = 0.5  # of SAME_STEP that a lattice may be out of step at most in three quarters of its window
+TOGETHER, TOGETHER_PART = 4, 0.6  # strongest reflections of a lattice, and how much they must be so together
+USUAL_PERCENT = 80  # of the places of its window at which a reflection is weaker than its usual strength
+FREE = 0.2  # of a window's middle that may be covered where it is asked for a lattice
+BESIDE_PERIODS = 4.0  # of what is no crystal beside a grain that is registered with it: vacuum, and what is spoilt
+STRONGEST = 1.3  # of its usual strength that a reflection counts with at most
 SAME_STEP = 0.035  # part by which two reflections of one lattice may differ in place: 2 degrees, or strain
 REFLECTIONS = 6  # strongest, by which a lattice is followed
 WAVES = 16  # strongest, of which its image is made
@@ -68,8 +73,11 @@ class Grains:
         return len(self.lattices)
 
     def region(self, grain: int) -> Bools:
-        """Pixels that are nearest to a grain: with what is no crystal beside it."""
-        return np.asarray(self.nearest == grain)
+        """Pixels of a grain, with what is no crystal in it and beside it, some periods wide."""
+        own = ndimage.binary_fill_holes(self.labels == grain)
+        margin_px = BESIDE_PERIODS * _period(self.lattices[grain - 1])
+        near = ndimage.distance_transform_edt(~own) <= margin_px
+        return np.asarray(near & (self.nearest == grain))
 
     @property
     def nearest(self) -> Labels:
@@ -80,10 +88,14 @@ class Grains:
 
 @dataclass(frozen=True)
 class _Followed:
-    """A lattice and its strength on a coarse grid: 1 in its own crystal; 0 where it is out of step, too."""
+    """A lattice and its strength on a coarse grid: 1 in its own crystal; 0 where it is out of step, too.
+
+    `holds` tells whether it does so in the window in which it was seen.
+    """
 
     lattice: Lattice
     strength: Array
+    holds: bool = True
 
     @property
     def period_px(self) -> float:
@@ -127,11 +139,13 @@ def takes_all(found: Registration) -> bool:
 
 
 def _strongest_fringes_px(image: Float) -> float:
-    """Period of the strongest Fourier peaks of an image, the median of a few; 0 without any."""
-    blocks = blocks_of((image.shape[0], image.shape[1]), BLOCK_PX)
-    spectrum = whitened_spectrum(np.ascontiguousarray(image[blocks[len(blocks) // 2]]))
-    peaks, _ = spectrum_peaks(spectrum, PEAK_POWER)
-    return float(np.median(1 / np.hypot(*peaks[:6].T))) if len(peaks) else 0.0
+    """Period of the strongest Fourier peaks of an image where it has most of them, the median of a few; 0 without."""
+    found = []
+    for block in blocks_of((image.shape[0], image.shape[1]), BLOCK_PX):
+        peaks, powers = spectrum_peaks(whitened_spectrum(np.ascontiguousarray(image[block])), PEAK_POWER)
+        if len(peaks):
+            found.append((float(np.log(powers).sum()), float(np.median(1 / np.hypot(*peaks[:6].T)))))
+    return max(found, default=(0.0, 0.0))[1]
 
 
 # ---------------------------------------------------------------- lattices, one after the other
@@ -144,33 +158,33 @@ def _followed_lattices(image: Float, flattener: Flattener, grid: Grid, period_px
         side = int(periods * period_px)
         if side > min(image.shape) or (side < LEAST_WINDOW_PX and found):
             continue
-        tried: set[tuple[int, int]] = set()
-        while len(found) < MOST_GRAINS:
-            seen = list(_lattices_in_windows(image, grid, covered, side, tried))
-            new = [one for one in seen if not any(_same(one[1], known.lattice) for known in found)]
-            if not new:
-                break
-            _, lattice, corner = max(new, key=lambda one: one[0])
-            tried.add(corner)
+        seen = list(_lattices_in_windows(image, grid, covered, side))
+        seen.sort(key=lambda one: -one[0])
+        for _, lattice, corner in seen:
+            known = any(_same(lattice, other.lattice) for other in found)
+            if known or len(found) == MOST_GRAINS or not _is_free(covered, grid, (corner, side)):
+                continue
             one = _follow(image, flattener, grid, lattice, (corner, side))
-            if (periods == WINDOW_PERIODS[-1] or _in_step(one, grid, (corner, side))) and _large_enough(
-                one, found, grid
-            ):
+            if one.holds and _large_enough(one, found, grid):
                 found.append(one)
                 covered |= one.strength > COVERED
     return found
 
 
+def _is_free(covered: Bools, grid: Grid, window: tuple[tuple[int, int], int]) -> bool:
+    """Whether nothing covers the middle of a window yet."""
+    (row, col), side = window
+    rows = _between(grid.rows_px, slice(row + side // 4, row + 3 * side // 4))
+    cols = _between(grid.cols_px, slice(col + side // 4, col + 3 * side // 4))
+    return bool(covered[rows, cols].mean() < FREE)
+
+
 def _lattices_in_windows(
-    image: Float, grid: Grid, covered: Bools, side: int, tried: set[tuple[int, int]]
+    image: Float, grid: Grid, covered: Bools, side: int
 ) -> Iterator[tuple[float, Lattice, tuple[int, int]]]:
     """Lattices of windows whose middle nothing covers yet, with how clear each is, and the window's corner."""
-    corners = []
-    for row, col in _corners((image.shape[0], image.shape[1]), side):
-        inner = slice(row + side // 4, row + 3 * side // 4), slice(col + side // 4, col + 3 * side // 4)
-        some = covered[_between(grid.rows_px, inner[0])][:, _between(grid.cols_px, inner[1])]
-        if some.mean() < 0.2 and (row, col) not in tried:
-            corners.append((row, col))
+    every = _corners((image.shape[0], image.shape[1]), side)
+    corners = [corner for corner in every if _is_free(covered, grid, (corner, side))]
     step = -(-len(corners) // TRIES) or 1
     for row, col in corners[::step]:
         part = image[row : row + side, col : col + side]
@@ -179,8 +193,16 @@ def _lattices_in_windows(
         spectrum = whitened_spectrum(part)
         peaks, powers = spectrum_peaks(spectrum, PEAK_POWER)
         lattice = lattice_of_peaks(peaks, powers, max(spectrum.step)) if len(peaks) >= 2 else None
-        if lattice is not None and not refusal(lattice, peaks) and lattice.explained > PURE:
-            yield float(np.log(lattice.powers).sum() * lattice.explained**2), lattice, (row, col)
+        if lattice is None or refusal(lattice, peaks) or lattice.explained < PURE or not _is_shown(lattice):
+            continue
+        yield float(np.log(lattice.powers).sum() * lattice.explained**2), lattice, (row, col)
+
+
+def _is_shown(lattice: Lattice) -> bool:
+    """Whether a lattice has as many peaks as cells that the two strongest span: else it may be made up of others'."""
+    orders = np.rint(lattice.peaks @ lattice.vectors_px.T)[np.argsort(lattice.powers)[::-1]]
+    spans = np.abs(orders[0, 0] * orders[:, 1] - orders[0, 1] * orders[:, 0])
+    return bool(len(orders) >= spans[np.argmax(spans > 0)])
 
 
 def _corners(shape: tuple[int, int], side: int) -> list[tuple[int, int]]:
@@ -219,23 +241,44 @@ def _follow(
         vectors = _stepped(vectors, orders, seen, grid)
     frequencies = orders @ np.linalg.inv(vectors).T
     waves, noise = demodulate(image, flattener, frequencies, grid, sigma)
-    size = np.median(np.abs(waves[:, inner[0], inner[1]]), axis=(1, 2))
+    rows, cols = _middle_of(grid, window)
+    size = np.percentile(np.abs(waves[:, rows, cols]), USUAL_PERCENT, axis=(1, 2))
     kept = np.argsort(size)[::-1][:REFLECTIONS]
-    energy = np.maximum(np.abs(waves[kept]) ** 2 - noise**2, 0).sum(0)
-    usual = max(float(np.median(energy[inner])), 1e-30)
+    size = size[kept][:, None, None]
+    clear = np.sqrt(np.maximum(np.abs(waves[kept]) ** 2 - noise**2, 0))
+    # all of them together: reflections of two lattices may be those of a third, their coincidence lattice
+    strength = np.minimum(clear, STRONGEST * size).sum(0) / max(float(size.sum()), 1e-30)
     off = _off_step(waves[kept[:3]], np.hypot(*frequencies[kept[:3]].T), grid)
-    strength = np.sqrt(energy / usual) * np.exp(-0.5 * (off / SAME_STEP) ** 2)
-    return _Followed(replace(lattice, vectors_px=reduced(vectors)), strength)
+    held = _holds((clear / np.maximum(size, 1e-30))[:TOGETHER, rows, cols], off[rows, cols])
+    strength = strength * np.exp(-0.5 * (off / SAME_STEP) ** 2)
+    return _Followed(replace(lattice, vectors_px=reduced(vectors)), strength, held)
 
 
-def _in_step(one: _Followed, grid: Grid, window: tuple[tuple[int, int], int]) -> bool:
-    """Whether a lattice holds in the window it was seen in: two that are turned a little make one of the middle."""
-    corner, side = window
-    lines = [
-        _between(px, slice(start + side // 6, start + side - side // 6))
-        for px, start in zip((grid.rows_px, grid.cols_px), corner, strict=True)
-    ]
-    return bool(np.percentile(one.strength[lines[0], lines[1]], 25) > IN_STEP)
+def _holds(parts: Array, off: Array) -> bool:
+    """Whether a lattice holds where it was seen: its reflections together, and in step.
+
+    Two that are turned a little make one of the middle, and any two may make a coincidence lattice.
+
+    Parameters
+    ----------
+    parts : ndarray of shape (k, n, m)
+        Amplitudes of its strongest reflections, as parts of their usual ones.
+    off : ndarray of shape (n, m)
+        How far they are out of step.
+    """
+    together = np.minimum(parts, 1.0)
+    strong = together.mean(0) > COVERED
+    if not strong.any() or together.min(0).sum() < TOGETHER_PART * together.mean(0).sum():
+        return False
+    return bool(np.percentile(off[strong], 75) < IN_STEP * SAME_STEP)
+
+
+def _middle_of(grid: Grid, window: tuple[tuple[int, int], int]) -> tuple[slice, slice]:
+    """Grid places of a window, a corner and a side, without its rim."""
+    (row, col), side = window
+    rim = side // 6
+    rows = _between(grid.rows_px, slice(row + rim, row + side - rim))
+    return rows, _between(grid.cols_px, slice(col + rim, col + side - rim))
 
 
 def _stepped(vectors: Array, orders: Array, waves: Complex, grid: Grid) -> Array:

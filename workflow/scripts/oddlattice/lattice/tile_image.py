@@ -213,7 +213,11 @@ def tile_image(
     how = How(models, pixel_nm, TileSettings.of(settings), judge, own, libraries)
     whole = laid(image, how)
     grains = other_grains(image, whole.found)
-    attributes = _write_one(image, whole, group) if grains is None else _write_grains(image, grains, how, group)
+    each = _each_grain(image, grains, how) if grains is not None else {}
+    if grains is not None and any(one.found is not None for one in each.values()):
+        attributes = _write_grains(image, each, grains.labels, group)
+    else:
+        attributes = _write_one(image, whole, group)
     group.attrs["oddlattice"] = attributes
     return {"image_id": image_id, "state": attributes["state"], "reason": attributes["reason"]}
 
@@ -273,18 +277,23 @@ def other_grains(image: Any, found: Registration | None) -> Grains | None:
     return grains if grains.count > 1 else None
 
 
-def _write_grains(image: Any, grains: Grains, how: How, group: zarr.Group) -> dict[str, Any]:
-    """Write every grain as an image of its own, those that cannot be analysed last; what is said of the image."""
-    each = {number: alone(image, grains.region(number)) for number in range(1, grains.count + 1)}
-    found = {number: laid(one, how, grains.lattices[number - 1]) for number, one in each.items()}
+def _each_grain(image: Any, grains: Grains, how: How) -> dict[int, Laid]:
+    """Every grain laid on its lattice as an image of its own, by its number in the label map."""
+    alone_px = {number: alone(image, grains.region(number)) for number in range(1, grains.count + 1)}
+    found = {number: laid(one, how, grains.lattices[number - 1]) for number, one in alone_px.items()}
     sizes = [one.attributes["pixel_nm"] for one in found.values() if one.found is not None]
     known = next((size for size in sizes if size is not None), None)
     if how.pixel_nm is None and known is not None:  # a pixel is as large in every grain
         how = replace(how, pixel_nm=(known, known))
         for number, one in found.items():
             if one.found is not None and one.attributes["pixel_nm"] is None:
-                found[number] = laid(each[number], how, grains.lattices[number - 1])
-    tried = [(k, one if one.found is None else replace(one, found=cropped(one.found))) for k, one in found.items()]
+                found[number] = laid(alone_px[number], how, grains.lattices[number - 1])
+    return {k: one if one.found is None else replace(one, found=cropped(one.found)) for k, one in found.items()}
+
+
+def _write_grains(image: Any, each: dict[int, Laid], labels: Labels, group: zarr.Group) -> dict[str, Any]:
+    """Write every grain, those that cannot be analysed last; what is said of the image."""
+    tried = list(each.items())
     tried.sort(key=lambda entry: entry[1].found is None)
     renumbered = np.zeros(len(tried) + 1, np.uint8)
     for grain, (number, one) in enumerate(tried, FIRST_GRAIN):
@@ -293,7 +302,7 @@ def _write_grains(image: Any, grains: Grains, how: How, group: zarr.Group) -> di
         into.attrs["oddlattice"] = one.attributes
         if one.found is not None:
             write_registration(image, one.found, into)
-    _write_labels(renumbered[grains.labels], group)
+    _write_labels(renumbered[labels], group)
     best = tried[0][1].attributes
     without = [f"grain {k}: {one.attributes['reason']}" for k, (_, one) in enumerate(tried, 1) if one.found is None]
     return {"state": best["state"], "reason": "; ".join(without), "grains": len(tried)}
