@@ -39,6 +39,7 @@ from oddlattice.run.stage_settings import DefectSettings, InferSettings, ReadSet
 from read_images import main as read_images
 from support.raw_files import shard_of, write_ncem
 from support.real_columns import RealScan, change_at, lay_on_lattice, read_counts
+from support.stages import TABLES
 
 Array = npt.NDArray[np.float64]
 
@@ -110,9 +111,9 @@ def through_the_pipeline(images: list[Array], pixel_nm: tuple[float, float]) -> 
         cut_tiles(folder / "1.zarr", [MODEL / "crystal.yaml"], folder / "2.zarr", TileSettings.of(config["tile"]))
         settings = InferSettings.of(config["infer"])
         infer_differences.main(str(folder / "2.zarr"), [str(MODEL)], str(folder / "3.zarr"), settings, 1)
-        out = {part: str(folder / f"{part}.parquet") for part in ("defects", "images", "columns", "completeness")}
+        out = {part: str(folder / f"{part}.parquet") for part in TABLES}
         stores = [str(folder / f"{k}.zarr") for k in (1, 2, 3)]
-        find_defects(*stores, *out.values(), str(folder / "4.zarr"), DefectSettings.of(config["defects"]))
+        find_defects(*stores, out, str(folder / "4.zarr"), DefectSettings.of(config["defects"]))
         states = pl.read_parquet(out["images"])
         if (states["state"] != "analysed").any():
             raise SystemExit(f"found images that are {states['state'].to_list()}; needed analysed ones")

@@ -55,12 +55,13 @@ class OnDisk(Shard):
         )
 
     def _gather_into(self, folder: Path) -> dict[str, str]:
-        names = ("defects", "images", "completeness", "reviews")
+        names = ("defects", "images", "completeness", "reviews", "grains", "boundaries")
         out = {f"{name}_{ending}": str(folder / f"{name}.{ending}") for name in names for ending in ("parquet", "csv")}
         out["precision_csv"] = str(folder / "precision.csv")
         (self.folder / "said.json").write_text('{"files": [], "statements": []}')
-        tables = ([self.defects], [self.table], [self.completeness], [self.columns])
-        gather_defects.main(*tables, str(self.folder / "said.json"), out)
+        tables = {name: [getattr(self, name)] for name in gather_defects.TABLES if name != "images"}
+        tables["images"] = [self.table]
+        gather_defects.main(tables, str(self.folder / "said.json"), out)
         return out
 
     def gather(self) -> None:

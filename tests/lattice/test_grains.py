@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 from bench.grains import score_labels
+from oddlattice.lattice.boundaries import lines_between, turned
 from oddlattice.lattice.grains import find_grains, takes_all
 from oddlattice.lattice.one_grain import alone, cropped
 from oddlattice.lattice.own_crystal import register_on_own
@@ -84,6 +85,13 @@ def test_both_grains_are_analysed(tmp_path: Path) -> None:
     assert right_part(grain, GrainField(*([None] * 5), truth.labels[row, col], *([None] * 5))) == 1  # type: ignore[arg-type]
     key = ["grain", "cell_u", "cell_v", "column"]
     assert found["columns"].select(key).is_duplicated().sum() == 0
+    assert found["grains"]["state"].to_list() == ["analysed", "analysed"]
+    assert found["grains"]["columns_tested"].sum() == image["columns_tested"]
+    assert found["grains"]["columns_not_tested"].min() > 0
+    (boundary,) = found["boundaries"].to_dicts()
+    assert boundary["sort"] == "grain"
+    assert boundary["misorientation_deg"] == pytest.approx(36, abs=0.1)
+    assert boundary["length_nm"] == pytest.approx(10.7, abs=0.5)
     places = truth.places_px[truth.changed]
     hits = [np.hypot(*(at_defect - places).T).min() < 3 for at_defect in _points(found["defects"])]
     assert sum(hits) >= 7
@@ -92,3 +100,23 @@ def test_both_grains_are_analysed(tmp_path: Path) -> None:
 
 def _points(defects: pl.DataFrame) -> np.ndarray:
     return np.asarray(defects.filter(pl.col("kind") != "extended").select("row_px", "col_px").to_numpy())
+
+
+def test_boundary_and_misorientation_are_told() -> None:
+    labels = np.ones((200, 200), np.uint8)
+    labels[np.add.outer(np.arange(200), np.arange(200)) > 200] = 2
+    labels[:, :20] = 0
+    (line,) = lines_between(labels)
+    assert line.grains == (1, 2)
+    assert line.length_px == pytest.approx(np.sqrt(2) * 180, rel=0.03)
+    shear = np.array([[1.0, 0.02], [0.0, 1.01]])
+    sigma = np.array([0.002, 0.002])
+    for degrees, least in ((4.0, 4.0), (38.0, 38.0), (52.0, 38.0)):
+        angle = np.deg2rad(degrees)
+        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        found = turned(20 * np.eye(2) @ shear, 20 * turn @ shear, (sigma, sigma))
+        assert found is not None
+        assert found.angle_deg == pytest.approx(least, abs=0.02)
+        assert found.area_ratio == pytest.approx(1)
+    assert found.sigma_deg == pytest.approx(np.degrees(0.0001), rel=0.02)
+    assert turned(20 * np.eye(2), 29 * np.eye(2), (sigma, sigma)) is None

@@ -27,6 +27,7 @@ from oddlattice.storage.products import COLUMN_KEY
 from oddlattice.storage.windows import Windows, every
 from support.raw_files import SETTINGS
 from support.settings import default
+from support.stages import TABLES
 
 ROOT = Path(__file__).parents[2]
 CONFIG = load_yaml(ROOT / "config.yaml")
@@ -132,15 +133,20 @@ def analysed(folder: Path, name: str, method: str) -> dict[str, object]:
     out.mkdir()
     settings = default(InferSettings, method=method, device="cpu")
     infer_differences.main(str(folder / "tiles.zarr"), [str(MODEL)], str(out / "differences.zarr"), settings, 2)
-    tables = [str(out / f"{table}.parquet") for table in ("defects", "images", "columns", "completeness")]
+    tables = {table: str(out / f"{table}.parquet") for table in TABLES}
     stores = [str(folder / "images.zarr"), str(folder / "tiles.zarr"), str(out / "differences.zarr")]
-    find_defects.main(*stores, *tables, str(out / "maps.zarr"), DefectSettings.of(CONFIG["defects"]))
+    find_defects.main(*stores, tables, str(out / "maps.zarr"), DefectSettings.of(CONFIG["defects"]))
     assert not list(out.rglob(".z-*"))
-    (row,) = pl.read_parquet(tables[1]).to_dicts()
+    (row,) = pl.read_parquet(tables["images"]).to_dicts()
     assert row["state"] == "analysed", row["reason"]
     maps = zarr.open_group(out / "maps.zarr", mode="r")
     found = {key: maps[f"f/{key}/0"][:] for key in ("difference", "z")}
-    return {"row": row, "defects": pl.read_parquet(tables[0]), "columns": pl.read_parquet(tables[2]), **found}
+    return {
+        "row": row,
+        "defects": pl.read_parquet(tables["defects"]),
+        "columns": pl.read_parquet(tables["columns"]),
+        **found,
+    }
 
 
 @pytest.mark.parametrize("method", ["vae", "template"])

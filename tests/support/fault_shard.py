@@ -50,8 +50,9 @@ class Shard:
 
     def find(self, watch: Watch | None = None) -> None:
         found = (self.images, self.tiles, self.differences)
-        made = (self.defects, self.table, self.columns, self.completeness, self.maps)
-        find_defects.main(*found, *made, DefectSettings.of(CONFIG["defects"]), watch)
+        made = {"defects": self.defects, "images": self.table, "columns": self.columns}
+        made |= {"completeness": self.completeness, "grains": self.grains, "boundaries": self.boundaries}
+        find_defects.main(*found, made, self.maps, DefectSettings.of(CONFIG["defects"]), watch)
 
     def measure(self, watch: Watch | None = None) -> None:
         stores, tables = (self.images, self.tiles, self.differences), (self.defects, self.table, self.columns)

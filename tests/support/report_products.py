@@ -383,11 +383,13 @@ class Shard:
         """The tables of all shards, as gather_defects leaves them, by name."""
         made = self.write()
         folder.mkdir(parents=True, exist_ok=True)
-        parts = ("defects", "images", "reviews", "completeness")
+        parts = ("defects", "images", "reviews", "completeness", "grains", "boundaries")
         names = [f"{name}_{end}" for name in parts for end in ("parquet", "csv")]
         out = {name: str(folder / name.replace("_", ".")) for name in [*names, "precision_csv"]}
-        tables = ([str(made.defects)], [str(made.images)], [], [str(made.columns)])
-        gather_defects.main(*tables, str(made.reviews_json), out)
+        none: list[str] = []
+        tables = {"defects": [str(made.defects)], "images": [str(made.images)], "columns": [str(made.columns)]}
+        tables |= {"completeness": none, "grains": none, "boundaries": none}
+        gather_defects.main(tables, str(made.reviews_json), out)
         beside = {name: folder / f"{name}.csv" for name in compare_images.CSV}
         statistics = folder / "statistics.json"
         given = (

@@ -14,6 +14,7 @@ from read_images import main as read_images
 from support.raw_files import shard_of, write_ncem
 from support.settings import default
 
+TABLES = ("defects", "images", "columns", "completeness", "grains", "boundaries")
 MODEL = Path(__file__).parents[2] / "models/srtio3_001"
 LIBRARY = Path(__file__).parents[2] / "crystals/library.json"
 
@@ -36,8 +37,8 @@ def through_the_stages(
     read_images(folder / "shard.tsv", archive, Path(first), default(ReadSettings), folder / "read.log")
     cut_tiles(first, [MODEL / "crystal.yaml"], second, default(TileSettings), 1, infer.misfit_limit, libraries)
     infer_differences(second, [str(MODEL)], third, infer, 1)
-    out = {part: str(folder / f"{part}.parquet") for part in ("defects", "images", "columns", "completeness")}
-    find_defects(first, second, third, *out.values(), str(folder / "4.zarr"), default(DefectSettings))
+    out = {part: str(folder / f"{part}.parquet") for part in TABLES}
+    find_defects(first, second, third, out, str(folder / "4.zarr"), default(DefectSettings))
     number_of = {file_id: int(path[5:8]) for file_id, path in files.items()}
     found = {}
     for part, path in out.items():

@@ -5,9 +5,10 @@ Out: results/4_defects/{shard}.parquet          flagged columns (products.DEFECT
      results/4_defects/{shard}.images.parquet   every image, refused ones too (products.IMAGES)
      results/4_defects/{shard}.columns.parquet  every column tested (products.COLUMNS)
      results/4_defects/{shard}.completeness.parquet  known defects put in, and how many were found (COMPLETENESS)
+     results/4_defects/{shard}.{grains,boundaries}.parquet  grains of every image, and where they meet
      results/4_defects/{shard}.zarr             OME-Zarr 0.5 maps float32 (row, col) of the raw image: difference, z,
                                                 and prediction [counts]; 0 where nothing was analysed
-     results/4_defects/{defects,images,completeness}.{parquet,csv}  the same of all shards; what people said of them
+     results/4_defects/{defects,images,completeness,grains,boundaries}.{parquet,csv}  the same of all shards; what people said of them
      results/4_defects/reviews.{parquet,csv}    every statement of a person (products.REVIEWS), and what became of it
      results/4_defects/precision.csv            how many of the reviewed defects are real (products.PRECISION)
      results/4_defects/{shard}.places.parquet   every column's measured place (products.PLACES)
@@ -27,6 +28,8 @@ rule find_defects:
         images="results/4_defects/{shard}.images.parquet",
         columns="results/4_defects/{shard}.columns.parquet",
         completeness="results/4_defects/{shard}.completeness.parquet",
+        grains="results/4_defects/{shard}.grains.parquet",
+        boundaries="results/4_defects/{shard}.boundaries.parquet",
         maps_zarr=directory("results/4_defects/{shard}.zarr"),
     log:
         "results/logs/find_defects/{shard}.log",
@@ -50,6 +53,8 @@ rule gather_defects:
         images=of_shards("results/4_defects/{shard}.images.parquet"),
         completeness=of_shards("results/4_defects/{shard}.completeness.parquet"),
         columns=of_shards("results/4_defects/{shard}.columns.parquet"),
+        grains=of_shards("results/4_defects/{shard}.grains.parquet"),
+        boundaries=of_shards("results/4_defects/{shard}.boundaries.parquet"),
         reviews_json="results/0_archive/reviews.json",
         modules=modules_of("gather_defects"),
     output:
@@ -62,6 +67,10 @@ rule gather_defects:
         reviews_parquet="results/4_defects/reviews.parquet",
         reviews_csv="results/4_defects/reviews.csv",
         precision_csv="results/4_defects/precision.csv",
+        grains_parquet="results/4_defects/grains.parquet",
+        grains_csv="results/4_defects/grains.csv",
+        boundaries_parquet="results/4_defects/boundaries.parquet",
+        boundaries_csv="results/4_defects/boundaries.csv",
     log:
         "results/logs/gather_defects.log",
     conda:

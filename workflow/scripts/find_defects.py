@@ -13,22 +13,22 @@ from oddlattice.process.supervised import Watch, go_on_watched
 from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.groups import listed_in, new_store
-from oddlattice.storage.products import COLUMNS, COMPLETENESS, DEFECTS, IMAGES, table, write_parquet
+from oddlattice.storage.products import BOUNDARIES, COLUMNS, COMPLETENESS, DEFECTS, GRAINS, IMAGES, table, write_parquet
 
 
 def main(
     images_zarr: str,
     tiles_zarr: str,
     differences_zarr: str,
-    out_defects: str,
-    out_images: str,
-    out_columns: str,
-    out_completeness: str,
+    out: dict[str, str],
     out_maps: str,
     settings: DefectSettings,
     watch: Watch | None = None,
 ) -> None:
-    """List the defects of every image of a shard; refused images keep their row and their reason."""
+    """List the defects of every image of a shard; refused images keep their row and their reason.
+
+    `out` has paths of the tables ``defects``, ``images``, ``columns``, ``completeness``, ``grains``, ``boundaries``.
+    """
     images = zarr.open_group(images_zarr, mode="r")
     watch, found = watch or Watch(), list[Analysis]()
     with whole_directory(out_maps) as part:
@@ -49,10 +49,12 @@ def main(
                 f"{row['image_id']}: {found[-1].image['state']}, "
                 f"{len(found[-1].defects)} defects of {len(found[-1].columns)} columns"
             )
-    write_parquet(table([one.image for one in found], IMAGES), out_images)
-    write_parquet(pl.concat([table([], COLUMNS), *(one.columns for one in found)]), out_columns)
-    write_parquet(table([row for one in found for row in one.trials], COMPLETENESS), out_completeness)
-    write_parquet(table([row for one in found for row in one.defects], DEFECTS), out_defects)
+    write_parquet(table([one.image for one in found], IMAGES), out["images"])
+    write_parquet(pl.concat([table([], COLUMNS), *(one.columns for one in found)]), out["columns"])
+    write_parquet(table([row for one in found for row in one.trials], COMPLETENESS), out["completeness"])
+    write_parquet(table([row for one in found for row in one.defects], DEFECTS), out["defects"])
+    write_parquet(table([row for one in found for row in one.grains], GRAINS), out["grains"])
+    write_parquet(table([row for one in found for row in one.boundaries], BOUNDARIES), out["boundaries"])
 
 
 if "snakemake" in globals():
@@ -63,10 +65,7 @@ if "snakemake" in globals():
         snakemake.input.images_zarr,
         snakemake.input.tiles_zarr,
         snakemake.input.differences_zarr,
-        snakemake.output.defects,
-        snakemake.output.images,
-        snakemake.output.columns,
-        snakemake.output.completeness,
+        {name: str(path) for name, path in snakemake.output.items() if name != "maps_zarr"},
         snakemake.output.maps_zarr,
         DefectSettings.of(snakemake.params.settings),
         go_on_watched(),

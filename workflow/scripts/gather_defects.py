@@ -12,8 +12,10 @@ from oddlattice.process.logs import log_to
 from oddlattice.statistics.copies import with_copies
 from oddlattice.statistics.reviews import lay_on, precision
 from oddlattice.storage.products import (
+    BOUNDARIES,
     COMPLETENESS,
     DEFECTS,
+    GRAINS,
     IMAGES,
     PRECISION,
     VERSION,
@@ -23,6 +25,8 @@ from oddlattice.storage.products import (
     write_csv,
     write_parquet,
 )
+
+TABLES = ("defects", "images", "completeness", "columns", "grains", "boundaries")
 
 
 def gathered(paths: list[str], schema: Schema, by: list[str]) -> pl.DataFrame:
@@ -37,36 +41,31 @@ def places_of(paths: list[str], image_id: str) -> npt.NDArray[np.float64]:
     return found.to_numpy().astype(np.float64)
 
 
-def main(
-    defects: list[str],
-    images: list[str],
-    completeness: list[str],
-    columns: list[str],
-    reviews_json: str,
-    out: dict[str, str],
-) -> None:
+def main(tables: dict[str, list[str]], reviews_json: str, out: dict[str, str]) -> None:
     """Write the tables and statements of all shards, each as Parquet and as CSV, and the precision reviews show.
 
     Parameters
     ----------
-    defects, images, completeness, columns : list of path
-        Tables of the shards.
+    tables : dict of str to list of path
+        ``defects``, ``images``, ``completeness``, ``columns``, ``grains`` and ``boundaries`` of the shards.
     reviews_json : path
         What people said, see `oddlattice.archive.review_files`.
     out : dict of str to path
-        ``{defects,images,reviews,completeness}_{parquet,csv}`` and ``precision_csv``.
+        ``{defects,images,reviews,completeness,grains,boundaries}_{parquet,csv}`` and ``precision_csv``.
     """
     said = json.loads(Path(reviews_json).read_text(encoding="ascii"))["statements"]
     found = lay_on(
-        gathered(defects, DEFECTS, ["image_id", "p_value", "row_px", "col_px"]),
-        with_copies(gathered(images, IMAGES, ["path", "image_id"])),
-        lambda image_id: places_of(columns, image_id),
+        gathered(tables["defects"], DEFECTS, ["image_id", "p_value", "row_px", "col_px"]),
+        with_copies(gathered(tables["images"], IMAGES, ["path", "image_id"])),
+        lambda image_id: places_of(tables["columns"], image_id),
         said,
     )
     print(f"{len(found.images)} images, {len(found.defects)} defects, {len(found.statements)} statements in reviews")
-    trials = gathered(completeness, COMPLETENESS, ["image_id", "site", "kind", "change", "shift_pm", "name"])
-    tables = {"defects": found.defects, "images": found.images, "reviews": found.statements, "completeness": trials}
-    for name, frame in tables.items():
+    trials = gathered(tables["completeness"], COMPLETENESS, ["image_id", "site", "kind", "change", "shift_pm", "name"])
+    whole = {"defects": found.defects, "images": found.images, "reviews": found.statements, "completeness": trials}
+    whole["grains"] = gathered(tables["grains"], GRAINS, ["image_id", "grain"])
+    whole["boundaries"] = gathered(tables["boundaries"], BOUNDARIES, ["image_id", "boundary"])
+    for name, frame in whole.items():
         write_parquet(frame, out[f"{name}_parquet"])
         write_csv(frame, out[f"{name}_csv"])
     rows = precision(found.defects)
@@ -80,10 +79,7 @@ if "snakemake" in globals():
     snakemake: Any = globals()["snakemake"]
     log_to(snakemake.log[0])
     main(
-        list(snakemake.input.defects),
-        list(snakemake.input.images),
-        list(snakemake.input.completeness),
-        list(snakemake.input.columns),
+        {name: [str(p) for p in paths] for name, paths in snakemake.input.items() if name in TABLES},
         snakemake.input.reviews_json,
         {name: str(path) for name, path in snakemake.output.items()},
     )

@@ -12,6 +12,7 @@ import polars as pl
 import zarr
 
 from oddlattice.defects.find import judge_by_parts, list_together
+from oddlattice.defects.grain_tables import boundary_rows, grain_row, in_labels
 from oddlattice.defects.image_quality import quality_of
 from oddlattice.defects.populations import with_population
 from oddlattice.defects.raw_maps import InCounts, Laid, write_maps
@@ -31,7 +32,7 @@ from oddlattice.lattice.pixel_size import PixelNm, header_nm
 from oddlattice.numerics.arrays import Float
 from oddlattice.process.sandbox import Fault
 from oddlattice.run.stage_settings import DefectSettings
-from oddlattice.storage.groups import array_of, grain_of, grains_in, group_of, said_of, values_of
+from oddlattice.storage.groups import GRAIN_MAP, array_of, grain_of, grains_in, group_of, said_of, values_of
 from oddlattice.storage.products import COLUMNS, table
 from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import Windows
@@ -56,11 +57,13 @@ class Stores:
 
 @dataclass
 class Analysis:
-    """What is known of one image: a row of products.IMAGES, and rows of DEFECTS, COMPLETENESS and COLUMNS."""
+    """What is known of one image: a row of products.IMAGES, and rows of the other tables."""
 
     image: Row
     defects: list[Row] = field(default_factory=list)
     trials: list[Row] = field(default_factory=list)
+    grains: list[Row] = field(default_factory=list)
+    boundaries: list[Row] = field(default_factory=list)
     columns: pl.DataFrame = field(default_factory=lambda: table([], COLUMNS))
 
 
@@ -138,7 +141,6 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
     doubt = [f"{UNVERIFIED}: {spectrum.objection}"] if spectrum.objection else []
     warnings = [*source.get("warnings", []), *_warnings(grains, whole, len(numbers)), *without, *doubt]
     found["reason"] = "; ".join(warning.rstrip(".") for warning in warnings)
-    group.update_attributes({"oddlattice": {"image_id": name, "completeness": whole.losses, "trials": whole.trials}})
     made = Analysis(found, trials=[{"image_id": name} | trial for trial in whole.trials])
     columns = [table([], COLUMNS)]
     for k, tally in tallies.items():
@@ -148,8 +150,42 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
         columns += [some.with_columns(u, v) for some in tally.columns]
     made.columns = with_population(pl.concat(columns)).select(list(COLUMNS))
     made.defects = of_population(made.defects, made.columns)
+    made.grains, made.boundaries = _grain_tables(name, stores, grains, tallies, settings, source)
     made = unverified(made) if doubt else made
-    return made if first["pixel_nm"] is not None else emptied(made, LENGTH)
+    made = made if first["pixel_nm"] is not None else emptied(made, LENGTH)
+    said: Row = {"image_id": name, "completeness": whole.losses, "trials": whole.trials}
+    if len(numbers) > 1:
+        said |= {"grains": made.grains, "boundaries": made.boundaries}
+    group.update_attributes({"oddlattice": said})
+    return made
+
+
+def _grain_tables(
+    name: str,
+    stores: Stores,
+    grains: dict[int, Grain],
+    tallies: dict[int, Tally],
+    settings: DefectSettings,
+    source: Row,
+) -> tuple[list[Row], list[Row]]:
+    """Rows of products.GRAINS and products.BOUNDARIES of an image."""
+    numbers, image = grains_in(stores.tiles, name), group_of(stores.tiles, name)
+    labels = values_of(image, GRAIN_MAP) if GRAIN_MAP in image else None
+    rows = []
+    for k in numbers:
+        lattice = said_of(grain_of(stores.tiles, name, k))
+        figures = {}
+        if k in grains:
+            figures = _figures({k: grains[k]}, {k: tallies[k]}, tallies[k], settings) | lattice_figures(source, lattice)
+        row = grain_row(name, k, lattice, said_of(grain_of(stores.differences, name, k)), figures)
+        if labels is not None:
+            in_cell = len(grains[k].model["columns"]) if k in grains else 0
+            cell_px2 = abs(float(np.linalg.det(grains[k].image.vectors_px))) if k in grains else 1.0
+            row = in_labels(row, labels, in_cell / cell_px2)
+        rows.append(row)
+    if labels is None:
+        return rows, []
+    return rows, boundary_rows(name, labels, {k: grain.lattice for k, grain in grains.items()}, header_nm(source))
 
 
 def _figures(grains: dict[int, Grain], tallies: dict[int, Tally], whole: Tally, settings: DefectSettings) -> Row:
@@ -196,14 +232,16 @@ def emptied(made: Analysis, names: re.Pattern[str]) -> Analysis:
     columns = made.columns.with_columns(
         pl.lit(None, made.columns.schema[key]).alias(key) for key in made.columns.columns if names.search(key)
     )
-    trials = [told(t) for t in made.trials] if names is LENGTH else made.trials
-    return Analysis(told(made.image), [told(d) for d in made.defects], trials, columns)
+    tables = ("defects", "grains", "boundaries", *(("trials",) if names is LENGTH else ()))
+    rows = {key: [told(row) for row in getattr(made, key)] for key in tables}
+    return replace(made, image=told(made.image), columns=columns, **rows)
 
 
 def unverified(made: Analysis) -> Analysis:
     """The same of an image whose noise is not that of counting; without an area it is in no density."""
     without = emptied(made, CHANCE)
-    return replace(without, image=without.image | {"area_nm2": None})
+    grains = [row | {"area_nm2": None} for row in without.grains]
+    return replace(without, image=without.image | {"area_nm2": None}, grains=grains)
 
 
 def refused(row: Row, fault: Fault | None) -> Analysis:

@@ -13,7 +13,7 @@ import polars as pl
 import yaml
 
 from oddlattice.defects.kinds import KINDS
-from oddlattice.report import exports, image_facts, pictures, plots
+from oddlattice.report import exports, grains, image_facts, pictures, plots
 from oddlattice.report import numbers as n
 from oddlattice.report.advice import advice
 from oddlattice.report.cell_pictures import write_cells, write_crops
@@ -97,6 +97,8 @@ def page_numbers(image: Image, statistics: Row, display: Display, histograms: Ro
         "ruler": {"pixel_nm": pixel_nm, "from": ruler},
         "kinds": dict(Counter(str(kind or "unknown") for kind in image.defects["kind"]).most_common()),
         "sites": display.cells["sites"] if display.cells else [],
+        "grains": image.grains,
+        "boundaries": image.boundaries,
         "completeness": image.losses,
         "trials": image.trials,
         "histograms": histograms,
@@ -153,6 +155,8 @@ def _results(image: Image, numbers: Row) -> Row:
         "trial_rows": image_facts.trial_table(image.trials),
         "trial_note": image_facts.trial_note(image.trials) if image.trials else "",
         "statistics": image_view(numbers["statistics"], shape, numbers["ruler"]["pixel_nm"]),
+        "grains": grains.grain_lines(image),
+        "boundaries": grains.boundary_lines(image),
         "lattice": image_facts.lattice_table(image),
         "edges": image_facts.edge_table(image),
         "quality": image_facts.quality_table(image),

@@ -11,7 +11,7 @@ import zarr
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.statistics.reviews import Reviewed
 from oddlattice.storage import blocks
-from oddlattice.storage.groups import array_if_any, grain_if_any, group_if_any, said_if_any
+from oddlattice.storage.groups import array_if_any, grain_if_any, grain_of, grains_in, group_if_any, said_if_any
 from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import Windows, bands
 
@@ -34,7 +34,7 @@ class Image:
     tiles, prediction : ndarray or Windows of shape (U*20, V*20), or None
         In the lattice frame.
     mask : ndarray of shape (U, V), bool, or None
-        Cells analysed.
+        Cells analysed; like the lattice, of the first grain.
     coordinates : Coordinates or None
         Where the cells lie in the image.
     maps : dict of str to ndarray or Windows of shape (rows, cols)
@@ -43,6 +43,10 @@ class Image:
         For each site: part of the trial columns found again, by the loss of intensity put in.
     trials : list of dict
         Known defects put in, and how many were found (products.COMPLETENESS).
+    grains, boundaries : list of dict
+        Rows of these tables, of an image of several grains.
+    analysed : list of tuple of ndarray
+        Cells analysed (U, V) of each grain, and their corners (2, U + 1, V + 1) [px].
     defects, columns : polars.DataFrame
         Its rows of these tables; of the defects with what people said.
     said : polars.DataFrame
@@ -63,6 +67,9 @@ class Image:
     maps: dict[str, Any]
     losses: dict[str, list[Row]]
     trials: list[Row]
+    grains: list[Row]
+    boundaries: list[Row]
+    analysed: list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.floating]]]
     defects: pl.DataFrame
     columns: pl.DataFrame
     said: pl.DataFrame
@@ -80,6 +87,14 @@ def _frame(group: zarr.Group | None, name: str, most_bytes: int = 0) -> Any:
 def _values(group: zarr.Group | None, name: str) -> Any:
     found = array_if_any(group, name)
     return None if found is None else blocks.read(found)
+
+
+def _analysed(tiles: zarr.Group | None, name: str) -> list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.floating]]]:
+    """Cells analysed of each grain of an image, and their corners."""
+    if tiles is None or name not in tiles:
+        return []
+    groups = [grain_of(tiles, name, grain) for grain in grains_in(tiles, name)]
+    return [(_values(one, "mask") > 0, _values(one, "nodes_px")) for one in groups if "mask" in one]
 
 
 def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns: pl.DataFrame) -> Image:
@@ -102,7 +117,7 @@ def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns
         values = _frame(group_if_any(group["maps"], key), "0")
         if values is not None and any(np.isfinite(band).any() for band in bands(values)):
             maps[key] = values
-    mask = _values(group["tiles"], "mask")
+    mask, said = _values(group["tiles"], "mask"), said_if_any(group["maps"])
     return Image(
         row=row,
         raw=raw,
@@ -114,8 +129,11 @@ def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns
         mask=None if mask is None else mask > 0,
         coordinates=None if mask is None or group["tiles"] is None else Coordinates.of(group["tiles"]),
         maps=maps,
-        losses=said_if_any(group["maps"]).get("completeness") or {},
-        trials=said_if_any(group["maps"]).get("trials") or [],
+        losses=said.get("completeness") or {},
+        trials=said.get("trials") or [],
+        grains=said.get("grains") or [],
+        boundaries=said.get("boundaries") or [],
+        analysed=_analysed(stores.get("tiles"), name),
         defects=found.defects.filter(mine),
         columns=columns.filter(pl.col("image_id") == name),
         said=found.statements.filter(pl.col("image_id") == name),

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oddlattice.defects.kinds import KINDS, kind_of
-from oddlattice.report import image_facts, outlines, pictures
+from oddlattice.report import grains, image_facts, outlines, pictures
 from oddlattice.report import numbers as n
 from oddlattice.report.image_facts import pixel_size_nm
 from oddlattice.report.images import Image
@@ -46,14 +46,15 @@ def viewer_data(image: Image, raw: Row, prediction: Row | None, maps: dict[str, 
         "colours": pictures.DIVERGING.tolist(),
         "kinds": {name: {"colour": kind.colour, "path": kind.path} for name, kind in KINDS.items()},
         "outlines": None,
+        "grains": grains.shown_grains(image),
         "nodes": None,
         "crops": crops,
         "defects": defect_columns(image),
         "columns": column_values(image),
         "said": said_of_image(image),
     }
-    if image.coordinates is not None and image.mask is not None:
-        loops = outlines.outlines(image.mask, image.coordinates.nodes_px)
+    if image.analysed:
+        loops = [loop for mask, nodes_px in image.analysed for loop in outlines.outlines(mask, nodes_px)]
         data["outlines"] = [[int(round(10 * x)) for point in loop for x in point] for loop in loops]
     if image.coordinates is not None:
         u, v, places = outlines.coarse_nodes(image.coordinates.nodes_px)
@@ -73,6 +74,7 @@ def layers_of(image: Image, maps: dict[str, Row], prediction: Row | None) -> lis
         ("z", "z map", "Z", False, 100, "z" in maps),
         ("cells", "Lattice", "L", False, 80, lattice),
         ("mask", "Mask", "K", analysed, 80, lattice and image.mask is not None),
+        ("grains", "Grains", "H", True, 80, bool(image.grains)),
         ("marks", "Defects", "M", True, 100, image.defects.height > 0),
     ]
     keys = ("key", "label", "hot", "on", "fade")

@@ -205,6 +205,55 @@ DEFECTS: Schema = {
     "excluded": pl.Boolean,  # in a region or an image that a person excluded
 }
 
+#: results/4_defects/grains.parquet: one row per grain of every image with a lattice.
+GRAINS: Schema = {
+    "image_id": pl.String,
+    "grain": pl.Int64,  # 1, 2, ... within the image: the analysed ones first, the largest of them 1
+    "state": pl.String,  # as of an image
+    "reason": pl.String,
+    "model": pl.String,
+    "crystal": pl.String,
+    "pixel_nm": pl.Float64,
+    "a_px": pl.Float64,
+    "b_px": pl.Float64,
+    "a_nm": pl.Float64,  # by `pixel_nm`
+    "b_nm": pl.Float64,
+    "a_relative_sigma": pl.Float64,  # standard errors over lengths
+    "b_relative_sigma": pl.Float64,
+    "gamma_deg": pl.Float64,
+    "rotation_deg": pl.Float64,  # of a, from +row towards +col
+    "rotation_sigma_deg": pl.Float64,
+    "share_of_image": pl.Float64,  # null in an image of one grain, as the outline
+    "outline_px": pl.String,  # JSON: closed lines, lists of [row, col]
+    "cells_analysed": pl.Int64,
+    "cells_masked": pl.Int64,
+    "columns_tested": pl.Int64,
+    "columns_not_tested": pl.Int64,  # of so many as its area holds: at the seam, at the image's edge, masked
+    "defects": pl.Int64,
+    "area_nm2": pl.Float64,
+    "density_per_nm2": pl.Float64,
+    "density_ci_low": pl.Float64,
+    "density_ci_high": pl.Float64,
+    "completeness_vacancy": pl.Float64,
+    "completeness_vacancy_ci_low": pl.Float64,
+    "completeness_vacancy_ci_high": pl.Float64,
+}
+
+#: results/4_defects/boundaries.parquet: where two grains meet.
+BOUNDARIES: Schema = {
+    "image_id": pl.String,
+    "boundary": pl.Int64,  # 1, 2, ... within the image
+    "grain_1": pl.Int64,
+    "grain_2": pl.Int64,
+    "sort": pl.String,  # grain | low-angle (below 15 degrees) | phase (two crystals)
+    "length_px": pl.Float64,
+    "length_nm": pl.Float64,
+    "misorientation_deg": pl.Float64,  # least rotation of one lattice onto the other; null where no cells are alike
+    "misorientation_sigma_deg": pl.Float64,
+    "misfit": pl.Float64,  # of the second's lattice constant against the first's
+    "path_px": pl.String,  # JSON: lists of [row, col]
+}
+
 #: results/4_defects/reviews.parquet: every statement of a person, and what became of it.
 REVIEWS: Schema = {
     "image_id": pl.String,

@@ -389,7 +389,7 @@
     a: () => press('[data-verdict="confirmed"]'), x: () => press('[data-verdict="rejected"]'), o: () => byId("other-kind") && byId("other-kind").focus(),
     t: () => byId("defect-note") && byId("defect-note").focus(), e: () => draw(!viewer.drawing),
     i: alone, b: () => flip("prediction"), d: () => flip("difference"), z: () => flip("z"),
-    r: () => flip("raw"), m: () => flip("marks"), l: () => flip("cells"), k: () => flip("mask"),
+    r: () => flip("raw"), m: () => flip("marks"), l: () => flip("cells"), k: () => flip("mask"), h: () => flip("grains"),
     "+": () => viewer.zoom(1.5), "=": () => viewer.zoom(1.5), "-": () => viewer.zoom(1 / 1.5), 0: () => viewer.whole(), 1: () => viewer.native(),
   };
   const inViewer = {

@@ -165,8 +165,8 @@ class Viewer {
     this.data = data;
     this.marks = marks; // {index, row, col, kind, radius, arrow_row, arrow_col, shown, verdict}
     this.here = -1;
-    this.show = { raw: true, prediction: false, difference: false, z: false, cells: false, mask: false, marks: true };
-    this.fade = { raw: 1, prediction: 1, difference: 1, z: 1, cells: 0.8, mask: 0.8, marks: 1 };
+    this.show = { raw: true, prediction: false, difference: false, z: false, cells: false, mask: false, grains: false, marks: true };
+    this.fade = { raw: 1, prediction: 1, difference: 1, z: 1, cells: 0.8, mask: 0.8, grains: 0.8, marks: 1 };
     this.regions = []; // lists of [row, col], excluded by people
     this.lasso = null; // corners while a region is drawn
     this.drawing = false;
@@ -347,7 +347,7 @@ class Viewer {
     }
     context.setTransform(this.dpr, 0, 0, this.dpr, 0, 0);
     const near = box.map((edge) => edge / this.dpr);
-    for (const [key, paint] of [["mask", "paintMask"], ["cells", "paintCells"]]) {
+    for (const [key, paint] of [["mask", "paintMask"], ["grains", "paintGrains"], ["cells", "paintCells"]]) {
       context.globalAlpha = fade[key];
       if (show[key]) this[paint](context, near);
     }
@@ -397,6 +397,35 @@ class Viewer {
     context.strokeStyle = "rgb(225 232 240 / 0.9)";
     context.lineWidth = 1;
     context.stroke(inside);
+  }
+
+  paintGrains(context) {
+    const whole = new Path2D();
+    whole.rect(...this.corner, this.data.cols * this.scale, this.data.rows * this.scale);
+    context.save();
+    context.clip(whole);
+    for (const { grain, colour, loops } of this.data.grains) {
+      const path = new Path2D();
+      let row = 0, col = 0, n = 0;
+      for (const loop of loops) {
+        const corners = [];
+        for (let k = 0; k < loop.length; k += 2) { corners.push([loop[k] / 10, loop[k + 1] / 10]); row += loop[k] / 10; col += loop[k + 1] / 10; n++; }
+        this.loop(path, corners);
+      }
+      context.fillStyle = `${colour}2e`;
+      context.fill(path, "evenodd");
+      context.strokeStyle = colour;
+      context.lineWidth = 2;
+      context.stroke(path);
+      const [x, y] = this.at(row / n, col / n);
+      context.font = "600 15px sans-serif";
+      context.lineWidth = 3;
+      context.strokeStyle = "rgb(10 12 15 / 0.85)";
+      context.strokeText(grain, x, y);
+      context.fillStyle = colour;
+      context.fillText(grain, x, y);
+    }
+    context.restore();
   }
 
   paintRegions(context) {
