@@ -162,9 +162,9 @@ def site_places(image: Image) -> list[Row]:
     """Name of each tested site and its mean place in the cell, as fractions of a and b."""
     if image.coordinates is None or not image.columns.height:
         return []
-    found = []
-    for site in sorted(set(image.columns["site"].drop_nulls())):
-        rows = image.columns.filter(pl.col("site") == site)
+    found, columns = [], image.columns.filter(pl.col("grain") == FIRST_GRAIN)
+    for site in sorted(set(columns["site"].drop_nulls())):
+        rows = columns.filter(pl.col("site") == site)
         uv = image.coordinates.uv(rows.select("row_px", "col_px").to_numpy().astype(np.float64))
         turn = np.exp(2j * np.pi * uv).mean(axis=0)
         place = np.angle(turn) / (2 * np.pi)
