@@ -40,6 +40,7 @@ from oddlattice.storage.windows import Windows
 
 SAME_PERIOD = 0.05  # periods whose logarithms differ by less are one
 AT_ONCE_PX = 1 << 25  # an image of more pixels is read strip by strip
+BLANK = "of the image is blank"
 LARGEST_OF_GRAINS_PX = 1 << 24  # of a larger image one lattice alone is taken
 LABEL_CHUNK_PX = 1024
 DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
@@ -136,7 +137,7 @@ def steps_and_blanks(found: Registration) -> list[str]:
     blank = float((found.depth_px[in_image] == 0).mean()) if in_image.any() else 0.0
     if blank > 0:
         sentences.append(
-            f"about {max(100 * blank, 0.1):.2g} % of the image is blank (borders, lines, saturation): masked"
+            f"about {max(100 * blank, 0.1):.2g} % {BLANK} (borders, lines, saturation): masked"
         )
     return sentences
 
@@ -288,7 +289,15 @@ def _each_grain(image: Any, grains: Grains, how: How) -> dict[int, Laid]:
         for number, one in found.items():
             if one.found is not None and one.attributes["pixel_nm"] is None:
                 found[number] = laid(alone_px[number], how, grains.lattices[number - 1])
-    return {k: one if one.found is None else replace(one, found=cropped(one.found)) for k, one in found.items()}
+    return {k: _as_grain(one) for k, one in found.items()}
+
+
+def _as_grain(one: Laid) -> Laid:
+    """A grain without the cells far from it; that the rest of the image was blank to it is not worth a word."""
+    if one.found is None:
+        return one
+    told = [line for line in one.attributes["warnings"] if BLANK not in line]
+    return Laid(one.attributes | {"warnings": told}, cropped(one.found))
 
 
 def _write_grains(image: Any, each: dict[int, Laid], labels: Labels, group: zarr.Group) -> dict[str, Any]:

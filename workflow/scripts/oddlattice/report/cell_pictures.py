@@ -13,8 +13,9 @@ from oddlattice.numerics.arrays import Array
 from oddlattice.report import numbers as n
 from oddlattice.report import pictures
 from oddlattice.report.image_facts import pixel_size_nm
-from oddlattice.report.images import Image
+from oddlattice.report.images import GrainFrame, Image
 from oddlattice.report.layers import MAP_PERCENTILES, map_limit
+from oddlattice.storage.groups import FIRST_GRAIN
 from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import every
 
@@ -29,31 +30,28 @@ def write_crops(image: Image, folder: Path) -> Row | None:
 
     A crop lies as the image does and has its shape: cells are as long and as oblique as they are.
     """
-    if image.tiles is None or image.prediction is None or image.coordinates is None:
+    frames = {grain: one for grain, one in image.frames.items() if one.prediction is not None}
+    if not frames or not image.defects.height:
         return None
-    if image.mask is None or not image.defects.height:
-        return None
-    uv = image.coordinates.uv(image.defects.select("row_px", "col_px").to_numpy())
-    view = View.of(image.coordinates.affine[1:], px_of(image.tiles, image.mask), CROP_PX)
-    inside = Spread(image.mask, image.tiles.shape)
-    step = pictures.sample_step(image.tiles.shape)
-    some = inside.every(step)
-    seen, predicted = (every(frame, step)[some] for frame in (image.tiles, image.prediction))
-    low, high = pictures.range_of(seen, 0.5, 99.5)
-    limit = map_limit(pictures.range_of(seen - predicted, *MAP_PERCENTILES), 0.2)
-    for start in range(0, len(uv), CROPS_PER_SHEET):
-        seen, predicted = (
-            np.stack([pictures.sampled(frame, view.at(place)) for place in uv[start : start + CROPS_PER_SHEET]])
-            for frame in (image.tiles, image.prediction)
-        )
-        sheet = pictures.sheet(np.stack([seen, predicted, seen - predicted], axis=1), low, high, limit)
+    first = next(iter(frames.values()))
+    view = View.of(first.coordinates.affine[1:], px_of(first.tiles, first.mask), CROP_PX)
+    views = {
+        grain: View.of(one.coordinates.affine[1:], px_of(one.tiles, one.mask), CROP_PX, side_px=view.side_px)
+        for grain, one in frames.items()
+    }
+    low, high, limit = _ranges(list(frames.values()))
+    grains, places = image.defects["grain"].to_list(), image.defects.select("row_px", "col_px").to_numpy()
+    rows = list(zip(grains, places, strict=True))
+    for start in range(0, len(rows), CROPS_PER_SHEET):
+        crops = np.stack([_crop(frames[g], views[g], at) for g, at in rows[start : start + CROPS_PER_SHEET]])
+        sheet = pictures.sheet(crops, low, high, limit)
         pictures.save_lossy(sheet, folder / f"crops_{start // CROPS_PER_SHEET}.jpg", 88)
     pixel_nm, _ = pixel_size_nm(image)
     size = f"{n.significant(view.side_px * pixel_nm[1], 2)} nm" if pixel_nm else f"{n.significant(view.side_px, 2)} px"
     return {
         "src": f"{folder.name}/crops_",
         "per_sheet": CROPS_PER_SHEET,
-        "number": len(uv),
+        "number": len(rows),
         "side": CROP_PX,
         "side_px": view.side_px,
         "low": low,
@@ -62,6 +60,26 @@ def write_crops(image: Image, folder: Path) -> Row | None:
         "scale_text": f"{size} wide; gray {n.fixed(low, 2)} to {n.fixed(high, 2)} and colour "
         f"{n.MINUS}{n.significant(limit, 2)} to +{n.significant(limit, 2)} of the local mean",
     }
+
+
+def _ranges(frames: list[GrainFrame]) -> tuple[float, float, float]:
+    """Values shown black and white, and half the range of the difference."""
+    seen, predicted = [], []
+    for one in frames:
+        step = pictures.sample_step(one.tiles.shape)
+        some = Spread(one.mask, one.tiles.shape).every(step)
+        seen.append(every(one.tiles, step)[some])
+        predicted.append(every(one.prediction, step)[some])
+    values = np.concatenate(seen)
+    low, high = pictures.range_of(values, 0.5, 99.5)
+    return low, high, map_limit(pictures.range_of(values - np.concatenate(predicted), *MAP_PERCENTILES), 0.2)
+
+
+def _crop(frame: GrainFrame, view: "View", place_px: Array) -> Array:
+    """Input, prediction and difference about a place of the image (row, col); shape (3, side, side)."""
+    at = view.at(frame.coordinates.uv(place_px))
+    seen, predicted = (pictures.sampled(values, at) for values in (frame.tiles, frame.prediction))
+    return np.stack([seen, predicted, seen - predicted])
 
 
 @dataclass(frozen=True)
@@ -82,13 +100,23 @@ class View:
     offsets_uv: Array
 
     @classmethod
-    def of(cls, vectors_px: Array, px_per_cell: tuple[int, int], side: int, cells: float | None = None) -> Self:
+    def of(
+        cls,
+        vectors_px: Array,
+        px_per_cell: tuple[int, int],
+        side: int,
+        cells: float | None = None,
+        side_px: float | None = None,
+    ) -> Self:
         """A window of `side` pixels as fine as the lattice frame's, or wide enough for so many square cells.
+
+        `side_px` gives its width in the image, where it is known.
 
         `vectors_px` are a and b as rows, (row, col).
         """
         edge_px = float(np.sqrt(abs(np.linalg.det(vectors_px))))
         wide = cells * edge_px if cells else side * edge_px / float(np.sqrt(np.prod(px_per_cell)))
+        wide = side_px or wide
         offset = (np.arange(side) - (side - 1) / 2) * wide / side
         places = np.stack(np.meshgrid(offset, offset, indexing="ij"), -1)
         return cls(wide, px_per_cell, places @ np.linalg.inv(vectors_px))

@@ -20,6 +20,16 @@ CROP_BYTES = 96 << 20  # of the unpacked chunks that are kept of each array that
 
 
 @dataclass(frozen=True)
+class GrainFrame:
+    """A grain in its lattice frame: tiles and prediction (R, C), analysed cells (U, V), and where they lie."""
+
+    tiles: Any
+    prediction: Any
+    mask: npt.NDArray[np.bool_]
+    coordinates: Coordinates
+
+
+@dataclass(frozen=True)
 class Image:
     """One image and what the stages found out about it.
 
@@ -45,8 +55,8 @@ class Image:
         Known defects put in, and how many were found (products.COMPLETENESS).
     grains, boundaries : list of dict
         Rows of these tables, of an image of several grains.
-    analysed : list of tuple of ndarray
-        Cells analysed (U, V) of each grain, and their corners (2, U + 1, V + 1) [px].
+    frames : dict of int to GrainFrame
+        What the stages left of each grain in its lattice frame.
     defects, columns : polars.DataFrame
         Its rows of these tables; of the defects with what people said.
     said : polars.DataFrame
@@ -69,7 +79,7 @@ class Image:
     trials: list[Row]
     grains: list[Row]
     boundaries: list[Row]
-    analysed: list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.floating]]]
+    frames: dict[int, GrainFrame]
     defects: pl.DataFrame
     columns: pl.DataFrame
     said: pl.DataFrame
@@ -89,12 +99,18 @@ def _values(group: zarr.Group | None, name: str) -> Any:
     return None if found is None else blocks.read(found)
 
 
-def _analysed(tiles: zarr.Group | None, name: str) -> list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.floating]]]:
-    """Cells analysed of each grain of an image, and their corners."""
+def _frames(stores: dict[str, zarr.Group], name: str) -> dict[int, GrainFrame]:
+    tiles, differences, found = stores.get("tiles"), stores.get("differences"), dict[int, GrainFrame]()
     if tiles is None or name not in tiles:
-        return []
-    groups = [grain_of(tiles, name, grain) for grain in grains_in(tiles, name)]
-    return [(_values(one, "mask") > 0, _values(one, "nodes_px")) for one in groups if "mask" in one]
+        return found
+    for grain in grains_in(tiles, name):
+        group = grain_of(tiles, name, grain)
+        mask = _values(group, "mask")
+        if mask is not None:
+            prediction = _frame(grain_if_any(differences, name, grain), "prediction", CROP_BYTES)
+            frame = _frame(group, "tiles", CROP_BYTES), prediction, mask > 0, Coordinates.of(group)
+            found[grain] = GrainFrame(*frame)
+    return found
 
 
 def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns: pl.DataFrame) -> Image:
@@ -133,7 +149,7 @@ def load_image(row: Row, stores: dict[str, zarr.Group], found: Reviewed, columns
         trials=said.get("trials") or [],
         grains=said.get("grains") or [],
         boundaries=said.get("boundaries") or [],
-        analysed=_analysed(stores.get("tiles"), name),
+        frames=_frames(stores, name),
         defects=found.defects.filter(mine),
         columns=columns.filter(pl.col("image_id") == name),
         said=found.statements.filter(pl.col("image_id") == name),

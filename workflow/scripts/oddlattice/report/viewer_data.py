@@ -53,8 +53,9 @@ def viewer_data(image: Image, raw: Row, prediction: Row | None, maps: dict[str, 
         "columns": column_values(image),
         "said": said_of_image(image),
     }
-    if image.analysed:
-        loops = [loop for mask, nodes_px in image.analysed for loop in outlines.outlines(mask, nodes_px)]
+    if image.frames:
+        every = image.frames.values()
+        loops = [loop for one in every for loop in outlines.outlines(one.mask, one.coordinates.nodes_px)]
         data["outlines"] = [[int(round(10 * x)) for point in loop for x in point] for loop in loops]
     if image.coordinates is not None:
         u, v, places = outlines.coarse_nodes(image.coordinates.nodes_px)
