@@ -9,7 +9,7 @@ from oddlattice.lattice.fourier import find_lattice
 from oddlattice.lattice.frame import fit_flattener, fit_frame
 from oddlattice.lattice.line_gain import line_gain
 from oddlattice.lattice.register import fit_registration, measure_mean_cell
-from oddlattice.lattice.tile_image import steps_and_blanks
+from oddlattice.lattice.tile_image import steps_of
 from oddlattice.numerics.arrays import Array
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from support.lattice_samples import SRTIO3
@@ -67,9 +67,9 @@ def test_tiles_across_a_step_are_those_without_it(transposed: bool) -> None:
     first, found = (fit_registration(turn(x), [SRTIO3], (PIXEL_NM, PIXEL_NM)) for x in (image, stepped))
     assert found.transposed == first.transposed == transposed and (first.line_gain == 1).all()
     assert found.line_gain[-1] / found.line_gain[0] == pytest.approx(1.08, abs=0.006)
-    (told,) = steps_and_blanks(found)
+    (told,) = steps_of(found)
     assert told.startswith("the current changes by +8.") and f"at {'column' if transposed else 'row'} 150" in told
-    assert steps_and_blanks(first) == []
+    assert steps_of(first) == []
     cells = slice(0, found.mask.shape[0]), slice(0, found.mask.shape[1])
     tiles = [one.record.cut(turn(x), cells) for one, x in ((first, image), (found, stepped))]
     both = (tiles[0] > 0) & (tiles[1] > 0)
