@@ -255,7 +255,7 @@ def odd(tmp_path_factory):
         ("spectrum.dm4", "is a spectrum .128 channels"),
         ("spectra.dm4", "is a spectrum image"),
         ("colour.dm4", "colour picture"),
-        ("4d.dm4", "4-dimensional data set"),
+        ("4d.dm4", "4D-STEM, and no dark-field image can be made of it: its mean pattern shows no bright-field disk"),
         ("blank.dm4", "is blank: every pixel is 7"),
         ("black.dm4", "is blank: every pixel is zero"),
         ("burnt.dm4", "is saturated"),

@@ -50,7 +50,7 @@ def refusal(signal: Signal, min_px: int) -> str:
     if signal.data.dtype.kind == "c":
         return "has complex values (a Fourier transform, a wave function or DPC vectors); needs plain intensities"
     if len(shape) > 3:
-        return f"is a {len(shape)}-dimensional data set ({size}), such as 4D-STEM, not an image or a stack of images"
+        return f"is a {len(shape)}-dimensional data set ({size}), not an image or a stack of images"
     if len(shape) == 3 and (reason := _angles(stack_axis(signal))):
         return reason
     if min(rows.size, cols.size) < min_px:

@@ -16,7 +16,7 @@ import zarr
 
 from oddlattice.numerics.arrays import Array
 from oddlattice.process.sandbox import Refused
-from oddlattice.read import checks, images, stacks
+from oddlattice.read import checks, images, stacks, virtual_detector
 from oddlattice.read.calibration import pixel_size_nm
 from oddlattice.read.formats import registry
 from oddlattice.read.images import Survey
@@ -96,7 +96,7 @@ def read_file(
 def _read_signals(task: _Task, signals: list[Signal]) -> list[Row]:
     rows: dict[int, list[Row]] = {}
     usable = []
-    for signal in signals:
+    for signal in _with_virtual_detectors(task, signals):
         reason = images.refusal(signal, task.settings.min_px)
         if reason:
             rows[signal.index] = [_refused(task, signal, reason)]
@@ -116,6 +116,19 @@ def _read_signals(task: _Task, signals: list[Signal]) -> list[Row]:
         for signal in left:
             rows[signal.index] = [_refused(task, signal, why)]
     return [found for index in sorted(rows) for found in rows[index]]
+
+
+def _with_virtual_detectors(task: _Task, signals: list[Signal]) -> list[Signal]:
+    """The signals, 4D-STEM among them as images of a virtual detector where the file has no other image."""
+    if not any(map(virtual_detector.is_four_dimensional, signals)):
+        return signals
+    if any(not images.refusal(signal, task.settings.min_px) for signal in signals):
+        return signals
+    disks = task.settings.virtual_dark_field
+    return [
+        virtual_detector.dark_field(signal, disks) if virtual_detector.is_four_dimensional(signal) else signal
+        for signal in signals
+    ]
 
 
 def _any_read(rows: dict[int, list[Row]]) -> bool:

@@ -26,6 +26,7 @@ class ReadSettings(_Section):
 
     detectors: str | tuple[str, ...]
     frames: str
+    virtual_dark_field: tuple[float, float]
     min_px: int
     timeout_s: float
     memory_mb: int
