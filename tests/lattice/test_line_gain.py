@@ -9,7 +9,7 @@ from oddlattice.lattice.fourier import find_lattice
 from oddlattice.lattice.frame import fit_flattener, fit_frame
 from oddlattice.lattice.line_gain import line_gain
 from oddlattice.lattice.register import fit_registration, measure_mean_cell
-from oddlattice.lattice.tile_image import steps_of
+from oddlattice.lattice.tile_image import steps_and_blanks
 from oddlattice.numerics.arrays import Array
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from support.lattice_samples import SRTIO3
@@ -23,7 +23,7 @@ def scan(rotation_deg: float, seed: int) -> np.ndarray:
     return simulate_scan(SRTIO3, conditions, (340, 340), seed=seed).counts
 
 
-def steps_of(image: np.ndarray) -> tuple[list[int], Array]:
+def steps_and_blanks(image: np.ndarray) -> tuple[list[int], Array]:
     """First lines after the steps, and the steps, as parts; on the lattice that the image shows."""
     lattice = find_lattice(image)
     flattener = fit_flattener(image, float(np.sqrt(abs(np.linalg.det(lattice.vectors_px)))))
@@ -41,21 +41,21 @@ def test_a_step_is_found_to_the_line(rotation_deg: float) -> None:
     image[90:] *= 1.06
     image[237:] *= 0.9
     image = rng.poisson(image).astype(np.float32)
-    rows, steps = steps_of(image)
+    rows, steps = steps_and_blanks(image)
     assert rows == [90, 237]
     assert steps == pytest.approx([0.06, -0.1], abs=0.006)
 
 
 def test_what_else_begins_at_a_line_is_no_step() -> None:
     image = scan(0.0, 5)
-    assert steps_of(image)[0] == []
+    assert steps_and_blanks(image)[0] == []
     half = round(0.5 * SRTIO3.a_nm / PIXEL_NM)
     boundary = np.vstack([image[:160, :-half], image[160 + half :, half:]])  # an antiphase boundary along the lines
-    assert steps_of(boundary)[0] == []
+    assert steps_and_blanks(boundary)[0] == []
     ground = image + np.where(np.arange(340) < 170, 0.0, 40.0)[:, None].astype(np.float32)  # contamination
-    assert steps_of(ground)[0] == []
+    assert steps_and_blanks(ground)[0] == []
     part = image * np.where((np.arange(340)[:, None] > 170) & (np.arange(340) > 190), 1.1, 1.0).astype(np.float32)
-    assert steps_of(part)[0] == []
+    assert steps_and_blanks(part)[0] == []
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -67,9 +67,9 @@ def test_tiles_across_a_step_are_those_without_it(transposed: bool) -> None:
     first, found = (fit_registration(turn(x), [SRTIO3], (PIXEL_NM, PIXEL_NM)) for x in (image, stepped))
     assert found.transposed == first.transposed == transposed and (first.line_gain == 1).all()
     assert found.line_gain[-1] / found.line_gain[0] == pytest.approx(1.08, abs=0.006)
-    (told,) = steps_of(found)
+    (told,) = steps_and_blanks(found)
     assert told.startswith("the current changes by +8.") and f"at {'column' if transposed else 'row'} 150" in told
-    assert steps_of(first) == []
+    assert steps_and_blanks(first) == []
     cells = slice(0, found.mask.shape[0]), slice(0, found.mask.shape[1])
     tiles = [one.record.cut(turn(x), cells) for one, x in ((first, image), (found, stepped))]
     both = (tiles[0] > 0) & (tiles[1] > 0)
