@@ -1,18 +1,19 @@
 """Rows of the products: where what was found is seen in the raw image."""
 
 import numpy as np
+import polars as pl
 import pytest
 
 from oddlattice.defects.kernels import Kernel
 from oddlattice.defects.listing import Judged, decide_together
 from oddlattice.defects.noise import Noise
 from oddlattice.defects.null import Null, SiteColumns, View
-from oddlattice.defects.tables import column_rows, numbered
+from oddlattice.defects.tables import Tally, column_rows, numbered
 from oddlattice.lattice.columns import ColumnShape, column_cells
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.lattice.register import fit_registration
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
-from oddlattice.storage.products import COLUMN_KEY
+from oddlattice.storage.products import COLUMN_KEY, COLUMNS, table
 from support.lattice_samples import SRTIO3, true_row_shift_px
 
 
@@ -74,3 +75,14 @@ def test_what_is_no_column_has_a_number_within_its_kind() -> None:
     rows = [dict(zip(keys, place, strict=True)) for place in [*places, (4, 8, "extra", None)]]
     assert [row["number"] for row in numbered(rows)] == [3, None, 1, 1, 2]
     assert numbered([]) == []
+
+
+def test_the_area_tested_is_that_of_the_columns_outside_regions() -> None:
+    """Cells at the rim of what is analysed, whose columns are read and not tested, are no area tested."""
+    columns = pl.DataFrame({"cell_u": [0, 0, 1, 1, 0, 1], "cell_v": [0, 1, 0, 1, 0, 1], "column": [0, 0, 0, 0, 1, 1]})
+    rows = [dict.fromkeys(COLUMNS) | row for row in columns.iter_rows(named=True)]
+    tally = Tally([], columns=[table(rows, COLUMNS)], taken=np.zeros((3, 3), dtype=bool))
+    assert tally.area_nm2(0.15) == pytest.approx(3 * 0.15)
+    tally.taken[1, 1] = True
+    assert tally.area_nm2(0.15) == pytest.approx(2 * 0.15)
+    assert Tally([]).area_nm2(0.15) == 0.0

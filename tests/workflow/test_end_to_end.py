@@ -131,7 +131,7 @@ def test_counts_and_areas_add_up(demo: Path) -> None:
         assert row["defects"] == per_image.get(row["image_id"], 0)
         assert row["density_per_nm2"] == pytest.approx(row["defects"] / row["area_nm2"])
         assert row["density_ci_low"] <= row["density_per_nm2"] <= row["density_ci_high"]
-        assert row["area_nm2"] == pytest.approx(row["cells_analysed"] * 0.3905**2, rel=1e-3)
+        assert row["area_nm2"] == pytest.approx(row["columns_tested"] / 2 * 0.3905**2, rel=1e-3)
         assert 0 <= row["completeness_vacancy_ci_low"] <= row["completeness_vacancy"] <= 1
     for name in ("images", "defects"):
         table = pl.read_parquet(demo / f"results/4_defects/{name}.parquet")

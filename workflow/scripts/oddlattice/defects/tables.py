@@ -207,9 +207,13 @@ class Tally:
         self.trials = pooled_rows(self.trials, trial_rows(judged, noise, piece.cell, judged.vectors_pm, self.known))
         self.false_dispersion = judged.false_dispersion
 
-    def area_nm2(self, mask: Mask, cell_nm2: float) -> float:
-        """Area analysed outside of regions, of a grain of which the cells of `mask` (U, V) were analysed."""
-        return float(np.count_nonzero((mask > 0) & ~self.taken)) * cell_nm2
+    def area_nm2(self, cell_nm2: float) -> float:
+        """Area tested outside of regions: that of a cell for each of its columns, on average over their kinds."""
+        told = pl.concat([table([], COLUMNS), *self.columns])
+        at = told.select("cell_u", "cell_v").to_numpy()
+        outside = ~self.taken[tuple(at.T)] if self.taken.size else np.ones(len(at), dtype=bool)
+        each = told.filter(pl.Series(outside)).group_by("column").len()["len"]
+        return float(each.sum()) / max(told["column"].n_unique(), 1) * cell_nm2
 
 
 def pooled(tallies: list[Tally]) -> Tally:
