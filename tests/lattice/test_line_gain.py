@@ -23,7 +23,7 @@ def scan(rotation_deg: float, seed: int) -> np.ndarray:
     return simulate_scan(SRTIO3, conditions, (340, 340), seed=seed).counts
 
 
-def steps_and_blanks(image: np.ndarray) -> tuple[list[int], Array]:
+def steps_of(image: np.ndarray) -> tuple[list[int], Array]:
     """First lines after the steps, and the steps, as parts; on the lattice that the image shows."""
     lattice = find_lattice(image)
     flattener = fit_flattener(image, float(np.sqrt(abs(np.linalg.det(lattice.vectors_px)))))
@@ -41,21 +41,21 @@ def test_a_step_is_found_to_the_line(rotation_deg: float) -> None:
     image[90:] *= 1.06
     image[237:] *= 0.9
     image = rng.poisson(image).astype(np.float32)
-    rows, steps = steps_and_blanks(image)
+    rows, steps = steps_of(image)
     assert rows == [90, 237]
     assert steps == pytest.approx([0.06, -0.1], abs=0.006)
 
 
 def test_what_else_begins_at_a_line_is_no_step() -> None:
     image = scan(0.0, 5)
-    assert steps_and_blanks(image)[0] == []
+    assert steps_of(image)[0] == []
     half = round(0.5 * SRTIO3.a_nm / PIXEL_NM)
     boundary = np.vstack([image[:160, :-half], image[160 + half :, half:]])  # an antiphase boundary along the lines
-    assert steps_and_blanks(boundary)[0] == []
+    assert steps_of(boundary)[0] == []
     ground = image + np.where(np.arange(340) < 170, 0.0, 40.0)[:, None].astype(np.float32)  # contamination
-    assert steps_and_blanks(ground)[0] == []
+    assert steps_of(ground)[0] == []
     part = image * np.where((np.arange(340)[:, None] > 170) & (np.arange(340) > 190), 1.1, 1.0).astype(np.float32)
-    assert steps_and_blanks(part)[0] == []
+    assert steps_of(part)[0] == []
 
 
 @pytest.mark.parametrize("transposed", [False, True])
