@@ -27,7 +27,9 @@ def archive(number: int, per_image: int) -> tuple[pl.DataFrame, pl.DataFrame, di
         for k in range(number)
     ]  # fmt: skip
     images = [{"image_id": name, "path": f"day {k % 2}/{name}.dm4", "model": "sto"} for k, name in enumerate(names)]
-    return table(rows, DEFECTS), table(images, IMAGES), {name: f"s/{name}.html" for name in names}
+    listed = in_page_order(table(rows, DEFECTS))
+    listed = listed.with_columns(page_row=pl.col("image_id").cum_count().over("image_id").cast(pl.Int64) - 1)
+    return listed, table(images, IMAGES), {name: f"s/{name}.html" for name in names}
 
 
 def test_each_card_finds_its_crop() -> None:

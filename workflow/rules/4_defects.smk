@@ -42,7 +42,8 @@ rule find_defects:
         mem_mb=grown(4000),
         runtime=120,
     params:
-        settings=config["defects"],
+        # the rate over the run is the gathered tables'
+        settings={key: value for key, value in config["defects"].items() if key != "fdr_over"},
     script:
         "../scripts/find_defects.py"
 
@@ -79,6 +80,9 @@ rule gather_defects:
     resources:
         mem_mb=grown(4000),
         runtime=30,
+    params:
+        fdr=config["defects"]["fdr"],
+        fdr_over=config["defects"]["fdr_over"],
     script:
         "../scripts/gather_defects.py"
 

@@ -8,7 +8,8 @@ import polars as pl
 from oddlattice.process.logs import log_to
 from oddlattice.run.stage_settings import StatisticsSettings
 from oddlattice.statistics.across_images import compare, metadata_of
-from oddlattice.statistics.counting import counts_by_kind, false_by_kind
+from oddlattice.statistics.counting import counts_by_kind, false_by_kind, sites_of
+from oddlattice.statistics.densities import site_fractions
 from oddlattice.statistics.groups import group_name
 from oddlattice.statistics.populations import population_table
 from oddlattice.storage.atomic import write_text
@@ -60,19 +61,21 @@ def main(
     seed : int
         Of the simulated p-values of trends.
     """
+    listed = pl.read_parquet(defects)
+    flagged = sites_of(listed)
     rows = pl.read_parquet(images).filter(pl.col("state") == "analysed").to_dicts()
     sites: dict[str, list[Row]] = {}
     populations: list[Row] = []
     for path in statistics_json:  # of all that a shard says only this is kept: there may be 100,000 images
         for name, one in ByImage(path).items():
-            sites[name] = one.get("sites", [])
+            tested = {row["site"]: row["columns_tested"] for row in one.get("sites", []) if row["kind"] == "any"}
+            sites[name] = site_fractions(tested, flagged.get(name, []))
             populations += population_table(name, one.get("populations", []))
     group_by = settings.group_by
     plain = group_by == "folder" or (rows and group_by in rows[0])
     metadata = {} if plain else metadata_of(images_zarr, {row["image_id"] for row in rows})
     names = {row["image_id"]: group_name(row, metadata.get(row["image_id"], {}), group_by) for row in rows}
-    listed, spread = pl.read_parquet(defects), {row["image_id"]: row["false_dispersion"] for row in rows}
-    false = false_by_kind(listed, spread)
+    false = false_by_kind(listed, {row["image_id"]: row["false_dispersion"] for row in rows})
     found = compare(rows, counts_by_kind(listed), sites, names, false, seed) | {"group_by": group_by}
     print(f"{len(rows)} images, {len(found['groups'])} groups, {len(found['trends'])} trends")
     for name, schema in TABLES.items():

@@ -10,9 +10,11 @@ import polars as pl
 
 from oddlattice.process.logs import log_to
 from oddlattice.statistics.copies import with_copies
+from oddlattice.statistics.over_run import listed_over_run
 from oddlattice.statistics.reviews import lay_on, precision
 from oddlattice.storage.products import (
     BOUNDARIES,
+    COLUMNS,
     COMPLETENESS,
     DEFECTS,
     GRAINS,
@@ -41,7 +43,7 @@ def places_of(paths: list[str], image_id: str) -> npt.NDArray[np.float64]:
     return found.to_numpy().astype(np.float64)
 
 
-def main(tables: dict[str, list[str]], reviews_json: str, out: dict[str, str]) -> None:
+def main(tables: dict[str, list[str]], reviews_json: str, out: dict[str, str], fdr: float | None = None) -> None:
     """Write the tables and statements of all shards, each as Parquet and as CSV, and the precision reviews show.
 
     Parameters
@@ -52,11 +54,19 @@ def main(tables: dict[str, list[str]], reviews_json: str, out: dict[str, str]) -
         What people said, see `oddlattice.archive.review_files`.
     out : dict of str to path
         ``{defects,images,reviews,completeness,grains,boundaries}_{parquet,csv}`` and ``precision_csv``.
+    fdr : float, optional
+        One false-discovery rate over all images; without it each image has its own.
     """
     said = json.loads(Path(reviews_json).read_text(encoding="ascii"))["statements"]
+    listed = gathered(tables["defects"], DEFECTS, ["image_id", "p_value", "row_px", "col_px"])
+    listed = listed.with_columns(page_row=pl.col("image_id").cum_count().over("image_id").cast(pl.Int64) - 1)
+    about = gathered(tables["images"], IMAGES, ["path", "image_id"])
+    if fdr is not None:
+        tested = [read_table(path, COLUMNS).filter(pl.col("p_value") <= fdr) for path in tables["columns"]]
+        listed, about = listed_over_run(listed, about, pl.concat([table([], COLUMNS | VERSION), *tested]), fdr)
     found = lay_on(
-        gathered(tables["defects"], DEFECTS, ["image_id", "p_value", "row_px", "col_px"]),
-        with_copies(gathered(tables["images"], IMAGES, ["path", "image_id"])),
+        listed,
+        with_copies(about),
         lambda image_id: places_of(tables["columns"], image_id),
         said,
     )
@@ -82,4 +92,5 @@ if "snakemake" in globals():
         {name: [str(p) for p in paths] for name, paths in snakemake.input.items() if name in TABLES},
         snakemake.input.reviews_json,
         {name: str(path) for name, path in snakemake.output.items()},
+        snakemake.params.fdr if snakemake.params.fdr_over == "run" else None,
     )

@@ -39,7 +39,7 @@ def q_values(p_values: Array, tests: int | None = None) -> Array:
     return np.minimum(q, 1.0)
 
 
-def decide(p: Array, p_extra: Array, extra_tests: int, fdr: float) -> Decision:
+def decide(p: Array, p_extra: Array, extra_tests: int, fdr: float, column_tests: int | None = None) -> Decision:
     """One Benjamini-Hochberg over the columns of an image and the cells between whose columns something extra may be.
 
     The p-values are weighted so that at any threshold EXTRA_SHARE of the false alarms are extra columns; source:
@@ -48,12 +48,13 @@ def decide(p: Array, p_extra: Array, extra_tests: int, fdr: float) -> Decision:
     Parameters
     ----------
     p : ndarray of shape (n,)
-        Of every tested column.
+        Of every tested column; or, of `column_tests` of them, of those with the smallest p-values.
     p_extra : ndarray of shape (m,)
         Of the cells in which something stands out, of the `extra_tests` that were looked at.
     """
-    share, tests = (EXTRA_SHARE if extra_tests else 0.0), len(p) + extra_tests
-    weight = (1 - share) * tests / max(len(p), 1)
+    columns = len(p) if column_tests is None else column_tests
+    share, tests = (EXTRA_SHARE if extra_tests else 0.0), columns + extra_tests
+    weight = (1 - share) * tests / max(columns, 1)
     extra_weight = share * tests / max(extra_tests, 1)
     q = q_values(np.concatenate([p / weight, p_extra / max(extra_weight, 1e-300)]), tests)
     listed: npt.NDArray[np.bool_] = q <= fdr

@@ -186,5 +186,6 @@ def list_together(name: str, grains: dict[int, JudgedGrain], settings: DefectSet
         vectors_pm = grain.pieces[0].judged.vectors_pm if grain.pieces else np.eye(2)
         shape = (grain.regions.shape[0], grain.regions.shape[1])
         crowd = crowded_cells(tally.defects, shape, vectors_pm, settings.extended_columns)
-        tally.defects, tally.taken = extended_regions(tally.defects, grain.regions | crowd)
+        tally.defects, taken = extended_regions(tally.defects, grain.regions | crowd)
+        tally.take(taken)
     return found

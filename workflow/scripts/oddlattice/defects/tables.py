@@ -69,6 +69,7 @@ def column_rows(image_id: str, grain: int, judged: Judged, coordinates: Coordina
                     "shift_row_pm": v.shift_pm[:, 0],
                     "shift_col_pm": v.shift_pm[:, 1],
                     "population": [None] * n,
+                    "in_region": [None] * n,
                     "shift_sigma_pm": shift_error_pm(np.linalg.det(v.shift_covariance_pm2) ** 0.25, v.shift_pm),
                 },
                 schema=COLUMNS,
@@ -206,6 +207,14 @@ class Tally:
         self.shifts = pooled_curves(self.shifts, shift_curves(judged, judged.vectors_pm))
         self.trials = pooled_rows(self.trials, trial_rows(judged, noise, piece.cell, judged.vectors_pm, self.known))
         self.false_dispersion = judged.false_dispersion
+
+    def take(self, regions: npt.NDArray[np.bool_]) -> None:
+        """Let the cells of `regions` (U, V) be taken, and the columns in them say so."""
+        self.taken = regions
+        for k, rows in enumerate(self.columns):
+            cells = rows.select("cell_u", "cell_v").to_numpy()
+            u, v = (np.clip(cells[:, axis], 0, side - 1) for axis, side in enumerate(regions.shape))
+            self.columns[k] = rows.with_columns(in_region=pl.Series(regions[u, v], dtype=pl.Boolean))
 
     def area_nm2(self, cell_nm2: float) -> float:
         """Area tested outside of regions: that of a cell for each of its columns, on average over their kinds."""

@@ -31,8 +31,7 @@ def gallery_data(defects: pl.DataFrame, images: pl.DataFrame, pages: dict[str, s
         pl.col("image_id").is_in(list(pages)) & pl.col("image_id").is_in(defects["image_id"].implode())
     )
     number = {name: k for k, name in enumerate(listed["image_id"])}
-    shown = in_page_order(defects).with_columns(at=pl.col("image_id").cum_count().over("image_id") - 1)
-    shown = shown.filter(pl.col("image_id").is_in(list(number)))
+    shown = in_page_order(defects).filter(pl.col("image_id").is_in(list(number)))
     kinds, sites = list(KINDS), sorted(set(shown["site"].drop_nulls()))
     return {
         "images": {
@@ -44,7 +43,7 @@ def gallery_data(defects: pl.DataFrame, images: pl.DataFrame, pages: dict[str, s
         },
         "defects": {
             "image": [number[name] for name in shown["image_id"]],
-            "at": shown["at"].to_list(),
+            "at": shown["page_row"].fill_null(-1).to_list(),
             "kind": [kinds.index(kind_of(kind)) for kind in shown["kind"]],
             "site": [sites.index(site) if site in sites else -1 for site in shown["site"]],
             "review": [VERDICTS.index(said) if said in VERDICTS else 0 for said in shown["review"].fill_null("")],

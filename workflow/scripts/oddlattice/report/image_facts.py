@@ -101,7 +101,7 @@ def key_figures(row: Row) -> list[Row]:
             "False-discovery rate",
             n.significant(100 * fdr, 2) if n.usable(fdr) else n.NONE,
             "%",
-            "at most, on average over many images",
+            "within this image: at most, on average over many images",
         ),
     ]
     if row["extended_regions"]:

@@ -62,6 +62,7 @@ class DefectSettings(_Section):
     published_threshold: float
     extended_columns: int
     published_band_std: float
+    fdr_over: str = "image"  # of the gathered tables alone: shards are not told
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,15 @@ def counts_by_kind(defects: pl.DataFrame) -> dict[str, Counter[str]]:
     return found
 
 
+def sites_of(defects: pl.DataFrame) -> dict[str, list[tuple[str, str]]]:
+    """Site and kind of every point defect as flagged, whatever people said, in each image."""
+    points = defects.filter((pl.col("kind") != "extended") & ~pl.col("in_region").fill_null(False))
+    found: dict[str, list[tuple[str, str]]] = {}
+    for image, site, kind in points.select("image_id", "site", "kind").iter_rows():
+        found.setdefault(image, []).append((str(site or ""), str(kind)))
+    return found
+
+
 def false_by_kind(defects: pl.DataFrame, dispersion: Mapping[str, float | None]) -> dict[str, dict[str, FalseAlarms]]:
     """False alarms expected among the point defects of each kind in each image; what a person confirmed is none.
 

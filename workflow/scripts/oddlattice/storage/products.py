@@ -144,6 +144,7 @@ COLUMNS: Schema = {
     "intensity_change_sigma": pl.Float64,
     "intensity_noise": pl.Float64,  # standard error of the change by the image's noise alone
     "population": pl.Int64,  # component of 4_defects/populations: 0 the bulk; null of a column of none
+    "in_region": pl.Boolean,  # in an extended region or at its rim
     "shift_row_pm": pl.Float64,
     "shift_col_pm": pl.Float64,
     "shift_sigma_pm": pl.Float64,
@@ -198,6 +199,7 @@ DEFECTS: Schema = {
     "area_nm2": pl.Float64,  # of an extended region, else null
     "population": pl.Int64,  # component of 4_defects/populations: 0 the bulk; null of a column of none
     "in_region": pl.Boolean,  # a column in an extended region or at its rim: not counted in densities
+    "page_row": pl.Int64,  # place in the list of its image's page, filled by gather; null of what the run alone lists
     "review": pl.String,  # "" | confirmed | rejected | other (kind) | conflict
     "review_kind": pl.String,  # what a person says it is, where review is other
     "review_by": pl.String,  # who said what

@@ -125,7 +125,7 @@
     box.style.left = `${(place % columns) * CARD.width}px`;
     box.style.top = `${Math.floor(place / columns) * CARD.height}px`;
     const crops = element("div", "crops"), line = defects.at[k] % per_sheet;
-    for (let part = 0; part < 3; part++) {
+    for (let part = 0; part < (defects.at[k] < 0 ? 0 : 3); part++) {
       const crop = element("div");
       crop.style.backgroundImage = `url("${sheetOf(k)}")`;
       crop.style.backgroundPosition = `${-CROP_PX * part}px ${-CROP_PX * line}px`;
