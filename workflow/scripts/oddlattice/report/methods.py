@@ -145,6 +145,7 @@ def _of_prediction(rows: Sequence[Row], infer: Mapping[str, Any], cite: Cited) -
 def _of_detection(rows: Sequence[Row], found: Row, config: Mapping[str, Any], cite: Cited) -> str:
     columns, number = (found["totals"]["reviewed"][key] for key in ("columns_tested", "defects"))
     false = expected_false(found["totals"]["reviewed"])
+    where = "over all images" if defects["fdr_over"] == "run" else "within each image"
     among = f", of which {false} are expected to be false by the two-groups model {cite('efron')}" if false else ""
     infer, defects = config["infer"], config["defects"]
     return (
@@ -153,7 +154,7 @@ def _of_detection(rows: Sequence[Row], found: Row, config: Mapping[str, Any], ci
         f"intensity and a displacement, in the noise measured in the same image, and judged against the scatter of "
         f"the image's own columns of that site, {n.percent(defects['shift_share'], 1)} of the false alarms being "
         f"allowed to the displacement. Columns were flagged at a false-discovery rate of "
-        f"{n.percent(defects['fdr'], 1)} {'over all images' if defects['fdr_over'] == 'run' else 'within each image'} {cite('bh')}; {n.count(number)} point defects were "
+        f"{n.percent(defects['fdr'], 1)} {where} {cite('bh')}; {n.count(number)} point defects were "
         f"found{among}. Regions without the lattice, and {defects['extended_columns']} or more neighbouring columns "
         f"displaced alike, "
         f"count as extended defects; point defects in them are listed, not counted. "
