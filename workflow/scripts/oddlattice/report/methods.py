@@ -145,9 +145,9 @@ def _of_prediction(rows: Sequence[Row], infer: Mapping[str, Any], cite: Cited) -
 def _of_detection(rows: Sequence[Row], found: Row, config: Mapping[str, Any], cite: Cited) -> str:
     columns, number = (found["totals"]["reviewed"][key] for key in ("columns_tested", "defects"))
     false = expected_false(found["totals"]["reviewed"])
-    where = "over all images" if defects["fdr_over"] == "run" else "within each image"
     among = f", of which {false} are expected to be false by the two-groups model {cite('efron')}" if false else ""
     infer, defects = config["infer"], config["defects"]
+    where = "over all images" if defects["fdr_over"] == "run" else "within each image"
     return (
         f"{_of_prediction(rows, infer, cite)} At each of the {n.count(columns)} atomic "
         f"columns the difference between image and prediction was weighed by least-squares kernels for a change of "
