@@ -160,7 +160,7 @@ def index_numbers(
 def _expected_real(flagged: Row) -> str:
     """Part of the flagged defects that is expected to be real; "" where it is not known."""
     false = flagged.get("expected_false")
-    return n.percent(1 - false / flagged["defects"]) if n.usable(false) and flagged["defects"] else ""
+    return n.percent(1 - false / flagged["defects"]) if n.usable(false) and flagged["defects"] >= max(false, 1) else ""
 
 
 def index_page(numbers: Row, provenance: Row, twin: str) -> bytes:
