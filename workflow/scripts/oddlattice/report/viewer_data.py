@@ -118,7 +118,7 @@ def defect_columns(image: Image) -> dict[str, list[Any]]:
             "kind_text": str(row["kind"] or "unknown"),
             "site": str(row["site"] or ""),
             "real_text": _probability("real", row.get("probability_real")),
-            "kind_chance_text": _probability("of this kind", row["kind_probability"]),
+            "kind_chance_text": _probability("kind", row["kind_probability"]),
             "z": row["z"],
             "z_text": n.fixed(row["z"], 1),
             "q": row["q_value"],

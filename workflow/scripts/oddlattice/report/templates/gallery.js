@@ -73,7 +73,7 @@ class Gallery {
     go.append(this.mark(one.kind), one.kind_text);
     go.setAttribute("aria-label", `Go to defect: ${one.kind_text} ${one.site}, row and column ${one.place_text}${one.verdict ? `, ${VERDICTS[one.verdict].slice(2)}` : ""}`);
     kind.append(go, element("small", "", [one.site, one.real_text, one.area_text].filter(Boolean).join(" · ")), element("small", "", [one.place_text, one.kind_chance_text].filter(Boolean).join(" · ")));
-    kind.title = one.kind_chance_text ? "real: no false alarm; of this kind: if it is real" : "";
+    kind.title = one.kind_chance_text ? "real: that it is no false alarm; kind: that it is of this kind, if it is real" : "";
     if (one.verdict) {
       const text = one.verdict === "other" && one.other_kind ? `+ ${one.other_kind}` : VERDICTS[one.verdict];
       kind.append(element("small", `verdict ${one.verdict}`, text));
