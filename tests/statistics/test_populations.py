@@ -6,8 +6,13 @@ import polars as pl
 import pytest
 
 from oddlattice.defects.populations import find_populations
-from oddlattice.statistics.populations import population_rows, population_table, site_populations
-from oddlattice.storage.products import COLUMNS, POPULATIONS, table
+from oddlattice.statistics.populations import (
+    folder_populations,
+    population_rows,
+    population_table,
+    site_populations,
+)
+from oddlattice.storage.products import COLUMNS, FOLDER_POPULATIONS, POPULATIONS, table
 
 Array = npt.NDArray[np.float64]
 ERROR = 0.04
@@ -92,6 +97,25 @@ def test_rows_are_in_units_of_the_bulk() -> None:
     assert [row["component"] for row in rows] == [0, 1]
     assert rows[0]["mean_intensity"] == 1.0 and rows[1]["mean_intensity"] == pytest.approx(1.3, abs=0.02)
     assert rows[1]["fraction_low_95"] < rows[1]["fraction_low_68"] < rows[1]["fraction"] < rows[1]["fraction_high_68"]
+
+
+def test_images_of_a_folder_tell_a_population_together() -> None:
+    """Seven images of 150 columns, 2 % of them brighter: one population of the folder; a site without bulk is none."""
+    parts, truth = [], 0
+    for k in range(8):
+        intensity, error, which = columns(100 + k, 150, [0.98, 0.02], [1.0, 1.4], [0.03, 0.02])
+        truth += int(which.sum()) if k < 7 else 0
+        for site, p in (("Sr", 0.5), ("Ti", None)):
+            about = {"image_id": f"i{k}", "grain": 1, "site": site, "p_value": p}
+            changes = zip(intensity - 1, error, strict=True)
+            parts += [about | {"intensity_change": y, "intensity_noise": e} for y, e in changes]
+    images = [{"image_id": f"i{k}", "path": f"{'ab'[k == 7]}/{k}.dm4", "model": "m"} for k in range(8)]
+    rows = folder_populations([table(parts, COLUMNS)], images)
+    keys = ("folder", "site", "images", "component")
+    assert [tuple(row[key] for key in keys) for row in rows[:2]] == [("a", "Sr", 7, 0), ("a", "Sr", 7, 1)]
+    assert {row["site"] for row in rows} == {"Sr"}
+    assert rows[1]["fraction_low_95"] < truth / 1050 < rows[1]["fraction_high_95"] and abs(rows[1]["n"] - truth) < 8
+    table(rows, FOLDER_POPULATIONS)
 
 
 def test_the_answer_does_not_depend_on_the_order() -> None:

@@ -13,7 +13,7 @@ Out: results/4_defects/{shard}.parquet          flagged columns (products.DEFECT
      results/4_defects/precision.csv            how many of the reviewed defects are real (products.PRECISION)
      results/4_defects/{shard}.places.parquet   every column's measured place (products.PLACES)
      results/4_defects/{shard}.statistics.json  densities, site fractions, g(r), fields of displacements of each image
-     results/4_defects/statistics.json, {densities,sites,groups,comparisons,trends}.csv  of all images together
+     results/4_defects/statistics.json, {densities,sites,groups,comparisons,trends,populations,folder_populations}.csv  of all images together
 """
 
 
@@ -122,6 +122,7 @@ rule compare_images:
         defects_parquet="results/4_defects/defects.parquet",
         statistics=of_shards("results/4_defects/{shard}.statistics.json"),
         images_zarr=of_shards("results/1_images/{shard}.zarr"),
+        columns=of_shards("results/4_defects/{shard}.columns.parquet"),
         modules=modules_of("compare_images"),
     output:
         json="results/4_defects/statistics.json",
@@ -132,6 +133,7 @@ rule compare_images:
         trends="results/4_defects/trends.csv",
         populations="results/4_defects/populations.csv",
         populations_parquet="results/4_defects/populations.parquet",
+        folder_populations="results/4_defects/folder_populations.csv",
     log:
         "results/logs/compare_images.log",
     conda:

@@ -1,5 +1,6 @@
 """Rule compare_images: densities of all images together, trends within sessions and stacks, groups compared."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +9,23 @@ import polars as pl
 from oddlattice.process.logs import log_to
 from oddlattice.run.stage_settings import StatisticsSettings
 from oddlattice.statistics.across_images import compare, metadata_of
-from oddlattice.statistics.counting import counts_by_kind, false_by_kind, sites_of
+from oddlattice.statistics.counting import as_reviewed, counts_by_kind, false_by_kind, one_of_each_stack, sites_of
 from oddlattice.statistics.densities import site_fractions
 from oddlattice.statistics.groups import group_name
-from oddlattice.statistics.populations import population_table
+from oddlattice.statistics.populations import folder_populations, population_table
 from oddlattice.storage.atomic import write_text
 from oddlattice.storage.image_json import ByImage
 from oddlattice.storage.json_text import json_lines
 from oddlattice.storage.products import (
+    COLUMNS,
     COMPARISONS,
     DENSITIES,
+    FOLDER_POPULATIONS,
     GROUPS,
     POPULATIONS,
     SITES,
     TRENDS,
+    read_table,
     table,
     write_csv,
     write_parquet,
@@ -30,7 +34,7 @@ from oddlattice.storage.rows import Row
 
 #: The tables beside statistics.json, by the key of their rows in it.
 TABLES = {"densities": DENSITIES, "sites": SITES, "groups": GROUPS, "comparisons": COMPARISONS, "trends": TRENDS}
-CSV = (*TABLES, "populations")
+CSV = (*TABLES, "populations", "folder_populations")
 
 
 def main(
@@ -43,6 +47,7 @@ def main(
     out_parquet: str | Path,
     settings: StatisticsSettings,
     seed: int,
+    columns: Sequence[str] = (),
 ) -> None:
     """Write what is found in all images together, as one JSON and as tables.
 
@@ -55,11 +60,13 @@ def main(
     images_zarr : list of path
         Stores of the raw images: their metadata may name the groups.
     out_csv : dict
-        Paths of densities, sites, groups, comparisons, trends, populations.
+        Paths of densities, sites, groups, comparisons, trends, populations, folder_populations.
     out_parquet : path
         Populations of every image.
     seed : int
         Of the simulated p-values of trends.
+    columns : sequence of path
+        Tables of the shards: populations of folders are made from them.
     """
     listed = pl.read_parquet(defects)
     flagged = sites_of(listed)
@@ -77,11 +84,14 @@ def main(
     names = {row["image_id"]: group_name(row, metadata.get(row["image_id"], {}), group_by) for row in rows}
     false = false_by_kind(listed, {row["image_id"]: row["false_dispersion"] for row in rows})
     found = compare(rows, counts_by_kind(listed), sites, names, false, seed) | {"group_by": group_by}
+    tables = (read_table(path, COLUMNS) for path in columns)
+    found["populations"] = folder_populations(tables, one_of_each_stack(as_reviewed(rows)))
     print(f"{len(rows)} images, {len(found['groups'])} groups, {len(found['trends'])} trends")
     for name, schema in TABLES.items():
         write_csv(table([{k: row[k] for k in schema} for row in found[name]], schema), out_csv[name])
     gathered = table(populations, POPULATIONS).sort("image_id", "grain", "site", "component")
     write_csv(gathered, out_csv["populations"])
+    write_csv(table(found["populations"], FOLDER_POPULATIONS), out_csv["folder_populations"])
     write_parquet(gathered, out_parquet)
     write_text(out_json, json_lines(found))
 
@@ -99,4 +109,5 @@ if "snakemake" in globals():
         snakemake.output.populations_parquet,
         StatisticsSettings.of(snakemake.params.settings),
         snakemake.params.seed,
+        list(snakemake.input.columns),
     )

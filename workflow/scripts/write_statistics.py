@@ -40,7 +40,7 @@ def main(
     rows = as_reviewed(pl.read_parquet(images_parquet).to_dicts())
     text = methods.paragraphs(rows, found, provenance["config"], provenance["versions"])
     home = Path(out_html).parent
-    tables = ("densities", "sites", "groups", "comparisons", "trends", "populations")
+    tables = ("densities", "sites", "groups", "comparisons", "trends", "populations", "folder_populations")
     beside = os.path.relpath(Path(statistics_json).parent, home).replace(os.sep, "/")
     page = render(
         "statistics.html.j2",

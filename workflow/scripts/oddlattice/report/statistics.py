@@ -145,6 +145,24 @@ def population_views(found: list[Row]) -> list[Row]:
     return views
 
 
+def folder_rows(found: list[Row]) -> list[Row]:
+    """Lines of the table of the populations of folders; sites with a bulk alone are left out."""
+    several = {(row["folder"], row["model"], row["site"]) for row in found if row["component"] > 0}
+    rows = []
+    for one in found:
+        if (one["folder"], one["model"], one["site"]) not in several:
+            continue
+        part, between = n.interval(*(100 * one[key] for key in ("fraction", "fraction_low_95", "fraction_high_95")))
+        about = {key: one[key] for key in ("folder", "model", "site")}
+        rows.append(
+            about
+            | {"name": "bulk" if one["component"] == 0 else f"population {one['component']}"}
+            | {"images": n.count(one["images"]), "n": n.count(one["n"]), "fraction": f"{part} %"}
+            | {"interval": f"{between} %", "mean": n.significant(one["mean_intensity"], 3)}
+        )
+    return rows
+
+
 def order_words(order: Row) -> str:
     """What is said of unlike neighbours; "" where there are too few."""
     if not order:
@@ -293,5 +311,6 @@ def many_view(found: Row, pages: dict[str, str]) -> Row:
         "groups": group_rows(found["groups"]),
         "comparisons": comparison_rows(found["comparisons"]),
         "trends": [trend_view(row, pages) for row in found["trends"]],
+        "populations": folder_rows(found["populations"]),
         "top": n.significant(max((row["ci_high_per_nm2"] for row in found["groups"]), default=0.0), 2),
     }

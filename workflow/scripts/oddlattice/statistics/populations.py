@@ -1,14 +1,20 @@
 """What is told of the populations of an image: rows, histograms, and whether unlike neighbours seek each other."""
 
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 
-from oddlattice.defects.populations import FEWEST, Populations, populations_by_site
+from oddlattice.defects.populations import FEWEST, Populations, find_populations, populations_by_site
 from oddlattice.numerics.arrays import Array, Bools
+from oddlattice.statistics.counting import folder_of
 from oddlattice.statistics.short_range_order import neighbours, short_range_order
 from oddlattice.storage.rows import Row
 
 BINS = 60  # of the histogram of a site
+OF_FOLDER, MEASURED = ("image_id", "folder", "model", "site"), ("intensity_change", "intensity_noise")
+MOST_OF_FOLDER = 20_000  # columns of a site, evenly taken
 SHELL = (0.6, 1.25)  # nearest neighbours, of the usual distance of the nearest
 
 
@@ -72,6 +78,37 @@ def population_table(image_id: str, sites: list[Row]) -> list[Row]:
         for site in sites
         for one in site["populations"]
     ]
+
+
+def folder_populations(columns: Iterable[pl.DataFrame], images: Sequence[Row]) -> list[Row]:
+    """Rows of products.FOLDER_POPULATIONS: the columns of all images of a folder and model together, site by site.
+
+    Intensities are each image's own over its bulk; a site that has none in an image is left out there.
+
+    Parameters
+    ----------
+    columns : iterable of polars.DataFrame
+        Tables of the shards, products.COLUMNS.
+    images : sequence of dict
+        Images that count (products.IMAGES).
+    """
+    group = pl.DataFrame(
+        {"image_id": [row["image_id"] for row in images]}
+        | {"folder": [folder_of(row) for row in images], "model": [str(row["model"]) for row in images]},
+        schema={"image_id": pl.String, "folder": pl.String, "model": pl.String},
+    )
+    some = [pl.DataFrame(schema=dict.fromkeys(OF_FOLDER, pl.String) | dict.fromkeys(MEASURED, pl.Float64))]
+    for frame in columns:
+        known = frame.filter(pl.col("p_value").is_not_null() & pl.col("intensity_change").is_not_null())
+        some.append(known.join(group, on="image_id", maintain_order="left").select(*OF_FOLDER, *MEASURED))
+    rows: list[Row] = []
+    for (folder, model, site), own in pl.concat(some).group_by("folder", "model", "site", maintain_order=True):
+        even = own.gather_every(max(1, -(-own.height // MOST_OF_FOLDER)))
+        change, noise = (even[name].fill_null(0.0).to_numpy() for name in MEASURED)
+        found = replace(find_populations(1 + change, np.maximum(noise, 1e-6)), has_bulk=True)
+        about = {"folder": folder, "model": model, "images": own["image_id"].n_unique(), "site": site}
+        rows += [about | one for one in population_rows(found)] if found.components else []
+    return sorted(rows, key=lambda row: (row["folder"], row["model"], row["site"], row["component"]))
 
 
 def nearest_order(places_nm: Array, unlike: Bools, seed: int) -> Row:

@@ -354,6 +354,14 @@ POPULATIONS: Schema = {
     "n": pl.Int64,  # columns that most probably belong to it
 }
 
+#: results/4_defects/folder_populations.csv: the same of all images of a folder together, of sites that have a bulk.
+FOLDER_POPULATIONS: Schema = {
+    "folder": pl.String,
+    "model": pl.String,
+    "images": pl.Int64,
+    **{name: dtype for name, dtype in POPULATIONS.items() if name not in ("image_id", "grain")},
+}
+
 #: results/4_defects/groups.csv
 GROUPS: Schema = {
     "model": pl.String,
