@@ -76,6 +76,7 @@ def test_both_grains_are_analysed(tmp_path: Path) -> None:
     assert image["state"] == "analysed"
     assert image["model"] == "srtio3_001"
     assert image["rotation_deg"] is None
+    assert image["grains"] == 2
     assert image["reason"] == ""
     assert set(found["columns"]["grain"]) == {1, 2}
     assert image["cells_analysed"] > 250

@@ -112,6 +112,7 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
     found |= {"state": first["state"], "reason": first["reason"]} | lattice_figures(source, first)
     if first["state"] != "tiled":
         return Analysis(found)
+    found["grains"] = len(numbers)
     states = {k: said_of(grain_of(stores.differences, name, k)) for k in numbers}
     kept = [k for k in numbers if states[k]["state"] == "analysed"]
     model = states[kept[0] if kept else numbers[0]]

@@ -32,6 +32,7 @@ TORN_STEPS, TORN_PART = (
 )  # about a jump of the lattice so many grid steps are left out, if they are no more of all
 DARK, VACUUM_PERIODS = 0.35, 4.0  # of the brightness so many periods away: vacuum beside the crystal
 LEAST_SEEN = 0.4  # part of a window that must not be blank
+TOO_NARROW = "no lattice: no part of the image larger than about three cells is crystalline"
 CRYSTAL_LEVEL = 0.35  # lattice amplitude, as a part of that of the good regions, below which phases are not used
 
 
@@ -421,6 +422,8 @@ def fit_frame(image: Float, lattice: Lattice, flattener: Flattener) -> Frame:
         amplitudes, noise = demodulate(image, flattener, frequencies, grid, sigma)
         if number == 0:
             known = _coverage(flattener.seen, grid, sigma)[0] > LEAST_SEEN
+            if not known.any():
+                raise NoLatticeError(TOO_NARROW)
             chosen = strongest_reflections(orders, np.percentile(np.abs(amplitudes[:, known]), 85, axis=1))
             orders, frequencies, amplitudes = orders[chosen], frequencies[chosen], amplitudes[chosen]
         steps = _phase_steps(amplitudes) / (2 * np.pi * np.array(grid.step_px))
@@ -458,7 +461,7 @@ def _frame_of_phases(
     good = (quality > CRYSTAL_LEVEL) & (np.abs(amplitudes[:2]).min(0) > 2.5 * noise) & (part > LEAST_SEEN)
     good = ndimage.binary_opening(good, np.ones((2, 2), dtype=bool)) & _largest_parts(good)
     if good.sum() < 9:
-        raise NoLatticeError("no lattice: no part of the image larger than about three cells is crystalline")
+        raise NoLatticeError(TOO_NARROW)
     phases = np.stack([_unwrapped(a, good) for a in amplitudes])
     weights = np.where(good, part * quality**2, 0.0)
     field = _displacement(phases[:2], orders[:2], typical[:2], weights)

@@ -45,6 +45,7 @@ TOGETHER, TOGETHER_PART = 4, 0.6  # strongest reflections of a lattice, and how 
 USUAL_PERCENT = 80  # of the places of its window at which a reflection is weaker than its usual strength
 FREE = 0.2  # of a window's middle that may be covered where it is asked for a lattice
 BESIDE_PERIODS = 4.0  # of what is no crystal beside a grain that is registered with it: vacuum, and what is spoilt
+NEAR_STRENGTH = 0.25  # of a lattice's usual strength from which it may be that of a place
 STRONGEST = 1.3  # of its usual strength that a reflection counts with at most
 SAME_STEP = 0.035  # part by which two reflections of one lattice may differ in place: 2 degrees, or strain
 REFLECTIONS = 6  # strongest, by which a lattice is followed
@@ -122,8 +123,9 @@ def find_grains(image: Float) -> Grains:
     coarse = np.where(strengths.max(0) > 0.5 * COVERED, 1 + strengths.argmax(0), 0).astype(np.uint8)
     labels = _on_pixels(coarse, grid, image.shape)
     lattices = [one.lattice for one in followed]
+    near = [_on_pixels((one.strength > NEAR_STRENGTH).astype(np.uint8), grid, image.shape) > 0 for one in followed]
     for _ in range(2):
-        labels, lattices = _nearest_waves(image, flattener, grid, labels, lattices)
+        labels, lattices = _nearest_waves(image, flattener, grid, labels, lattices, near)
     return _numbered(labels, lattices)
 
 
@@ -332,9 +334,13 @@ def _on_pixels(coarse: Labels, grid: Grid, shape: tuple[int, ...]) -> Labels:
 
 
 def _nearest_waves(
-    image: Float, flattener: Flattener, grid: Grid, labels: Labels, lattices: list[Lattice]
+    image: Float, flattener: Flattener, grid: Grid, labels: Labels, lattices: list[Lattice], near: list[Bools]
 ) -> tuple[Labels, list[Lattice]]:
-    """Labels by which lattice's waves, continued from the inside of its grain, are nearest to the image."""
+    """Labels by which lattice's waves, continued from the inside of its grain, are nearest to the image.
+
+    A place is asked of the lattices alone that are `near` (rows, cols): of one that is seen nowhere about it the waves
+    are faint, and a crystal that is bent or weak is nearer to nothing than to its own.
+    """
     flat = flat_strip(image, slice(0, image.shape[0]), flattener, flattener.lifted((image.shape[0], image.shape[1])))
     off, mended = [], []
     for number, lattice in enumerate(lattices, 1):
@@ -343,8 +349,9 @@ def _nearest_waves(
         if waves is None:
             off.append(np.full(image.shape, np.inf, np.float32))
             continue
-        off.append(ndimage.gaussian_filter((flat - waves) ** 2, 0.7 * _period(lattice), truncate=3.0))
-    nearest = 1 + np.argmin(off, axis=0)
+        square = ndimage.gaussian_filter((flat - waves) ** 2, 0.7 * _period(lattice), truncate=3.0)
+        off.append(np.where(near[number - 1], square, np.inf))
+    nearest = np.where(np.isfinite(np.min(off, axis=0)), 1 + np.argmin(off, axis=0), labels)
     return np.where(labels > 0, nearest, 0).astype(np.uint8), mended
 
 

@@ -40,6 +40,7 @@ from oddlattice.storage.windows import Windows
 
 SAME_PERIOD = 0.05  # periods whose logarithms differ by less are one
 AT_ONCE_PX = 1 << 25  # an image of more pixels is read strip by strip
+WORTH = 0.7  # of the area that one lattice takes of an image, which its grains must have together
 BLANK = "of the image is blank"
 LARGEST_OF_GRAINS_PX = 1 << 24  # of a larger image one lattice alone is taken
 LABEL_CHUNK_PX = 1024
@@ -213,7 +214,7 @@ def tile_image(
     whole = laid(image, how)
     grains = other_grains(image, whole.found)
     each = _each_grain(image, grains, how) if grains is not None else {}
-    if grains is not None and any(one.found is not None for one in each.values()):
+    if grains is not None and _worth_it(each, whole):
         attributes = _write_grains(image, each, grains.labels, group)
     else:
         attributes = _write_one(image, whole, group)
@@ -274,6 +275,17 @@ def other_grains(image: Any, found: Registration | None) -> Grains | None:
         return None
     grains = find_grains(np.asarray(image[:, :]))
     return grains if grains.count > 1 else None
+
+
+def _worth_it(each: Mapping[int, Laid], whole: Laid) -> bool:
+    """Whether grain by grain about as much of an image can be analysed as on one lattice; seams cost some."""
+    together = sum(_crystal_px2(one) for one in each.values())
+    return together > 0 and together > WORTH * _crystal_px2(whole)
+
+
+def _crystal_px2(one: Laid) -> float:
+    """Area of the cells analysed."""
+    return 0.0 if one.found is None else float(one.found.mask.sum()) * one.found.frame.period_px**2
 
 
 def _each_grain(image: Any, grains: Grains, how: How) -> dict[int, Laid]:

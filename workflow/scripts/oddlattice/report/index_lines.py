@@ -103,6 +103,7 @@ def line(row: Row, pages: dict[str, str], remarkable: dict[str, float], read: se
         "quality_text": quality_text(row) if analysed else "",
         "pixel_text": f"{n.significant(1000 * row['pixel_nm'], 3)} pm/px" if n.usable(row.get("pixel_nm")) else "",
         "model": model_words(row),
+        "grains_text": f"{row['grains']} grains" if (row.get("grains") or 1) > 1 else "",
         "acquired": str(row.get("acquired") or "")[:16].replace("T", " "),
         "review": review_text(row),
         "reviewed": bool(row.get("reviewers")),

@@ -63,7 +63,8 @@ IMAGES: Schema = {
     "crystal": pl.String,  # name and zone axis, or those that look alike; empty where it is not recognised
     "crystal_probability": pl.Float64,  # of that name; empty where a model of the crystal was given
     "crystal_candidates": pl.String,  # the most likely first, each with its probability
-    "model": pl.String,
+    "grains": pl.Int64,  # crystals that are analysed, or told why not: see the table of grains
+    "model": pl.String,  # empty where grains have different ones, as lattice and rotation where there are several
     "model_misfit": pl.Float64,
     "cells_analysed": pl.Int64,
     "cells_masked": pl.Int64,

@@ -88,7 +88,7 @@
     title.title = one.name;
     const path = element("span", "path", one.folder || "");
     path.title = one.folder;
-    name.append(title, path, element("span", "path", [one.signal, one.pixel_text, one.model].filter(Boolean).join(" · ")));
+    name.append(title, path, element("span", "path", [one.signal, one.pixel_text, one.model, one.grains_text].filter(Boolean).join(" · ")));
     const state = element("td");
     state.append(element("span", `state ${one.state}`, states[one.state] || one.state));
     if (one.acquired) state.append(element("small", "", one.acquired));
