@@ -101,3 +101,16 @@ def test_an_image_of_few_counts_is_not_taken_for_a_clipped_one():
     survey, _ = survey_of(clipped)
     low = 420 - (420 - clipped.min()) / 64
     assert images.is_clipped(survey, int(((clipped >= low) & (clipped < 420)).sum()))
+
+
+def test_a_saturated_patch_is_not_columns_cut_off():
+    rng = np.random.default_rng(0)
+    row, col = np.mgrid[:320, :320]
+    columns = 60 + 60 * np.cos(2 * np.pi * row / 20) * np.cos(2 * np.pi * col / 20)
+    patch = 900 * np.exp(-((row - 90) ** 2 + (col - 200) ** 2) / (2 * 25**2))
+    for ground, refused in ((columns + patch, False), (3.5 * columns, True), (3.5 * columns + patch, True)):
+        image = np.minimum(rng.poisson(ground), 255).astype(np.uint8)
+        survey, _ = survey_of(image)
+        assert survey.saturated > 0.04
+        in_patches = images.saturated_in_patches([image[:256], image[256:]], 255)
+        assert bool(images.refusal_of_saturation(survey, in_patches)) == refused

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from oddlattice.read.stacks import image_axes, stack_axis
 _DARK_FIELD = re.compile(r"(?<![a-z])[hml]?aadf|(?<![a-z])adf|annular dark|dark[ -]?field", re.IGNORECASE)
 #: An image is refused when more than this fraction of it is cut off at the top of its range.
 LARGEST_SATURATED = 0.02
+PATCH_PX = 16  # a patch of saturated pixels is wider
 #: ... and its reader warned above this.
 NOTABLE_SATURATED = 1e-4
 #: An image is refused when more than this fraction of it is not a number.
@@ -202,9 +203,24 @@ def is_clipped(survey: Survey, just_below: int) -> bool:
     return survey.at_highest > 10 * max(1, just_below)
 
 
-def refusal_of_saturation(survey: Survey) -> str:
-    """Sentence for an image cut off at the top, "" if it is not."""
-    if survey.saturated <= LARGEST_SATURATED:
+def saturated_in_patches(bands: Iterable[Array], highest: float) -> int:
+    """Pixels at the highest value in patches, such as of contamination: about squares of PATCH_PX full of them.
+
+    No column is as wide.
+    """
+    number = 0
+    for band in bands:
+        rows, cols = (n - n % PATCH_PX for n in band.shape)
+        cut = (band[:rows, :cols] == highest).reshape(rows // PATCH_PX, PATCH_PX, cols // PATCH_PX, PATCH_PX)
+        full = np.pad(cut.all(axis=(1, 3)), 1)
+        near = np.lib.stride_tricks.sliding_window_view(full, (3, 3)).any(axis=(2, 3))
+        number += int(cut.sum(axis=(1, 3))[near].sum())
+    return number
+
+
+def refusal_of_saturation(survey: Survey, in_patches: int = 0) -> str:
+    """Sentence for an image cut off at the top, "" if it is not; pixels `in_patches` are masked and cost no more."""
+    if survey.at_highest - in_patches <= LARGEST_SATURATED * survey.pixels:
         return ""
     share = f"{100 * survey.saturated:.0f} %"
     return f"is saturated: {share} of its pixels sit at the highest value ({survey.highest:g}); the columns are cut off"

@@ -264,7 +264,8 @@ def _judge(folder: Path, survey: Survey) -> tuple[str, list[str]]:
         share = 100 * survey.not_finite / survey.pixels
         warnings.append(f"{share:.2g} % of the pixels were not numbers; they are set to the image's mean.")
     if survey.saturated > images.NOTABLE_SATURATED and images.is_clipped(survey, _count_just_below(folder, survey)):
-        reason = images.refusal_of_saturation(survey)
+        bands = omezarr.bands_of(array_of(zarr.open_group(folder, mode="r"), "0"))
+        reason = images.refusal_of_saturation(survey, images.saturated_in_patches(bands, float(survey.highest)))
         share = 100 * survey.saturated
         warnings.append(f"{share:.2g} % of the pixels sit at the highest value ({survey.highest:g}): cut off there.")
     return reason, warnings
