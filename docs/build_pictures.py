@@ -28,6 +28,7 @@ def main(report: Path = REPORT) -> None:
         page = browser.new_page(viewport=SIZE)
         page.goto((report / "index.html").as_uri())
         page.wait_for_timeout(1000)
+        page.evaluate("document.querySelector('h1 + .line').textContent = 'demo_archive'")
         photograph(page, "index")
         address = page.evaluate(
             "() => [...document.querySelectorAll('a[href*=\".html\"]')].map((a) => a.href)"

@@ -124,14 +124,14 @@ def reviewed_in_full(row: Row) -> bool:
 
 
 def quality_text(row: Row) -> str:
-    """Signal to noise and sharpness of an image, in one line."""
+    """Signal to noise and width of columns of an image, in one line."""
     said = []
     if n.usable(row.get("signal_to_noise")):
-        said.append(f"signal to noise {n.significant(row['signal_to_noise'], 2)}")
+        said.append(f"S/N {n.significant(row['signal_to_noise'], 2)}")
     for unit in ("pm", "px"):
         if n.usable(row.get(f"column_fwhm_{unit}")):
-            return ", ".join([*said, f"columns {n.significant(row[f'column_fwhm_{unit}'], 2)} {unit} wide"])
-    return ", ".join(said)
+            return " · ".join([*said, f"{n.significant(row[f'column_fwhm_{unit}'], 2)} {unit}"])
+    return " · ".join(said)
 
 
 def model_words(row: Row) -> str:
