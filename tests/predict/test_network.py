@@ -21,6 +21,9 @@ from oddlattice.predict.latents import smooth_latents
 from oddlattice.predict.methods import predict_pca, predict_template
 from oddlattice.predict.network import chunk_cells, contrast_of, predict_bulk, predict_on_gpu
 from oddlattice.predict.own_residual import own_residual
+from oddlattice.predict.predictor import Predictor
+from oddlattice.run.stage_settings import InferSettings
+from support.settings import default
 
 MODEL = Path(__file__).parents[2] / "models/srtio3_001"
 CRYSTAL = load_crystal(MODEL / "crystal.yaml")
@@ -199,3 +202,17 @@ def test_baselines_predict_bulk(predict: object) -> None:
     tiles, mask = bulk_tiles(4, electrons=50.0)
     predicted = predict(tiles, mask)  # type: ignore[operator]
     assert misfit(mean_cell(tiles, mask), mean_cell(predicted, mask)) < 0.05
+
+
+@pytest.mark.parametrize("method", ["vae", "pca"])
+def test_what_lies_beyond_the_image_does_not_change_the_cells_at_its_rim(method: str) -> None:
+    tiles, mask = bulk_tiles(7)
+    half = mask.copy()
+    half[:, 20:] = 0
+    beyond = tiles.copy()
+    beyond[:, 20 * CELL_PX :] = 0
+    predictor = Predictor(load_model(MODEL), default(InferSettings, device="cpu", method=method), 1)
+    seen, cut = predictor(tiles, half), predictor(beyond, half)
+    rim, inner = (np.s_[8 * CELL_PX :, low * CELL_PX : (low + 1) * CELL_PX] for low in (19, 10))
+    off = np.abs(seen - cut)
+    assert off[rim].mean() < 2 * off[inner].mean() + 0.01

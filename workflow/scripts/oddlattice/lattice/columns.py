@@ -98,6 +98,14 @@ def mean_cell(tiles: npt.NDArray[np.floating], mask: npt.NDArray[np.uint8]) -> n
     return median_cell(cells_at(tiles, sample_of(mask), px_of(tiles, mask)))
 
 
+def with_bulk_around(tiles: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Tiles (U n_u, V n_v) in which what is not in the image, 0 until now, looks like bulk to the cells at its rim."""
+    beyond = tiles == 0
+    if not beyond.any():
+        return tiles
+    return np.where(beyond, np.tile(mean_cell(tiles, mask), mask.shape).astype(np.float32), tiles)
+
+
 def window_start_px(column: ColumnShape) -> tuple[int, int]:
     """First (u, v) pixel of the column's window, from its cell's corner; the window has 2 REACH_PX + 2 px a side."""
     n_u, n_v = column.px_per_cell

@@ -20,12 +20,12 @@ CLEAR = 3.0  # a step is so much larger than what else is in the lines about it
 SHARP = 0.3  # of a step: so far that between few lines may be off
 ALIKE = 0.35  # of a step: so far valleys and peaks may differ
 BROKEN = 0.12  # of the contrast: where it is further off, the mean cell does not lie on the crystal
-LEAST_BLOCKS = 5  # stretches of a line, a period each, that must tell the same
+LEAST_BLOCKS, MOST_BLOCKS = 5, 64  # stretches of a line, whole periods each: so many must tell the same, are told apart
 MOST_STEPS = 12
 VALLEYS, PEAKS = 0.4, 0.8  # quantiles of the mean cell below and above which a pixel is of a valley, of a peak
 
 #: Counts of some lines, and what the mean cell has there, of pixels in which its deviation is between two values: sums
-#: over stretches of each line, a period long, where there is crystal; shape (2, rows, blocks).
+#: over stretches of each line, whole periods long, where there is crystal; shape (2, rows, blocks).
 Sums = Callable[[slice, tuple[float, float]], Array]
 
 
@@ -56,7 +56,8 @@ def _sums(
 ) -> Array:
     """See `Sums`."""
     cols, period = frame.shape[1], max(round(frame.period_px), 1)
-    starts = np.arange(0, max(cols - period + 1, 1), period)
+    width = period * -(-cols // (period * MOST_BLOCKS))
+    starts = np.arange(0, max(cols - width + 1, 1), width)
     found = np.zeros((2, frame.shape[0], len(starts)))
     _, uv, quality = lifted(flattener, frame)
     for strip in strips(frame.shape):

@@ -13,7 +13,7 @@ import zarr
 
 from oddlattice.archive.names import unescape
 from oddlattice.crystal import CELL_PX, PX_PER_CELL, Crystal
-from oddlattice.lattice.columns import as_cells, mean_cell
+from oddlattice.lattice.columns import as_cells, mean_cell, with_bulk_around
 from oddlattice.lattice.mean_cell import peaks_of_mean_cell
 from oddlattice.lattice.pixel_size import header_nm
 from oddlattice.lattice.register import register
@@ -147,7 +147,7 @@ def image_patches(crystal: Crystal, images: list[tuple[Float, Any]]) -> tuple[Im
         border = int(np.quantile(cells[:, 1], 1 - HELD_OUT_PART))
         centre = mean_cell(found.tiles, found.mask)
         contrast = float(centre.std())
-        rimmed = standardised(padded(found.tiles), contrast)
+        rimmed = standardised(padded(with_bulk_around(found.tiles, found.mask)), contrast)
         train.append(patches_of(rimmed, cells[cells[:, 1] < border - 1]))
         held.append(patches_of(rimmed, cells[cells[:, 1] > border]))
         counts.append(float(len(cells)))

@@ -1,8 +1,6 @@
 """Bulk predictions by one method with the settings of the rule."""
 
-import numpy as np
-
-from oddlattice.lattice.columns import as_cells, mean_cell, px_of
+from oddlattice.lattice.columns import as_cells, mean_cell, px_of, with_bulk_around
 from oddlattice.model.folder import Model
 from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.predict.gpu import Careful, Engine
@@ -32,7 +30,7 @@ class Predictor:
 
     def __call__(self, tiles: Float, mask: Mask, contrast: float | None = None) -> Float:
         """Prediction of the analysed cells, before the image's own mean residual is taken up."""
-        return self.predict(tiles, mask, lambda t, m: self.by_network(t, m, contrast))
+        return self.predict(with_bulk_around(tiles, mask), mask, lambda t, m: self.by_network(t, m, contrast))
 
     def by_network(self, tiles: Float, mask: Mask, contrast: float | None = None) -> Float:
         """The network's own prediction, whatever the method."""
@@ -47,14 +45,6 @@ class Predictor:
         if not METHODS[self.method].takes_residual:
             return raw, raw
         return raw, raw + own_residual(tiles - raw, mask, self.width, self.threads)
-
-
-def with_bulk_around(tiles: Float, mask: Mask) -> Float:
-    """Tiles (U n_u, V n_v) in which what is not in the image, 0 until now, looks like bulk to the cells at its rim."""
-    beyond = tiles == 0
-    if not beyond.any():
-        return tiles
-    return np.where(beyond, np.tile(mean_cell(tiles, mask), mask.shape).astype(np.float32), tiles)
 
 
 def masked(values: Float, mask: Mask) -> Float:
