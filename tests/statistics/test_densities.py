@@ -84,7 +84,7 @@ def test_densities_by_kind_of_one_image_by_hand() -> None:
     assert vacancy["corrected_per_nm2"] == pytest.approx(0.07125, rel=1e-3)
     assert (vacancy["expected_false"], heavier["expected_false"]) == (0.3, 1.0)
     assert every["expected_false"] == pytest.approx(1.3)
-    assert (every["expected_false_ci_low"], every["expected_false_ci_high"]) == (0, 4)
+    assert (every["expected_false_ci_low"], every["expected_false_ci_high"]) == (0, 3)
     assert vacancy["corrected_ci_low_per_nm2"] < 0.07125 < vacancy["corrected_ci_high_per_nm2"]
     assert (heavier["corrected_per_nm2"], heavier["not_corrected"]) == (
         None,
