@@ -53,6 +53,15 @@ def test_one_crystal_is_one_grain() -> None:
     assert not takes_all(register_on_own(two.counts)[0])
 
 
+def test_a_dislocation_makes_no_second_grain() -> None:
+    truth = make_grains(("CeO2",), (12.0,), side_px=420, pixel_nm=0.016, dose=200, changed=0, seed=4)
+    row, col = np.indices(truth.counts.shape).astype(float)
+    part = np.arctan2(row - 190, col - 230) / (2 * np.pi)
+    burgers = truth.vectors_px[0]
+    moved = ndimage.map_coordinates(truth.counts, [row - part * burgers[0], col - part * burgers[1]], order=1)
+    assert find_grains(moved.astype(np.float32)).count == 1
+
+
 def test_cells_of_a_grain_lie_in_it() -> None:
     truth = make_grains(("CeO2", "CeO2"), (12.0, 60.0), side_px=300, pixel_nm=0.018, dose=200, middles=TWO, seed=4)
     found = find_grains(truth.counts)

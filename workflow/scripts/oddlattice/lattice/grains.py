@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from oddlattice.crystal import LEAST_CELLS
+from oddlattice.lattice.boundaries import turned
 from oddlattice.lattice.fourier import (
     BLOCK_PX,
     PEAK_POWER,
@@ -46,6 +47,9 @@ USUAL_PERCENT = 80  # of the places of its window at which a reflection is weake
 FREE = 0.2  # of a window's middle that may be covered where it is asked for a lattice
 BESIDE_PERIODS = 4.0  # of what is no crystal beside a grain that is registered with it: vacuum, and what is spoilt
 NEAR_STRENGTH = 0.25  # of a lattice's usual strength from which it may be that of a place
+BENT_DEG, BENT_STRETCH = 7.0, 1.08  # by so much the lattice of one crystal may differ between places
+STEP_PERIODS = 1.0  # rms width over which waves are followed over a boundary
+GOES_OVER = 0.6  # of their size inside that they keep there in three quarters of the places
 STRONGEST = 1.3  # of its usual strength that a reflection counts with at most
 SAME_STEP = 0.035  # part by which two reflections of one lattice may differ in place: 2 degrees, or strain
 REFLECTIONS = 6  # strongest, by which a lattice is followed
@@ -120,13 +124,14 @@ def find_grains(image: Float) -> Grains:
         labels = np.full(image.shape, len(followed), np.uint8)
         return Grains(labels, [one.lattice for one in followed])
     strengths = np.stack([one.strength for one in followed])
-    coarse = np.where(strengths.max(0) > 0.5 * COVERED, 1 + strengths.argmax(0), 0).astype(np.uint8)
+    held = ndimage.gaussian_filter((strengths.max(0) > COVERED).astype(np.float64), 2.0, mode="nearest")
+    coarse = np.where(held > 0.5, 1 + strengths.argmax(0), 0).astype(np.uint8)  # speckle is strong here and there only
     labels = _on_pixels(coarse, grid, image.shape)
     lattices = [one.lattice for one in followed]
     near = [_on_pixels((one.strength > NEAR_STRENGTH).astype(np.uint8), grid, image.shape) > 0 for one in followed]
     for _ in range(2):
         labels, lattices = _nearest_waves(image, flattener, grid, labels, lattices, near)
-    return _numbered(labels, lattices)
+    return _numbered(_joined(image, flattener, grid, labels, lattices), lattices)
 
 
 def takes_all(found: Registration) -> bool:
@@ -323,6 +328,43 @@ def _large_enough(one: _Followed, found: list[_Followed], grid: Grid) -> bool:
 
 
 # ---------------------------------------------------------------- every pixel to a lattice
+
+
+def _joined(image: Float, flattener: Flattener, grid: Grid, labels: Labels, lattices: list[Lattice]) -> Labels:
+    """Labels in which lattices that go over into each other are one: a crystal that is bent, or holds a dislocation."""
+    labels = labels.copy()
+    for i, first in enumerate(lattices, 1):
+        for j, second in enumerate(lattices[i:], i + 1):
+            own = labels == i, labels == j
+            turn = turned(first.vectors_px, second.vectors_px, (np.zeros(2), np.zeros(2)))
+            alike = turn is not None and turn.angle_deg < BENT_DEG and turn.stretch < BENT_STRETCH
+            if alike and own[0].any() and own[1].any() and _go_over(image, flattener, grid, own, first, second):
+                labels[own[1]] = i
+    return labels
+
+
+def _go_over(
+    image: Float, flattener: Flattener, grid: Grid, own: tuple[Bools, Bools], first: Lattice, second: Lattice
+) -> bool:
+    """Whether the strongest waves of two nearly equal lattices go on over their boundary without losing step.
+
+    Between two grains they are out of step by anything, so that their sum is weak in most places.
+    """
+    period = _period(first)
+    touch = ndimage.binary_dilation(own[0], iterations=2) & ndimage.binary_dilation(own[1], iterations=2)
+    rows, cols = (np.rint(px).astype(int) for px in (grid.rows_px, grid.cols_px))
+    at = (ndimage.distance_transform_edt(~touch) < 0.6 * period)[np.ix_(rows, cols)] if touch.any() else touch
+    if not at.any():
+        return False
+    strong = first.peaks[np.argsort(first.powers)[::-1][:2]]
+    others = np.concatenate([second.peaks, -second.peaks])
+    near = [others[np.hypot(*(others - g).T).argmin()] for g in strong]
+    waves, _ = demodulate(image, flattener, (strong + np.array(near)) / 2, grid, STEP_PERIODS * period)
+    inner = ((own[0] | own[1]) & (ndimage.distance_transform_edt(~touch) > 3 * period))[np.ix_(rows, cols)]
+    if not inner.any():
+        return False
+    size = np.abs(waves)
+    return bool((np.percentile(size[:, at], 25, axis=1) > GOES_OVER * np.median(size[:, inner], axis=1)).all())
 
 
 def _on_pixels(coarse: Labels, grid: Grid, shape: tuple[int, ...]) -> Labels:
