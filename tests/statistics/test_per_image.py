@@ -216,6 +216,8 @@ def test_methods_name_every_parameter_and_number_their_references() -> None:
         assert part in text, part
     cited = sorted({int(k) for group in re.findall(r"\[([\d, ]+)\]", text) for k in group.split(", ")})
     assert cited == list(range(1, len(found["references"]) + 1))
+    in_order = [int(k) for group in re.findall(r"\[([\d, ]+)\]", text) for k in group.split(", ")]
+    assert list(dict.fromkeys(in_order)) == cited
 
 
 def test_methods_say_how_images_without_a_model_were_predicted() -> None:

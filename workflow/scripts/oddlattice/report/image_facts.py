@@ -38,6 +38,8 @@ def expected_false(row: Row) -> str:
     number, low, high = (row.get(f"expected_false{end}") for end in ("", "_ci_low", "_ci_high"))
     if not (n.usable(number) and n.usable(low) and n.usable(high)):
         return ""
+    if number < 0.1 and high == 0:
+        return "fewer than 0.1"
     about = "fewer than 0.1" if 0 < number < 0.1 else n.fixed(number, 1 if number < 10 else 0)
     return f"{about} ({n.fixed(low, 0)} to {n.fixed(high, 0)})"
 

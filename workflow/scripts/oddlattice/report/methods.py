@@ -144,8 +144,6 @@ def _of_prediction(rows: Sequence[Row], infer: Mapping[str, Any], cite: Cited) -
 
 def _of_detection(rows: Sequence[Row], found: Row, config: Mapping[str, Any], cite: Cited) -> str:
     columns, number = (found["totals"]["reviewed"][key] for key in ("columns_tested", "defects"))
-    false = expected_false(found["totals"]["reviewed"])
-    among = f", of which {false} are expected to be false by the two-groups model {cite('efron')}" if false else ""
     infer, defects = config["infer"], config["defects"]
     where = "over all images" if defects["fdr_over"] == "run" else "within each image"
     return (
@@ -155,12 +153,17 @@ def _of_detection(rows: Sequence[Row], found: Row, config: Mapping[str, Any], ci
         f"the image's own columns of that site, {n.percent(defects['shift_share'], 1)} of the false alarms being "
         f"allowed to the displacement. Columns were flagged at a false-discovery rate of "
         f"{n.percent(defects['fdr'], 1)} {where} {cite('bh')}; {n.count(number)} point defects were "
-        f"found{among}. Regions without the lattice, and {defects['extended_columns']} or more neighbouring columns "
+        f"found{_of_false_alarms(found, cite)}. Regions without the lattice, and {defects['extended_columns']} or more neighbouring columns "
         f"displaced alike, "
         f"count as extended defects; point defects in them are listed, not counted. "
         f"Completeness was measured by injecting losses of intensity into each image's own bulk columns; the smallest "
         f"loss found nine times in ten was {_spread([row['smallest_loss_90'] for row in rows], '%', 100)}."
     )
+
+
+def _of_false_alarms(found: Row, cite: Cited) -> str:
+    false = expected_false(found["totals"]["reviewed"])
+    return f", of which {false} are expected to be false by the two-groups model {cite('efron')}" if false else ""
 
 
 def _of_numbers(found: Row, config: Mapping[str, Any], cite: Cited) -> str:
