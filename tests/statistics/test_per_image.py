@@ -256,7 +256,7 @@ def test_populations_are_told_in_words() -> None:
 
 
 def test_an_empty_archive_has_a_page(tmp_path: Path) -> None:
-    empty = across_images.compare([], {}, {}, {}, {}, 1) | {"group_by": "folder"}
+    empty = across_images.compare([], {}, {}, {}, {}, 1) | {"group_by": "folder", "populations": []}
     (tmp_path / "statistics.json").write_text(json.dumps(empty))
     made = made_up.Shard(tmp_path / "none").write()
     write_statistics.main(

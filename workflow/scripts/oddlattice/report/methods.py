@@ -153,10 +153,9 @@ def _of_detection(rows: Sequence[Row], found: Row, config: Mapping[str, Any], ci
         f"the image's own columns of that site, {n.percent(defects['shift_share'], 1)} of the false alarms being "
         f"allowed to the displacement. Columns were flagged at a false-discovery rate of "
         f"{n.percent(defects['fdr'], 1)} {where} {cite('bh')}; {n.count(number)} point defects were "
-        f"found{_of_false_alarms(found, cite)}. Regions without the lattice, and {defects['extended_columns']} or more neighbouring columns "
-        f"displaced alike, "
-        f"count as extended defects; point defects in them are listed, not counted. "
-        f"Completeness was measured by injecting losses of intensity into each image's own bulk columns; the smallest "
+        f"found{_of_false_alarms(found, cite)}. Regions without the lattice, and {defects['extended_columns']} or more "
+        f"neighbouring columns displaced alike, count as extended defects; point defects in them are listed, not "
+        f"counted. Completeness was measured by injecting losses of intensity into each image's own bulk columns; the smallest "
         f"loss found nine times in ten was {_spread([row['smallest_loss_90'] for row in rows], '%', 100)}."
     )
 
