@@ -155,8 +155,8 @@ def _of_detection(rows: Sequence[Row], found: Row, config: Mapping[str, Any], ci
         f"{n.percent(defects['fdr'], 1)} {where} {cite('bh')}; {n.count(number)} point defects were "
         f"found{_of_false_alarms(found, cite)}. Regions without the lattice, and {defects['extended_columns']} or more "
         f"neighbouring columns displaced alike, count as extended defects; point defects in them are listed, not "
-        f"counted. Completeness was measured by injecting losses of intensity into each image's own bulk columns; the smallest "
-        f"loss found nine times in ten was {_spread([row['smallest_loss_90'] for row in rows], '%', 100)}."
+        f"counted. Completeness was measured by injecting losses of intensity into each image's own bulk columns; the "
+        f"smallest loss found nine times in ten was {_spread([row['smallest_loss_90'] for row in rows], '%', 100)}."
     )
 
 
