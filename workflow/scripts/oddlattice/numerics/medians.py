@@ -28,3 +28,10 @@ def median(values: Values, axis: int = -1, *, keepdims: bool = False) -> Any:
     if lines.shape[-1] % 2 == 0:
         found = (lines[..., :half].max(axis=-1) + found) / 2
     return np.expand_dims(found, axis) if keepdims else found
+
+
+def robust_std(values: npt.NDArray[np.float64]) -> float:
+    """Standard deviation of the Gaussian that has the median deviation of `values`; 0 without any."""
+    if not values.size:
+        return 0.0
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))

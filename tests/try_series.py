@@ -1,0 +1,233 @@
+"""Series of made-up column tables, followed: `try_series.py --seeds development`. Recipe: series_trial.yaml."""
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow/scripts"))
+
+import numpy as np
+import yaml
+
+from oddlattice.numerics.intervals import poisson_interval, wilson
+from oddlattice.series.drift import Frame
+from oddlattice.series.events import exposure
+from oddlattice.series.follow import Followed, follow
+
+RECIPE = yaml.safe_load(Path(__file__).with_name("series_trial.yaml").read_text(encoding="utf-8"))
+FRACTION = np.array([[0.0, 0.0], [0.5, 0.5]])
+Site = tuple[int, int, int]
+
+
+@dataclass
+class Made:
+    """A specimen: the change of every site in every frame, (U, V, 2, T); where the field begins in each frame [cells]."""
+
+    change: np.ndarray
+    field_at: np.ndarray
+    sigma: float
+    cells: int
+    true: list[tuple[str, Site, int]] = field(default_factory=list)
+    odd: list[Site] = field(default_factory=list)
+    used: set[Site] = field(default_factory=set)
+
+
+PAD = 5
+
+
+def specimen(rng: np.random.Generator, cells: int, frames: int, sigma: float, scatter: float, jump: float) -> Made:
+    """Bulk that drifts."""
+    side = cells + 2 * PAD
+    change = np.repeat(rng.normal(0, scatter, (side, side, 2, 1)) if scatter else np.zeros((side, side, 2, 1)), frames, 3)
+    walk = np.cumsum(rng.normal(size=(frames, 2)), axis=0)
+    walk -= walk[0]
+    if jump:
+        walk = np.cumsum(np.vstack([np.zeros((1, 2)), rng.uniform(-jump, jump, (frames - 1, 2)) / 1.4]), axis=0)
+    most = np.hypot(*walk.T).max()
+    walk *= min(RECIPE["series"]["drift_cells"] / most, 1.0 if jump else np.inf)
+    return Made(change, PAD + walk, sigma, cells)
+
+
+def tables(rng: np.random.Generator, made: Made) -> list[Frame]:
+    """What the defect stage would say of each frame."""
+    side, pitch, found = made.change.shape[0], RECIPE["series"]["cell_px"], []
+    grid = np.stack(np.meshgrid(np.arange(side), np.arange(side), [0, 1], indexing="ij"), -1).reshape(-1, 3)
+    for t, start in enumerate(made.field_at):
+        place = grid[:, :2] + FRACTION[grid[:, 2]] - start
+        k = grid[((place >= 0) & (place < made.cells)).all(axis=1)]
+        places = (k[:, :2] + FRACTION[k[:, 2]] - start) * pitch + rng.normal(0, RECIPE["series"]["place_px"], (len(k), 2))
+        cells = k[:, :2] - rng.integers(0, side, 2)
+        if rng.random() < RECIPE["series"]["turned"]:  # a' = b, b' = -a; the other column then belongs to another cell
+            u, v = cells.T
+            cells = np.column_stack([v, -u - (k[:, 2] == 1)])
+        change = made.change[tuple(k.T)][:, t] + rng.normal(0, made.sigma, len(k))
+        found.append(Frame(t, cells, k[:, 2], {0: "Sr", 1: "Ti"}, places, change, np.full(len(k), made.sigma)))
+    return found
+
+
+def laid_true(made: Made, series: Followed) -> np.ndarray:
+    """Off by how many cells each site lies in every frame: (T, 2) whole cells against the first frame."""
+    pitch = RECIPE["series"]["cell_px"]
+    truth = -(made.field_at - made.field_at[0]) * pitch
+    return np.rint((np.array([one.drift_px for one in series.laid]) - truth[[f.frame for f in series.frames]]) / pitch)
+
+
+def site_of(made: Made, series: Followed, k: int) -> Site:
+    """The specimen's site of a site of the series."""
+    at = series.sites_px[k] / RECIPE["series"]["cell_px"] + made.field_at[0]
+    c = int(series.column[k])
+    u, v = np.rint(at - FRACTION[c]).astype(int)
+    return int(u), int(v), c
+
+
+def place(rng: np.random.Generator, made: Made) -> Site:
+    """A site in the field throughout, with no other changed one near."""
+    while True:
+        u, v = (int(x) for x in rng.integers(PAD + 4, made.cells + PAD - 4, 2))
+        c = int(rng.integers(2))
+        near = {(u + i, v + j, d) for i in (-1, 0, 1) for j in (-1, 0, 1) for d in (0, 1)}
+        if not near & made.used:
+            made.used |= near
+            return u, v, c
+
+
+def step(rng: np.random.Generator, sigma: float) -> float:
+    size = rng.uniform(*RECIPE["events"]["dprime"]) * sigma * np.sqrt(2 / 5)
+    return float(-min(size, 1.0) if rng.random() < 0.5 else size)
+
+
+def happens(rng: np.random.Generator, made: Made) -> None:
+    """Put the changes, returns, hops and those odd from the first frame into a specimen."""
+    recipe = RECIPE["events"]
+    for k in range(recipe["changes"]):
+        s, t, size = place(rng, made), int(rng.integers(*recipe["frames"])), step(rng, made.sigma)
+        end = made.change.shape[3]
+        if k < recipe["returns"]:
+            t = min(t, 60)
+            end = t + int(rng.integers(15, 41))
+            if end < made.change.shape[3] - 5:
+                made.true.append(("returns", s, end))
+        made.change[s][t:end] += size
+        made.true.append(("changes", s, t))
+    for _ in range(recipe["hops"]):
+        (u, v, c), t = place(rng, made), int(rng.integers(*recipe["frames"]))
+        size = abs(step(rng, made.sigma))
+        other = (u, v, 1) if c == 0 else (u + 1, v + 1, 0)
+        made.change[u, v, c][:t] += size
+        made.change[other][t:] += size
+        made.true.append(("hops", other, t))
+    for k in range(recipe["from_the_first"]):
+        s = place(rng, made)
+        made.change[s] += -1.0 - made.change[s][0] if k % 2 else step(rng, made.sigma)
+        made.odd.append(s)
+
+
+class Tally(dict[str, list[float]]):
+    def add(self, name: str, *values: float) -> None:
+        self.setdefault(name, []).extend(values)
+
+
+def count_events(made: Made, series: Followed, tally: Tally, name: str) -> None:
+    listed = [(e.event, site_of(made, series, e.site), e.at) for e in series.events]
+    for sort, s, t in made.true:
+        hit = any(q == s and abs(at - t) <= 1 and (e == sort or {e, sort} == {"hops", "changes"}) for e, q, at in listed)
+        tally.add(f"{name} {sort} found", hit)
+        if sort == "hops":
+            tally.add(f"{name} hops told as hops", any(e == "hops" and q == s and abs(at - t) <= 1 for e, q, at in listed))
+    left = {(u + i, v + j, c) for kind, (u, v, _), _ in made.true if kind == "hops" for i in (-1, 0) for j in (-1, 0) for c in (0, 1)}
+    false = [(e, q, at) for e, q, at in listed
+             if not any(q == s and abs(at - t) <= 1 for _, s, t in made.true)
+             and not (q in left and any(abs(at - t) <= 1 for k, _, t in made.true if k == "hops"))]  # fmt: skip
+    tally.add(f"{name} false events", len(false))
+    for s in made.odd:
+        own = [t for t in series.tracks if site_of(made, series, t.site) == s]
+        tally.add(f"{name} odd from the first: one track, no event", len(own) == 1 and all(q != s for _, q, _ in listed))
+    per = exposure(series.states, series.seen)
+    drawn = sum(sort == "changes" for sort, _, _ in made.true)
+    counted = sum(e.event == "changes" and e.before == "bulk" for e in series.events)
+    if drawn:
+        rate = rng_rate(made)
+        low, high = poisson_interval(counted, 0.68)
+        tally.add(f"{name} 68 % interval of rate holds", low <= rate * per <= high)
+
+
+def rng_rate(made: Made) -> float:
+    """The rate by which changes were drawn: set by `events_of_rate`."""
+    return float(getattr(made, "rate", np.nan))
+
+
+def depth(seed: int, sigma: float) -> dict[str, Any]:
+    """Losses found nine times in ten in all frames, and in three, over what scatter and noise allow."""
+    recipe, found = RECIPE["series"], {}
+    for frames in (recipe["frames"], 3):
+        rng = np.random.default_rng(seed)
+        made = specimen(rng, recipe["cells"], frames, sigma, recipe["static_scatter"], 0.0)
+        unit = 4.5 * np.hypot(recipe["static_scatter"], sigma / np.sqrt(frames))
+        parts = np.repeat(np.arange(0.5, 2.01, 0.1), 8)
+        made.used = set()
+        free = [(u, v, c) for u in range(9, 25) for v in range(9, 25) for c in (0, 1) if (u + v) % 2 == 0][: len(parts)]
+        for s, part in zip(free, rng.permutation(parts), strict=True):
+            made.change[s] -= part * unit
+        series = follow(tables(rng, made))
+        assert series is not None
+        listed = {site_of(made, series, t.site) for t in series.tracks if t.first == 0}
+        rng = np.random.default_rng(seed)
+        specimen(rng, recipe["cells"], frames, sigma, recipe["static_scatter"], 0.0)
+        found[frames] = [(part, s in listed) for s, part in zip(free, rng.permutation(parts), strict=True)]
+    return found
+
+
+def report(tally: Tally) -> None:
+    for name, values in tally.items():
+        n, total = len(values), float(np.sum(values))
+        if "false events" in name:
+            low, high = poisson_interval(total)
+            print(f"{name}: {total:.0f} in {n} series, mean {total / n:.3f} ({low / n:.3f}-{high / n:.3f})")
+        else:
+            low, high = wilson(round(total), n)
+            print(f"{name}: {total:.0f} of {n} = {total / n:.3f} ({low:.3f}-{high:.3f})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", choices=["development", "final"], default="development")
+    parser.add_argument("--sets", nargs="*", default=["events", "nothing", "drift", "depth"])
+    parser.add_argument("--share", type=float, default=1.0, help="part of the series of each set")
+    given = parser.parse_args()
+    base, tally, started = RECIPE["seeds"][given.seeds], Tally(), time.time()
+    recipe = RECIPE["series"]
+    for number, name in enumerate(("events", "nothing")):
+        for dose, sigma in RECIPE["noise_of_dose"].items():
+            for k in range(round(RECIPE["sets"][name] * given.share)) if name in given.sets else ():
+                rng = np.random.default_rng(base + 10000 * number + 100 * int(dose) + k)
+                made = specimen(rng, recipe["cells"], recipe["frames"], sigma, recipe["static_scatter"], 0.0)
+                if name == "events":
+                    happens(rng, made)
+                series = follow(tables(rng, made))
+                assert series is not None
+                tally.add(f"{name} {dose} e/px frames told", *[one.told for one in series.laid])
+                tally.add(f"{name} {dose} e/px cell errors where told", *(off.any() and one.told for off, one in zip(laid_true(made, series), series.laid, strict=True)))
+                count_events(made, series, tally, f"{name} {dose} e/px")
+    for number, name in enumerate(("one_vacancy", "scatter_only", "no_landmark")):
+        for k in range(round(RECIPE["drift"][name] * given.share)) if "drift" in given.sets else ():
+            rng = np.random.default_rng(base + 10000 * (10 + number) + k)
+            scatter = recipe["static_scatter"] if name == "scatter_only" else 0.0
+            made = specimen(rng, RECIPE["drift"]["cells"], RECIPE["drift"]["frames"], RECIPE["noise_of_dose"][60], scatter, 0.4)
+            if name == "one_vacancy":
+                made.change[place(rng, made)] -= 1.0
+            series = follow(tables(rng, made))
+            assert series is not None
+            off = laid_true(made, series).any(axis=1)
+            told = np.array([one.told for one in series.laid])
+            tally.add(f"drift {name}: series with a cell error where told", bool((off & told).any()))
+            tally.add(f"drift {name}: series with a cell error anywhere", bool(off.any()))
+            tally.add(f"drift {name}: frames told after the first", *told[1:])
+    report(tally)
+    print(f"{time.time() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
