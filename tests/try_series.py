@@ -41,7 +41,9 @@ PAD = 5
 def specimen(rng: np.random.Generator, cells: int, frames: int, sigma: float, scatter: float, jump: float) -> Made:
     """Bulk that drifts."""
     side = cells + 2 * PAD
-    change = np.repeat(rng.normal(0, scatter, (side, side, 2, 1)) if scatter else np.zeros((side, side, 2, 1)), frames, 3)
+    change = np.repeat(
+        rng.normal(0, scatter, (side, side, 2, 1)) if scatter else np.zeros((side, side, 2, 1)), frames, 3
+    )
     walk = np.cumsum(rng.normal(size=(frames, 2)), axis=0)
     walk -= walk[0]
     if jump:
@@ -58,7 +60,9 @@ def tables(rng: np.random.Generator, made: Made) -> list[Frame]:
     for t, start in enumerate(made.field_at):
         place = grid[:, :2] + FRACTION[grid[:, 2]] - start
         k = grid[((place >= 0) & (place < made.cells)).all(axis=1)]
-        places = (k[:, :2] + FRACTION[k[:, 2]] - start) * pitch + rng.normal(0, RECIPE["series"]["place_px"], (len(k), 2))
+        places = (k[:, :2] + FRACTION[k[:, 2]] - start) * pitch + rng.normal(
+            0, RECIPE["series"]["place_px"], (len(k), 2)
+        )
         cells = k[:, :2] - rng.integers(0, side, 2)
         if rng.random() < RECIPE["series"]["turned"]:  # a' = b, b' = -a; the other column then belongs to another cell
             u, v = cells.T
@@ -133,18 +137,31 @@ class Tally(dict[str, list[float]]):
 def count_events(made: Made, series: Followed, tally: Tally, name: str) -> None:
     listed = [(e.event, site_of(made, series, e.site), e.at) for e in series.events]
     for sort, s, t in made.true:
-        hit = any(q == s and abs(at - t) <= 1 and (e == sort or {e, sort} == {"hops", "changes"}) for e, q, at in listed)
+        hit = any(
+            q == s and abs(at - t) <= 1 and (e == sort or {e, sort} == {"hops", "changes"}) for e, q, at in listed
+        )
         tally.add(f"{name} {sort} found", hit)
         if sort == "hops":
-            tally.add(f"{name} hops told as hops", any(e == "hops" and q == s and abs(at - t) <= 1 for e, q, at in listed))
-    left = {(u + i, v + j, c) for kind, (u, v, _), _ in made.true if kind == "hops" for i in (-1, 0) for j in (-1, 0) for c in (0, 1)}
+            tally.add(
+                f"{name} hops told as hops", any(e == "hops" and q == s and abs(at - t) <= 1 for e, q, at in listed)
+            )
+    left = {
+        (u + i, v + j, c)
+        for kind, (u, v, _), _ in made.true
+        if kind == "hops"
+        for i in (-1, 0)
+        for j in (-1, 0)
+        for c in (0, 1)
+    }
     false = [(e, q, at) for e, q, at in listed
              if not any(q == s and abs(at - t) <= 1 for _, s, t in made.true)
              and not (q in left and any(abs(at - t) <= 1 for k, _, t in made.true if k == "hops"))]  # fmt: skip
     tally.add(f"{name} false events", len(false))
     for s in made.odd:
         own = [t for t in series.tracks if site_of(made, series, t.site) == s]
-        tally.add(f"{name} odd from the first: one track, no event", len(own) == 1 and all(q != s for _, q, _ in listed))
+        tally.add(
+            f"{name} odd from the first: one track, no event", len(own) == 1 and all(q != s for _, q, _ in listed)
+        )
     per = exposure(series.states, series.seen)
     drawn = sum(sort == "changes" for sort, _, _ in made.true)
     counted = sum(e.event == "changes" and e.before == "bulk" for e in series.events)
@@ -209,13 +226,18 @@ def main() -> None:
                 series = follow(tables(rng, made))
                 assert series is not None
                 tally.add(f"{name} {dose} e/px frames told", *[one.told for one in series.laid])
-                tally.add(f"{name} {dose} e/px cell errors where told", *(off.any() and one.told for off, one in zip(laid_true(made, series), series.laid, strict=True)))
+                tally.add(
+                    f"{name} {dose} e/px cell errors where told",
+                    *(off.any() and one.told for off, one in zip(laid_true(made, series), series.laid, strict=True)),
+                )
                 count_events(made, series, tally, f"{name} {dose} e/px")
     for number, name in enumerate(("one_vacancy", "scatter_only", "no_landmark")):
         for k in range(round(RECIPE["drift"][name] * given.share)) if "drift" in given.sets else ():
             rng = np.random.default_rng(base + 10000 * (10 + number) + k)
             scatter = recipe["static_scatter"] if name == "scatter_only" else 0.0
-            made = specimen(rng, RECIPE["drift"]["cells"], RECIPE["drift"]["frames"], RECIPE["noise_of_dose"][60], scatter, 0.4)
+            made = specimen(
+                rng, RECIPE["drift"]["cells"], RECIPE["drift"]["frames"], RECIPE["noise_of_dose"][60], scatter, 0.4
+            )
             if name == "one_vacancy":
                 made.change[place(rng, made)] -= 1.0
             series = follow(tables(rng, made))

@@ -15,6 +15,7 @@ from oddlattice.archive.verdicts import refresh_inventory
 from oddlattice.process.logs import say_plainly
 from oddlattice.run.stage_settings import ReadSettings, ReportSettings, StatisticsSettings
 from support.fault_shard import CONFIG, Shard
+from support.report_products import no_series, series_in
 from support.small_disk import SmallDisk, small_disk
 
 __all__ = ["whole"]
@@ -78,7 +79,8 @@ class OnDisk(Shard):
         )
         tables, settings = (out["images_parquet"], out["defects_parquet"]), StatisticsSettings.of(CONFIG["statistics"])
         populations = self.folder / "populations.parquet"
-        compare_images.main(*tables, [], [], statistics, beside, populations, settings, CONFIG["seed"])
+        stacks = (no_series(), statistics, beside, populations, series_in(self.folder))
+        compare_images.main(*tables, [], [], *stacks, settings, CONFIG["seed"])
         provenance = {"config": CONFIG, "versions": {"oddlattice": "0"}}
         write_index.main(
             *given, statistics, [self.pages], self.disk / "index.html", ReportSettings.of(CONFIG["report"]), provenance

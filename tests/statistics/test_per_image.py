@@ -176,9 +176,11 @@ def test_a_metadata_field_names_groups(shard: tuple[made_up.Made, Path, Path], t
         paths.defects,
         [],
         [str(paths.images_zarr)],
+        made_up.no_series(),
         tmp_path / "s.json",
         tables,
         tmp_path / "p.parquet",
+        made_up.series_in(tmp_path),
         settings,
         1,
     )

@@ -395,14 +395,26 @@ class Shard:
         given = (
             [str(made.statistics)],
             [str(made.images_zarr)],
+            no_series(),
             statistics,
             beside,
             folder / "populations.parquet",
+            series_in(folder),
             default(StatisticsSettings),
             1,
         )
         compare_images.main(out["images_parquet"], out["defects_parquet"], *given)
         return out | {"statistics_json": str(statistics)}
+
+
+def no_series() -> dict[str, list[str]]:
+    """Tables of stacks of shards without any."""
+    return {name: [] for name in OF_SERIES}
+
+
+def series_in(folder: Path) -> dict[str, str]:
+    """Where compare_images writes the tables of stacks."""
+    return {f"{n}_{end}": str(folder / f"{n}.{end}") for n in OF_SERIES for end in ("parquet", "csv")}
 
 
 def arguments(made: Made) -> tuple[Path, ...]:

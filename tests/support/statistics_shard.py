@@ -31,7 +31,9 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> tuple[made_up.Made, Path,
     (folder / "5_report").mkdir()
     compare_images.main(
         paths.images, paths.defects, [str(paths.statistics)], [str(paths.images_zarr)],
-        out / "statistics.json", tables, out / "populations.parquet", default(StatisticsSettings), 1,
+        made_up.no_series(),
+        out / "statistics.json", tables, out / "populations.parquet", made_up.series_in(out),
+        default(StatisticsSettings), 1,
     )  # fmt: skip
     page = folder / "5_report" / "statistics.html"
     write_statistics.main(out / "statistics.json", paths.images, [], page, page.with_name("methods.md"), PROVENANCE)

@@ -6,7 +6,19 @@ from pathlib import Path
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
 PACKAGE = SCRIPTS / "oddlattice"
 CELLAR = {"storage", "process", "numerics", "run"}
-PATH = ["archive", "read", "lattice", "model", "predict", "defects", "statistics", "report", "benchmark", "command"]
+PATH = [
+    "archive",
+    "read",
+    "lattice",
+    "model",
+    "predict",
+    "defects",
+    "series",
+    "statistics",
+    "report",
+    "benchmark",
+    "command",
+]
 BESIDE = {
     "simulate": {"lattice"},
     "model": {"simulate"},

@@ -14,6 +14,9 @@ Out: results/4_defects/{shard}.parquet          flagged columns (products.DEFECT
      results/4_defects/{shard}.places.parquet   every column's measured place (products.PLACES)
      results/4_defects/{shard}.statistics.json  densities, site fractions, g(r), fields of displacements of each image
      results/4_defects/statistics.json, {densities,sites,groups,comparisons,trends,populations,folder_populations}.csv  of all images together
+     results/4_defects/{shard}.{series,tracks,events}.parquet  stacks followed through their frames
+     results/4_defects/{series,tracks,events}.{parquet,csv}    the same of all shards
+     results/4_defects/statistics.json, {densities,sites,groups,comparisons,trends}.csv  of all images together
 """
 
 
@@ -100,6 +103,9 @@ rule measure_images:
     output:
         statistics="results/4_defects/{shard}.statistics.json",
         places="results/4_defects/{shard}.places.parquet",
+        series="results/4_defects/{shard}.series.parquet",
+        tracks="results/4_defects/{shard}.tracks.parquet",
+        events="results/4_defects/{shard}.events.parquet",
     log:
         "results/logs/measure_images/{shard}.log",
     benchmark:
@@ -121,6 +127,9 @@ rule compare_images:
         images_parquet="results/4_defects/images.parquet",
         defects_parquet="results/4_defects/defects.parquet",
         statistics=of_shards("results/4_defects/{shard}.statistics.json"),
+        series=of_shards("results/4_defects/{shard}.series.parquet"),
+        tracks=of_shards("results/4_defects/{shard}.tracks.parquet"),
+        events=of_shards("results/4_defects/{shard}.events.parquet"),
         images_zarr=of_shards("results/1_images/{shard}.zarr"),
         columns=of_shards("results/4_defects/{shard}.columns.parquet"),
         modules=modules_of("compare_images"),
@@ -134,6 +143,12 @@ rule compare_images:
         populations="results/4_defects/populations.csv",
         populations_parquet="results/4_defects/populations.parquet",
         folder_populations="results/4_defects/folder_populations.csv",
+        series_parquet="results/4_defects/series.parquet",
+        series_csv="results/4_defects/series.csv",
+        tracks_parquet="results/4_defects/tracks.parquet",
+        tracks_csv="results/4_defects/tracks.csv",
+        events_parquet="results/4_defects/events.parquet",
+        events_csv="results/4_defects/events.csv",
     log:
         "results/logs/compare_images.log",
     conda:

@@ -22,9 +22,11 @@ from oddlattice.storage.products import (
     DENSITIES,
     FOLDER_POPULATIONS,
     GROUPS,
+    OF_SERIES,
     POPULATIONS,
     SITES,
     TRENDS,
+    gathered,
     read_table,
     table,
     write_csv,
@@ -42,9 +44,11 @@ def main(
     defects: str | Path,
     statistics_json: list[str],
     images_zarr: list[str],
+    series: dict[str, list[str]],
     out_json: str | Path,
     out_csv: dict[str, str | Path],
     out_parquet: str | Path,
+    out_series: dict[str, str],
     settings: StatisticsSettings,
     seed: int,
     columns: Sequence[str] = (),
@@ -59,6 +63,8 @@ def main(
         Of the shards.
     images_zarr : list of path
         Stores of the raw images: their metadata may name the groups.
+    series, out_series : dict
+        Paths of the tables ``series``, ``tracks`` and ``events`` of the shards, and of all together.
     out_csv : dict
         Paths of densities, sites, groups, comparisons, trends, populations, folder_populations.
     out_parquet : path
@@ -89,11 +95,15 @@ def main(
     print(f"{len(rows)} images, {len(found['groups'])} groups, {len(found['trends'])} trends")
     for name, schema in TABLES.items():
         write_csv(table([{k: row[k] for k in schema} for row in found[name]], schema), out_csv[name])
-    gathered = table(populations, POPULATIONS).sort("image_id", "grain", "site", "component")
-    write_csv(gathered, out_csv["populations"])
+    told = table(populations, POPULATIONS).sort("image_id", "grain", "site", "component")
+    write_csv(told, out_csv["populations"])
     write_csv(table(found["populations"], FOLDER_POPULATIONS), out_csv["folder_populations"])
-    write_parquet(gathered, out_parquet)
-    write_text(out_json, json_lines(found))
+    write_parquet(told, out_parquet)
+    kept = {name: gathered(series[name], *how) for name, how in OF_SERIES.items()}
+    for name, frame in kept.items():
+        write_parquet(frame, out_series[f"{name}_parquet"])
+        write_csv(frame, out_series[f"{name}_csv"])
+    write_text(out_json, json_lines(found | {name: frame.to_dicts() for name, frame in kept.items()}))
 
 
 if "snakemake" in globals():
@@ -104,9 +114,11 @@ if "snakemake" in globals():
         snakemake.input.defects_parquet,
         list(snakemake.input.statistics),
         list(snakemake.input.images_zarr),
+        {name: list(snakemake.input[name]) for name in OF_SERIES},
         snakemake.output.json,
         {name: snakemake.output[name] for name in CSV},
         snakemake.output.populations_parquet,
+        {f"{name}_{end}": snakemake.output[f"{name}_{end}"] for name in OF_SERIES for end in ("parquet", "csv")},
         StatisticsSettings.of(snakemake.params.settings),
         snakemake.params.seed,
         list(snakemake.input.columns),

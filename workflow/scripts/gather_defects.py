@@ -20,21 +20,13 @@ from oddlattice.storage.products import (
     GRAINS,
     IMAGES,
     PRECISION,
-    VERSION,
-    Schema,
-    read_table,
+    gathered,
     table,
     write_csv,
     write_parquet,
 )
 
 TABLES = ("defects", "images", "completeness", "columns", "grains", "boundaries")
-
-
-def gathered(paths: list[str], schema: Schema, by: list[str]) -> pl.DataFrame:
-    """One table of many, sorted: the order of the shards does not show."""
-    tables = [table([], schema | VERSION), *(read_table(path, schema) for path in paths)]
-    return pl.concat(tables).sort(by, nulls_last=True)
 
 
 def places_of(paths: list[str], image_id: str) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Rule measure_images: where the columns of each image stand, and its statistics."""
+"""Rule measure_images: where the columns of each image stand, its statistics, and what happens in each stack."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +11,28 @@ from oddlattice.crystal import load_crystal
 from oddlattice.process.logs import log_to
 from oddlattice.process.single_thread import one_thread
 from oddlattice.process.supervised import Watch, go_on_watched
+from oddlattice.series.tables import about_stack, follow_stack, not_followed, stacks_of
 from oddlattice.statistics.per_image import measure
 from oddlattice.storage.image_json import write_by_image
-from oddlattice.storage.products import PLACES, table, write_parquet
+from oddlattice.storage.products import OF_SERIES, PLACES, table, write_parquet
 from oddlattice.storage.rows import Row
+
+
+def follow_stacks(images: pl.DataFrame, columns: pl.DataFrame, out: dict[str, str], watch: Watch) -> None:
+    """Write series, tracks and events of the stacks of a shard; a failure costs its stack alone."""
+    found: dict[str, list[Row]] = {name: [] for name in OF_SERIES}
+    for stack in stacks_of(images):
+        name = str(about_stack(stack)["series_id"])
+        rows, fault = watch.spared(name, follow_stack, stack, columns)
+        if rows is None:
+            assert fault is not None
+            print(f"{name}: {fault.trace}")
+            rows = {"series": [not_followed(stack, fault.words)]}
+        for key, some in rows.items():
+            found[key] += some
+        print(f"{name}: {rows['series'][0]['state']}, {len(rows.get('events', []))} events")
+    for key, (schema, _) in OF_SERIES.items():
+        write_parquet(table(found[key], schema), out[key])
 
 
 def main(
@@ -27,6 +45,7 @@ def main(
     columns: str | Path,
     out_statistics: str | Path,
     out_places: str | Path,
+    out_series: dict[str, str],
     seed: int,
     watch: Watch | None = None,
 ) -> None:
@@ -40,6 +59,8 @@ def main(
         crystal.yaml of every configured model.
     defects, images, columns : path
         The shard's tables.
+    out_series : dict of str to path
+        Tables ``series``, ``tracks`` and ``events``.
     seed : int
         Of the draws that clustering is tested against.
     watch : Watch, optional
@@ -70,6 +91,7 @@ def main(
 
     write_by_image(each(), out_statistics)
     write_parquet(pl.concat(places), out_places)
+    follow_stacks(pl.read_parquet(images), tables["columns"], out_series, watch)
 
 
 if "snakemake" in globals():
@@ -86,6 +108,7 @@ if "snakemake" in globals():
         snakemake.input.columns,
         snakemake.output.statistics,
         snakemake.output.places,
+        {name: snakemake.output[name] for name in OF_SERIES},
         snakemake.params.seed,
         go_on_watched(),
     )

@@ -59,8 +59,10 @@ class Results:
     ----------
     path : Path
     images, defects : polars.DataFrame
-        A row per image, analysed or refused; a row per defect. Units stand in the names of the columns; `units` tells
-        them.
+        A row per image, analysed or refused; a row per defect.
+    series, tracks, events : polars.DataFrame
+        A row per stack followed through its frames; per odd column of it, per event. Units stand in the names of the
+        columns; `units` tells them.
     statistics : dict
         What all images show together: densities, sites, groups, comparisons, trends.
     """
@@ -81,6 +83,21 @@ class Results:
     def defects(self) -> pl.DataFrame:
         """A row per defect of all images (products.DEFECTS)."""
         return pl.read_parquet(self.path / "4_defects/defects.parquet")
+
+    @cached_property
+    def series(self) -> pl.DataFrame:
+        """A row per stack followed through its frames (products.SERIES)."""
+        return pl.read_parquet(self.path / "4_defects/series.parquet")
+
+    @cached_property
+    def tracks(self) -> pl.DataFrame:
+        """A row per column of a stack for as long as it was odd (products.TRACKS)."""
+        return pl.read_parquet(self.path / "4_defects/tracks.parquet")
+
+    @cached_property
+    def events(self) -> pl.DataFrame:
+        """A row per change, return or hop of a column of a stack (products.EVENTS)."""
+        return pl.read_parquet(self.path / "4_defects/events.parquet")
 
     @cached_property
     def statistics(self) -> Row:

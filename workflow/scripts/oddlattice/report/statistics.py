@@ -11,6 +11,8 @@ from oddlattice.report.plots import ticks
 from oddlattice.storage.rows import Row
 
 BLUE, ORANGE = "#1f78c8", "#d07a1c"
+KIND_COLOURS = {"vacancy-like": BLUE, "lighter": "#2a9d6f", "heavier": ORANGE}
+MOST_EVENTS = 100  # on the page; the table has all
 CLAIM = 0.05
 LEAST_IMAGES = 5  # of a series: fewer do not tell how much images of a sample differ, whatever their defects say
 FOREST = ("ci_low_per_nm2", "density_per_nm2", "ci_high_per_nm2")
@@ -252,6 +254,57 @@ def _change(row: Row, span: float) -> str:
     return f"{texts[0]} over {over} (95 % interval {texts[1]} to {texts[2]})"
 
 
+def series_view(row: Row, found: Row) -> Row:
+    """A stack followed through its frames: sentences, its events as lines of a table, and how many were odd when."""
+    view: Row = {"name": f"{row['path']} · {row['signal']}" if row["signal"] else row["path"], "reason": row["reason"]}
+    view |= {"left_out": row["frames_left_out"] or "", "frames": n.count(row["frames"]), "events": [], "plot": None}
+    view |= {"used": n.count(row["frames_used"]), "followed": row["state"] == "followed"}
+    if not view["followed"]:
+        return view
+    tracks, events = ([r for r in found[key] if r["series_id"] == row["series_id"]] for key in ("tracks", "events"))
+    view |= {key: n.count(row[key]) for key in ("sites", "tracks", "changes", "returns", "hops")}
+    view["drift"] = n.significant(row["drift_largest_px"], 2)
+    if n.usable(row["change_rate"]):
+        rate = (1e3 * row[key] for key in ("change_rate", "change_rate_low_95", "change_rate_high_95"))
+        view["rate"], view["rate_interval"] = n.interval(*rate)
+    sure = sorted(events, key=lambda event: (event["frame"], event["row_px"]))
+    view["events"] = [event_row(event) for event in sure[:MOST_EVENTS]]
+    view["more"] = n.count(len(events) - MOST_EVENTS) if len(events) > MOST_EVENTS else ""
+    return view | {"plot": odd_against_frame(tracks, events), "kinds": list(KIND_COLOURS.items())}
+
+
+def event_row(event: Row) -> Row:
+    """A line of the table of events."""
+    low, high = event["frame_ci_low"], event["frame_ci_high"]
+    words = f"{event['kind_before']} → {event['kind_after']}"
+    if event["event"] == "hops" and event["from_track"] is not None:
+        words += f", from track {event['from_track']}"
+    return {
+        "event": event["event"],
+        "words": words,
+        "frame": n.count(event["frame"]) + (f" ({low}–{high})" if low < high else ""),
+        "probability": n.significant(event["probability"], 3),
+        "track": n.NONE if event["track"] is None else n.count(event["track"]),
+        "place": f"{event['row_px']:.0f}, {event['col_px']:.0f}",
+    }
+
+
+def odd_against_frame(tracks: list[Row], events: list[Row]) -> Row | None:
+    """Chart of the number of tracks of each kind alive in each frame; None without a track."""
+    if not tracks:
+        return None
+    ends = [row[key] for row in tracks for key in ("first_frame", "last_frame")] + [row["frame"] for row in events]
+    first, last = min(0, *ends), max(*ends, 1)
+    series, top = [], 1
+    for kind, colour in KIND_COLOURS.items():
+        own = [row for row in tracks if row["kind"] == kind]
+        alive = [sum(row["first_frame"] <= t <= row["last_frame"] for row in own) for t in range(first, last + 1)]
+        top = max(top, *alive)
+        if own:
+            series.append(Series(kind, colour, [Point(first + t, k) for t, k in enumerate(alive)], marked=False))
+    return chart(series, Axis(first, last, at=tuple(ticks(first, last))), Axis(0.0, 1.05 * top))
+
+
 def group_rows(found: list[Row]) -> list[Row]:
     """Lines of the table of groups; on one scale, where the interval and the density lie [% of its width]."""
     rows, top = [], max((row["ci_high_per_nm2"] for row in found), default=1.0)
@@ -312,5 +365,6 @@ def many_view(found: Row, pages: dict[str, str]) -> Row:
         "comparisons": comparison_rows(found["comparisons"]),
         "trends": [trend_view(row, pages) for row in found["trends"]],
         "populations": folder_rows(found["populations"]),
+        "series": [series_view(row, found) for row in found["series"]],
         "top": n.significant(max((row["ci_high_per_nm2"] for row in found["groups"]), default=0.0), 2),
     }

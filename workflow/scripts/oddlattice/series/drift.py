@@ -12,7 +12,7 @@ import numpy as np
 from oddlattice.numerics.arrays import Array, Bools, Index
 from oddlattice.numerics.medians import robust_std
 
-NEAR_CELLS = 3  # whole cells that a frame may have drifted from where it was expected
+NEAR_CELLS = 2  # whole cells that a frame may have drifted from where it was expected
 PAD_CELLS = 24  # cells kept around the first frame, for a specimen that drifts
 SAME_PLACE = 0.15  # of a cell: columns so near to each other are one
 SAME_VECTORS = 0.15  # lattice vectors of frames may differ by this part
@@ -92,7 +92,7 @@ def lattice_of(frame: Frame) -> Lattice:
     """The regular lattice that fits a frame's columns best."""
     kinds = np.unique(frame.column)
     design = np.column_stack([frame.cells, frame.column[:, None] == kinds])
-    found = np.linalg.lstsq(design.astype(np.float64), frame.places_px, rcond=None)[0]
+    found = np.linalg.lstsq(design.astype(np.float64), frame.places_px, rcond=None)[0].astype(np.float64)
     return Lattice(found[:2], {int(c): found[2 + k] for k, c in enumerate(kinds)})
 
 
@@ -106,8 +106,15 @@ def turn_between(frame: Lattice, first: Lattice) -> Index | None:
 
 @dataclass(frozen=True)
 class Pairing:
-    """How columns of the cell are paired: index and cell (2,) in the first frame's count of each column of cell (0, 0),
-    and where (2,) the frame's first column comes to lie."""
+    """How columns of the cell are paired.
+
+    Attributes
+    ----------
+    column, cell : dict
+        Index, and cell (2,), in the first frame's count, of each column of cell (0, 0).
+    start : ndarray of shape (2,)
+        Where the frame's first column comes to lie in the first frame's cell.
+    """
 
     column: Mapping[int, int]
     cell: Mapping[int, Index]
@@ -139,7 +146,7 @@ class Memory:
         size = first.cells.max(axis=0) + PAD_CELLS + 1 - self.low
         self.weight = np.zeros((*size, int(first.column.max()) + 1))
         self.sum = np.zeros_like(self.weight)
-        self.scatter = scatter
+        self.parts = ((1 - ODD, scatter), (ODD, ODD_SCATTER))  # of the columns, and how much these scatter
 
     def index(self, cells: Index, column: Index) -> tuple[tuple[Index, ...], Bools]:
         """Index of sites, and which of them lie in what is kept."""
@@ -160,23 +167,26 @@ class Memory:
         self.sum[index] = np.where(old, self.sum[index], 0.0) + change / sigma**2
         self.weight[index] = np.where(old, self.weight[index], 0.0) + 1 / sigma**2
 
-    def evidence(self, cells: Index, column: Index, frame: Frame) -> Array:
-        """Log of how much likelier each change (n,) is if these are its sites than if they are any."""
+    def evidence(self, cells: Index, column: Index, frame: Frame, alone: Array) -> Array:
+        """Log of how much likelier each change (n,) is if these are its sites than if they are any (`alone`)."""
         index, inside = self.index(cells, column)
         weight = self.weight[index]
         known = inside & (weight > 0)
         variance = 1 / np.where(known, weight, 1.0)
         mean = np.where(known, self.sum[index], 0.0) * variance
-        parts, alone, paired, seen = [(1 - ODD, self.scatter), (ODD, ODD_SCATTER)], 0.0, 0.0, 0.0
-        for part, scatter in parts:
+        paired, seen = np.zeros(len(mean)), np.zeros(len(mean))
+        for part, scatter in self.parts:
             prior = part * _normal(mean, scatter**2 + variance)
             shrink = scatter**2 / (scatter**2 + variance)
             paired = paired + prior * _normal(frame.change - shrink * mean, shrink * variance + frame.sigma**2)
-            alone = alone + part * _normal(frame.change, scatter**2 + frame.sigma**2)
             seen = seen + prior
-        new = NEW * _normal(frame.change, ODD_SCATTER**2)
-        ratio = np.log((1 - NEW) * paired / seen + new) - np.log((1 - NEW) * alone + new)
-        return np.where(known, ratio, 0.0)
+        together = (1 - NEW) * paired / seen + NEW * _normal(frame.change, ODD_SCATTER**2)
+        return np.where(known, np.log(together) - alone, 0.0)
+
+    def alone(self, frame: Frame) -> Array:
+        """Log of the chance of each change (n,) at any site."""
+        any_site = sum(part * _normal(frame.change, s**2 + frame.sigma**2) for part, s in self.parts)
+        return np.log((1 - NEW) * any_site + NEW * _normal(frame.change, ODD_SCATTER**2))
 
 
 def _normal(off: Array, variance: Array | float) -> Array:
@@ -205,18 +215,18 @@ def _trials(
     from_lead = (middle - lattice.places_px[min(lattice.places_px)]) @ np.linalg.inv(lattice.vectors_px) @ turn
     origin = of_first.places_px[min(of_first.places_px)]
     expected = (middle - last_px - origin) @ inverse - from_lead
-    found = []
+    found, alone = list[_Trial](), memory.alone(frame)
     for pairing in pairings(frame, lattice, first, of_first, turn):
-        nearest = np.rint(expected - pairing.start)
+        nearest = np.rint(expected - pairing.start).astype(np.int64)
         column = np.array([pairing.column[c] for c in frame.column.tolist()])
         base = frame.cells @ turn + np.array([pairing.cell[c] for c in frame.column.tolist()])
         for u in range(-NEAR_CELLS, NEAR_CELLS + 1):
             for v in range(-NEAR_CELLS, NEAR_CELLS + 1):
-                whole = (nearest + (u, v)).astype(np.int64)
+                whole = nearest + np.array([u, v])
                 off = pairing.start + whole - expected
                 drift = last_px - off @ of_first.vectors_px
                 cells = base + whole
-                evidence = memory.evidence(cells, column, frame)
+                evidence = memory.evidence(cells, column, frame, alone)
                 found.append(_Trial(cells, column, drift, float(np.hypot(*off)), evidence))
     return sorted(found, key=lambda trial: trial.steps)
 

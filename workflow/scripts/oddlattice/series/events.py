@@ -140,8 +140,10 @@ def with_hops(found: Sequence[Event], places: Array) -> list[Event]:
 
 
 def _pairs(found: Sequence[Event], places: Array) -> list[tuple[float, int, int]]:
-    """Pairs of events that may be a hop: chance that events have such a neighbour by accident, where it left, where
-    it came to. What is odd hops: the one that goes back to bulk has left, else the one that loses."""
+    """Pairs of events that may be a hop: chance of such a neighbour by accident, where it left, where it came to.
+
+    What is odd hops: the one that goes back to bulk has left, else the one that loses.
+    """
     if len(found) < 2:
         return []
     reach = NEIGHBOUR * _nearest(places)

@@ -1,9 +1,9 @@
 """The state of every column through time: bulk or changed, by a hidden Markov model of its level.
 
-A hidden state is a pair of kind (bulk, odd) and level (change of intensity, on a fine grid). A bulk level is the column's
-own and stays: so static scatter is part of the model. An odd level is anything from an emptied column to twice the
-intensity. Changes of kind draw a new level. How often they happen is counted in the series itself, from nearly never
-upwards, so that a series in which nothing happens has no events.
+A hidden state is a kind (bulk, odd) and a level (change of intensity, on a fine grid). A bulk level is the column's own
+and stays: so static scatter is part of the model. An odd level is anything from an emptied column to far more than bulk.
+Changes of kind draw a new level. How often they happen is counted in the series itself, from nearly never upwards, so
+that a series in which nothing happens has no events.
 Source: Rabiner 1989, doi:10.1109/5.18626 (forward and backward recursions).
 """
 
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from oddlattice.numerics.arrays import Array, Bools, Float, Index
 from oddlattice.numerics.medians import robust_std
@@ -190,7 +189,7 @@ def _blocks(n: int, bytes_each: int) -> Iterator[slice]:
 
 
 def windows(chance: Float) -> list[tuple[int, int, float]]:
-    """Times of single events in the chances (T,) of one: (first, last, sum), the likeliest first, those above `CLEAR`."""
+    """When single events fell, by the chances (T,) of one: first, last and sum of those above `CLEAR`, best first."""
     left, found = chance.astype(np.float64), list[tuple[int, int, float]]()
     while True:
         peak = int(np.argmax(left))

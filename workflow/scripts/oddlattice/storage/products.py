@@ -1,5 +1,6 @@
 """The one place that knows the products: tables, columns, dtypes and units, and how they are written."""
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -363,6 +364,83 @@ FOLDER_POPULATIONS: Schema = {
     **{name: dtype for name, dtype in POPULATIONS.items() if name not in ("image_id", "grain")},
 }
 
+#: results/4_defects/series.parquet: one row per stack of which frames were analysed one by one.
+SERIES: Schema = {
+    "series_id": pl.String,  # file_id and signal
+    "file_id": pl.String,
+    "path": pl.String,
+    "signal": pl.String,
+    "state": pl.String,  # followed | not_followed
+    "reason": pl.String,  # why not; also warnings of one that was followed
+    "frames": pl.Int64,  # in the file
+    "frames_used": pl.Int64,
+    "frames_left_out": pl.String,  # each with its reason
+    "frames_assumed": pl.Int64,  # of those used: their columns do not tell drift by whole cells, the smallest was taken
+    "grain": pl.Int64,  # that was followed
+    "drift_row_px": pl.Float64,  # of the specimen in the field, from the first frame used to the last
+    "drift_col_px": pl.Float64,
+    "drift_largest_px": pl.Float64,  # farthest from the first frame
+    "dose_e_per_nm2": pl.Float64,  # of a frame; null: no metadata that were seen state it so that it can be relied on
+    "sites": pl.Int64,  # columns seen in two frames or more
+    "tracks": pl.Int64,
+    "changes": pl.Int64,  # of a column of bulk or of another kind
+    "returns": pl.Int64,
+    "hops": pl.Int64,
+    "column_frames": pl.Float64,  # intervals between frames in which columns of bulk were watched
+    "change_rate": pl.Float64,  # changes and hops out of bulk, per column and interval
+    "change_rate_low_68": pl.Float64,
+    "change_rate_high_68": pl.Float64,
+    "change_rate_low_95": pl.Float64,
+    "change_rate_high_95": pl.Float64,
+}
+
+#: results/4_defects/tracks.parquet: a column of a series for as long as it was odd.
+TRACKS: Schema = {
+    "series_id": pl.String,
+    "file_id": pl.String,
+    "path": pl.String,
+    "signal": pl.String,
+    "track": pl.Int64,  # 1, 2, ... within the series, in order of appearance
+    "grain": pl.Int64,
+    "site": pl.String,
+    "column": pl.Int64,  # index in the crystal's cell
+    "cell_u": pl.Int64,  # as the first frame used counts them
+    "cell_v": pl.Int64,
+    "kind": pl.String,  # vacancy-like | lighter | heavier
+    "first_frame": pl.Int64,
+    "last_frame": pl.Int64,
+    "probability": pl.Float64,  # that it was odd
+    "intensity_change": pl.Float64,  # mean over its frames, fraction of a bulk column
+    "row_px": pl.Float64,  # in its first frame
+    "col_px": pl.Float64,
+}
+
+#: results/4_defects/events.parquet: what happened to columns of a series.
+EVENTS: Schema = {
+    "series_id": pl.String,
+    "file_id": pl.String,
+    "path": pl.String,
+    "signal": pl.String,
+    "track": pl.Int64,  # that it begins, or of a return ends; null where that is too unsure to be listed
+    "event": pl.String,  # changes | returns | hops
+    "frame": pl.Int64,  # first frame that shows it
+    "frame_ci_low": pl.Int64,  # the first frame that shows it lies between these with 95 %
+    "frame_ci_high": pl.Int64,
+    "probability": pl.Float64,  # that it happened
+    "kind_before": pl.String,  # of this column; bulk, or a kind
+    "kind_after": pl.String,
+    "from_track": pl.Int64,  # of a hop: the track of the column where it came from; null: that column is not odd
+    "row_px": pl.Float64,  # in that frame
+    "col_px": pl.Float64,
+}
+
+#: Tables of what happens in stacks, by name, and by what they are sorted.
+OF_SERIES: dict[str, tuple[Schema, list[str]]] = {
+    "series": (SERIES, ["path", "signal"]),
+    "tracks": (TRACKS, ["path", "signal", "track"]),
+    "events": (EVENTS, ["path", "signal", "frame", "row_px", "col_px", "event"]),
+}
+
 #: results/4_defects/groups.csv
 GROUPS: Schema = {
     "model": pl.String,
@@ -472,3 +550,9 @@ def read_table(path: str | Path, schema: Schema) -> pl.DataFrame:
     schema = schema | VERSION
     missing = [pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in frame.columns]
     return frame.with_columns(missing).select(schema.keys())
+
+
+def gathered(paths: Sequence[str], schema: Schema, by: list[str]) -> pl.DataFrame:
+    """One table of many, sorted: the order of the shards does not show."""
+    tables = [table([], schema | VERSION), *(read_table(path, schema) for path in paths)]
+    return pl.concat(tables).sort(by, nulls_last=True)
