@@ -24,7 +24,7 @@ Site = tuple[int, int, int]
 
 @dataclass
 class Made:
-    """A specimen: the change of every site in every frame, (U, V, 2, T); where the field begins in each frame [cells]."""
+    """A specimen: change of every site in every frame, (U, V, 2, T); where the field begins in each [cells]."""
 
     change: np.ndarray
     field_at: np.ndarray

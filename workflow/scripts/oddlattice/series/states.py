@@ -1,7 +1,7 @@
 """The state of every column through time: bulk or changed, by a hidden Markov model of its level.
 
 A hidden state is a kind (bulk, odd) and a level (change of intensity, on a fine grid). A bulk level is the column's own
-and stays: so static scatter is part of the model. An odd level is anything from an emptied column to far more than bulk.
+A hidden state is a kind (bulk, odd) and a level (change of intensity, on a grid). A bulk level is the column's own
 Changes of kind draw a new level. How often they happen is counted in the series itself, from nearly never upwards, so
 that a series in which nothing happens has no events.
 Source: Rabiner 1989, doi:10.1109/5.18626 (forward and backward recursions).
