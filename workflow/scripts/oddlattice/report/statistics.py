@@ -365,6 +365,6 @@ def many_view(found: Row, pages: dict[str, str]) -> Row:
         "comparisons": comparison_rows(found["comparisons"]),
         "trends": [trend_view(row, pages) for row in found["trends"]],
         "populations": folder_rows(found["populations"]),
-        "series": [series_view(row, found) for row in found["series"]],
+        "series": [series_view(row, found) for row in found.get("series", [])],
         "top": n.significant(max((row["ci_high_per_nm2"] for row in found["groups"]), default=0.0), 2),
     }
