@@ -16,6 +16,7 @@ from oddlattice.series.events import runs, single_events, tracks_of, with_hops
 from oddlattice.series.follow import follow
 from oddlattice.series.states import through_time, windows
 from oddlattice.simulate.columnwise import Conditions, Defect, simulate_scan
+from oddlattice.storage.products import OF_SERIES
 from support import report_products as made_up
 from support.stages import MODEL, through_the_stages
 
@@ -39,7 +40,7 @@ def stack() -> np.ndarray:
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pl.DataFrame]:
     folder = tmp_path_factory.mktemp("stack")
     stages = through_the_stages([(stack(), PIXEL_NM)], folder)
-    out = {name: str(folder / f"{name}.parquet") for name in measure_images.OF_SERIES}
+    out = {name: str(folder / f"{name}.parquet") for name in OF_SERIES}
     measure_images.follow_stacks(stages["images"], stages["columns"], out, measure_images.Watch())
     return {name: pl.read_parquet(path) for name, path in out.items()}
 

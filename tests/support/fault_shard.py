@@ -23,6 +23,7 @@ from oddlattice.process.supervised import Watch, go_on_watched
 from oddlattice.report import image_page
 from oddlattice.run.settings import load_yaml
 from oddlattice.run.stage_settings import DefectSettings, InferSettings, TileSettings
+from oddlattice.storage.products import OF_SERIES
 from support.fault_runs import CRYSTAL, ROOT
 from support.settings import default
 

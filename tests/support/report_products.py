@@ -20,7 +20,7 @@ from oddlattice.run.stage_settings import DefectSettings, StatisticsSettings
 from oddlattice.simulate.columnwise import Conditions, Defect, Scan, simulate_scan
 from oddlattice.statistics import per_image, polar, populations
 from oddlattice.storage.image_json import write_by_image
-from oddlattice.storage.products import COLUMNS, DEFECTS, IMAGES, READ, table, write_parquet
+from oddlattice.storage.products import COLUMNS, DEFECTS, IMAGES, OF_SERIES, READ, table, write_parquet
 from support.settings import default
 
 CRYSTAL = {

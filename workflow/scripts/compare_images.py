@@ -29,6 +29,7 @@ from oddlattice.storage.products import (
     gathered,
     read_table,
     table,
+    write_both,
     write_csv,
     write_parquet,
 )
@@ -65,12 +66,8 @@ def main(
         Stores of the raw images: their metadata may name the groups.
     series, out_series : dict
         Paths of the tables ``series``, ``tracks`` and ``events`` of the shards, and of all together.
-    out_csv : dict
-        Paths of densities, sites, groups, comparisons, trends, populations, folder_populations.
-    out_parquet : path
-        Populations of every image.
-    seed : int
-        Of the simulated p-values of trends.
+    out_csv, out_parquet : dict of str to path, path
+        Tables named in `CSV`; populations of every image.
     columns : sequence of path
         Tables of the shards: populations of folders are made from them.
     """
@@ -99,11 +96,9 @@ def main(
     write_csv(told, out_csv["populations"])
     write_csv(table(found["populations"], FOLDER_POPULATIONS), out_csv["folder_populations"])
     write_parquet(told, out_parquet)
-    kept = {name: gathered(series[name], *how) for name, how in OF_SERIES.items()}
-    for name, frame in kept.items():
-        write_parquet(frame, out_series[f"{name}_parquet"])
-        write_csv(frame, out_series[f"{name}_csv"])
-    write_text(out_json, json_lines(found | {name: frame.to_dicts() for name, frame in kept.items()}))
+    for name, how in OF_SERIES.items():
+        found[name] = write_both(gathered(series[name], *how), out_series, name).to_dicts()
+    write_text(out_json, json_lines(found))
 
 
 if "snakemake" in globals():

@@ -20,10 +20,12 @@ from oddlattice.storage.products import (
     GRAINS,
     IMAGES,
     PRECISION,
+    VERSION,
     gathered,
+    read_table,
     table,
+    write_both,
     write_csv,
-    write_parquet,
 )
 
 TABLES = ("defects", "images", "completeness", "columns", "grains", "boundaries")
@@ -68,8 +70,7 @@ def main(tables: dict[str, list[str]], reviews_json: str, out: dict[str, str], f
     whole["grains"] = gathered(tables["grains"], GRAINS, ["image_id", "grain"])
     whole["boundaries"] = gathered(tables["boundaries"], BOUNDARIES, ["image_id", "boundary"])
     for name, frame in whole.items():
-        write_parquet(frame, out[f"{name}_parquet"])
-        write_csv(frame, out[f"{name}_csv"])
+        write_both(frame, out, name)
     rows = precision(found.defects)
     for row in rows:
         if row["precision"] is not None:

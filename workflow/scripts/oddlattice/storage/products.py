@@ -1,6 +1,6 @@
 """The one place that knows the products: tables, columns, dtypes and units, and how they are written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -530,6 +530,13 @@ def write_csv(frame: pl.DataFrame, path: str | Path) -> None:
     content = BytesIO()
     versioned(frame).write_csv(content)
     _write(content, path)
+
+
+def write_both(frame: pl.DataFrame, out: Mapping[str, str], name: str) -> pl.DataFrame:
+    """Write a table as Parquet and as CSV to ``{name}_parquet`` and ``{name}_csv`` of `out`, and give it back."""
+    write_parquet(frame, out[f"{name}_parquet"])
+    write_csv(frame, out[f"{name}_csv"])
+    return frame
 
 
 def write_tsv(frame: pl.DataFrame, path: str | Path) -> None:
