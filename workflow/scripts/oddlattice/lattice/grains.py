@@ -124,8 +124,13 @@ def find_grains(image: Float) -> Grains:
         labels = np.full(image.shape, len(followed), np.uint8)
         return Grains(labels, [one.lattice for one in followed])
     strengths = np.stack([one.strength for one in followed])
-    held = ndimage.gaussian_filter((strengths.max(0) > COVERED).astype(np.float64), 2.0, mode="nearest")
-    coarse = np.where(held > 0.5, 1 + strengths.argmax(0), 0).astype(np.uint8)  # speckle is strong here and there only
+    best = strengths.max(0)
+    # speckle is strong here and there only; about a boundary both lattices are weak
+    core = ndimage.gaussian_filter((best > COVERED).astype(np.float64), 2.0, mode="nearest") > 0.5
+    number = 1 + strengths.argmax(0)
+    beside = [ndimage.binary_dilation(core & (number == k), iterations=4) for k in range(1, len(followed) + 1)]
+    crystal = core | ((np.sum(beside, axis=0) > 1) & (best > 0.5 * COVERED))
+    coarse = np.where(crystal, number, 0).astype(np.uint8)
     labels = _on_pixels(coarse, grid, image.shape)
     lattices = [one.lattice for one in followed]
     near = [_on_pixels((one.strength > NEAR_STRENGTH).astype(np.uint8), grid, image.shape) > 0 for one in followed]

@@ -280,6 +280,8 @@ def other_grains(image: Any, found: Registration | None) -> Grains | None:
 def _worth_it(each: Mapping[int, Laid], whole: Laid) -> bool:
     """Whether grain by grain about as much of an image can be analysed as on one lattice; seams cost some."""
     together = sum(_crystal_px2(one) for one in each.values())
+    if len(each) == 1 and whole.found is not None:
+        return False
     return together > 0 and together > WORTH * _crystal_px2(whole)
 
 
@@ -299,7 +301,14 @@ def _each_grain(image: Any, grains: Grains, how: How) -> dict[int, Laid]:
         for number, one in found.items():
             if one.found is not None and one.attributes["pixel_nm"] is None:
                 found[number] = laid(alone_px[number], how, grains.lattices[number - 1])
-    return {k: _as_grain(one) for k, one in found.items()}
+    held = [grains.lattices[k - 1] for k, one in found.items() if one.found is not None]
+    # a part that is no crystal although its lattice is one's elsewhere is speckle
+    kept = {
+        k: one
+        for k, one in found.items()
+        if one.found is not None or not any(grains.lattices[k - 1] is one_of for one_of in held)
+    }
+    return {k: _as_grain(one) for k, one in kept.items()}
 
 
 def _as_grain(one: Laid) -> Laid:
@@ -314,7 +323,7 @@ def _write_grains(image: Any, each: dict[int, Laid], labels: Labels, group: zarr
     """Write every grain, those that cannot be analysed last; what is said of the image."""
     tried = list(each.items())
     tried.sort(key=lambda entry: entry[1].found is None)
-    renumbered = np.zeros(len(tried) + 1, np.uint8)
+    renumbered = np.zeros(int(labels.max()) + 1, np.uint8)
     for grain, (number, one) in enumerate(tried, FIRST_GRAIN):
         renumbered[number] = grain
         into = group.create_group(str(grain))
