@@ -30,7 +30,6 @@ TORN_STEPS, TORN_PART = (
     4,
     0.35,
 )  # about a jump of the lattice so many grid steps are left out, if they are no more of all
-DARK, VACUUM_PERIODS = 0.35, 4.0  # of the brightness so many periods away: vacuum beside the crystal
 LEAST_SEEN = 0.4  # part of a window that must not be blank
 TOO_NARROW = "no lattice: no part of the image larger than about three cells is crystalline"
 CRYSTAL_LEVEL = 0.35  # lattice amplitude, as a part of that of the good regions, below which phases are not used
@@ -129,7 +128,6 @@ def fit_flattener(image: Float, period_px: float, seen: Seen | None = None) -> F
     some = small[known > 0.5] if (known > 0.5).any() else small
     lowest, middle = float(np.percentile(some, 0.1)), float(np.median(some))
     pedestal = 0.0 if lowest > 0 and middle > 0 else -lowest + max(middle - lowest, 1e-12) * 0.2
-    known = np.where(_beside_the_crystal(small + pedestal, period_px / n), 0.0, known)
     smooth = _blurred(small + pedestal, known, 2.0 * period_px / n)
     smooth = np.maximum(smooth, 0.05 * float(np.median(smooth)) + 1e-12)
     at_rows, at_cols = (np.arange(count, dtype=np.float64) * n + (n - 1) / 2 for count in small.shape)
@@ -139,14 +137,6 @@ def fit_flattener(image: Float, period_px: float, seen: Seen | None = None) -> F
     low, high = np.percentile(seen.keep(flat, part), [0.2, 99.8])
     spread = max(float(high - low), 1e-6)
     return Flattener(smooth, grid, (float(low - spread), float(high + 1.5 * spread)), pedestal, seen)
-
-
-def _beside_the_crystal(mean: Array, period: float) -> npt.NDArray[np.bool_]:
-    """What is so much darker than what is near it that it is vacuum: the crystal's mean is not that of both."""
-    local = ndimage.gaussian_filter(mean, 0.7 * period, mode="nearest")
-    return np.asarray(
-        local < DARK * ndimage.maximum_filter(local, 2 * int(VACUUM_PERIODS * period) + 1, mode="nearest")
-    )
 
 
 def _blurred(values: Array, known: Array, sigma: float) -> Array:

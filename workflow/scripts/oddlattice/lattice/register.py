@@ -315,18 +315,15 @@ def crystalline(statistics: CellStatistics, inside: npt.NDArray[np.bool_]) -> np
     smooth = cell_amplitude(statistics, 0.8)
     usual = float(np.percentile(smooth[inside], 75)) if inside.any() else 1.0
     bad = smooth < 0.5 * usual
-    misfit = statistics.residual / np.maximum(statistics.template_energy, 1e-12)
-    ratio = ndimage.median_filter(misfit, size=3)
+    ratio = ndimage.median_filter(statistics.residual / np.maximum(statistics.template_energy, 1e-12), size=3)
     typical = float(np.median(ratio[inside & ~bad])) if (inside & ~bad).any() else 1.0
     bad |= (ratio > 4 * typical) & (ratio > typical + 0.5)
     bad &= inside
     edge = np.pad(bad, 2, mode="edge")
     core = ndimage.binary_opening(edge, np.ones((3, 3), dtype=bool))
     region = ndimage.binary_propagation(core, mask=ndimage.binary_dilation(core, iterations=2) & edge)
-    # beside a region a cell is left out, unless it is by itself as whole as any
-    whole = (cell_amplitude(statistics, 0.0) > 0.85 * usual) & (misfit < 1.5 * typical)
-    beside = ndimage.binary_dilation(region)[2:-2, 2:-2] & ~whole
-    good = inside & ~region[2:-2, 2:-2] & ~beside
+    region = ndimage.binary_dilation(region)[2:-2, 2:-2]
+    good = inside & ~region
     labels, count = ndimage.label(good)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     return np.asarray(good & (sizes[labels] >= 9))
