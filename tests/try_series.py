@@ -5,7 +5,6 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow/scripts"))
 
@@ -14,7 +13,6 @@ import yaml
 
 from oddlattice.numerics.intervals import poisson_interval, wilson
 from oddlattice.series.drift import Frame
-from oddlattice.series.events import exposure
 from oddlattice.series.follow import Followed, follow
 
 RECIPE = yaml.safe_load(Path(__file__).with_name("series_trial.yaml").read_text(encoding="utf-8"))
@@ -94,7 +92,7 @@ def place(rng: np.random.Generator, made: Made) -> Site:
         c = int(rng.integers(2))
         near = {(u + i, v + j, d) for i in (-1, 0, 1) for j in (-1, 0, 1) for d in (0, 1)}
         if not near & made.used:
-            made.used |= near
+            made.used.add((u, v, c))
             return u, v, c
 
 
@@ -111,7 +109,7 @@ def happens(rng: np.random.Generator, made: Made) -> None:
         end = made.change.shape[3]
         if k < recipe["returns"]:
             t = min(t, 60)
-            end = t + int(rng.integers(15, 41))
+            end = min(t + int(rng.integers(15, 41)), made.change.shape[3] - 6)
             if end < made.change.shape[3] - 5:
                 made.true.append(("returns", s, end))
         made.change[s][t:end] += size
@@ -162,39 +160,6 @@ def count_events(made: Made, series: Followed, tally: Tally, name: str) -> None:
         tally.add(
             f"{name} odd from the first: one track, no event", len(own) == 1 and all(q != s for _, q, _ in listed)
         )
-    per = exposure(series.states, series.seen)
-    drawn = sum(sort == "changes" for sort, _, _ in made.true)
-    counted = sum(e.event == "changes" and e.before == "bulk" for e in series.events)
-    if drawn:
-        rate = rng_rate(made)
-        low, high = poisson_interval(counted, 0.68)
-        tally.add(f"{name} 68 % interval of rate holds", low <= rate * per <= high)
-
-
-def rng_rate(made: Made) -> float:
-    """The rate by which changes were drawn: set by `events_of_rate`."""
-    return float(getattr(made, "rate", np.nan))
-
-
-def depth(seed: int, sigma: float) -> dict[str, Any]:
-    """Losses found nine times in ten in all frames, and in three, over what scatter and noise allow."""
-    recipe, found = RECIPE["series"], {}
-    for frames in (recipe["frames"], 3):
-        rng = np.random.default_rng(seed)
-        made = specimen(rng, recipe["cells"], frames, sigma, recipe["static_scatter"], 0.0)
-        unit = 4.5 * np.hypot(recipe["static_scatter"], sigma / np.sqrt(frames))
-        parts = np.repeat(np.arange(0.5, 2.01, 0.1), 8)
-        made.used = set()
-        free = [(u, v, c) for u in range(9, 25) for v in range(9, 25) for c in (0, 1) if (u + v) % 2 == 0][: len(parts)]
-        for s, part in zip(free, rng.permutation(parts), strict=True):
-            made.change[s] -= part * unit
-        series = follow(tables(rng, made))
-        assert series is not None
-        listed = {site_of(made, series, t.site) for t in series.tracks if t.first == 0}
-        rng = np.random.default_rng(seed)
-        specimen(rng, recipe["cells"], frames, sigma, recipe["static_scatter"], 0.0)
-        found[frames] = [(part, s in listed) for s, part in zip(free, rng.permutation(parts), strict=True)]
-    return found
 
 
 def report(tally: Tally) -> None:
@@ -211,7 +176,7 @@ def report(tally: Tally) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", choices=["development", "final"], default="development")
-    parser.add_argument("--sets", nargs="*", default=["events", "nothing", "drift", "depth"])
+    parser.add_argument("--sets", nargs="*", default=["events", "nothing", "drift"])
     parser.add_argument("--share", type=float, default=1.0, help="part of the series of each set")
     given = parser.parse_args()
     base, tally, started = RECIPE["seeds"][given.seeds], Tally(), time.time()
