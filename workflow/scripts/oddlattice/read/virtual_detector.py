@@ -19,6 +19,7 @@ from oddlattice.storage.omezarr import computed
 AT_ONCE_BYTES = 64 << 20
 PATTERNS = 400  # of which the mean shows the bright-field disk, evenly taken
 DISK_EDGE = 0.5  # of the disk's usual brightness: there it ends
+LEAST_CONTRAST = 2.0  # of the disk over what lies far from it
 LEAST_RING_PX = 50  # detector pixels that an annulus needs
 
 
@@ -91,7 +92,7 @@ def bright_disk(pattern: Array) -> tuple[Array, float]:
     usual = np.median(smooth[smooth > floor + DISK_EDGE * (top - floor)]) if top > floor else floor
     labels, number = ndimage.label(smooth > floor + DISK_EDGE * (usual - floor))
     sizes = np.bincount(labels.ravel())[1:]
-    if not number or sizes.max() > 0.5 * pattern.size:
+    if not number or sizes.max() > 0.5 * pattern.size or usual < LEAST_CONTRAST * floor:
         raise ValueError("its mean pattern shows no bright-field disk")
     largest = labels == 1 + int(sizes.argmax())
     return np.asarray(ndimage.center_of_mass(largest)), float(np.sqrt(sizes.max() / np.pi))
