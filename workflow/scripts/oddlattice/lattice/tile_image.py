@@ -43,6 +43,9 @@ AT_ONCE_PX = 1 << 25  # an image of more pixels is read strip by strip
 WORTH = 0.7  # of the area that one lattice takes of an image, which its grains must have together
 BLANK = "of the image is blank"
 LARGEST_OF_GRAINS_PX = 1 << 24  # of a larger image one lattice alone is taken
+NOT_SEARCHED = (
+    "one lattice does not take all of the image: other grains are not looked for in more than 16 million pixels"
+)
 LABEL_CHUNK_PX = 1024
 DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
 
@@ -212,6 +215,12 @@ def tile_image(
     image = blocks.read(image) if image.shape[0] * image.shape[1] <= AT_ONCE_PX else Windows(image)
     how = How(models, pixel_nm, TileSettings.of(settings), judge, own, libraries)
     whole = laid(image, how)
+    if (
+        whole.found is not None
+        and image.shape[0] * image.shape[1] > LARGEST_OF_GRAINS_PX
+        and not takes_all(whole.found)
+    ):
+        whole.attributes["warnings"].append(NOT_SEARCHED)
     grains = other_grains(image, whole.found)
     each = _each_grain(image, grains, how) if grains is not None else {}
     if grains is not None and _worth_it(each, whole):

@@ -63,6 +63,7 @@ class PiecesInOrder:
     def __init__(self, pieces: Iterator[Piece]) -> None:
         self._pieces = pieces
         self._next = next(pieces, None)
+        self._asked: set[tuple[str, int]] = set()
 
     @classmethod
     def of_all(cls, tiles: zarr.Group, listed: list[dict[str, Any]]) -> "PiecesInOrder":
@@ -70,7 +71,13 @@ class PiecesInOrder:
         return cls(ahead(_pieces(tiles, listed)))
 
     def of(self, image_id: str, grain: int) -> Iterator[Piece]:
-        """Pieces of a grain of an image, in the order in which they come."""
+        """Pieces of a grain of an image, in the order in which they come; what was not taken of others is left out."""
+        while self._next is not None and (self._next.image_id, self._next.grain) in self._asked:
+            self._next = next(self._pieces, None)
+        self._asked.add((image_id, grain))
+        return self._handed_out(image_id, grain)
+
+    def _handed_out(self, image_id: str, grain: int) -> Iterator[Piece]:
         while self._next is not None and (self._next.image_id, self._next.grain) == (image_id, grain):
             piece, self._next = self._next, None
             yield piece
