@@ -82,10 +82,10 @@ def test_the_cell_is_anchored_right_in_forty_random_draws() -> None:
         scan = simulate_scan(SRTIO3, conditions, (side, side + 60), seed=seed)
         header = conditions.pixel_nm * float(rng.uniform(0.96, 1.04))
         found = fit_registration(scan.counts, [SRTIO3], (header, header) if seed % 2 else None)
-        assert found.anchor is not None
-        assert found.anchor.explained - found.anchor.second > 0.2
+        assert found.origin_fit is not None
+        assert found.origin_fit.explained - found.origin_fit.second > 0.2
         errors.append(frame_error_pm(scan, found, SRTIO3, conditions.pixel_nm))
-    assert max(errors) < 20, errors  # a wrong anchor would be 195 pm or more
+    assert max(errors) < 20, errors  # a wrong origin would be 195 pm or more
     assert np.median(errors) < 3
 
 

@@ -6,7 +6,7 @@ import signal
 from typing import Any
 
 from oddlattice.model import choice
-from oddlattice.process.sandbox import Fault, spared
+from oddlattice.process.sandbox import Fault, result_or_fault
 from oddlattice.storage.rows import Row
 
 
@@ -17,7 +17,7 @@ def fail(**job: Any) -> Row:
 
 
 def tile_failing(**job: Any) -> tuple[Row, None] | tuple[None, Fault]:
-    return spared(fail, **job)
+    return result_or_fault(fail, **job)
 
 
 def tile_crashing(**job: Any) -> tuple[Row, None] | tuple[None, Fault]:
@@ -42,7 +42,7 @@ def tile_killed_once(**job: Any) -> tuple[Row, None] | tuple[None, Fault]:
 
 
 def tile_on_full_disk(**job: Any) -> tuple[Row, None] | tuple[None, Fault]:
-    return spared(_fill, **job)
+    return result_or_fault(_fill, **job)
 
 
 def _fill(**job: Any) -> Row:

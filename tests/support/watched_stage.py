@@ -57,9 +57,9 @@ def main(folder: Path, plan: dict[str, str], watch: Watch) -> None:
     found = {}
     for name in "abc":
         if name == "a" and "crash ahead" in plan.values() and not watch.careful:
-            watch.spared(name, crash_ahead)
+            watch.result_or_fault(name, crash_ahead)
         does = plan.get(name, "").replace("crash ahead", "crash")
-        result, fault = watch.spared(name, work, name, does, attempt)
+        result, fault = watch.result_or_fault(name, work, name, does, attempt)
         if name == "a" and plan.get("between") == "crash" and not watch.careful:
             crash()
         found[name] = result or fault.words

@@ -77,7 +77,7 @@ def test_snakemake_appears_only_in_the_guard(name: str) -> None:
 @pytest.mark.parametrize("name", ["infer_differences", "find_defects", "measure_images", "write_pages"])
 def test_a_stage_outlives_its_images(name: str) -> None:
     before, _, after = (SCRIPTS / f"{name}.py").read_text().partition('\nif "snakemake" in globals():\n')
-    assert "watch.spared(" in before
+    assert "watch.result_or_fault(" in before
     assert after.count("go_on_watched()") == 1
 
 

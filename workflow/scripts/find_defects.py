@@ -40,7 +40,7 @@ def main(
             if row["state"] == "rejected":
                 found.append(Analysis(row))
                 continue
-            one, fault = watch.spared(row["image_id"], analyse, row, stores, settings)
+            one, fault = watch.result_or_fault(row["image_id"], analyse, row, stores, settings)
             if fault is not None:
                 shutil.rmtree(part / row["image_id"], ignore_errors=True)
                 print(fault.trace)

@@ -11,7 +11,7 @@ from oddlattice.predict.pieces import PiecesInOrder
 from oddlattice.predict.predictor import Predictor
 from oddlattice.process.logs import log_to
 from oddlattice.process.prefetch import Behind
-from oddlattice.process.sandbox import spared
+from oddlattice.process.sandbox import result_or_fault
 from oddlattice.process.single_thread import one_thread
 from oddlattice.process.supervised import Watch, go_on_watched
 from oddlattice.run.stage_settings import InferSettings
@@ -43,18 +43,18 @@ def main(
     listed = listed_in(tiles)
     with whole_directory(out_zarr) as part, Behind() as write:
         out = new_store(part)
-        pieces = None if watch.careful else spared(PiecesInOrder.of_all, tiles, listed)[0]
+        pieces = None if watch.careful else result_or_fault(PiecesInOrder.of_all, tiles, listed)[0]
         rows = []
         for row in listed:
             name, state, reason = row["image_id"], row["state"], row["reason"]
             if state == "tiled":
                 given = (tiles, out, name, choose, settings)
                 meanwhile = (pieces, write) if pieces is not None else ()
-                said, fault = watch.spared(name, infer_one, *given, *meanwhile)
+                said, fault = watch.result_or_fault(name, infer_one, *given, *meanwhile)
                 if fault is not None and meanwhile:  # perhaps it is that of the next image, whose pieces are read ahead
                     write.wait()
                     pieces = None
-                    said, fault = watch.spared(name, infer_one, *given)
+                    said, fault = watch.result_or_fault(name, infer_one, *given)
                 if fault is not None:
                     print(fault.trace)
                 state, reason = said or refuse(out, name, fault)

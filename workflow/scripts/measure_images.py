@@ -23,7 +23,7 @@ def follow_stacks(images: pl.DataFrame, columns: pl.DataFrame, out: dict[str, st
     found: dict[str, list[Row]] = {name: [] for name in OF_SERIES}
     for stack in stacks_of(images):
         name = str(about_stack(stack)["series_id"])
-        rows, fault = watch.spared(name, follow_stack, stack, columns)
+        rows, fault = watch.result_or_fault(name, follow_stack, stack, columns)
         if rows is None:
             assert fault is not None
             print(f"{name}: {fault.trace}")
@@ -78,7 +78,7 @@ def main(
             if row["state"] != "analysed":
                 continue
             name = str(row["image_id"])
-            measured, fault = watch.spared(name, measure, row, stores, known, tables, seed)
+            measured, fault = watch.result_or_fault(name, measure, row, stores, known, tables, seed)
             if measured is None:
                 assert fault is not None
                 print(f"{name}: {fault.trace}")

@@ -64,7 +64,7 @@ def main(
         for row in rows:
             name, image = row["image_id"], partial(load_image, row, stores, found, tested)
             given = (image, measured.get(name), Path(out_dir).name, part, config)
-            _, fault = watch.spared(name, write_page_of, *given)
+            _, fault = watch.result_or_fault(name, write_page_of, *given)
             if fault is not None:
                 print(fault.trace)
                 write_failure(row, fault.words, part)

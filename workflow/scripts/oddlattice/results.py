@@ -17,7 +17,7 @@ import zarr
 from oddlattice.defects.kinds import KINDS, kind_of
 from oddlattice.lattice import pixel_size
 from oddlattice.report.structures import column_table, elements_of, structure
-from oddlattice.storage.groups import array_if_any, grain_of, group_of, listed_in, said_of
+from oddlattice.storage.groups import array_if_any, attributes_of, grain_of, group_of, listed_in
 from oddlattice.storage.image_json import ByImage
 from oddlattice.storage.rows import Row
 
@@ -193,7 +193,7 @@ class ResultImage:
     @cached_property
     def metadata(self) -> Row:
         """What the file said: pixel size, detector, acquisition time, its own metadata."""
-        return said_of(self._group("1_images"))
+        return attributes_of(self._group("1_images"))
 
     @property
     def pixel_nm(self) -> tuple[float, float] | None:

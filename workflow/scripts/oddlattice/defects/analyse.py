@@ -32,7 +32,7 @@ from oddlattice.lattice.pixel_size import PixelNm, header_nm
 from oddlattice.numerics.arrays import Float
 from oddlattice.process.sandbox import Fault
 from oddlattice.run.stage_settings import DefectSettings
-from oddlattice.storage.groups import GRAIN_MAP, array_of, grain_of, grains_in, group_of, said_of, values_of
+from oddlattice.storage.groups import GRAIN_MAP, array_of, attributes_of, grain_of, grains_in, group_of, values_of
 from oddlattice.storage.products import COLUMNS, table
 from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import Windows
@@ -82,7 +82,7 @@ class Grain:
         """Grain `number` of an image."""
         tiles, differences = grain_of(stores.tiles, name, number), grain_of(stores.differences, name, number)
         image = replace(load_registered(tiles, differences, header, NOWHERE), coordinates=Coordinates.of(tiles))
-        return cls(tiles, differences, said_of(tiles), said_of(differences), image)
+        return cls(tiles, differences, attributes_of(tiles), attributes_of(differences), image)
 
     @property
     def cell_nm2(self) -> float:
@@ -105,15 +105,15 @@ class Grain:
 def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
     """Find the defects of one image that could be read, grain by grain, and write its maps."""
     name = row["image_id"]
-    source = said_of(group_of(stores.images, name))
+    source = attributes_of(group_of(stores.images, name))
     numbers = grains_in(stores.tiles, name)
-    first = said_of(grain_of(stores.tiles, name))
+    first = attributes_of(grain_of(stores.tiles, name))
     found: Row = {key: row[key] for key in ("image_id", "file_id", "scan_id", "path", "signal", "frame")}
     found |= {"state": first["state"], "reason": first["reason"]} | lattice_figures(source, first)
     if first["state"] != "tiled":
         return Analysis(found)
     found["grains"] = len(numbers)
-    states = {k: said_of(grain_of(stores.differences, name, k)) for k in numbers}
+    states = {k: attributes_of(grain_of(stores.differences, name, k)) for k in numbers}
     kept = [k for k in numbers if states[k]["state"] == "analysed"]
     model = states[kept[0] if kept else numbers[0]]
     found |= {"state": model["state"], "reason": model["reason"], "model_misfit": model.get("model_misfit")}
@@ -174,11 +174,11 @@ def _grain_tables(
     labels = values_of(image, GRAIN_MAP) if GRAIN_MAP in image else None
     rows = []
     for k in numbers:
-        lattice = said_of(grain_of(stores.tiles, name, k))
+        lattice = attributes_of(grain_of(stores.tiles, name, k))
         figures = {}
         if k in grains:
             figures = _figures({k: grains[k]}, {k: tallies[k]}, tallies[k], settings) | lattice_figures(source, lattice)
-        row = grain_row(name, k, lattice, said_of(grain_of(stores.differences, name, k)), figures)
+        row = grain_row(name, k, lattice, attributes_of(grain_of(stores.differences, name, k)), figures)
         if labels is not None:
             in_cell = len(grains[k].model["columns"]) if k in grains else 0
             cell_px2 = abs(float(np.linalg.det(grains[k].image.vectors_px))) if k in grains else 1.0

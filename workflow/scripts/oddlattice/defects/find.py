@@ -23,7 +23,7 @@ from oddlattice.lattice.subareas import CHUNK_CELLS, Part, in_px, is_inside, par
 from oddlattice.model.known_defects import Trial
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.run.stage_settings import DefectSettings
-from oddlattice.storage.groups import array_of, said_of, values_of
+from oddlattice.storage.groups import array_of, attributes_of, values_of
 from oddlattice.storage.windows import Windows, give_back
 
 MAP_BYTES = 96 << 20  # of each map of a huge image are kept unpacked while it is laid back
@@ -165,7 +165,7 @@ def judge_by_parts(
             stored[in_px(part.core, px_per_cell)] = z[in_px(part.inner, px_per_cell)]
             del image, found
             give_back()
-    known = [Trial(**entry) for entry in said_of(differences)["trial_defects"]]
+    known = [Trial(**entry) for entry in attributes_of(differences)["trial_defects"]]
     regions = gap_cells(mask, values_of(tiles, "inside"), brightness) | broken
     if stored is None:
         maps: dict[str, Float | Windows] = {"difference": image.difference, "z": z, "prediction": image.prediction}

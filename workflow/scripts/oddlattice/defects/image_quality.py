@@ -8,7 +8,7 @@ import zarr
 from oddlattice.defects.noise_spectrum import NoiseSpectrum, noise_spectrum
 from oddlattice.lattice.columns import ColumnShape
 from oddlattice.numerics.arrays import Array, Mask
-from oddlattice.storage.groups import said_of, values_of
+from oddlattice.storage.groups import attributes_of, values_of
 from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import Windows
 
@@ -69,7 +69,7 @@ def quality_of(image: zarr.Array, tiles: zarr.Group, shapes: list[ColumnShape]) 
     shapes : list of ColumnShape
         Of its columns.
     """
-    lattice, spectrum = said_of(tiles), noise_spectrum(Windows(image))
+    lattice, spectrum = attributes_of(tiles), noise_spectrum(Windows(image))
     mask, mean = values_of(tiles, "mask"), values_of(tiles, "local_mean")
     row: Row = {
         "jitter_px": float(lattice["row_jitter_px_rms"]),

@@ -11,7 +11,7 @@ from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.lattice.pixel_size import PixelNm, reckoned_nm
 from oddlattice.lattice.subareas import Part, in_px
 from oddlattice.numerics.arrays import Array, Float
-from oddlattice.storage.groups import said_of, values_of
+from oddlattice.storage.groups import attributes_of, values_of
 
 NOWHERE = Part((slice(0, 0), slice(0, 0)), (slice(0, 0), slice(0, 0)))
 
@@ -39,7 +39,7 @@ def load_registered(
     tiles: zarr.Group, differences: zarr.Group, header: PixelNm | None, part: Part | None = None
 ) -> Registered:
     """Collect what the tile and infer stages wrote of an analysed image, or of a part of it."""
-    lattice, model = said_of(tiles), said_of(differences)
+    lattice, model = attributes_of(tiles), attributes_of(differences)
     columns = model["columns"]
     cells = part.wide if part is not None else (slice(None), slice(None))
     corners = tuple(slice(s.start, s.stop + 1) for s in part.wide) if part is not None else ()

@@ -10,7 +10,7 @@ import zarr
 from scipy.ndimage import map_coordinates
 
 from oddlattice.numerics.arrays import Array
-from oddlattice.storage.groups import said_of, values_of
+from oddlattice.storage.groups import attributes_of, values_of
 
 STEPS = 8  # of the fixed-point iteration; each leaves of the error as much as the lattice bends over a cell
 
@@ -40,7 +40,7 @@ class Coordinates:
     def of(cls, tiles: zarr.Group, corners: tuple[slice, ...] = ()) -> Self:
         """What the tile stage wrote of an image; of a window of `corners` (u, v) of cells, counted from its first."""
         nodes = values_of(tiles, "nodes_px", (slice(None), *corners) if corners else ())
-        return cls(nodes, values_of(tiles, "line_shift_px"), bool(said_of(tiles)["scan_transposed"]))
+        return cls(nodes, values_of(tiles, "line_shift_px"), bool(attributes_of(tiles)["scan_transposed"]))
 
     @cached_property
     def affine(self) -> Array:

@@ -75,14 +75,14 @@ def is_of(crystal: Crystal, found: Registration, header_nm: PixelNm | None, libr
     the likely ones; without a pixel size they must leave no others than its class, for cells of many crystals have its
     shape. A crystal that is in no library is believed.
     """
-    if found.anchor is None or found.anchor.explained - found.anchor.second < ALIKE_PART:
+    if found.origin_fit is None or found.origin_fit.explained - found.origin_fit.second < ALIKE_PART:
         return False
     if not libraries or not crystal.known_as:
         return True
     library = load_library(tuple(Path(path) for path in libraries))
     if crystal.known_as not in {entry.name for entry in library.entries}:
         return True
-    weights = column_weights(found.mean_cell, crystal, found.anchor.blur_nm)
+    weights = column_weights(found.mean_cell, crystal, found.origin_fit.blur_nm)
     seen = Observed(
         vectors_px=found.frame.vectors_px * (np.array(header_nm) / mean_nm(header_nm) if header_nm else np.ones(2)),
         places=np.array([(column.u, column.v) for column in crystal.tested]),

@@ -19,7 +19,7 @@ SEARCH = 64  # steps of the origin search along u and v
 
 
 @dataclass(frozen=True)
-class Anchor:
+class OriginFit:
     """Where the crystal's origin lies in a mean cell, and how well the crystal explains it.
 
     Attributes
@@ -82,7 +82,7 @@ def _sharpen(product: Complex, orders: npt.NDArray[np.int64], shift: Array) -> t
     return shift, float((product * np.exp(1j * wave @ shift)).real.sum())
 
 
-def find_anchor(mean: MeanCell, crystal: Crystal) -> Anchor:
+def fit_origin(mean: MeanCell, crystal: Crystal) -> OriginFit:
     """Lay the crystal's cell on a mean cell, over all origins and blurs.
 
     The best fit maximises the overlap sum_h c_h conj(e_h) exp(2 pi i h.t); what it explains is the squared
@@ -107,7 +107,7 @@ def find_anchor(mean: MeanCell, crystal: Crystal) -> Anchor:
     norm = float((np.abs(expected) ** 2).sum())
     elsewhere = _elsewhere(overlap, expected, mean.orders, shift)
     second = max(elsewhere, 0.0) ** 2 / norm
-    return Anchor(
+    return OriginFit(
         origin=shift % 1.0,
         blur_nm=blur,
         scale=scale,

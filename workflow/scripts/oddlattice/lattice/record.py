@@ -16,7 +16,7 @@ from oddlattice.lattice.resample import cut_cells
 from oddlattice.lattice.subareas import CHUNK_CELLS, in_px
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.storage import blocks
-from oddlattice.storage.groups import said_of, values_of
+from oddlattice.storage.groups import attributes_of, values_of
 from oddlattice.storage.windows import Scaled, Transposed
 
 BAND_CELLS = 4 * CHUNK_CELLS  # cells along u and v cut at once, to bound memory
@@ -71,7 +71,7 @@ class Record:
     @classmethod
     def of(cls, group: zarr.Group) -> Self:
         """The record as `write` left it in a grain's group."""
-        said = said_of(group)
+        said = attributes_of(group)
         return cls(
             nodes_px=values_of(group, "nodes_px"),
             line_shift_px=values_of(group, "line_shift_px"),

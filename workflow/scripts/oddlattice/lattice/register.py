@@ -1,4 +1,4 @@
-"""Registration of an image onto a crystal: frame, anchor, row shifts, local mean, mask; and the tiles cut with them.
+"""Registration of an image onto a crystal: frame, origin, row shifts, local mean, mask; and the tiles cut with them.
 
 `fit_registration` measures everything from the image, strip by strip; `render` cuts any window of cells from it;
 `register` does both and returns arrays.
@@ -18,7 +18,7 @@ from oddlattice.lattice.fourier import Lattice, Match, NoLatticeError, describe,
 from oddlattice.lattice.frame import Flattener, Frame, fit_flattener, fit_frame, flat_strip, lifted, strips
 from oddlattice.lattice.line_gain import line_gain
 from oddlattice.lattice.mean_cell import BINS, MeanCell, fit_mean_cell, gather, peaks_of_mean_cell
-from oddlattice.lattice.origin import Anchor, find_anchor
+from oddlattice.lattice.origin import OriginFit, fit_origin
 from oddlattice.lattice.record import Record
 from oddlattice.lattice.resample import inside_cells, nodes_of
 from oddlattice.lattice.scan_lines import (
@@ -64,7 +64,7 @@ class Registration:
     ----------
     frame : Frame
     crystal : Crystal or None
-    anchor : Anchor or None
+    origin_fit : OriginFit or None
     mean_cell : MeanCell
     first : tuple of int
         Lattice coordinates of the corner of the first cell.
@@ -101,7 +101,7 @@ class Registration:
 
     frame: Frame
     crystal: Crystal | None
-    anchor: Anchor | None
+    origin_fit: OriginFit | None
     mean_cell: MeanCell
     first: tuple[int, int]
     nodes_px: Array
@@ -211,7 +211,7 @@ def choose_match(
     found: list[Match],
     content_minimum: float = 0.0,
     judge: Judge | None = None,
-) -> tuple[Match, Anchor, MeanCell, list[tuple[Match, Anchor]]]:
+) -> tuple[Match, OriginFit, MeanCell, list[tuple[Match, OriginFit]]]:
     """The match whose crystal explains the mean cell best; among equals the least stretched and least rotated.
 
     Of several crystals whose best match explains enough, the one that the judge finds least off.
@@ -225,23 +225,23 @@ def choose_match(
         key = _sublattice(match.cell)
         change = np.rint(match.cell @ np.linalg.inv(bases[key])).astype(np.int64)
         mean = _in_basis(sublattices[key], change)
-        tried.append((match, find_anchor(mean, match.crystal), mean))
+        tried.append((match, fit_origin(mean, match.crystal), mean))
 
-    def merit(entry: tuple[Match, Anchor, MeanCell]) -> tuple[float, float, float]:
-        match, anchor, _ = entry
+    def merit(entry: tuple[Match, OriginFit, MeanCell]) -> tuple[float, float, float]:
+        match, origin_fit, _ = entry
         angle = abs(rotation_deg(match.cell @ frame.vectors_px, match.crystal))
-        return (round(anchor.explained, 2), -round(match.stretch, 2), -angle)
+        return (round(origin_fit.explained, 2), -round(match.stretch, 2), -angle)
 
     best = max(tried, key=merit)
     if judge is not None:
         of_each = [max((e for e in tried if e[0].crystal is c), key=merit) for c in _each(e[0].crystal for e in tried)]
         able = [entry for entry in of_each if entry[1].explained >= content_minimum]
         off = [
-            judge(m.crystal, mean.moved(anchor.origin).cell(m.crystal.px_per_cell), m.stretch)
-            for m, anchor, mean in able
+            judge(m.crystal, mean.moved(origin_fit.origin).cell(m.crystal.px_per_cell), m.stretch)
+            for m, origin_fit, mean in able
         ]
         best = able[int(np.argmin(off))] if able else best
-    return (*best, [(match, anchor) for match, anchor, _ in tried])
+    return (*best, [(match, origin_fit) for match, origin_fit, _ in tried])
 
 
 def _each(crystals: Iterable[Crystal]) -> list[Crystal]:
@@ -356,7 +356,7 @@ def fit_registration(
     lattice: Lattice | None = None,
     judge: Judge | None = None,
 ) -> Registration:
-    """Measure frame, anchor, row shifts, local mean and mask of an image.
+    """Measure frame, origin, row shifts, local mean and mask of an image.
 
     Parameters
     ----------
@@ -389,13 +389,15 @@ def fit_registration(
     flattener = fit_flattener(image, period)
     frame = fit_frame(image, lattice, flattener)
     if crystals:
-        frame, crystal, anchor, mean_cell = _on_a_crystal(image, flattener, frame, crystals, pixel_nm, settings, judge)
+        frame, crystal, origin_fit, mean_cell = _on_a_crystal(
+            image, flattener, frame, crystals, pixel_nm, settings, judge
+        )
     else:
-        crystal, anchor = None, None
+        crystal, origin_fit = None, None
         (mean_cell,) = measure_mean_cell(image, flattener, frame, [np.eye(2, dtype=np.int64)])
         (u, v, _), *_ = peaks_of_mean_cell(mean_cell.cell())
         frame, mean_cell = frame.moved(np.array([u, v])), mean_cell.moved(np.array([u, v]))
-    return measured_on(image, lattice, flattener, frame, crystal, anchor, mean_cell)
+    return measured_on(image, lattice, flattener, frame, crystal, origin_fit, mean_cell)
 
 
 def measured_on(
@@ -404,7 +406,7 @@ def measured_on(
     flattener: Flattener,
     frame: Frame,
     crystal: Crystal | None,
-    anchor: Anchor | None,
+    origin_fit: OriginFit | None,
     mean_cell: MeanCell,
     transposed: bool | None = None,
 ) -> Registration:
@@ -413,7 +415,7 @@ def measured_on(
     Whether the scan is `transposed` is asked of the image where it is not known. Where the ends of the lines are bent,
     they are left out and all is measured again.
     """
-    known = flattener, frame, crystal, anchor, mean_cell
+    known = flattener, frame, crystal, origin_fit, mean_cell
     found = _measured(image, *known, transposed=bool(transposed))
     # rows that jitter are lines of the scan: only where they do not is it asked whether columns are
     jitters = found.row_shift_px.var() > found.row_sigma_px**2
@@ -429,7 +431,7 @@ def _without_bent_ends(
     flattener: Flattener,
     frame: Frame,
     crystal: Crystal | None,
-    anchor: Anchor | None,
+    origin_fit: OriginFit | None,
     mean_cell: MeanCell,
 ) -> Registration:
     """The registration with bent ends of lines left out, as far as they are; its `bent_ends_px` say how far."""
@@ -443,7 +445,7 @@ def _without_bent_ends(
         flattener = fit_flattener(image, frame.period_px, seen.transposed if found.transposed else seen)
         try:
             frame = refitted(frame, image, lattice, flattener)
-            found = _measured(image, flattener, frame, crystal, anchor, mean_cell, transposed=found.transposed)
+            found = _measured(image, flattener, frame, crystal, origin_fit, mean_cell, transposed=found.transposed)
         except NoLatticeError:  # too little would be left
             break
     return replace(found, bent_ends_px=cut)
@@ -528,7 +530,7 @@ def _on_a_crystal(
     pixel_nm: tuple[float, float] | None,
     settings: TileSettings,
     judge: Judge | None,
-) -> tuple[Frame, Crystal, Anchor, MeanCell]:
+) -> tuple[Frame, Crystal, OriginFit, MeanCell]:
     found = [
         match
         for crystal in crystals
@@ -536,15 +538,15 @@ def _on_a_crystal(
     ]
     if not found:
         raise NoModelError(no_model_sentence(frame, pixel_nm), frame)
-    match, anchor, mean_cell, _ = choose_match(image, flattener, frame, found, settings.content_minimum, judge)
-    if anchor.explained < settings.content_minimum:
+    match, origin_fit, mean_cell, _ = choose_match(image, flattener, frame, found, settings.content_minimum, judge)
+    if origin_fit.explained < settings.content_minimum:
         raise NoModelError(
             f"{no_model_sentence(frame, pixel_nm)}; the cell of {match.crystal.name} would fit in size, "
-            f"but its columns explain only {anchor.explained:.0%} of the mean cell",
+            f"but its columns explain only {origin_fit.explained:.0%} of the mean cell",
             frame,
         )
-    frame = frame.in_cell(match.cell).moved(anchor.origin)
-    return frame, match.crystal, anchor, mean_cell.moved(anchor.origin)
+    frame = frame.in_cell(match.cell).moved(origin_fit.origin)
+    return frame, match.crystal, origin_fit, mean_cell.moved(origin_fit.origin)
 
 
 def no_model_sentence(frame: Frame, pixel_nm: tuple[float, float] | None) -> str:
@@ -562,14 +564,14 @@ def _measured(
     flattener: Flattener,
     frame: Frame,
     crystal: Crystal | None,
-    anchor: Anchor | None,
+    origin_fit: OriginFit | None,
     mean_cell: MeanCell,
     transposed: bool,
 ) -> Registration:
     """Row shifts, mask and local mean on a known frame; of an image `transposed`, with rows and columns exchanged."""
     if transposed:
         exchanged: Any = Transposed(image)
-        of_it = flattener.transposed, frame.transposed, crystal, anchor, mean_cell
+        of_it = flattener.transposed, frame.transposed, crystal, origin_fit, mean_cell
         found = _measured(exchanged, *of_it, transposed=False)
         return replace(found, frame=found.frame.transposed, nodes_px=found.nodes_px[::-1], transposed=True)
     gain = line_gain(image, flattener, frame, mean_cell)
@@ -595,7 +597,7 @@ def _measured(
     return Registration(
         frame=frame,
         crystal=crystal,
-        anchor=anchor,
+        origin_fit=origin_fit,
         mean_cell=sharper,
         first=first,
         nodes_px=nodes,

@@ -34,7 +34,7 @@ from oddlattice.lattice.register import (
 )
 from oddlattice.run.stage_settings import TileSettings
 from oddlattice.storage import blocks
-from oddlattice.storage.groups import FIRST_GRAIN, GRAIN_MAP, array_of, group_of, said_of
+from oddlattice.storage.groups import FIRST_GRAIN, GRAIN_MAP, array_of, attributes_of, group_of
 from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import Windows
 
@@ -103,10 +103,11 @@ def warnings_of(found: Registration, pixel_nm: tuple[float, float] | None, ruler
                 f"the cell is distorted by {100 * (stretch - 1):.0f} % against {found.crystal.name}: "
                 "scan distortion or strain"
             )
-    if found.anchor is not None and (found.anchor.sigmas < 5 or found.anchor.explained - found.anchor.second < 0.05):
+    fit = found.origin_fit
+    if fit is not None and (fit.sigmas < 5 or fit.explained - fit.second < 0.05):
         sentences.append(
-            f"which column is the cell's corner is uncertain: the crystal explains {found.anchor.explained:.1%} of the "
-            f"mean cell there and {found.anchor.second:.1%} at the next best place"
+            f"which column is the cell's corner is uncertain: the crystal explains {fit.explained:.1%} of the "
+            f"mean cell there and {fit.second:.1%} at the next best place"
         )
     if found.pedestal:
         sentences.append(
@@ -156,15 +157,15 @@ def tiled_attributes(found: Registration, pixel_nm: tuple[float, float] | None) 
     inside = int(found.inside.sum())
     analysed = int(found.mask.sum())
     quality: dict[str, Any] = {"cells_in_image": inside, "row_shift_sigma_px": found.row_sigma_px}
-    if found.anchor is not None and crystal is not None:
-        anchor = found.anchor
+    if found.origin_fit is not None and crystal is not None:
+        origin_fit = found.origin_fit
         quality |= {
-            "content_explained": anchor.explained,
-            "content_second": anchor.second,
-            "anchor_sigmas": anchor.sigmas,
-            "blur_nm": anchor.blur_nm,
-            "contrast": anchor.scale,
-            "column_weights": column_weights(found.mean_cell, crystal, anchor.blur_nm),
+            "content_explained": origin_fit.explained,
+            "content_second": origin_fit.second,
+            "anchor_sigmas": origin_fit.sigmas,
+            "blur_nm": origin_fit.blur_nm,
+            "contrast": origin_fit.scale,
+            "column_weights": column_weights(found.mean_cell, crystal, origin_fit.blur_nm),
         }
     return {
         "state": "tiled",
@@ -210,7 +211,7 @@ def tile_image(
     """
     source = group_of(zarr.open_group(images_zarr, mode="r"), image_id)
     image: Any = array_of(source, "0")
-    pixel_nm = header_nm(said_of(source))
+    pixel_nm = header_nm(attributes_of(source))
     group = zarr.open_group(out, mode="r+").create_group(image_id)
     image = blocks.read(image) if image.shape[0] * image.shape[1] <= AT_ONCE_PX else Windows(image)
     how = How(models, pixel_nm, TileSettings.of(settings), judge, own, libraries)

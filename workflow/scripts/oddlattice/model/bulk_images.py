@@ -27,7 +27,7 @@ from oddlattice.model.patches import (
 from oddlattice.numerics.arrays import Float
 from oddlattice.read.read_shard import read_shard
 from oddlattice.run.stage_settings import ReadSettings
-from oddlattice.storage.groups import group_of, listed_in, said_of, values_of
+from oddlattice.storage.groups import attributes_of, group_of, listed_in, values_of
 from oddlattice.storage.products import SHARD, table, write_tsv
 
 HELD_OUT_PART = 0.15  # of an image's columns of cells, on its right-hand side
@@ -78,7 +78,7 @@ def _pick(store: zarr.Group, entry: Mapping[str, Any]) -> tuple[Float, Any]:
     group = group_of(store, fits[0]["image_id"])
     image = np.asarray(values_of(group, "0"), dtype=np.float32)
     top, bottom, left, right = entry.get("region_px") or (0, image.shape[0], 0, image.shape[1])
-    header = header_nm(said_of(group))
+    header = header_nm(attributes_of(group))
     return image[top:bottom, left:right], header
 
 

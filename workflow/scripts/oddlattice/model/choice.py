@@ -15,7 +15,7 @@ from oddlattice.crystal import CELL_PX, Crystal, load_crystal
 from oddlattice.lattice.tile_image import tile_image
 from oddlattice.model.misfit import misfit, share_of_limit
 from oddlattice.numerics.arrays import Array
-from oddlattice.process.sandbox import Fault, spared
+from oddlattice.process.sandbox import Fault, result_or_fault
 from oddlattice.storage.rows import Row
 
 Weights = Mapping[str, Any]
@@ -101,4 +101,4 @@ def tile_one(crystal_files: Sequence[str], misfit_limit: float | None = None, **
 
 def tile_or_tell(**job: Any) -> tuple[Row, None] | tuple[None, Fault]:
     """Body of the child process of one image: its row, or what went wrong."""
-    return spared(tile_one, **job)
+    return result_or_fault(tile_one, **job)

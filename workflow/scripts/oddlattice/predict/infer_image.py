@@ -27,7 +27,7 @@ from oddlattice.predict.samples import Samples, contrast_in
 from oddlattice.process.sandbox import Fault
 from oddlattice.run.stage_settings import InferSettings
 from oddlattice.storage import blocks
-from oddlattice.storage.groups import FIRST_GRAIN, array_of, grain_of, grains_in, said_of
+from oddlattice.storage.groups import FIRST_GRAIN, array_of, attributes_of, grain_of, grains_in
 from oddlattice.storage.rows import Row
 
 
@@ -52,7 +52,7 @@ def infer_image(
         Does or defers a call that writes.
     """
     predictor.new_image()
-    attributes = said_of(source)
+    attributes = attributes_of(source)
     tiles, mask = array_of(source, "tiles"), mask_of(source)
     px_per_cell: PxPerCell = (attributes["px_per_cell"][0], attributes["px_per_cell"][1])
     crystal = crystal_from_dict(attributes["own_crystal"], Path("own")) if model is None else model.crystal
@@ -183,7 +183,7 @@ def infer_one(
     states = []
     for grain in numbers:
         source, target = grain_of(tiles, name, grain), into.create_group(str(grain))
-        tiled = said_of(source)
+        tiled = attributes_of(source)
         if tiled["state"] == "tiled":
             model, predictor = choose(str(tiled["model"]))
             ahead = pieces.of(name, grain) if pieces is not None else None
@@ -193,7 +193,7 @@ def infer_one(
                 raise OSError(f"the GPU has failed: {error}") from error
         else:
             target.attrs["oddlattice"] = {key: tiled[key] for key in ("state", "reason")}
-        said = said_of(target)
+        said = attributes_of(target)
         states.append(str(said["state"]))
         if said["reason"]:
             reasons.append(f"grain {grain}: {said['reason']}" if len(numbers) > 1 else str(said["reason"]))

@@ -13,7 +13,7 @@ from oddlattice.lattice.subareas import Part, in_px, parts_of
 from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.process.prefetch import ahead
 from oddlattice.storage import blocks
-from oddlattice.storage.groups import array_of, grain_of, grains_in, said_of, values_of
+from oddlattice.storage.groups import array_of, attributes_of, grain_of, grains_in, values_of
 
 AROUND_CELLS = 16  # neighbourhood in which a part of a huge image is predicted: beyond it nothing weighs anything
 
@@ -50,7 +50,7 @@ def _pieces(tiles: zarr.Group, listed: list[dict[str, Any]]) -> Iterator[Piece]:
             continue
         for grain in grains_in(tiles, row["image_id"]):
             source = grain_of(tiles, row["image_id"], grain)
-            if said_of(source)["state"] != "tiled":
+            if attributes_of(source)["state"] != "tiled":
                 continue
             mask = mask_of(source)
             if int(mask.sum()) >= LEAST_CELLS:

@@ -159,7 +159,7 @@ def _server() -> "subprocess.Popen[bytes]":
     )
 
 
-def spared(
+def result_or_fault(
     call: Callable[Given, Result], *arguments: Given.args, **keywords: Given.kwargs
 ) -> tuple[Result, None] | tuple[None, Fault]:
     """Call a function for one image in this process; what goes wrong in it is told and costs that image alone.

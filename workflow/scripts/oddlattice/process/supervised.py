@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from oddlattice.process.parent_death import die_with_parent
-from oddlattice.process.sandbox import Fault, Given, Result, spared
+from oddlattice.process.sandbox import Fault, Given, Result, result_or_fault
 
 LONGEST_S = 1800.0  # an image that takes longer is given up; twice that, and the rest, fits into a job's `runtime`
 #: Signals by which a process dies of what it does; by any other one somebody wants the run to end.
@@ -44,14 +44,14 @@ class Watch:
     careful: bool = False
     line: int | None = None
 
-    def spared(
+    def result_or_fault(
         self, image_id: str, call: Callable[Given, Result], *arguments: Given.args, **keywords: Given.kwargs
     ) -> tuple[Result, None] | tuple[None, Fault]:
-        """As `children.spared`, said to be about one image; an image that is given up is not tried again."""
+        """As `children.result_or_fault`, said to be about one image; an image that is given up is not tried again."""
         if image_id in self.lost:
             return None, Fault(self.lost[image_id], f"{image_id} is given up")
         self._say(image_id)
-        found = spared(call, *arguments, **keywords)
+        found = result_or_fault(call, *arguments, **keywords)
         self._say("")
         return found
 

@@ -24,7 +24,7 @@ from oddlattice.read.rows import row
 from oddlattice.read.signals import Signal
 from oddlattice.run.stage_settings import ReadSettings
 from oddlattice.storage import omezarr
-from oddlattice.storage.groups import array_of, said_of
+from oddlattice.storage.groups import array_of, attributes_of
 from oddlattice.storage.rows import Row
 
 
@@ -188,7 +188,7 @@ def _keep_metadata(task: _Task, signal: Signal, rows: list[Row]) -> None:
         return
     for image_id in read:
         folder = task.folder / image_id
-        said = said_of(zarr.open_group(folder, mode="r"))
+        said = attributes_of(zarr.open_group(folder, mode="r"))
         kept = signal.metadata if image_id == read[0] else {"_kept_with": read[0]}
         omezarr.add_attribute(folder, "oddlattice", said | {"original_metadata": kept})
 

@@ -10,7 +10,7 @@ from oddlattice.statistics import densities
 from oddlattice.statistics.counting import as_reviewed, one_of_each_stack, together
 from oddlattice.statistics.groups import compare_groups, folders, pooled
 from oddlattice.statistics.trends import trends_of_series
-from oddlattice.storage.groups import group_of, listed_in, said_of
+from oddlattice.storage.groups import attributes_of, group_of, listed_in
 from oddlattice.storage.rows import Row
 
 
@@ -46,7 +46,7 @@ def metadata_of(images_zarr: list[str], wanted: set[str]) -> dict[str, Row]:
         root = zarr.open_group(path, mode="r")
         for name in (str(row["image_id"]) for row in listed_in(root)):
             if name in wanted:
-                found[name] = said_of(group_of(root, name)).get("original_metadata") or {}
+                found[name] = attributes_of(group_of(root, name)).get("original_metadata") or {}
     return found
 
 

@@ -16,7 +16,7 @@ from oddlattice.numerics.arrays import Array
 from oddlattice.statistics import densities, pair_correlation, polar
 from oddlattice.statistics.counting import false_by_kind, kinds_of, point_defects, seed_for
 from oddlattice.statistics.populations import site_populations
-from oddlattice.storage.groups import FIRST_GRAIN, grain_of, grains_in, group_of, said_of, values_of
+from oddlattice.storage.groups import FIRST_GRAIN, attributes_of, grain_of, grains_in, group_of, values_of
 from oddlattice.storage.products import COLUMN_KEY, PLACES
 from oddlattice.storage.rows import Row
 
@@ -142,12 +142,12 @@ def measure(
     are several; beside the rest stands that of the first.
     """
     name = str(row["image_id"])
-    header = pixel_size.header_nm(said_of(group_of(stores["images"], name)))
+    header = pixel_size.header_nm(attributes_of(group_of(stores["images"], name)))
     defects, columns = (tables[key].filter(pl.col("image_id") == name) for key in ("defects", "columns"))
     tested = columns.filter(pl.col("p_value").is_not_null())
     found = defect_figures(row, defects, tested)
     numbers = [k for k in grains_in(stores["tiles"], name) if _analysed(stores, name, k)]
-    lattice = said_of(grain_of(stores["tiles"], name, numbers[0]))
+    lattice = attributes_of(grain_of(stores["tiles"], name, numbers[0]))
     pixel_nm = np.array(pixel_size.reckoned_nm(lattice, header))
     cell_nm = math.sqrt(abs(float(np.linalg.det(np.array([lattice["a_px"], lattice["b_px"]]) * pixel_nm))))
     if lattice["pixel_nm"] is not None and row["area_nm2"] is not None:
@@ -165,15 +165,15 @@ def measure(
 
 
 def _analysed(stores: dict[str, zarr.Group], name: str, grain: int) -> bool:
-    return bool(said_of(grain_of(stores["differences"], name, grain))["state"] == "analysed")
+    return bool(attributes_of(grain_of(stores["differences"], name, grain))["state"] == "analysed")
 
 
 def measure_grain(
     name: str, grain: int, stores: dict[str, zarr.Group], crystals: dict[str, Crystal], header: PixelNm | None
 ) -> tuple[Row, list[pl.DataFrame]]:
     """What is measured on the lattice of a grain, and its columns' places."""
-    tiles, model = grain_of(stores["tiles"], name, grain), said_of(grain_of(stores["differences"], name, grain))
-    lattice, coordinates, mask = said_of(tiles), Coordinates.of(tiles), values_of(tiles, "mask")
+    tiles, model = grain_of(stores["tiles"], name, grain), attributes_of(grain_of(stores["differences"], name, grain))
+    lattice, coordinates, mask = attributes_of(tiles), Coordinates.of(tiles), values_of(tiles, "mask")
     pixel_nm = np.array(pixel_size.reckoned_nm(lattice, header))
     found: Row = {"lattice": {"reason": NO_SIZE}}
     if lattice["pixel_nm"] is not None:

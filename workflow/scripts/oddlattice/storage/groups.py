@@ -57,7 +57,7 @@ def values_of(group: zarr.Group, name: str, window: tuple[slice, ...] = ()) -> n
     return blocks.read(array_of(group, name), window)
 
 
-def said_of(group: zarr.Group) -> Row:
+def attributes_of(group: zarr.Group) -> Row:
     """What a stage says of an image, beside its arrays; KeyError if it says nothing."""
     return dict(group.attrs["oddlattice"])  # type: ignore[arg-type]
 
@@ -78,8 +78,8 @@ def array_if_any(group: zarr.Group | None, name: str) -> zarr.Array[Any] | None:
 
 
 def said_if_any(group: zarr.Group | None) -> Row:
-    """As `said_of`; empty where nothing is said."""
-    return said_of(group) if group is not None and "oddlattice" in group.attrs else {}
+    """As `attributes_of`; empty where nothing is said."""
+    return attributes_of(group) if group is not None and "oddlattice" in group.attrs else {}
 
 
 def grain_of(root: zarr.Group, image_id: str, grain: int = FIRST_GRAIN) -> zarr.Group:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from oddlattice.process.sandbox import spared
+from oddlattice.process.sandbox import result_or_fault
 from oddlattice.read.amounts import dimensions
 from oddlattice.read.signals import Signal, broken, signal_of_dict
 
@@ -44,7 +44,7 @@ def _nothing(_select_type: str | None) -> None:
 
 
 def _image(index: int, reader: Any, entries: Any, key: str) -> Signal:
-    found, fault = spared(_read_image, reader, entries, key)
+    found, fault = result_or_fault(_read_image, reader, entries, key)
     if fault is not None:
         return broken(index, f"entry {key[:8]}", fault.words)
     assert found is not None
