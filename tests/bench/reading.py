@@ -22,10 +22,12 @@ logging.disable(50)
 for name in PRELOAD:
     importlib.import_module(name)  # as the server has them before it forks a child for a file
 from oddlattice.read.read_file import read_file
+from oddlattice.run.stage_settings import ReadSettings
+from support.settings import default
 path, out, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
 stat = os.stat(path)
 file = {"file_id": "f", "path": "f", "size_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-settings = {"detectors": "auto", "frames": "each", "min_px": 64, "timeout_s": 300.0, "memory_mb": 4096}
+settings = default(ReadSettings).as_dict()
 best = {"wall_s": 1e9, "cpu_s": 1e9}
 for turn in range(4):
     wall, cpu = time.perf_counter(), used_s()
