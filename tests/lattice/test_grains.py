@@ -131,3 +131,8 @@ def test_boundary_and_misorientation_are_told() -> None:
         assert found.area_ratio == pytest.approx(1)
     assert found.sigma_deg == pytest.approx(np.degrees(0.0001), rel=0.02)
     assert turned(20 * np.eye(2), 29 * np.eye(2), (sigma, sigma)) is None
+
+
+def test_an_image_smaller_than_its_fringes_holds_no_grains() -> None:
+    image = np.arange(65.0)[:, None] + 65 * np.arange(66.0)
+    assert find_grains(image.astype(np.float32)).count == 0

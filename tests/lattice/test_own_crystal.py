@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from oddlattice.lattice.fourier import NoLatticeError
-from oddlattice.lattice.own_columns import COMMON, Coefficients, _Fit
+from oddlattice.lattice.own_columns import COMMON, Coefficients, _Fit, find_columns
 from oddlattice.lattice.own_crystal import OwnCell, register_on_own
 from oddlattice.lattice.reflections import generated
 from support.own_crystals import CRYSTALS, Field, Sample, make_field
@@ -135,3 +135,21 @@ def test_rational_rows_generate_their_lattice() -> None:
     assert np.allclose(
         np.array([0.5, 0.5]) @ np.linalg.inv(basis), np.rint(np.array([0.5, 0.5]) @ np.linalg.inv(basis))
     )
+
+
+@pytest.mark.parametrize("spread_px2", [20.0, 30.0])
+def test_three_alike_columns_are_not_taken_for_a_wide_one(spread_px2: float) -> None:
+    """As a layer of MXene shows them: the widest Gaussian explains most of the first reflections."""
+    vectors, places = np.array([[39.2, 1.7], [-20.3, 32.7]]), np.array([[0, 0], [1 / 3, 1 / 3], [2 / 3, 2 / 3]])
+    orders = np.array([(h, k) for h in range(4) for k in range(-4, 5) if h > 0 or k > 0])
+    frequency = np.hypot(*(orders @ np.linalg.inv(vectors).T).T)
+    orders, frequency = orders[np.argsort(frequency)][:18], np.sort(frequency)[:18]
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        waves = np.exp(-2j * np.pi * orders @ places.T) @ np.array([0.076, 0.065, 0.0625])
+        seen = 2 * waves * np.exp(-2 * np.pi**2 * spread_px2 * frequency**2)
+        off = rng.normal(size=(2, 18)) @ np.diag(0.03 * np.abs(seen) + 4e-4)
+        found = find_columns(Coefficients(orders, seen + off[0] + 1j * off[1], np.full(18, 4e-4), vectors))
+        assert found is not None and len(found.places) == 3
+        apart = (found.places[:, None] - places + 0.5) % 1 - 0.5
+        assert np.hypot(*np.moveaxis(apart, -1, 0)).min(1).max() < 0.05

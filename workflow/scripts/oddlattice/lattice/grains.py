@@ -115,7 +115,7 @@ def find_grains(image: Float) -> Grains:
     """The grains of an image (rows, cols); `count` is 0 or 1 where it is no more."""
     image = finite(image)
     period_px = PERIOD_OF_FRINGES * _strongest_fringes_px(image)
-    if not period_px:
+    if not period_px or min(image.shape) < WINDOW_PERIODS[-1] * period_px:  # no window would hold a lattice
         return Grains(np.zeros(image.shape, np.uint8), [])
     flattener = fit_flattener(image, period_px)
     grid = grid_over((image.shape[0], image.shape[1]), 0.8 * period_px)

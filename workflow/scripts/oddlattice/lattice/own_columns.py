@@ -108,9 +108,18 @@ def errors(seen: Coefficients) -> Array:
 def find_columns(seen: Coefficients) -> Columns | None:
     """The columns for which the coefficients give evidence; None if they give none.
 
-    Bright and dark columns are added side by side, until neither kind has got better for a while.
+    Where they seem to be of one column, they are sought again from narrow ones: a wide one may stand for several.
     """
-    searches = [_Search(_Fit(seen, sign)) for sign in (1, -1)]
+    found = _found(seen, narrow=False)
+    if found is None or len(found.places) > 1:
+        return found
+    again = _found(seen, narrow=True)
+    return again if again is not None and again.criterion < found.criterion - MARGIN else found
+
+
+def _found(seen: Coefficients, narrow: bool) -> Columns | None:
+    """Columns, bright and dark ones added side by side, until neither kind has got better for a while."""
+    searches = [_Search(_Fit(seen, sign), narrow) for sign in (1, -1)]
     most = min(MOST_COLUMNS, max(2 * len(seen.orders) // 4, 1))
     number = last = 0
     while number < min(last + PATIENCE, most):
@@ -291,11 +300,11 @@ class _Search:
     """Columns of one sign, added one by one; the best number of them is kept.
 
     With too few columns shapes go astray. So places, intensities and one width are fitted alone first, and where a fit
-    of all is not sound the next column is sought from those.
+    of all is not sound the next column is sought from those; of a `narrow` search always, and the width waits, too.
     """
 
-    def __init__(self, fit: _Fit) -> None:
-        self.fit, self._last = fit, fit.start
+    def __init__(self, fit: _Fit, narrow: bool) -> None:
+        self.fit, self._last, self._narrow = fit, fit.start, narrow
         self.criterion = np.inf
         self._best: Array | None = None
 
@@ -305,12 +314,11 @@ class _Search:
         height = 0.3 * float(np.exp(p[COMMON::4]).max()) if len(p) > COMMON else 0.5 * float(np.abs(fit.data).max())
         p = np.concatenate([p, [np.log(height), *fit.next_place(p), 0.0]])
         placed = np.arange(len(p)) >= COMMON
-        placed[0], placed[COMMON + 3 :: 4] = True, False
-        p, criterion = fit.fitted(p, placed)
-        tried, lower = fit.fitted(p)
-        if fit.sound(tried):
-            p, criterion = tried, lower
-        self._last = p
+        placed[0], placed[COMMON + 3 :: 4] = not self._narrow, False
+        alone, criterion = fit.fitted(p, placed)
+        tried, lower = fit.fitted(alone)
+        p, criterion = (tried, lower) if fit.sound(tried) else (alone, criterion)
+        self._last = alone if self._narrow else p
         pays = fit.sound(p) and criterion < self.criterion - MARGIN
         if pays:
             self._best, self.criterion = p, criterion
