@@ -1,9 +1,12 @@
 """Rows of the products: where what was found is seen in the raw image."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
 
+from oddlattice.defects.analyse import _warnings
 from oddlattice.defects.kernels import Kernel
 from oddlattice.defects.listing import Judged, decide_together
 from oddlattice.defects.noise import Noise
@@ -86,3 +89,13 @@ def test_the_area_tested_is_that_of_the_columns_outside_regions() -> None:
     tally.taken[1, 1] = True
     assert tally.area_nm2(0.15) == pytest.approx(2 * 0.15)
     assert Tally([]).area_nm2(0.15) == 0.0
+
+
+def test_a_warning_of_all_grains_is_said_once() -> None:
+    def grain(*warnings: str) -> SimpleNamespace:
+        return SimpleNamespace(lattice={"warnings": list(warnings)})
+
+    whole = SimpleNamespace(columns=[[1]], reasons=["the whole."])
+    two = {1: grain("no size", "strained"), 3: grain("no size")}
+    assert _warnings(two, whole, 3) == ["no size", "grain 1: strained", "the whole."]
+    assert _warnings({1: grain("strained")}, whole, 1) == ["strained", "the whole."]

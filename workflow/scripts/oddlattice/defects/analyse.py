@@ -213,12 +213,13 @@ def _of_several(grains: dict[int, Grain], source: Row) -> Row:
 
 
 def _warnings(grains: dict[int, Grain], whole: Tally, count: int) -> list[str]:
-    """Sentences on the image's lattices, each said once."""
+    """Sentences on the image's lattices, each said once: without a grain where it holds for all of them."""
+    lines = {k: grain.lattice.get("warnings", []) for k, grain in grains.items()}
+    of_all = {line for some in lines.values() for line in some if all(line in other for other in lines.values())}
     told = [
-        (f"grain {k}: " if count > 1 else "") + line
-        for k, grain in grains.items()
-        for line in grain.lattice.get("warnings", [])
+        line if line in of_all or count == 1 else f"grain {k}: {line}" for k, some in lines.items() for line in some
     ]
+    told = list(dict.fromkeys(told))
     if not sum(map(len, whole.columns)):
         told.append("no column was tested: too few cells of crystal to know the image's own noise")
     return [*told, *whole.reasons]

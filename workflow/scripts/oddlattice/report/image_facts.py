@@ -107,7 +107,9 @@ def key_figures(row: Row) -> list[Row]:
         ),
     ]
     if row["extended_regions"]:
-        area = f"{n.significant(row['extended_area_nm2'], 2)} nm² in all, not counted as point defects"
+        known = n.usable(row["extended_area_nm2"])
+        size = f"{n.significant(row['extended_area_nm2'], 2)} nm² in all, " if known else ""
+        area = f"{size}not counted as point defects"
         found.insert(2, _figure("Extended regions", n.count(row["extended_regions"]), "", area))
     loss = row["smallest_loss_90"]
     if n.usable(loss):
