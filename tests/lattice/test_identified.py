@@ -67,6 +67,27 @@ def test_a_header_that_disagrees_is_said() -> None:
     assert header_warning(close, (0.0101, 0.0101)) == []
 
 
+@pytest.mark.parametrize(("factor", "says"), [(0.5, True), (2.0, True), (1.16, True), (1.0, False), (1.04, False)])
+def test_a_header_in_whose_size_nothing_alike_comes_is_doubted(factor: float, says: bool) -> None:
+    """SrTiO3 [001] at 12.5 pm a pixel: what it looks like is a class of crystals of about one size."""
+    cell = own([[31.24, 0.0], [0.0, 31.24]], [[0, 0], [0.5, 0.5]], [1.0, 0.52], "AB")
+    header = (0.0125 * factor, 0.0125 * factor)
+    lines = header_warning(identify_own(cell, header, LIBRARIES), header)
+    assert bool(lines) == says
+    assert not says or ("SrTiO3 [001]" in lines[0] and "the header may be wrong" in lines[0])
+
+
+def test_the_header_of_a_crystal_of_no_library_is_not_doubted() -> None:
+    rng = np.random.default_rng(5)
+    doubted = 0
+    for _ in range(40):
+        angle, sides = rng.uniform(1.2, 1.9), rng.uniform(20, 60, 2)
+        vectors = [[sides[0], 0.0], [sides[1] * np.cos(angle), sides[1] * np.sin(angle)]]
+        cell = own(vectors, rng.random((3, 2)).tolist(), [1.0, 0.8, 0.5], "ABC")
+        doubted += bool(header_warning(identify_own(cell, (0.0125, 0.0125), LIBRARIES), (0.0125, 0.0125)))
+    assert doubted <= 1
+
+
 def test_pixels_that_are_not_square_are_no_distortion() -> None:
     cell = strontium_titanate_layers()
     flat = OwnCell(cell.vectors_px / [1.0, 1.2], cell.cell, cell.origin, cell.columns, cell.sites)

@@ -19,6 +19,8 @@ SEEN_SIGMAS = 4.0  # a column fainter than so many errors of its brightness is n
 FAINTEST_PART = 0.05  # of the brightest column: tails of bright ones hide what is fainter
 LEAST_ERROR = 0.01  # relative, of a column's brightness
 DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
+FAR_OFF, FITTING_PART = 0.1, 0.05  # of a length; probability of crystals that are less off, for a header to be doubted
+HELD = 0.5  # probability that the library holds the crystal, to doubt a header by it
 LISTED = 6  # candidates that are told
 ALIKE_PART = 0.05  # of the mean cell's variance; less does not tell two columns of a crystal apart
 LIKELY = 0.25  # of the likeliest crystal's probability; a model's crystal less likely is not the image's
@@ -130,15 +132,31 @@ def ruler_nm(found: Identity, header_nm: PixelNm | None) -> PixelNm | None:
 
 
 def header_warning(found: Identity, header_nm: PixelNm | None) -> list[str]:
-    """A sentence where the header and the crystal that was recognised disagree on the size of a pixel."""
-    if found.pixel_nm is None or header_nm is None:
+    """A sentence where the header disagrees with the crystal, or with every crystal that the image looks like."""
+    if header_nm is None:
         return []
     header = mean_nm(header_nm)
+    if found.pixel_nm is None:
+        return _no_size_fits(found, header)
     apart = abs(header / found.pixel_nm - 1)
     if apart <= DISAGREEMENT:
         return []
     said = f"header says {header * 1000:.2f} pm/px, the lattice of {found.name} says {found.pixel_nm * 1000:.2f} pm/px"
     return [f"{said} ({100 * apart:.1f} %); the lattice is used"]
+
+
+def _no_size_fits(found: Identity, header: float) -> list[str]:
+    """A sentence where the library holds what an image looks like, and none of it in the size that the header says."""
+    chances = np.array([one.probability for one in found.candidates])
+    sizes = np.array(found.sizes_nm)
+    if 1 - found.none < HELD or chances[np.abs(header / sizes - 1) <= FAR_OFF].sum() > FITTING_PART:
+        return []
+    likely = sizes[chances >= 0.1 * chances.max()] * 1000
+    names = ", ".join(f"{one.entry.crystal} {one.entry.axis}" for one in found.candidates[:3])
+    said = f"header says {header * 1000:.2f} pm/px; what the image looks like ({names}) says"
+    return [
+        f"{said} {likely.min():.2f} to {likely.max():.2f} pm/px: the header may be wrong, and with it every length",
+    ]
 
 
 def identity_attributes(found: Identity) -> dict[str, Any]:

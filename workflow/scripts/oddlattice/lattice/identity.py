@@ -7,7 +7,7 @@ brightness). What the image cannot tell apart is named as a class.
 Source: shapes of lattices as points of the hyperbolic plane, Serre, A Course in Arithmetic (1973), ch. VII.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lgamma, log, pi, sqrt
 
 import numpy as np
@@ -133,6 +133,8 @@ class Identity:
         Name of each column of the image; "" where it is not known.
     pixel_nm : float or None
         Pixel size by the crystal's lattice constants; None where the members of a class differ.
+    sizes_nm : tuple of float
+        The same by the lattice constants of each candidate.
     """
 
     kind: str
@@ -142,6 +144,7 @@ class Identity:
     none: float
     sites: tuple[str, ...]
     pixel_nm: float | None
+    sizes_nm: tuple[float, ...] = ()
 
 
 def identify(seen: Observed, library: Library) -> Identity:
@@ -163,7 +166,8 @@ def identify(seen: Observed, library: Library) -> Identity:
     weights /= weights.sum()
     order = [int(k) for k in np.argsort(-weights[:-1], kind="stable") if weights[k] > 0.001]
     found = [Candidate(library.entries[k], float(weights[k]), matches[k][1]) for k in order]
-    return _named(seen, cell, found, float(weights[-1]))
+    who = _named(seen, cell, found, float(weights[-1]))
+    return replace(who, sizes_nm=tuple(_pixel_nm(cell, one.match) for one in who.candidates))
 
 
 def _named(seen: Observed, cell: "_Cell", found: list[Candidate], none: float) -> Identity:
