@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from oddlattice.defects.analyse import _warnings
+from oddlattice.defects.analyse import _warnings, untested
 from oddlattice.defects.kernels import Kernel
 from oddlattice.defects.listing import Judged, decide_together
 from oddlattice.defects.noise import Noise
@@ -99,3 +99,11 @@ def test_a_warning_of_all_grains_is_said_once() -> None:
     two = {1: grain("no size", "strained"), 3: grain("no size")}
     assert _warnings(two, whole, 3) == ["no size", "grain 1: strained", "the whole."]
     assert _warnings({1: grain("strained")}, whole, 1) == ["strained", "the whole."]
+
+
+def test_a_site_of_which_nothing_is_tested_is_named() -> None:
+    shapes = [SimpleNamespace(site=site, column=k) for k, site in enumerate(("Sr", "Ti", "O1", "O1"))]
+    image, rows = SimpleNamespace(shapes=shapes), [pl.DataFrame({"column": [1, 1]}), pl.DataFrame({"column": [2]})]
+    lines = untested(image, SimpleNamespace(columns=rows))
+    assert [line.split(":")[0] for line in lines] == ["Sr", "O1"] and "fewer than 30 columns" in lines[0]
+    assert untested(image, SimpleNamespace(columns=[])) == []

@@ -14,6 +14,7 @@ import zarr
 from oddlattice.defects.find import judge_by_parts, list_together
 from oddlattice.defects.grain_tables import boundary_rows, grain_row, in_labels
 from oddlattice.defects.image_quality import quality_of
+from oddlattice.defects.null import MIN_COLUMNS
 from oddlattice.defects.populations import with_population
 from oddlattice.defects.raw_maps import InCounts, Laid, write_maps
 from oddlattice.defects.registered import NOWHERE, Registered, load_registered
@@ -135,6 +136,8 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
     if len(numbers) > 1:
         found |= _of_several(grains, source)
     without = [f"grain {k}: {states[k]['reason']}" for k in numbers if k not in kept]
+    for k, grain in grains.items():
+        without += [(f"grain {k}: " if len(numbers) > 1 else "") + line for line in untested(grain.image, tallies[k])]
     quality, spectrum = quality_of(
         array_of(group_of(stores.images, name), "0"), grains[kept[0]].tiles, grains[kept[0]].image.shapes
     )
@@ -223,6 +226,13 @@ def _warnings(grains: dict[int, Grain], whole: Tally, count: int) -> list[str]:
     if not sum(map(len, whole.columns)):
         told.append("no column was tested: too few cells of crystal to know the image's own noise")
     return [*told, *whole.reasons]
+
+
+def untested(image: Registered, tally: Tally) -> list[str]:
+    """Sentences on the sites of a grain of which no column was tested, where others of it were."""
+    seen = {column for rows in tally.columns for column in rows["column"]}
+    few = dict.fromkeys(shape.site for shape in image.shapes if shape.column not in seen) if seen else {}
+    return [f"{site}: fewer than {MIN_COLUMNS} columns that can be tested, and none of it is" for site in few]
 
 
 def emptied(made: Analysis, names: re.Pattern[str]) -> Analysis:
