@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from oddlattice.numerics.arrays import Array, Float
-from support.own_crystals import CRYSTALS, MARGIN_NM, TAIL_WEIGHT, TAIL_WIDTH, Sample, _stamp
+from support.own_crystals import CRYSTALS, MARGIN_NM, TAIL_WEIGHT, TAIL_WIDTH, Sample, columns_over, stamp
 
 BACKGROUND = 0.15
 TOUCHING = 0.6  # of the distance between columns: nearer, two columns of different grains cannot both be there
@@ -77,18 +77,8 @@ def disorientation_deg(name: str, first_deg: float, second_deg: float) -> float:
     return float(min(apart, step - apart))
 
 
-def _voronoi(shape: tuple[int, int], middles: Array, places: Array) -> np.ndarray:
+def _voronoi(middles: Array, places: Array) -> np.ndarray:
     return np.asarray(cKDTree(middles).query(places)[1])
-
-
-def _lattice(sample: Sample, vectors: Array, side: int, origin: Array, margin: float) -> tuple[Array, np.ndarray]:
-    reach = int(np.ceil((side + 2 * margin) / np.linalg.svd(vectors)[1].min())) + 1
-    cells = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 2, indexing="ij"), -1).reshape(-1, 2)
-    at = cells @ vectors + origin
-    cells = cells[((at > -margin - 60) & (at < side + margin + 60)).all(1)]
-    uv = np.array([c[:2] for c in sample.columns])
-    index = np.tile(np.arange(len(uv)), len(cells))
-    return (np.repeat(cells, len(uv), 0) + uv[index]) @ vectors + origin, index
 
 
 def make_grains(
@@ -127,8 +117,8 @@ def make_grains(
         angle = np.deg2rad(degrees)
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         vectors.append(sample.vectors_nm @ turn @ scan / pixel_nm)
-        at, index = _lattice(sample, vectors[-1], side_px, side_px / 2 + rng.random(2) @ vectors[-1], margin)
-        own = _voronoi((side_px, side_px), middles, at) == number - 1
+        at, index = columns_over(sample, vectors[-1], side_px, side_px / 2 + rng.random(2) @ vectors[-1], margin)
+        own = _voronoi(middles, at) == number - 1
         at, index = at[own], index[own]
         if places:
             near, _ = cKDTree(np.concatenate(places)).query(at)
@@ -147,13 +137,13 @@ def make_grains(
     for width in np.unique(widths):
         one = widths == width
         for part, broad in ((1 - TAIL_WEIGHT, width), (TAIL_WEIGHT, TAIL_WIDTH * width)):
-            _stamp(image, at[one], (heights * factor)[one] * part * (width / broad) ** 2, float(broad), shift)
+            stamp(image, at[one], (heights * factor)[one] * part * (width / broad) ** 2, float(broad), shift)
     ideal = np.zeros(len(at))
     for k in np.flatnonzero(odd):
         ideal[k] = _ideal(image, at[k], heights[k], factor[k], widths[k], dose)
     counts = rng.poisson(dose * image).astype(np.float32)
     pixels = np.stack(np.indices((side_px, side_px)), -1).reshape(-1, 2).astype(float)
-    labels = (_voronoi((side_px, side_px), middles, pixels) + 1).reshape(side_px, side_px)
+    labels = (_voronoi(middles, pixels) + 1).reshape(side_px, side_px)
     inside = ((at > 0) & (at < side_px - 1)).all(1)
     truth = (a[inside] for a in (at, grains, np.concatenate(column), odd, ideal))
     return GrainField(counts, pixel_nm, names, rotations_deg, vectors, labels, *truth)

@@ -97,27 +97,34 @@ def make_field(
     shift += hum_pm / 1000 / pixel_nm * np.sin(2 * np.pi * lines / hum_lines + rng.uniform(0, 2 * np.pi))
     origin = side_px / 2 + rng.random(2) @ vectors
     margin = MARGIN_NM / pixel_nm
-    reach = int(np.ceil((side_px + 2 * margin) / np.linalg.svd(vectors)[1].min())) + 1
-    cells = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 2, indexing="ij"), -1).reshape(-1, 2)
-    at = cells @ vectors + origin
-    cells = cells[((at > -margin - 60) & (at < side_px + margin + 60)).all(1)]
-    uv = np.array([c[:2] for c in sample.columns])
-    index = np.tile(np.arange(len(uv)), len(cells))
-    places = (np.repeat(cells, len(uv), 0) + uv[index]) @ vectors + origin
+    places, index = columns_over(sample, vectors, side_px, origin, margin)
     weight = np.array([c[2] for c in sample.columns])[index]
     changed = rng.random(len(weight)) < changed_part
     weight = weight * np.where(changed, rng.choice([0.0, 0.5, 1.5], len(weight)), 1.0)
     image = np.zeros((side_px, side_px))
     sigma = sample.sigma_nm / pixel_nm
     for part, width in ((1 - TAIL_WEIGHT, sigma), (TAIL_WEIGHT, TAIL_WIDTH * sigma)):
-        _stamp(image, places, weight * part * (sigma / width) ** 2, width, shift)
+        stamp(image, places, weight * part * (sigma / width) ** 2, width, shift)
     level = 1.6 - image if dark else image + background
     counts = rng.poisson(dose * np.clip(level, 0, None)).astype(np.float32)
     inside = ((places > 0) & (places < side_px - 1)).all(1)
     return Field(counts, vectors, places[inside], index[inside], changed[inside])
 
 
-def _stamp(image: Array, places: Array, height: Array, sigma: float, shift: Array) -> None:
+def columns_over(
+    sample: Sample, vectors_px: Array, side_px: int, origin_px: Array, margin_px: float
+) -> tuple[Array, np.ndarray]:
+    """Places (n, 2) [px] of the columns over a square field and a margin about it, and their index in the cell."""
+    reach = int(np.ceil((side_px + 2 * margin_px) / np.linalg.svd(vectors_px)[1].min())) + 1
+    cells = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    at = cells @ vectors_px + origin_px
+    cells = cells[((at > -margin_px - 60) & (at < side_px + margin_px + 60)).all(1)]
+    uv = np.array([c[:2] for c in sample.columns])
+    index = np.tile(np.arange(len(uv)), len(cells))
+    return (np.repeat(cells, len(uv), 0) + uv[index]) @ vectors_px + origin_px, index
+
+
+def stamp(image: Array, places: Array, height: Array, sigma: float, shift: Array) -> None:
     """Add Gaussian peaks; line r is seen shifted by -shift[r] [px]."""
     rows, cols = image.shape
     reach = int(np.ceil(4 * sigma + np.abs(shift).max()))
