@@ -194,11 +194,10 @@ def _grain_tables(
 
 def _figures(grains: dict[int, Grain], tallies: dict[int, Tally], whole: Tally, settings: DefectSettings) -> Row:
     """Figures of an image from those of its grains."""
-    masks = {k: values_of(grain.tiles, "mask") for k, grain in grains.items()}
     area = sum(tally.area_nm2(grains[k].cell_nm2) for k, tally in tallies.items())
     regions = sum(sum(d.cells for d in tally.defects) * grains[k].cell_nm2 for k, tally in tallies.items())
     doses = [grain.dose_counts_per_nm2 for grain in grains.values()]
-    cells = [int(np.count_nonzero(mask)) for mask in masks.values()]
+    cells = [int(np.count_nonzero(values_of(grain.tiles, "mask"))) for grain in grains.values()]
     dose = float(np.average(doses, weights=np.maximum(cells, 1))) if len(doses) > 1 else doses[0]
     return image_figures(whole, area, regions, settings) | {"dose_counts_per_nm2": dose}
 

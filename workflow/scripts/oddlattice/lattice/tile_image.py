@@ -216,13 +216,7 @@ def tile_image(
     image = blocks.read(image) if image.shape[0] * image.shape[1] <= AT_ONCE_PX else Windows(image)
     how = How(models, pixel_nm, TileSettings.of(settings), judge, own, libraries)
     whole = laid(image, how)
-    if (
-        whole.found is not None
-        and image.shape[0] * image.shape[1] > LARGEST_OF_GRAINS_PX
-        and not takes_all(whole.found)
-    ):
-        whole.attributes["warnings"].append(NOT_SEARCHED)
-    grains = other_grains(image, whole.found)
+    grains = other_grains(image, whole)
     each = _each_grain(image, grains, how) if grains is not None else {}
     if grains is not None and _worth_it(each, whole):
         attributes = _write_grains(image, each, grains.labels, group)
@@ -279,9 +273,16 @@ def _write_one(image: Any, one: Laid, group: zarr.Group) -> dict[str, Any]:
     return {"state": "tiled", "reason": "", "grains": 1}
 
 
-def other_grains(image: Any, found: Registration | None) -> Grains | None:
-    """The grains of an image, where it holds several; nothing is looked for where one lattice takes all of it."""
-    if image.shape[0] * image.shape[1] > LARGEST_OF_GRAINS_PX or (found is not None and takes_all(found)):
+def other_grains(image: Any, whole: Laid) -> Grains | None:
+    """The grains of an image, where it holds several; nothing is looked for where one lattice takes all of it.
+
+    Nor in an image that is too large: a warning of `whole` then says so.
+    """
+    if whole.found is not None and takes_all(whole.found):
+        return None
+    if image.shape[0] * image.shape[1] > LARGEST_OF_GRAINS_PX:
+        if whole.found is not None:
+            whole.attributes["warnings"].append(NOT_SEARCHED)
         return None
     grains = find_grains(np.asarray(image[:, :]))
     return grains if grains.count > 1 else None
