@@ -77,7 +77,8 @@ class OnDisk(Shard):
             self.folder / "4.json",
             {name: self.folder / f"{name}.csv" for name in compare_images.CSV},
         )
-        tables, settings = (out["images_parquet"], out["defects_parquet"]), StatisticsSettings.of(CONFIG["statistics"])
+        tables = (out["images_parquet"], out["defects_parquet"], out["grains_parquet"])
+        settings = StatisticsSettings.of(CONFIG["statistics"])
         populations = self.folder / "populations.parquet"
         stacks = (no_series(), statistics, beside, populations, series_in(self.folder))
         compare_images.main(*tables, [], [], *stacks, settings, CONFIG["seed"])

@@ -174,6 +174,7 @@ def test_a_metadata_field_names_groups(shard: tuple[made_up.Made, Path, Path], t
     compare_images.main(
         paths.images,
         paths.defects,
+        str(paths.grains),
         [],
         [str(paths.images_zarr)],
         made_up.no_series(),

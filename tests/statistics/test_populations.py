@@ -6,13 +6,14 @@ import polars as pl
 import pytest
 
 from oddlattice.defects.populations import find_populations
+from oddlattice.statistics.crystals_of_run import brought_into_line
 from oddlattice.statistics.populations import (
     folder_populations,
     population_rows,
     population_table,
     site_populations,
 )
-from oddlattice.storage.products import COLUMNS, FOLDER_POPULATIONS, POPULATIONS, table
+from oddlattice.storage.products import COLUMNS, FOLDER_POPULATIONS, GRAINS, IMAGES, POPULATIONS, table
 
 Array = npt.NDArray[np.float64]
 ERROR = 0.04
@@ -105,12 +106,12 @@ def test_images_of_a_folder_tell_a_population_together() -> None:
     for k in range(8):
         intensity, error, which = columns(100 + k, 150, [0.98, 0.02], [1.0, 1.4], [0.03, 0.02])
         truth += int(which.sum()) if k < 7 else 0
-        for site, p in (("Sr", 0.5), ("Ti", None)):
-            about = {"image_id": f"i{k}", "grain": 1, "site": site, "p_value": p}
+        for column, (site, p) in enumerate((("Sr", 0.5), ("Ti", None))):
+            about = {"image_id": f"i{k}", "grain": 1, "column": column, "site": site, "p_value": p}
             changes = zip(intensity - 1, error, strict=True)
             parts += [about | {"intensity_change": y, "intensity_noise": e} for y, e in changes]
     images = [{"image_id": f"i{k}", "path": f"{'ab'[k == 7]}/{k}.dm4", "model": "m"} for k in range(8)]
-    rows = folder_populations([table(parts, COLUMNS)], images)
+    rows = folder_populations([table(parts, COLUMNS)], images, brought_into_line(table([], GRAINS), table([], IMAGES)))
     keys = ("folder", "site", "images", "component")
     assert [tuple(row[key] for key in keys) for row in rows[:2]] == [("a", "Sr", 7, 0), ("a", "Sr", 7, 1)]
     assert {row["site"] for row in rows} == {"Sr"}

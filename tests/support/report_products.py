@@ -20,7 +20,7 @@ from oddlattice.run.stage_settings import DefectSettings, StatisticsSettings
 from oddlattice.simulate.columnwise import Conditions, Defect, Scan, simulate_scan
 from oddlattice.statistics import per_image, polar, populations
 from oddlattice.storage.image_json import write_by_image
-from oddlattice.storage.products import COLUMNS, DEFECTS, IMAGES, OF_SERIES, READ, table, write_parquet
+from oddlattice.storage.products import COLUMNS, DEFECTS, GRAINS, IMAGES, OF_SERIES, READ, table, write_parquet
 from support.settings import default
 
 CRYSTAL = {
@@ -49,6 +49,7 @@ class Made:
     defects: Path
     images: Path
     columns: Path
+    grains: Path
     statistics: Path
     reviews_json: Path
 
@@ -252,7 +253,7 @@ class Shard:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.paths = Made(
             *(self.folder / f"{part}.zarr" for part in ("images", "tiles", "differences", "maps")),
-            *(self.folder / f"{part}.parquet" for part in ("defects", "images", "columns")),
+            *(self.folder / f"{part}.parquet" for part in ("defects", "images", "columns", "grains")),
             self.folder / "statistics.json",
             self.folder / "reviews.json",
         )
@@ -372,6 +373,7 @@ class Shard:
             (self.paths.defects, self.defects, DEFECTS),
             (self.paths.images, self.rows, IMAGES),
             (self.paths.columns, columns, COLUMNS),
+            (self.paths.grains, [], GRAINS),
         ):
             write_parquet(table(rows, schema), path)
         text = review_files.dumped({"files": self.files, "statements": self.statements})
@@ -402,8 +404,10 @@ class Shard:
             series_in(folder),
             default(StatisticsSettings),
             1,
+            [str(made.columns)],
         )
-        compare_images.main(out["images_parquet"], out["defects_parquet"], *given)
+        tables_of_all = (out[f"{name}_parquet"] for name in ("images", "defects", "grains"))
+        compare_images.main(*tables_of_all, *given)
         return out | {"statistics_json": str(statistics)}
 
 

@@ -30,10 +30,10 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> tuple[made_up.Made, Path,
     tables = {name: out / f"{name}.csv" for name in compare_images.CSV}
     (folder / "5_report").mkdir()
     compare_images.main(
-        paths.images, paths.defects, [str(paths.statistics)], [str(paths.images_zarr)],
+        paths.images, paths.defects, str(paths.grains), [str(paths.statistics)], [str(paths.images_zarr)],
         made_up.no_series(),
         out / "statistics.json", tables, out / "populations.parquet", made_up.series_in(out),
-        default(StatisticsSettings), 1,
+        default(StatisticsSettings), 1, [str(paths.columns)],
     )  # fmt: skip
     page = folder / "5_report" / "statistics.html"
     write_statistics.main(out / "statistics.json", paths.images, [], page, page.with_name("methods.md"), PROVENANCE)

@@ -126,6 +126,7 @@ rule compare_images:
     input:
         images_parquet="results/4_defects/images.parquet",
         defects_parquet="results/4_defects/defects.parquet",
+        grains_parquet="results/4_defects/grains.parquet",
         statistics=of_shards("results/4_defects/{shard}.statistics.json"),
         series=of_shards("results/4_defects/{shard}.series.parquet"),
         tracks=of_shards("results/4_defects/{shard}.tracks.parquet"),

@@ -9,8 +9,8 @@ import polars as pl
 from oddlattice.process.logs import log_to
 from oddlattice.run.stage_settings import StatisticsSettings
 from oddlattice.statistics.across_images import compare, metadata_of
-from oddlattice.statistics.counting import as_reviewed, counts_by_kind, false_by_kind, one_of_each_stack, sites_of
-from oddlattice.statistics.densities import site_fractions
+from oddlattice.statistics.counting import as_reviewed, counts_by_kind, false_by_kind, one_of_each_stack
+from oddlattice.statistics.crystals_of_run import names_in, sites_by_image
 from oddlattice.statistics.groups import group_name
 from oddlattice.statistics.populations import folder_populations, population_table
 from oddlattice.storage.atomic import write_text
@@ -43,6 +43,7 @@ CSV = (*TABLES, "populations", "folder_populations")
 def main(
     images: str | Path,
     defects: str | Path,
+    grains: str,
     statistics_json: list[str],
     images_zarr: list[str],
     series: dict[str, list[str]],
@@ -58,7 +59,7 @@ def main(
 
     Parameters
     ----------
-    images, defects : path
+    images, defects, grains : path
         The gathered tables.
     statistics_json : list of path
         Of the shards.
@@ -72,14 +73,12 @@ def main(
         Tables of the shards: populations of folders are made from them.
     """
     listed = pl.read_parquet(defects)
-    flagged = sites_of(listed)
     rows = pl.read_parquet(images).filter(pl.col("state") == "analysed").to_dicts()
-    sites: dict[str, list[Row]] = {}
+    names_of = names_in(grains)
+    sites = sites_by_image(columns, listed, rows, names_of)
     populations: list[Row] = []
     for path in statistics_json:  # of all that a shard says only this is kept: there may be 100,000 images
         for name, one in ByImage(path).items():
-            tested = {row["site"]: row["columns_tested"] for row in one.get("sites", []) if row["kind"] == "any"}
-            sites[name] = site_fractions(tested, flagged.get(name, []))
             populations += population_table(name, one.get("populations", []))
     group_by = settings.group_by
     plain = group_by == "folder" or (rows and group_by in rows[0])
@@ -88,7 +87,7 @@ def main(
     false = false_by_kind(listed, {row["image_id"]: row["false_dispersion"] for row in rows})
     found = compare(rows, counts_by_kind(listed), sites, names, false, seed) | {"group_by": group_by}
     tables = (read_table(path, COLUMNS) for path in columns)
-    found["populations"] = folder_populations(tables, one_of_each_stack(as_reviewed(rows)))
+    found["populations"] = folder_populations(tables, one_of_each_stack(as_reviewed(rows)), names_of)
     print(f"{len(rows)} images, {len(found['groups'])} groups, {len(found['trends'])} trends")
     for name, schema in TABLES.items():
         write_csv(table([{k: row[k] for k in schema} for row in found[name]], schema), out_csv[name])
@@ -107,6 +106,7 @@ if "snakemake" in globals():
     main(
         snakemake.input.images_parquet,
         snakemake.input.defects_parquet,
+        snakemake.input.grains_parquet,
         list(snakemake.input.statistics),
         list(snakemake.input.images_zarr),
         {name: list(snakemake.input[name]) for name in OF_SERIES},

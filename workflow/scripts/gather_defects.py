@@ -10,6 +10,7 @@ import polars as pl
 
 from oddlattice.process.logs import log_to
 from oddlattice.statistics.copies import with_copies
+from oddlattice.statistics.crystals_of_run import with_names
 from oddlattice.statistics.over_run import listed_over_run
 from oddlattice.statistics.reviews import lay_on, precision
 from oddlattice.storage.products import (
@@ -58,6 +59,8 @@ def main(tables: dict[str, list[str]], reviews_json: str, out: dict[str, str], f
     if fdr is not None:
         tested = [read_table(path, COLUMNS).filter(pl.col("p_value") <= fdr) for path in tables["columns"]]
         listed, about = listed_over_run(listed, about, pl.concat([table([], COLUMNS | VERSION), *tested]), fdr)
+    grains = gathered(tables["grains"], GRAINS, ["image_id", "grain"])
+    listed, about, grains = with_names(listed, about, grains)
     found = lay_on(
         listed,
         with_copies(about),
@@ -67,7 +70,7 @@ def main(tables: dict[str, list[str]], reviews_json: str, out: dict[str, str], f
     print(f"{len(found.images)} images, {len(found.defects)} defects, {len(found.statements)} statements in reviews")
     trials = gathered(tables["completeness"], COMPLETENESS, ["image_id", "site", "kind", "change", "shift_pm", "name"])
     whole = {"defects": found.defects, "images": found.images, "reviews": found.statements, "completeness": trials}
-    whole["grains"] = gathered(tables["grains"], GRAINS, ["image_id", "grain"])
+    whole["grains"] = grains
     whole["boundaries"] = gathered(tables["boundaries"], BOUNDARIES, ["image_id", "boundary"])
     for name, frame in whole.items():
         write_both(frame, out, name)

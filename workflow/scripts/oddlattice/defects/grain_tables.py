@@ -49,6 +49,9 @@ def grain_row(image_id: str, grain: int, lattice: Mapping[str, Any], model: Mapp
     row |= {"model": model.get("model") or lattice.get("model")} | {key: figures.get(key) for key in OF_FIGURES}
     if lattice.get("a_px") is None:
         return row
+    if "own_crystal" in lattice:
+        seen = ("site", "u", "v", "brightness", "brightness_sigma")
+        row["own_columns"] = json.dumps([[one[key] for key in seen] for one in lattice["own_crystal"]["columns"]])
     vectors = np.array([lattice["a_px"], lattice["b_px"]])
     lengths = np.hypot(*vectors.T)
     row |= {"a_px": float(lengths[0]), "b_px": float(lengths[1]), "gamma_deg": lattice.get("gamma_deg")}

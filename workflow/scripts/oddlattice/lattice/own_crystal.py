@@ -94,6 +94,7 @@ class OwnCell:
         """The cell as `crystal.yaml` states one; see `crystal.crystal_from_dict`."""
         a, b, gamma = describe(self.vectors_px * np.array(pixel_nm))
         bright = self.columns.intensity / self.columns.intensity.max()
+        sigma = self.columns.intensity_sigma / self.columns.intensity.max()
         return {
             "name": OWN,
             "a_nm": round(a, 6),
@@ -105,9 +106,10 @@ class OwnCell:
                     "u": round(float(u), 5) % 1.0,
                     "v": round(float(v), 5) % 1.0,
                     "brightness": round(float(part), 4),
+                    "brightness_sigma": round(float(error), 4),
                     "tested": True,
                 }
-                for site, (u, v), part in zip(self.names, self.columns.places, bright, strict=True)
+                for site, (u, v), part, error in zip(self.names, self.columns.places, bright, sigma, strict=True)
             ],
         }
 

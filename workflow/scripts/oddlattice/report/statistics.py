@@ -3,6 +3,7 @@
 import itertools
 import math
 
+from oddlattice.crystal import OWN
 from oddlattice.report import numbers as n
 from oddlattice.report import vector_fields
 from oddlattice.report.charts import Axis, Point, Series, at_x, at_y, chart
@@ -147,15 +148,21 @@ def population_views(found: list[Row]) -> list[Row]:
     return views
 
 
+def named(row: Row) -> str:
+    """The crystal of a row as a reader is told it."""
+    return str(row["crystal"] if row["model"] == OWN and row["crystal"] else row["model"])
+
+
 def folder_rows(found: list[Row]) -> list[Row]:
     """Lines of the table of the populations of folders; sites with a bulk alone are left out."""
-    several = {(row["folder"], row["model"], row["site"]) for row in found if row["component"] > 0}
+    of_site = ("folder", "model", "crystal", "site")
+    several = {tuple(row[key] for key in of_site) for row in found if row["component"] > 0}
     rows = []
     for one in found:
-        if (one["folder"], one["model"], one["site"]) not in several:
+        if tuple(one[key] for key in of_site) not in several:
             continue
         part, between = n.interval(*(100 * one[key] for key in ("fraction", "fraction_low_95", "fraction_high_95")))
-        about = {key: one[key] for key in ("folder", "model", "site")}
+        about = {"folder": one["folder"], "model": named(one), "site": one["site"]}
         rows.append(
             about
             | {"name": "bulk" if one["component"] == 0 else f"population {one['component']}"}
@@ -313,7 +320,7 @@ def group_rows(found: list[Row]) -> list[Row]:
         rows.append(
             {
                 "group": row["group"],
-                "model": row["model"],
+                "model": named(row),
                 "images": n.count(row["images"]),
                 "number": n.count(row["number"]),
                 "area": f"{n.significant(row['area_nm2'])} nm²",
@@ -347,7 +354,7 @@ def comparison_rows(found: list[Row]) -> list[Row]:
 
 def many_view(found: Row, pages: dict[str, str]) -> Row:
     """All that the page of statistics says; `pages` are addresses of the images' pages by image id."""
-    models = sorted({row["model"] for row in found["densities"]})
+    models = sorted({named(row) for row in found["densities"]})
     return {
         "images": n.count(found["images"]),
         "counted": n.count(found["images_counted"]),
@@ -356,8 +363,8 @@ def many_view(found: Row, pages: dict[str, str]) -> Row:
         "models": [
             {
                 "name": model,
-                "densities": density_rows([r for r in found["densities"] if r["model"] == model]),
-                "sites": site_rows([r for r in found["sites"] if r["model"] == model]),
+                "densities": density_rows([r for r in found["densities"] if named(r) == model]),
+                "sites": site_rows([r for r in found["sites"] if named(r) == model]),
             }
             for model in models
         ],

@@ -7,7 +7,7 @@ import zarr
 
 from oddlattice.defects.false_alarms import FalseAlarms
 from oddlattice.statistics import densities
-from oddlattice.statistics.counting import as_reviewed, one_of_each_stack, together
+from oddlattice.statistics.counting import as_reviewed, crystal_of, grouped, one_of_each_stack, together
 from oddlattice.statistics.groups import compare_groups, folders, pooled
 from oddlattice.statistics.trends import trends_of_series
 from oddlattice.storage.groups import attributes_of, group_of, listed_in
@@ -20,13 +20,13 @@ def by_model(
     sites: Mapping[str, list[Row]],
     false: Mapping[str, Mapping[str, FalseAlarms]],
 ) -> tuple[list[Row], list[Row]]:
-    """Densities and site fractions over all images of each model."""
+    """Densities and site fractions over all images of each model and crystal."""
     kinds, fractions = [], []
-    for model in sorted({str(row["model"]) for row in rows}):
-        images = [row for row in rows if str(row["model"]) == model]
+    for (model, crystal), images in grouped(rows, crystal_of).items():
+        about = {"model": model, "crystal": crystal}
         each = [list(Counter(counts.get(row["image_id"], {})).elements()) for row in images]
         alarms = [false.get(row["image_id"], {}) for row in images]
-        kinds += [{"model": model} | row for row in densities.densities_by_kind(each, images, alarms)]
+        kinds += [about | row for row in densities.densities_by_kind(each, images, alarms)]
         tested: Counter[str] = Counter()
         flagged: list[tuple[str, str]] = []
         for row in images:
@@ -35,7 +35,7 @@ def by_model(
                     tested[part["site"]] += part["columns_tested"]
                 else:
                     flagged += [(part["site"], part["kind"])] * part["number"]
-        fractions += [{"model": model} | row for row in densities.site_fractions(tested, flagged)]
+        fractions += [about | row for row in densities.site_fractions(tested, flagged)]
     return kinds, fractions
 
 
@@ -67,7 +67,7 @@ def compare(
     counts : mapping
         image_id -> kind -> point defects, as people reviewed them.
     sites : mapping
-        image_id -> fractions of sites, see `densities.site_fractions`.
+        image_id -> fractions of sites by their names in the run, see `crystals_of_run.sites_by_image`.
     names : mapping
         image_id -> group.
     false : mapping

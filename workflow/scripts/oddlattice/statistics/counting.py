@@ -38,15 +38,6 @@ def counts_by_kind(defects: pl.DataFrame) -> dict[str, Counter[str]]:
     return found
 
 
-def sites_of(defects: pl.DataFrame) -> dict[str, list[tuple[str, str]]]:
-    """Site and kind of every point defect as flagged, whatever people said, in each image."""
-    points = defects.filter((pl.col("kind") != "extended") & ~pl.col("in_region").fill_null(False))
-    found: dict[str, list[tuple[str, str]]] = {}
-    for image, site, kind in points.select("image_id", "site", "kind").iter_rows():
-        found.setdefault(image, []).append((str(site or ""), str(kind)))
-    return found
-
-
 def false_by_kind(defects: pl.DataFrame, dispersion: Mapping[str, float | None]) -> dict[str, dict[str, FalseAlarms]]:
     """False alarms expected among the point defects of each kind in each image; what a person confirmed is none.
 
@@ -86,6 +77,11 @@ def one_of_each_stack(rows: Sequence[Row]) -> list[Row]:
             first[key] = row
     kept = {row["image_id"] for row in first.values()}
     return [row for row in rows if row["image_id"] in kept]
+
+
+def crystal_of(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Model and crystal of an image: figures of one crystal belong together, whatever image shows it."""
+    return str(row["model"]), str(row.get("crystal_in_run") or "")
 
 
 def folder_of(row: Mapping[str, Any]) -> str:

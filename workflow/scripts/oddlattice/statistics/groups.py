@@ -5,7 +5,7 @@ from typing import Any
 
 from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.statistics import poisson
-from oddlattice.statistics.counting import folder_of, grouped
+from oddlattice.statistics.counting import crystal_of, folder_of, grouped
 from oddlattice.storage.rows import Row
 
 
@@ -33,20 +33,20 @@ def group_name(row: Mapping[str, Any], source: Mapping[str, Any], group_by: str)
 def compare_groups(
     rows: Sequence[Row], counts: Mapping[str, Mapping[str, int]], names: Mapping[str, str]
 ) -> tuple[list[Row], list[Row]]:
-    """Density of each group of images, and every pair of groups compared; images of one model at a time.
+    """Density of each group of images, and every pair of groups compared; images of one crystal at a time.
 
     Returns
     -------
     groups : list of dict
-        model, group, images, number, area_nm2, density_per_nm2, ci_low_per_nm2, ci_high_per_nm2, dispersion.
+        model, crystal, group, images, number, area_nm2, density_per_nm2, ci_low_per_nm2, ci_high_per_nm2, dispersion.
     comparisons : list of dict
-        As `rates.compare`, with `model`.
+        As `poisson.compare`, with `model` and `crystal`.
     """
     listed, compared = [], []
-    for model, images in grouped([r for r in rows if r["area_nm2"]], lambda row: str(row["model"])).items():
-        members = grouped(images, lambda row: names[row["image_id"]])
-        listed += [{"model": model, "group": name} | pooled(some, counts) for name, some in members.items()]
-        compared += [{"model": model} | row for row in poisson.compare(members_seen(members, counts))]
+    for (model, crystal), images in grouped([r for r in rows if r["area_nm2"]], crystal_of).items():
+        members, about = grouped(images, lambda row: names[row["image_id"]]), {"model": model, "crystal": crystal}
+        listed += [about | {"group": name} | pooled(some, counts) for name, some in members.items()]
+        compared += [about | row for row in poisson.compare(members_seen(members, counts))]
     return listed, compared
 
 

@@ -9,11 +9,12 @@ import polars as pl
 from oddlattice.defects.populations import FEWEST, Populations, find_populations, populations_by_site
 from oddlattice.numerics.arrays import Array, Bools
 from oddlattice.statistics.counting import folder_of
+from oddlattice.statistics.crystals_of_run import named_sites
 from oddlattice.statistics.short_range_order import neighbours, short_range_order
 from oddlattice.storage.rows import Row
 
 BINS = 60  # of the histogram of a site
-OF_FOLDER, MEASURED = ("image_id", "folder", "model", "site"), ("intensity_change", "intensity_noise")
+OF_FOLDER, MEASURED = ("image_id", "folder", "model", "crystal", "site"), ("intensity_change", "intensity_noise")
 MOST_OF_FOLDER = 20_000  # columns of a site, evenly taken
 SHELL = (0.6, 1.25)  # nearest neighbours, of the usual distance of the nearest
 
@@ -80,8 +81,8 @@ def population_table(image_id: str, sites: list[Row]) -> list[Row]:
     ]
 
 
-def folder_populations(columns: Iterable[pl.DataFrame], images: Sequence[Row]) -> list[Row]:
-    """Rows of products.FOLDER_POPULATIONS: the columns of all images of a folder and model together, site by site.
+def folder_populations(columns: Iterable[pl.DataFrame], images: Sequence[Row], names: pl.DataFrame) -> list[Row]:
+    """Rows of products.FOLDER_POPULATIONS: the columns of all images of a folder and crystal together, site by site.
 
     Intensities are each image's own over its bulk; a site that has none in an image is left out there.
 
@@ -91,6 +92,8 @@ def folder_populations(columns: Iterable[pl.DataFrame], images: Sequence[Row]) -
         Tables of the shards, products.COLUMNS.
     images : sequence of dict
         Images that count (products.IMAGES).
+    names : polars.DataFrame
+        Of crystals and sites in the run, see `crystals_of_run.names_in`.
     """
     group = pl.DataFrame(
         {"image_id": [row["image_id"] for row in images]}
@@ -100,15 +103,17 @@ def folder_populations(columns: Iterable[pl.DataFrame], images: Sequence[Row]) -
     some = [pl.DataFrame(schema=dict.fromkeys(OF_FOLDER, pl.String) | dict.fromkeys(MEASURED, pl.Float64))]
     for frame in columns:
         known = frame.filter(pl.col("p_value").is_not_null() & pl.col("intensity_change").is_not_null())
-        some.append(known.join(group, on="image_id", maintain_order="left").select(*OF_FOLDER, *MEASURED))
+        known = named_sites(known.join(group, on="image_id", maintain_order="left"), names)
+        told = known.with_columns(crystal="crystal_in_run", site="site_in_run").filter(pl.col("site").is_not_null())
+        some.append(told.select(*OF_FOLDER, *MEASURED))
     rows: list[Row] = []
-    for (folder, model, site), own in pl.concat(some).group_by("folder", "model", "site", maintain_order=True):
+    for key, own in pl.concat(some).group_by(*OF_FOLDER[1:], maintain_order=True):
         even = own.gather_every(max(1, -(-own.height // MOST_OF_FOLDER)))
         change, noise = (even[name].fill_null(0.0).to_numpy() for name in MEASURED)
         found = replace(find_populations(1 + change, np.maximum(noise, 1e-6)), has_bulk=True)
-        about = {"folder": folder, "model": model, "images": own["image_id"].n_unique(), "site": site}
+        about = dict(zip(OF_FOLDER[1:], key, strict=True)) | {"images": own["image_id"].n_unique()}
         rows += [about | one for one in population_rows(found)] if found.components else []
-    return sorted(rows, key=lambda row: (row["folder"], row["model"], row["site"], row["component"]))
+    return sorted(rows, key=lambda row: tuple(row[name] for name in (*OF_FOLDER[1:], "component")))
 
 
 def nearest_order(places_nm: Array, unlike: Bools, seed: int) -> Row:

@@ -64,6 +64,7 @@ IMAGES: Schema = {
     "crystal": pl.String,  # name and zone axis, or those that look alike; empty where it is not recognised
     "crystal_probability": pl.Float64,  # of that name; empty where a model of the crystal was given
     "crystal_candidates": pl.String,  # the most likely first, each with its probability
+    "crystal_in_run": pl.String,  # the same of all images that show it: a name, or crystal 1, 2, ...; filled by gather
     "grains": pl.Int64,  # crystals that are analysed, or told why not: see the table of grains
     "model": pl.String,  # empty where grains have different ones, as lattice and rotation where there are several
     "model_misfit": pl.Float64,
@@ -186,6 +187,7 @@ DEFECTS: Schema = {
     "column": pl.Int64,  # index in the crystal's cell; null of what is no column
     "number": pl.Int64,  # of what is no column: 1, 2, ... within its grain and kind, from the top; its key with them
     "site": pl.String,
+    "site_in_run": pl.String,  # the site's name in all images; null where that is not told; filled by gather
     "kind": pl.String,  # vacancy-like | lighter | heavier | displaced | extra | extended | unknown
     "kind_probability": pl.Float64,  # of this kind, if the defect is real
     "probability_real": pl.Float64,  # that it is no false alarm; null of a region
@@ -241,6 +243,9 @@ GRAINS: Schema = {
     "completeness_vacancy": pl.Float64,
     "completeness_vacancy_ci_low": pl.Float64,
     "completeness_vacancy_ci_high": pl.Float64,
+    "own_columns": pl.String,  # JSON: of a crystal that the image itself shows, [site, u, v, brightness, its error]
+    "crystal_in_run": pl.String,  # as of an image; filled by gather
+    "sites_in_run": pl.String,  # JSON: name in the run of the site of each column, "" where that is not told
 }
 
 #: results/4_defects/boundaries.parquet: where two grains meet.
@@ -312,6 +317,7 @@ PLACES: Schema = {
 #: results/4_defects/densities.csv: point defects of each kind in all images of a model; kind "all": of every kind.
 DENSITIES: Schema = {
     "model": pl.String,
+    "crystal": pl.String,  # images.crystal_in_run
     "kind": pl.String,
     "number": pl.Int64,
     "expected_false": pl.Float64,  # sum of 1 - probability_real
@@ -331,6 +337,7 @@ DENSITIES: Schema = {
 #: results/4_defects/sites.csv: part of the tested columns of a site that is flagged; kind "any": as whatever kind.
 SITES: Schema = {
     "model": pl.String,
+    "crystal": pl.String,  # images.crystal_in_run
     "site": pl.String,
     "kind": pl.String,
     "number": pl.Int64,
@@ -360,6 +367,7 @@ POPULATIONS: Schema = {
 FOLDER_POPULATIONS: Schema = {
     "folder": pl.String,
     "model": pl.String,
+    "crystal": pl.String,  # images.crystal_in_run
     "images": pl.Int64,
     **{name: dtype for name, dtype in POPULATIONS.items() if name not in ("image_id", "grain")},
 }
@@ -444,6 +452,7 @@ OF_SERIES: dict[str, tuple[Schema, list[str]]] = {
 #: results/4_defects/groups.csv
 GROUPS: Schema = {
     "model": pl.String,
+    "crystal": pl.String,  # images.crystal_in_run
     "group": pl.String,
     "images": pl.Int64,
     "number": pl.Int64,
@@ -457,6 +466,7 @@ GROUPS: Schema = {
 #: results/4_defects/comparisons.csv: rates of two groups of images.
 COMPARISONS: Schema = {
     "model": pl.String,
+    "crystal": pl.String,  # images.crystal_in_run
     "first": pl.String,
     "second": pl.String,
     "ratio": pl.Float64,  # first over second
