@@ -153,3 +153,17 @@ def test_three_alike_columns_are_not_taken_for_a_wide_one(spread_px2: float) -> 
         assert found is not None and len(found.places) == 3
         apart = (found.places[:, None] - places + 0.5) % 1 - 0.5
         assert np.hypot(*np.moveaxis(apart, -1, 0)).min(1).max() < 0.05
+
+
+def test_two_faint_columns_alike_are_both_kept() -> None:
+    """As oxygen in CeO2 [110], 6 % of cerium: each may be done without while the other is left."""
+    vectors, places = np.array([[-30.9, 1.4], [-11.7, -28.7]]), np.array([[0, 0], [0.25, 0.25], [0.75, 0.75]])
+    orders = np.array([(h, k) for h in range(5) for k in range(-5, 6) if h > 0 or k > 0])
+    frequency = np.hypot(*(orders @ np.linalg.inv(vectors).T).T)
+    orders, frequency = orders[np.argsort(frequency)][:31], np.sort(frequency)[:31]
+    waves = np.exp(-2j * np.pi * orders @ places.T) @ np.array([0.353, 0.0215, 0.0215])
+    for seed in range(3):
+        off = np.random.default_rng(seed).normal(size=(2, 31)) * 1e-3
+        seen = 2 * waves * np.exp(-2 * np.pi**2 * 13.5 * frequency**2) + off[0] + 1j * off[1]
+        found = find_columns(Coefficients(orders, seen, np.full(31, 1e-3), vectors))
+        assert found is not None and len(found.places) == 3

@@ -325,10 +325,13 @@ class _Search:
         return pays
 
     def pruned(self) -> Columns | None:
-        """The best columns, without those that the criterion can do without."""
+        """The best columns, without those that the criterion can do without.
+
+        Two that are alike may each be done without where the other is left, and not both: then both are kept.
+        """
         if self._best is None:
             return None
-        p, criterion = self._best, self.criterion
+        p, criterion = kept, lowest = self._best, self.criterion
         while len(p) > COMMON + 4:
             columns = p[COMMON:].reshape(-1, 4)
             weakest = int(columns[:, 0].argmin())
@@ -336,4 +339,6 @@ class _Search:
             if lower > criterion + MARGIN or not self.fit.sound(without):
                 break
             p, criterion = without, lower
+            kept, lowest = (p, criterion) if criterion < lowest else (kept, lowest)
+        p, criterion = (p, criterion) if criterion < lowest + MARGIN else (kept, lowest)
         return self.fit.result(p, criterion)
