@@ -53,14 +53,39 @@ def single(seed: int) -> GrainField:
     return _made((str(rng.choice(NAMES)),), (float(rng.uniform(0, 180)),), rng, seed)
 
 
-def _made(names: tuple[str, ...], turns: tuple[float, ...], rng: np.random.Generator, seed: int) -> GrainField:
+def at_seams(seed: int) -> GrainField:
+    """As `recipe`, with changed columns up to half a cell from the boundaries."""
+    truth = recipe(seed)
+    rng = np.random.default_rng((18, seed))
+    return _made(truth.names, truth.rotations_deg, rng, seed, from_line_cells=0.5)
+
+
+def pair(seed: int) -> GrainField:
+    """Two grains of one crystal, 5 degrees apart at least; every second scan is sheared by 2 %."""
+    rng = np.random.default_rng((19, seed))
+    name = str(rng.choice(NAMES))
+    while True:
+        turns = (float(rng.uniform(0, 180)), float(rng.uniform(0, 180)))
+        if disorientation_deg(name, *turns) > LEAST_DEG:
+            break
+    return _made((name, name), turns, rng, seed, shear=0.02 * (seed % 2))
+
+
+def _made(
+    names: tuple[str, ...],
+    turns: tuple[float, ...],
+    rng: np.random.Generator,
+    seed: int,
+    from_line_cells: float = 1.5,
+    shear: float | None = None,
+) -> GrainField:
     side = int(rng.integers(480, 641))
     nearest = min(column_distance_nm(SAMPLES[name]) for name in names)
     pixel_nm = max(nearest / rng.uniform(8, 13), 0.008)
     middles = middles_of(len(names), rng)
     cells_px2 = np.array([SAMPLES[name].area_nm2 for name in names]) / pixel_nm**2
     side = max(side, int(np.sqrt((LEAST_AREA_CELLS * cells_px2 / shares(middles)).max())))
-    shear = float(rng.choice([0.0, rng.uniform(-0.02, 0.02)]))
+    drawn = float(rng.choice([0.0, rng.uniform(-0.02, 0.02)]))
     dose = float(np.exp(rng.uniform(np.log(150), np.log(1200))))
     jitter_pm = float(rng.uniform(2, 6))
     return make_grains(
@@ -70,10 +95,14 @@ def _made(names: tuple[str, ...], turns: tuple[float, ...], rng: np.random.Gener
         pixel_nm=float(pixel_nm),
         dose=dose,
         jitter_pm=jitter_pm,
-        shear=shear,
+        shear=drawn if shear is None else shear,
+        from_line_cells=from_line_cells,
         middles=middles,
         seed=seed,
     )
+
+
+KINDS = {"recipe": recipe, "low": low_angle, "single": single, "seam": at_seams, "pair": pair}
 
 
 def shares(middles: Array) -> Array:
@@ -190,7 +219,7 @@ def through_pipeline(seeds: list[int], kind: str = "recipe") -> Listed:
 
     total = Listed()
     for seed in seeds:
-        truth = {"recipe": recipe, "low": low_angle, "single": single}[kind](seed)
+        truth = KINDS[kind](seed)
         start = time.process_time()
         with TemporaryDirectory() as folder:
             found = through_the_stages([(truth.counts, truth.pixel_nm)], Path(folder))
@@ -215,7 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.grains", description=__doc__)
     parser.add_argument("--first", type=int, default=1000)
     parser.add_argument("--count", type=int, default=10)
-    parser.add_argument("--kind", choices=("recipe", "low", "single"), default="recipe")
+    parser.add_argument("--kind", choices=tuple(KINDS), default="recipe")
     given = parser.parse_args()
     total = through_pipeline(list(range(given.first, given.first + given.count)), given.kind)
     print(f"clear {total.hit}/{total.clear}, false {total.false}/{total.listed} (seam {total.seam})", total.missed)

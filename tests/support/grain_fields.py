@@ -4,6 +4,7 @@ Grains are the Voronoi cells of drawn points: straight boundaries. A column belo
 of two columns of different grains that would touch, the one of the later grain is left out.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,6 +93,9 @@ def make_grains(
     shear: float = 0.0,
     changed: int = 8,
     middles: Array | None = None,
+    from_line_cells: float = 1.5,
+    moved: Callable[[Array], Array] | None = None,
+    over: Callable[[Array], Array] | None = None,
     seed: int = 0,
 ) -> GrainField:
     """A scan with Poisson noise of grains with these crystals and rotations.
@@ -99,9 +103,15 @@ def make_grains(
     Parameters
     ----------
     changed : int
-        Columns changed in each grain, no nearer than 1.5 cells to a boundary or the image's edge, 3 cells apart.
+        Columns changed in each grain, no nearer than 1.5 cells to the image's edge, 3 cells apart.
     middles : ndarray of shape (grains, 2), optional
         Points whose Voronoi cells are the grains, as parts of the image.
+    from_line_cells : float
+        How far changed columns are from a boundary at least [cells].
+    moved : callable, optional
+        Where columns that should be at places (n, 2) [px] are.
+    over : callable, optional
+        What becomes of the image (rows, cols) before electrons are counted.
     shear : float
         Of the whole scan: cols move with the rows by this part.
     """
@@ -118,6 +128,7 @@ def make_grains(
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         vectors.append(sample.vectors_nm @ turn @ scan / pixel_nm)
         at, index = columns_over(sample, vectors[-1], side_px, side_px / 2 + rng.random(2) @ vectors[-1], margin)
+        at = at if moved is None else moved(at)
         own = _voronoi(middles, at) == number - 1
         at, index = at[own], index[own]
         if places:
@@ -130,7 +141,7 @@ def make_grains(
         weight.append(np.array([c[2] for c in sample.columns])[index])
         sigma.append(np.full(len(at), sample.sigma_nm / pixel_nm))
     at, grains = np.concatenate(places), np.concatenate(grain)
-    odd = _drawn(at, grains, middles, vectors, side_px, changed, rng)
+    odd = _drawn(at, grains, middles, vectors, side_px, (changed, from_line_cells), rng)
     factor = np.where(odd, rng.choice(FACTORS, len(at)), 1.0)
     heights, widths = np.concatenate(weight), np.concatenate(sigma)
     image = np.full((side_px, side_px), BACKGROUND)
@@ -141,6 +152,7 @@ def make_grains(
     ideal = np.zeros(len(at))
     for k in np.flatnonzero(odd):
         ideal[k] = _ideal(image, at[k], heights[k], factor[k], widths[k], dose)
+    image = image if over is None else over(image)
     counts = rng.poisson(dose * image).astype(np.float32)
     pixels = np.stack(np.indices((side_px, side_px)), -1).reshape(-1, 2).astype(float)
     labels = (_voronoi(middles, pixels) + 1).reshape(side_px, side_px)
@@ -174,14 +186,23 @@ def _to_line(at: Array, middles: Array) -> Array:
 
 
 def _drawn(
-    at: Array, grain: np.ndarray, middles: Array, vectors: list[Array], side: int, count: int, rng: np.random.Generator
+    at: Array,
+    grain: np.ndarray,
+    middles: Array,
+    vectors: list[Array],
+    side: int,
+    drawn: tuple[int, float],
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """Which columns are changed."""
+    """Which columns are changed; `drawn` says how many of each grain, and how far from a boundary [cells]."""
+    count, from_line = drawn
     odd = np.zeros(len(at), dtype=bool)
     to_line = _to_line(at, middles)
     for number, vector in enumerate(vectors, 1):
         cell = float(np.sqrt(abs(np.linalg.det(vector))))
-        inner = ((at > 1.5 * cell) & (at < side - 1 - 1.5 * cell)).all(1) & (to_line > 1.5 * cell) & (grain == number)
+        inner = (
+            ((at > 1.5 * cell) & (at < side - 1 - 1.5 * cell)).all(1) & (to_line > from_line * cell) & (grain == number)
+        )
         kept: list[int] = []
         for k in rng.permutation(np.flatnonzero(inner)):
             if len(kept) < count and (not kept or np.hypot(*(at[kept] - at[k]).T).min() > 3 * cell):
