@@ -27,7 +27,7 @@ from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.lattice.fourier import NoLatticeError
 from oddlattice.lattice.own_columns import TAIL_WIDTH
 from oddlattice.lattice.own_crystal import OwnCell, register_on_own
-from oddlattice.lattice.register import Registration
+from oddlattice.lattice.registration import Registration
 from oddlattice.run.stage_settings import DefectSettings
 from support.settings import default
 from support.stages import through_the_stages

@@ -6,7 +6,8 @@ import pytest
 from oddlattice.defects.raw_maps import InCounts, Laid
 from oddlattice.defects.tables import dose_counts_per_nm2
 from oddlattice.lattice.coordinates import Coordinates
-from oddlattice.lattice.register import fit_registration, render
+from oddlattice.lattice.register import fit_registration
+from oddlattice.lattice.registration import render
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from support.lattice_samples import SRTIO3
 

@@ -14,7 +14,8 @@ from rsciio import digitalmicrograph, emd
 import cut_tiles
 from oddlattice.crystal import CELL_PX, Crystal
 from oddlattice.lattice import record, tile_image
-from oddlattice.lattice.register import USUAL, fit_registration, render
+from oddlattice.lattice.register import USUAL, fit_registration
+from oddlattice.lattice.registration import render
 from oddlattice.run.stage_settings import TileSettings
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from support.lattice_samples import MOS2_120, SRTIO3

@@ -10,18 +10,13 @@ from oddlattice.crystal import CELL_PX, PX_PER_CELL, Crystal
 from oddlattice.lattice import resample
 from oddlattice.lattice.columns import as_cells
 from oddlattice.lattice.fourier import NoLatticeError, find_lattice
-from oddlattice.lattice.frame import Grid, Lifted
+from oddlattice.lattice.grid import Grid, Lifted
 from oddlattice.lattice.mean_cell import peaks_of_mean_cell
-from oddlattice.lattice.register import (
-    NoModelError,
-    Registration,
-    fit_registration,
-    register,
-    render,
-    rotation_deg,
-    scanned_down,
-)
+from oddlattice.lattice.measure import scanned_down
+from oddlattice.lattice.register import fit_registration, register
+from oddlattice.lattice.registration import Registration, render
 from oddlattice.lattice.resample import area_averaged, straightened
+from oddlattice.lattice.which_crystal import NoModelError, rotation_deg
 from oddlattice.numerics.local_plane import block_mean, local_plane, running_median, slow_mean
 from oddlattice.simulate.columnwise import Conditions, Defect, simulate_scan
 from support.lattice_samples import (

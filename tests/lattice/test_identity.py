@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from oddlattice.lattice.crystal_views import load_library
-from oddlattice.lattice.identity import SURE, Identity, Observed, identify
+from oddlattice.lattice.identity import SURE, Identity, identify
+from oddlattice.lattice.seen_cell import Observed
 from support.seen_cells import LIBRARY, SEEDS, entries, known_cell, random_cell
 
 

@@ -5,10 +5,12 @@ from functools import cache
 import numpy as np
 import pytest
 
+from oddlattice.lattice.fit_frame import fit_frame
+from oddlattice.lattice.flattener import fit_flattener
 from oddlattice.lattice.fourier import find_lattice
-from oddlattice.lattice.frame import fit_flattener, fit_frame
 from oddlattice.lattice.line_gain import line_gain
-from oddlattice.lattice.register import fit_registration, measure_mean_cell
+from oddlattice.lattice.mean_cell import measure_mean_cell
+from oddlattice.lattice.register import fit_registration
 from oddlattice.lattice.tile_image import steps_and_blanks
 from oddlattice.numerics.arrays import Array
 from oddlattice.simulate.columnwise import Conditions, simulate_scan

@@ -8,7 +8,8 @@ import pytest
 
 import read_crystals
 from oddlattice.lattice.crystal_views import load_library
-from oddlattice.lattice.identity import Observed, identify
+from oddlattice.lattice.identity import identify
+from oddlattice.lattice.seen_cell import Observed
 from oddlattice.simulate.structures import zone_of
 
 pytest.importorskip("ase")

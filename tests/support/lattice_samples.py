@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from oddlattice.crystal import Crystal, crystal_from_dict, load_crystal
-from oddlattice.lattice.register import Registration
+from oddlattice.lattice.registration import Registration
 from oddlattice.simulate.columnwise import Conditions, Scan
 
 SRTIO3 = load_crystal(Path(__file__).parents[2] / "models" / "srtio3_001" / "crystal.yaml")

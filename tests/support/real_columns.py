@@ -10,7 +10,8 @@ from scipy.ndimage import map_coordinates, spline_filter
 
 from oddlattice.crystal import CELL_PX, Crystal
 from oddlattice.lattice.coordinates import Coordinates
-from oddlattice.lattice.register import fit_registration, render
+from oddlattice.lattice.register import fit_registration
+from oddlattice.lattice.registration import render
 
 Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]

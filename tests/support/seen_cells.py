@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from oddlattice.crystal import Z_OF
-from oddlattice.lattice.identity import Observed
 from oddlattice.lattice.projection import Columns, nearest, primitive
+from oddlattice.lattice.seen_cell import Observed
 
 LIBRARY = Path(__file__).parents[2] / "crystals/library.json"
 SEEDS = {"development": 20261201, "known": 20261127, "random": 20261128}  # fixed before the matching was written

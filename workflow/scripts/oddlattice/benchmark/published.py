@@ -23,7 +23,8 @@ from oddlattice.benchmark.fields import compose_field, detection_conditions
 from oddlattice.benchmark.plans import Plan
 from oddlattice.crystal import CELL_PX, Crystal
 from oddlattice.defects import published_score
-from oddlattice.lattice.register import fit_registration, render
+from oddlattice.lattice.register import fit_registration
+from oddlattice.lattice.registration import render
 from oddlattice.numerics.arrays import Float
 from oddlattice.predict.gpu import cpu_has_bf16
 from oddlattice.simulate.library import Library

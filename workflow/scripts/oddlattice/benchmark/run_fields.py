@@ -33,8 +33,10 @@ from oddlattice.defects.find import find_in_image
 from oddlattice.defects.listing import Judged
 from oddlattice.defects.registered import Registered, load_registered
 from oddlattice.lattice.fourier import NoLatticeError
-from oddlattice.lattice.register import NoModelError, Registration, fit_registration
+from oddlattice.lattice.register import fit_registration
+from oddlattice.lattice.registration import Registration
 from oddlattice.lattice.tile_image import tiled_attributes, write_registration
+from oddlattice.lattice.which_crystal import NoModelError
 from oddlattice.model.folder import Model
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.predict.infer_image import infer_image

@@ -11,6 +11,7 @@ from oddlattice.defects.fdr import q_values
 from oddlattice.defects.kernels import moved_peak, refine
 from oddlattice.defects.noise import Noise
 from oddlattice.defects.null import SiteColumns, Verdict
+from oddlattice.lattice.cell_statistics import LOCAL_MEAN_CELLS
 from oddlattice.lattice.columns import (
     SIDE_PX,
     ColumnShape,
@@ -21,7 +22,6 @@ from oddlattice.lattice.columns import (
     window_offsets,
     window_start_px,
 )
-from oddlattice.lattice.register import LOCAL_MEAN_CELLS
 from oddlattice.lattice.shapes import TAIL_WIDTH
 from oddlattice.numerics.arrays import Array, Float
 

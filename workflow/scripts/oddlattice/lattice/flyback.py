@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from oddlattice.lattice.frame import Flattener, Frame, flat_strip, lifted
+from oddlattice.lattice.flattener import Flattener, flat_strip
+from oddlattice.lattice.frame import Frame, lifted
 from oddlattice.lattice.mean_cell import MeanCell
 from oddlattice.lattice.scan_lines import slopes_along_line
 from oddlattice.numerics.arrays import Array

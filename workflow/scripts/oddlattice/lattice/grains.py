@@ -14,6 +14,8 @@ from scipy import ndimage
 
 from oddlattice.crystal import LEAST_CELLS
 from oddlattice.lattice.boundaries import turned
+from oddlattice.lattice.demodulate import demodulate
+from oddlattice.lattice.flattener import Flattener, fit_flattener, flat_strip
 from oddlattice.lattice.fourier import (
     BLOCK_PX,
     PEAK_POWER,
@@ -25,8 +27,8 @@ from oddlattice.lattice.fourier import (
     spectrum_peaks,
     whitened_spectrum,
 )
-from oddlattice.lattice.frame import Flattener, Grid, Lifted, demodulate, fit_flattener, flat_strip, grid_over, strips
-from oddlattice.lattice.register import Registration
+from oddlattice.lattice.grid import Grid, Lifted, grid_over, strips
+from oddlattice.lattice.registration import Registration
 from oddlattice.numerics.arrays import Array, Bools, Complex, Float
 from oddlattice.numerics.local_plane import finite
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from oddlattice.crystal import Crystal
 from oddlattice.lattice.crystal_views import load_library
-from oddlattice.lattice.identity import Identity, Observed, identify
+from oddlattice.lattice.identity import Identity, identify
 from oddlattice.lattice.origin import column_weights
 from oddlattice.lattice.own_crystal import OwnCell
 from oddlattice.lattice.pixel_size import PixelNm, by_lattice_nm, mean_nm
-from oddlattice.lattice.register import Registration
+from oddlattice.lattice.registration import Registration
+from oddlattice.lattice.seen_cell import Observed
 
 SEEN_SIGMAS = 4.0  # a column fainter than so many errors of its brightness is not counted on
 FAINTEST_PART = 0.05  # of the brightest column: tails of bright ones hide what is fainter

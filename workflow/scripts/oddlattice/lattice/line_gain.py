@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from oddlattice.lattice.frame import Flattener, Frame, lifted, strips
+from oddlattice.lattice.flattener import Flattener
+from oddlattice.lattice.frame import Frame, lifted
+from oddlattice.lattice.grid import strips
 from oddlattice.lattice.mean_cell import MeanCell
 from oddlattice.lattice.scan_lines import rendered
 from oddlattice.numerics.arrays import Array

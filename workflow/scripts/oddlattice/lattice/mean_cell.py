@@ -1,5 +1,6 @@
 """The mean unit cell of an image: a short Fourier series over the lattice coordinates (u, v), fitted to the image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,11 +8,16 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from oddlattice.crystal import PX_PER_CELL, PxPerCell
+from oddlattice.lattice.flattener import Flattener, flat_strip
+from oddlattice.lattice.fourier import NoLatticeError
+from oddlattice.lattice.frame import Frame, lifted
+from oddlattice.lattice.grid import strips
 from oddlattice.numerics.arrays import Array, Complex, Float
 
 BINS = 32  # bins of a cell along u and v into which pixels are gathered
 HIGHEST_ORDER = 4.6  # harmonics kept, in units of 1/sqrt(cell area); columns are about 0.1 cell wide (rms)
 HIGHEST_FREQUENCY = 0.46  # [cycles/px]
+BINNED_PX = 1 << 20  # pixels that make the mean cell; more would not make it better than its systematic errors
 
 
 @dataclass(frozen=True)
@@ -142,3 +148,51 @@ def peaks_of_mean_cell(mean_cell: Array) -> list[tuple[float, float, float]]:
 def _vertex(left: float, middle: float, right: float) -> float:
     bend = left - 2 * middle + right
     return float(0.5 * (left - right) / bend) if bend < 0 else 0.0
+
+
+def _sampled_strips(shape: tuple[int, int]) -> list[slice]:
+    """Strips of rows, spread over the image, that hold about BINNED_PX pixels."""
+    parts = list(strips(shape))
+    pixels = shape[0] * shape[1]
+    if pixels <= 1.3 * BINNED_PX:
+        return parts
+    height = max(parts[0].stop // 8, 8)
+    count = max(BINNED_PX // (height * shape[1]), 1)
+    starts = np.linspace(0, shape[0] - height, count).astype(int)
+    return [slice(int(s), int(s) + height) for s in starts]
+
+
+def measure_mean_cell(
+    image: Float,
+    flattener: Flattener,
+    frame: Frame,
+    cells: Sequence[npt.NDArray[np.int64]],
+    row_shift_px: Array | None = None,
+) -> list[MeanCell]:
+    """Mean cell of an image on its frame, for each of several cells of the lattice (rows in steps of the frame's)."""
+    mean, uv, quality = lifted(flattener, frame)
+    per_col = np.linalg.inv(frame.vectors_px)[1]
+    sums = [np.zeros((4, BINS * BINS)) for _ in cells]
+    square, pixels = 0.0, 0.0
+    for rows in _sampled_strips(frame.shape):
+        flat = flat_strip(image, rows, flattener, mean)
+        u, v = uv.strip(rows)
+        if row_shift_px is not None:
+            shift = row_shift_px[rows, None].astype(np.float32)
+            u, v = u + shift * np.float32(per_col[0]), v + shift * np.float32(per_col[1])
+        good = quality.strip(rows)[0] > 0.6
+        flat, u, v = flat[good], u[good], v[good]
+        square += float((flat.astype(np.float64) ** 2).sum())
+        pixels += flat.size
+        for total, cell in zip(sums, cells, strict=True):
+            inverse = np.linalg.inv(cell).astype(np.float32)
+            total += gather(flat, u * inverse[0, 0] + v * inverse[1, 0], u * inverse[0, 1] + v * inverse[1, 1])
+    if pixels < 100:
+        raise NoLatticeError("no lattice: no part of the image is crystalline enough to make a mean cell")
+    result = []
+    for total, cell in zip(sums, cells, strict=True):
+        count = np.maximum(total[0], 1e-9)
+        result.append(
+            fit_mean_cell(total[1] / count, total[0], (total[2:] / count).T, square / pixels, cell @ frame.vectors_px)
+        )
+    return result

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from oddlattice.lattice.register import Registration
+from oddlattice.lattice.registration import Registration
 from oddlattice.numerics.arrays import Bools, Float
 
 MARGIN_CELLS = 2  # kept about the cells of a grain

@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from oddlattice.crystal import OWN, Crystal, crystal_from_dict, px_per_cell_of
+from oddlattice.lattice.flattener import fit_flattener
 from oddlattice.lattice.fourier import Lattice, NoLatticeError, describe, find_lattice, reduced
-from oddlattice.lattice.frame import fit_flattener
+from oddlattice.lattice.mean_cell import measure_mean_cell
+from oddlattice.lattice.measure import measured_on
 from oddlattice.lattice.own_columns import Coefficients, Columns, find_columns
 from oddlattice.lattice.reflections import (
     LatticeMap,
@@ -27,7 +29,8 @@ from oddlattice.lattice.reflections import (
     true_cell,
     whitened,
 )
-from oddlattice.lattice.register import USUAL, Registration, fit_registration, measure_mean_cell, measured_on
+from oddlattice.lattice.register import USUAL, fit_registration
+from oddlattice.lattice.registration import Registration
 from oddlattice.numerics.arrays import Array
 from oddlattice.run.stage_settings import TileSettings
 

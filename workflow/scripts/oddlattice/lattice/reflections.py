@@ -15,7 +15,7 @@ import numpy.typing as npt
 import scipy.fft
 from scipy import ndimage
 
-from oddlattice.lattice.register import Registration, render
+from oddlattice.lattice.registration import Registration, render
 from oddlattice.numerics.arrays import Array, Complex, Float
 
 LARGEST_PX = 1 << 21  # of a map: more would tell no more

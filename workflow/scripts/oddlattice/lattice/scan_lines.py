@@ -6,7 +6,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import CubicSpline
 
-from oddlattice.lattice.frame import Flattener, Frame, flat_strip, lifted, strips
+from oddlattice.lattice.cell_statistics import CellStatistics
+from oddlattice.lattice.flattener import Flattener, flat_strip
+from oddlattice.lattice.frame import Frame, lifted
+from oddlattice.lattice.grid import strips
 from oddlattice.lattice.mean_cell import MeanCell
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.compiled import compiled
@@ -15,25 +18,9 @@ from oddlattice.numerics.medians import median
 
 Index = npt.NDArray[np.int32]
 Places = npt.NDArray[np.uint32]
-
 TABLE = 256  # steps of the mean cell's look-up table along u and v
 ZERO = np.float32(0)
 REACH_PX = 4  # whole-pixel shifts tried when a row is laid on the template
-
-
-@dataclass(frozen=True)
-class CellStatistics:
-    """Sums over the pixels of each cell; every array has shape (U, V). Cell (0, 0) starts at `first`."""
-
-    first: tuple[int, int]
-    pixels: Array
-    counts: Array
-    template: Array
-    overlap: Array
-    template_energy: Array
-    residual: Array
-    slope_u: Array
-    slope_v: Array
 
 
 @dataclass(frozen=True)

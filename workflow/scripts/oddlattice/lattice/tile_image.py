@@ -25,13 +25,9 @@ from oddlattice.lattice.origin import column_weights
 from oddlattice.lattice.own_crystal import OwnCell, register_on_own
 from oddlattice.lattice.pixel_size import header_nm, mean_nm
 from oddlattice.lattice.record import CODEC, write_tiles
-from oddlattice.lattice.register import (
-    Judge,
-    NoModelError,
-    Registration,
-    fit_registration,
-    rotation_deg,
-)
+from oddlattice.lattice.register import fit_registration
+from oddlattice.lattice.registration import Registration
+from oddlattice.lattice.which_crystal import Judge, NoModelError, rotation_deg
 from oddlattice.run.stage_settings import TileSettings
 from oddlattice.storage import blocks
 from oddlattice.storage.groups import FIRST_GRAIN, GRAIN_MAP, array_of, attributes_of, group_of

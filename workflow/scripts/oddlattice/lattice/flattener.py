@@ -1,0 +1,100 @@
+"""The slowly varying mean of an image, and the image as its relative deviation from it."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import ndimage
+
+from oddlattice.lattice.grid import Grid, Lifted
+from oddlattice.lattice.spoilt import Seen
+from oddlattice.numerics.arrays import Array, Float
+from oddlattice.numerics.compiled import compiled
+from oddlattice.numerics.local_plane import block_mean, finite
+
+
+@dataclass(frozen=True)
+class Flattener:
+    """The slowly varying mean of an image on a coarse grid, and limits beyond which a pixel is clipped.
+
+    What is blank counts nowhere: there the flattened image is 0.
+    """
+
+    mean: Array
+    grid: Grid
+    limits: tuple[float, float]
+    pedestal: float
+    seen: Seen
+
+    def lifted(self, shape: tuple[int, int]) -> Lifted:
+        """The mean, ready to be interpolated to pixels."""
+        return Lifted(self.mean[None], self.grid, shape)
+
+    @property
+    def transposed(self) -> "Flattener":
+        """That of the image with rows and columns exchanged."""
+        mean = np.ascontiguousarray(self.mean.T)
+        return replace(self, mean=mean, grid=self.grid.transposed, seen=self.seen.transposed)
+
+
+def fit_flattener(image: Float, period_px: float, seen: Seen | None = None) -> Flattener:
+    """Slowly varying mean of an image over about two periods of its lattice, of what is `seen` where that is known.
+
+    Where an image has no positive mean (a background was subtracted) a pedestal is added first.
+    """
+    rows, cols = image.shape
+    n = max(int(period_px / 3), 1)
+    height = n * max(512 // n, 1)
+    parts = [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
+    seen = seen or Seen.of(image)
+    small = np.concatenate([block_mean(seen.keep(finite(image[part]), part), n) for part in parts]).astype(np.float64)
+    known = np.ones(small.shape)
+    if seen.blank is not None:
+        ones = (np.ones((min(part.stop, rows) - part.start, cols), np.float32) for part in parts)
+        known = np.concatenate([block_mean(seen.keep(one, p), n) for one, p in zip(ones, parts, strict=True)])
+        known = known.astype(np.float64)
+        small /= np.maximum(known, 1e-6)
+    some = small[known > 0.5] if (known > 0.5).any() else small
+    lowest, middle = float(np.percentile(some, 0.1)), float(np.median(some))
+    pedestal = 0.0 if lowest > 0 and middle > 0 else -lowest + max(middle - lowest, 1e-12) * 0.2
+    smooth = _blurred(small + pedestal, known, 2.0 * period_px / n)
+    smooth = np.maximum(smooth, 0.05 * float(np.median(smooth)) + 1e-12)
+    at_rows, at_cols = (np.arange(count, dtype=np.float64) * n + (n - 1) / 2 for count in small.shape)
+    grid = Grid(at_rows, at_cols)
+    part = slice(max(rows // 2 - 64, 0), min(rows // 2 + 64, rows))
+    flat = (finite(image[part]) + pedestal) / Lifted(smooth[None], grid, (rows, cols)).strip(part)[0] - 1
+    low, high = np.percentile(seen.keep(flat, part), [0.2, 99.8])
+    spread = max(float(high - low), 1e-6)
+    return Flattener(smooth, grid, (float(low - spread), float(high + 1.5 * spread)), pedestal, seen)
+
+
+def _blurred(values: Array, known: Array, sigma: float) -> Array:
+    """Gaussian mean of `values` (n, m) where they are `known` (0 to 1); far from all of these the nearest such mean."""
+
+    def blur(layer: Array) -> Array:
+        return np.asarray(ndimage.gaussian_filter(layer, sigma, mode="nearest", truncate=3.0))
+
+    if (known == 1).all():
+        return blur(values)
+    weight = blur(known)
+    near = weight > 0.02 * float(weight.max())
+    mean = blur(values * known) / np.maximum(weight, 1e-12)
+    nearest = ndimage.distance_transform_edt(~near, return_distances=False, return_indices=True)
+    return np.asarray(mean[nearest[0], nearest[1]])
+
+
+def flat_strip(image: Float, rows: slice, flattener: Flattener, mean: Lifted) -> Float:
+    """Relative deviation of rows of an image from the slowly varying mean, clipped; 0 where it is blank."""
+    low, high = flattener.limits
+    flat = _flattened(finite(image[rows]), mean.strip(rows)[0], flattener.pedestal, low, high)
+    return flattener.seen.keep(flat, rows)
+
+
+@compiled("float32[:, ::1](float32[:, :], float32[:, ::1], float32, float32, float32)")
+def _flattened(strip: Float, mean: Float, pedestal: float, low: float, high: float) -> Float:
+    """(strip + pedestal) / mean - 1, between `low` and `high`."""
+    flat = np.empty(strip.shape, np.float32)
+    for r in range(strip.shape[0]):
+        for c in range(strip.shape[1]):
+            value = (strip[r, c] + pedestal) / mean[r, c] - np.float32(1)
+            flat[r, c] = min(max(value, low), high)
+    return flat

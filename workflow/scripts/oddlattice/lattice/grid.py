@@ -1,0 +1,61 @@
+"""A coarse grid over an image, and what is known on it interpolated to the pixels of strips of rows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from oddlattice.numerics.arrays import Array, Float
+from oddlattice.numerics.local_plane import lerp, lerp_at
+
+STRIP_PX = 1 << 19  # pixels of one strip of rows
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A coarse grid over an image: places along rows and cols [px], evenly spaced, first and last pixel included."""
+
+    rows_px: Array
+    cols_px: Array
+
+    @property
+    def step_px(self) -> tuple[float, float]:
+        """Steps along (row, col) [px]."""
+        return float(self.rows_px[1] - self.rows_px[0]), float(self.cols_px[1] - self.cols_px[0])
+
+    @property
+    def transposed(self) -> "Grid":
+        """The grid with rows and columns exchanged."""
+        return Grid(self.cols_px, self.rows_px)
+
+    def at(self, layers: Array, places_px: Array) -> Array:
+        """Layers (k, n, m) interpolated at places (p, 2) [px], edge values outside; shape (k, p)."""
+        index = (places_px - [self.rows_px[0], self.cols_px[0]]) / np.array(self.step_px)
+        return np.stack([ndimage.map_coordinates(layer, index.T, order=1, mode="nearest") for layer in layers])
+
+
+def grid_over(shape: tuple[int, int], step_px: float) -> Grid:
+    """Grid with steps of at most about `step_px`."""
+    return Grid(*(np.linspace(0, n - 1, max(int(np.ceil((n - 1) / step_px)) + 1, 4)) for n in shape))
+
+
+def strips(shape: tuple[int, int]) -> Iterator[slice]:
+    """Strips of whole rows of about STRIP_PX pixels."""
+    height = max(STRIP_PX // shape[1], 16)
+    for start in range(0, shape[0], height):
+        yield slice(start, min(start + height, shape[0]))
+
+
+class Lifted:
+    """Layers on a coarse grid, interpolated linearly to the pixels of strips of rows."""
+
+    def __init__(self, layers: Array, grid: Grid, shape: tuple[int, int]) -> None:
+        self._layers = layers
+        self._cols = lerp_at(shape[1], grid.cols_px[0], grid.step_px[1], len(grid.cols_px))
+        self._rows = lerp_at(shape[0], grid.rows_px[0], grid.step_px[0], len(grid.rows_px))
+
+    def strip(self, rows: slice) -> Float:
+        """Layers at the pixels of `rows`; shape (k, rows, cols)."""
+        low, down = self._rows
+        return lerp(self._layers, low[rows], down[rows], *self._cols)
