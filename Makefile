@@ -3,8 +3,8 @@
 # make test-all   the same with the tests that take long: kills at many moments, thousands of broken files
 # make bench      how fast everything is, an hour on two cores: results/bench/; make bench BENCH=--quick for minutes
 # make schedule-once WORK=/data/work CONFIG=/data/work/my.yaml   one unattended run, for cron or a systemd timer
-# make lock       renew envs/requirements.txt and envs/conda.yaml from pyproject.toml
-# make docs       write docs/reference_*.md from the code
+# make lock       renew envs/requirements.txt and envs/conda.yaml from pyproject.toml; look for wheels for each Python
+# make docs       write docs/reference_*.md from the code, and the documentation as a site: docs/_site/index.html
 # make format     put code into the house's format
 
 MAKEFLAGS += --no-print-directory
@@ -57,6 +57,7 @@ format: $(READY)
 
 docs: $(READY)
 	@python docs/build_reference.py
+	@sphinx-build --quiet --fail-on-warning --doctree-dir .venv/doctrees docs docs/_site
 
 lock: $(READY)
 	@python -m venv .venv/lock && .venv/lock/bin/pip install --quiet pip-tools
@@ -65,4 +66,5 @@ lock: $(READY)
 	@sed -e 's/+cpu//' -e '/^--/d' .venv/lock/requirements.txt > envs/requirements.txt
 	@{ sed '/- pip:$$/q' envs/conda.yaml; sed -n 's/^[a-z0-9]/      - &/p' envs/requirements.txt; } > .venv/lock/conda.yaml
 	@cp .venv/lock/conda.yaml envs/conda.yaml
+	@sh envs/check_wheels.sh
 	@git --no-pager diff --stat -- envs

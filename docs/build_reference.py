@@ -1,4 +1,4 @@
-"""Write the reference pages from the code (`make docs`): keys of the config, and columns of tables with units."""
+"""Write the reference pages from the code (`make docs`): config keys, columns of tables, options of the command."""
 
 import re
 import sys
@@ -7,6 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow/scripts"))
 
+import click  # noqa: E402
+
+from oddlattice.command.commands import oddlattice  # noqa: E402
 from oddlattice.results import unit_of  # noqa: E402
 from oddlattice.run.settings import load_yaml  # noqa: E402
 
@@ -79,7 +82,28 @@ def config_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"reference_tables.md": tables_page, "reference_config.md": config_page}
+def command_page() -> str:
+    """What `--help` says of the program and each of its commands."""
+    lines = [
+        "# The command, option by option",
+        "",
+        "Made by `make docs` from what `oddlattice COMMAND --help` says.",
+        "",
+    ]
+    look = {"terminal_width": 100, "help_option_names": ["-h", "--help"]}
+    top = click.Context(oddlattice, info_name="oddlattice", **look)
+    for name, command in [("", oddlattice), *oddlattice.commands.items()]:
+        context = click.Context(command, info_name=name, parent=top, **look) if name else top
+        title = f"oddlattice {name}".strip()
+        lines += [f"## `{title}`", "", "```text", command.get_help(context), "```", ""]
+    return "\n".join(line.rstrip() for line in "\n".join(lines).splitlines()) + "\n"
+
+
+PAGES = {
+    "reference_tables.md": tables_page,
+    "reference_config.md": config_page,
+    "reference_command.md": command_page,
+}
 
 
 if __name__ == "__main__":

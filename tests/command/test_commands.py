@@ -1,4 +1,4 @@
-"""The program `oddlattice` as a person types it, and the examples of docs/command.md."""
+"""The program `oddlattice` as a person types it, and the examples of all pages."""
 
 import os
 import re
@@ -18,6 +18,7 @@ from oddlattice.command.places import HERE
 from support.small_results import write_results
 
 PAGE = (HERE / "docs/command.md").read_text(encoding="utf-8")
+PAGES = [HERE / "README.md", *sorted((HERE / "docs").glob("*.md"))]
 
 
 @pytest.fixture
@@ -39,12 +40,13 @@ def typed(line: str) -> Result:
 
 
 def examples() -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL)
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
     lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line.removeprefix("oddlattice ") for line in lines if line.startswith("oddlattice ")]
 
 
-def test_every_example_of_the_page_and_of_the_help_works(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_example_of_the_pages_and_of_the_help_works(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "find_out", lambda work: [doctor.Finding("Python", doctor.OK, "3.11")])
     lines = examples()
     helped = [text for name, command in commands.oddlattice.commands.items() for text in [command.help or ""]]
@@ -65,6 +67,12 @@ def test_every_example_of_the_page_and_of_the_help_works(work: Path, monkeypatch
         done = typed(line.replace("scan-7-a1b2c3-haadf", "sized"))
         monkeypatch.chdir(work.parent)
         assert done.exit_code == 0, f"{line}: {done.output}"
+
+
+@pytest.mark.parametrize("name", commands.oddlattice.commands)
+def test_the_examples_of_the_help_stand_on_lines_of_their_own(name: str) -> None:
+    said = typed(f"{name} --help").output
+    assert re.search(rf"^  oddlattice {name}\b", said, flags=re.MULTILINE) and "\\b" not in said
 
 
 def test_the_commands_and_their_exit_codes_are_on_the_page() -> None:

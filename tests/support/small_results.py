@@ -53,6 +53,9 @@ def write_results(folder: Path) -> Path:
         group = store.create_group(name)
         group["0"] = np.zeros(SHAPE, np.uint16)
         group.attrs["oddlattice"] = {"pixel_nm_header": None}
+    maps = zarr.open_group(folder / "4_defects/s.zarr", mode="w", zarr_format=3)
+    for name in names:
+        maps.create_group(f"{name}/z")["0"] = np.zeros(SHAPE, np.float32)
     store.attrs["images"] = [{"image_id": name, "state": "read"} for name in names]
     images = [{"image_id": name, "state": "analysed", "model": "srtio3_001", "crystal": "SrTiO3"} for name in names]
     images[0]["pixel_nm"] = PIXEL_NM

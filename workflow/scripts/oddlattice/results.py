@@ -53,18 +53,13 @@ def unit_of(column: str) -> str:
 
 
 class Results:
-    """The results of a run.
+    """The results of a run; its tables are read when they are asked for.
+
+    Units stand in the names of the columns; `units` tells them.
 
     Attributes
     ----------
     path : Path
-    images, defects : polars.DataFrame
-        A row per image, analysed or refused; a row per defect.
-    series, tracks, events : polars.DataFrame
-        A row per stack followed through its frames; per odd column of it, per event. Units stand in the names of the
-        columns; `units` tells them.
-    statistics : dict
-        What all images show together: densities, sites, groups, comparisons, trends.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
@@ -76,7 +71,7 @@ class Results:
 
     @cached_property
     def images(self) -> pl.DataFrame:
-        """A row per image (products.IMAGES)."""
+        """A row per image, analysed or refused (products.IMAGES)."""
         return pl.read_parquet(self.path / "4_defects/images.parquet")
 
     @cached_property
@@ -101,7 +96,7 @@ class Results:
 
     @cached_property
     def statistics(self) -> Row:
-        """What all images show together; every number of statistics.html."""
+        """What all images show together: densities, sites, groups, comparisons, trends; all of statistics.html."""
         found: Row = json.loads((self.path / "4_defects/statistics.json").read_text(encoding="utf-8"))
         return found
 
