@@ -1,27 +1,41 @@
 #!/bin/sh
-# Makes .venv with exactly the packages of envs/requirements.txt. Called by make; PYTHON and PIP_ARGS may be set:
-#   make run PYTHON=/opt/python3.11/bin/python3.11
+# Makes .venv with exactly the packages of envs/requirements.txt, which hold for each Python named below; the first that is
+# there is taken. Called by make; PYTHON and PIP_ARGS may be set:
+#   make run PYTHON=/opt/python3.12/bin/python3.12
 #   make run PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"   (PyTorch without CUDA, 2 GB less)
 set -eu
 cd "$(dirname "$0")/.."
-python=${PYTHON:-python3.11}
+pythons="3.11 3.12 3.13"
 
 stop() {
     echo "envs/setup.sh: $1" >&2
     exit 1
 }
 
-command -v "$python" >/dev/null || stop "found no $python; needed Python 3.11 (make PYTHON=/path/to/python3.11)"
-"$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' ||
-    stop "found $("$python" --version); needed Python 3.11 (make PYTHON=/path/to/python3.11)"
+number() {
+    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
+}
+
+needed="needed one of Python $pythons (make PYTHON=/path/to/python3.12)"
+if [ -n "${PYTHON:-}" ]; then
+    python=$PYTHON
+    version=$(number "$python") || stop "found no $python; $needed"
+else
+    version=""
+    for python in python3.11 python3.12 python3.13 python3; do
+        version=$(number "$python") && break
+    done
+    [ -n "$version" ] || stop "found no Python; $needed"
+fi
+case " $pythons " in *" $version "*) ;; *) stop "found $python, which is Python $version; $needed" ;; esac
 if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     # Debian keeps these two in a package of their own
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        echo "installing python3.11-venv ..."
-        { apt-get update && apt-get install --yes --no-install-recommends python3.11-venv; } >/dev/null ||
-            stop "found no ensurepip in $python, and apt-get could not install python3.11-venv; needed: python3.11-venv"
+        echo "installing python$version-venv ..."
+        { apt-get update && apt-get install --yes --no-install-recommends "python$version-venv"; } >/dev/null ||
+            stop "found no ensurepip in $python, and apt-get could not install python$version-venv; needed: python$version-venv"
     else
-        stop "found no ensurepip in $python; needed: apt-get install python3.11-venv, as root"
+        stop "found no ensurepip in $python; needed: apt-get install python$version-venv, as root"
     fi
 fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,52 @@ def test_conda_pins_what_the_lock_pins() -> None:
     assert len(LOCK) > 50
 
 
-def test_the_python_is_the_same_everywhere() -> None:
+def test_conda_and_the_image_have_the_python_that_is_tested() -> None:
     assert CONDA["dependencies"][0] == "python=3.11"
     assert "From: python:3.11-slim-bookworm\n" in RECIPE
-    assert "python=${PYTHON:-python3.11}" in (ROOT / "envs/setup.sh").read_text()
+
+
+def found_by_setup(tmp_path: Path, pythons: dict[str, str], said: str = "") -> str:
+    """What setup says where the programs `pythons` stand for versions, none of which can make an environment."""
+    (tmp_path / "envs").mkdir(parents=True)
+    shutil.copy(ROOT / "envs/setup.sh", tmp_path / "envs")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for tool in ("dirname", "sh"):
+        (programs / tool).symlink_to(shutil.which(tool) or tool)
+    (programs / "id").write_text("#!/bin/sh\necho 1000\n")
+    for name, version in pythons.items():
+        answer = f"case $2 in *version_info*) echo {version};; *) exit 1;; esac" if version else "exit 127"
+        (programs / name).write_text(f"#!{programs}/sh\n{answer}\n")
+    for program in programs.iterdir():
+        if not program.is_symlink():
+            program.chmod(0o755)
+    done = subprocess.run(
+        [str(programs / "sh"), str(tmp_path / "envs/setup.sh")],
+        env={"PATH": str(programs), "PYTHON": said}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    return done.stderr.removeprefix("envs/setup.sh: ").strip()
+
+
+def test_setup_takes_the_python_it_finds(tmp_path: Path) -> None:
+    takes = lambda number, pythons, said="": found_by_setup(tmp_path / str(number), pythons, said)
+    # none of these can make an environment, so the sentence names the one that was taken
+    assert takes(1, {"python3.11": "3.11", "python3.12": "3.12"}).startswith("found no ensurepip in python3.11;")
+    assert "python3.12-venv" in takes(2, {"python3.11": "", "python3.12": "3.12"})  # a shim that leads nowhere
+    assert "python3.13-venv" in takes(3, {"python3": "3.13"})
+    assert "python3.12-venv" in takes(4, {"python3.11": "3.11", "mine": "3.12"}, said="mine")
+    needed = "needed one of Python 3.11 3.12 3.13 (make PYTHON=/path/to/python3.12)"
+    assert takes(5, {"python3": "3.10"}) == f"found python3, which is Python 3.10; {needed}"
+    assert takes(6, {}) == f"found no Python; {needed}"
+    assert takes(7, {"python3": "3.12"}, said="/no/python") == f"found no /no/python; {needed}"
+
+
+def test_the_lock_is_one_for_every_python() -> None:
+    assert not [line for line in LOCK if ";" in line]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=3.11,<3.14"
+    assert 'pythons="3.11 3.12 3.13"' in (ROOT / "envs/setup.sh").read_text()
 
 
 def test_every_rule_that_runs_a_script_names_the_environment() -> None:

@@ -51,13 +51,13 @@ _CORES = click.option(
 @click.group(epilog=CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="oddlattice")
 def oddlattice() -> None:
-    r"""Find what does not belong in atomic-resolution STEM images.
+    """Find what does not belong in atomic-resolution STEM images.
 
     \b
     oddlattice run /data/microscope --into work     analyse a folder of images
     oddlattice open work                            look at the report
     oddlattice export work --format cif             take results to other programs
-    """
+    """  # noqa: D301 (click reads the backspace as: keep these lines)
 
 
 @oddlattice.command(epilog=CODES)
@@ -68,26 +68,26 @@ def oddlattice() -> None:
 @_FILES
 @_REST
 def run(archive: Path, work: Path, cores: str, own: Sequence[str], files: Sequence[Path], rest: Sequence[str]) -> None:
-    r"""Analyse the images below ARCHIVE, which is only read. Run it again for new files; finished work is kept.
+    """Analyse the images below ARCHIVE, which is only read. Run it again for new files; finished work is kept.
 
     \b
     oddlattice run /data/microscope
     oddlattice run "/data/my images" --into work --cores 8
     oddlattice run /data/microscope --set defects.fdr=0.1
     oddlattice run /data/microscope --configfile my.yaml -- --dry-run
-    """
+    """  # noqa: D301 (click reads the backspace as: keep these lines)
     become(snakemake_order(work, cores, own, files, rest, archive))
 
 
 @oddlattice.command(name="open", epilog=CODES)
 @_WORK
 def open_report(work: Path) -> None:
-    r"""Open the report of a run in the browser. WORK is its working folder, here unless told.
+    """Open the report of a run in the browser. WORK is its working folder, here unless told.
 
     \b
     oddlattice open
     oddlattice open work
-    """
+    """  # noqa: D301 (click reads the backspace as: keep these lines)
     page = results_of(work).resolve() / "5_report/index.html"
     if not page.is_file():
         raise Mistake(f"{page}: found no report; needed a run that has finished")
@@ -103,7 +103,7 @@ def open_report(work: Path) -> None:
 @_CORES
 @_SET
 def train(images: Sequence[Path], name: str, work: Path, cores: str, own: Sequence[str]) -> None:
-    r"""Train a model of one crystal from images of its bulk. Options for Snakemake may stand behind --.
+    """Train a model of one crystal from images of its bulk. Options for Snakemake may stand behind --.
 
     Lattice and columns are taken from the first image. The model comes to lie in models/NAME of the working folder, and
     later runs in that folder use it where it fits.
@@ -111,7 +111,7 @@ def train(images: Sequence[Path], name: str, work: Path, cores: str, own: Sequen
     \b
     oddlattice train scan7.dm4 --name mos2
     oddlattice train scans/*.dm4 --name mos2 --into work --set train.steps=6000
-    """
+    """  # noqa: D301 (click reads the backspace as: keep these lines)
     if not re.fullmatch("[a-z0-9][a-z0-9_]*", name):
         raise Mistake(f"--name: found {name}; needed a name of small letters, digits and underscores")
     first = next((k for k, image in enumerate(images) if str(image).startswith("-")), len(images))
@@ -137,7 +137,7 @@ def train(images: Sequence[Path], name: str, work: Path, cores: str, own: Sequen
 def export(
     work: Path, kind: str, into: Path | None, chosen: Sequence[str], told: Sequence[str], around_nm: float | None
 ) -> None:
-    r"""Write the results of a run for other programs. WORK is its working folder, here unless told.
+    """Write the results of a run for other programs. WORK is its working folder, here unless told.
 
     html: an image's page with its pictures in one file, for an e-mail. csv: the tables of images and defects, and every
     column of each image. geojson: the defects, for QuPath. cif, xyz (extended) and poscar: one atom for each atomic
@@ -147,7 +147,7 @@ def export(
     oddlattice export --format csv
     oddlattice export work --format xyz --element A=Mo --element B=S
     oddlattice export work --format cif --image scan-7-a1b2c3-haadf --around 1.5
-    """
+    """  # noqa: D301 (click reads the backspace as: keep these lines)
     from oddlattice.command.export import export as write
     from oddlattice.results import Results
 
@@ -176,12 +176,12 @@ def _elements(told: Sequence[str]) -> dict[str, str]:
 @oddlattice.command(epilog=CODES)
 @_WORK
 def doctor(work: Path) -> None:
-    r"""Say what works on this machine and what does not: Python, packages, models, GPU, disk, fonts, browser.
+    """Say what works on this machine and what does not: Python, packages, models, GPU, disk, fonts, browser.
 
     \b
     oddlattice doctor
     oddlattice doctor /data/work
-    """
+    """  # noqa: D301 (click reads the backspace as: keep these lines)
     found = doctors.find_out(work)
     for what, state, says in found:
         click.echo(f"{state:<5} {what:<10} {says}")
@@ -194,12 +194,12 @@ def doctor(work: Path) -> None:
 @click.argument("archive", type=click.Path(path_type=Path), default=Path("archive"), required=False)
 @click.option("--file", type=click.Path(path_type=Path), default=Path("oddlattice.yaml"), help="File to write.")
 def init(archive: Path, file: Path) -> None:
-    r"""Write a config file with every setting as a comment. ARCHIVE is the folder of microscope files.
+    """Write a config file with every setting as a comment. ARCHIVE is the folder of microscope files.
 
     \b
     oddlattice init /data/microscope
     oddlattice run /data/microscope --configfile oddlattice.yaml
-    """
+    """  # noqa: D301 (click reads the backspace as: keep these lines)
     if file.exists():
         raise Mistake(f"{file}: found a file of that name; needed another one (--file)")
     made(file.parent)

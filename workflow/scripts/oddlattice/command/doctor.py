@@ -45,7 +45,7 @@ def find_out(work: Path) -> list[Finding]:
 
 def _python() -> tuple[str, str]:
     found = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro} ({sys.executable})"
-    return (OK, found) if sys.version_info >= (3, 11) else (BAD, f"{found}; needed 3.11 or later")
+    return (OK, found) if (3, 11) <= sys.version_info < (3, 14) else (BAD, f"{found}; needed 3.11, 3.12 or 3.13")
 
 
 def _program() -> tuple[str, str]:
