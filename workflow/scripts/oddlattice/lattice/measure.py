@@ -32,52 +32,83 @@ MOST_CUTS = 4  # half periods that may be left out at the ends of lines
 SCAN_PX = 384  # side of the part of an image that tells along which direction it was scanned
 
 
-def measured_on(
-    image: Float,
-    lattice: Lattice,
-    flattener: Flattener,
-    frame: Frame,
-    crystal: Crystal | None,
-    origin_fit: OriginFit | None,
-    mean_cell: MeanCell,
-    transposed: bool | None = None,
-) -> Registration:
-    """Row shifts, local mean and mask of an image on a frame whose cell and origin are decided.
+@dataclass(frozen=True)
+class OnLattice:
+    """An image on a lattice whose cell and origin are decided: what all else is measured on.
+
+    Attributes
+    ----------
+    image : array of shape (rows, cols)
+        Counts; anything that slices to an ndarray.
+    flattener : Flattener
+    frame : Frame
+    mean_cell : MeanCell
+    crystal : Crystal or None
+    origin_fit : OriginFit or None
+    """
+
+    image: Any
+    flattener: Flattener
+    frame: Frame
+    mean_cell: MeanCell
+    crystal: Crystal | None = None
+    origin_fit: OriginFit | None = None
+
+    @classmethod
+    def of(cls, image: Any, frame: Frame, flattener: Flattener, crystal: Crystal | None = None) -> "OnLattice":
+        """An image on a frame, with the mean cell that it has there."""
+        (mean_cell,) = measure_mean_cell(image, flattener, frame, [np.eye(2, dtype=np.int64)])
+        return cls(image, flattener, frame, mean_cell, crystal)
+
+    @property
+    def transposed(self) -> "OnLattice":
+        """The image with rows and columns exchanged, on the same lattice."""
+        exchanged = Transposed(self.image), self.flattener.transposed, self.frame.transposed
+        return OnLattice(*exchanged, self.mean_cell, self.crystal, self.origin_fit)
+
+    def moved(self, shift: Array) -> "OnLattice":
+        """The same with its origin at lattice coordinates `shift`."""
+        return replace(self, frame=self.frame.moved(shift), mean_cell=self.mean_cell.moved(shift))
+
+    def divided_by(self, gain: Array) -> "OnLattice":
+        """The image with its lines divided by `gain`."""
+        if (gain == 1).all():
+            return self
+        even: Any = Scaled(self.image, gain)
+        return replace(self, image=even, flattener=fit_flattener(even, self.frame.period_px, self.flattener.seen))
+
+    def without_ends(self, px: tuple[int, int], lattice: Lattice, transposed: bool) -> "OnLattice":
+        """The same fitted anew without so many pixels at the beginning and the end of all lines."""
+        seen = self.flattener.seen.transposed if transposed else self.flattener.seen
+        seen = seen.without_ends(*px)
+        flattener = fit_flattener(self.image, self.frame.period_px, seen.transposed if transposed else seen)
+        return replace(self, flattener=flattener, frame=refitted(self.frame, self.image, lattice, flattener))
+
+
+def measured_on(on: OnLattice, lattice: Lattice, transposed: bool | None = None) -> Registration:
+    """Row shifts, local mean and mask of an image on a lattice that is decided; `lattice` is the coarse one.
 
     Whether the scan is `transposed` is asked of the image where it is not known. Where the ends of the lines are bent,
     they are left out and all is measured again.
     """
-    known = flattener, frame, crystal, origin_fit, mean_cell
-    found = _measured(image, *known, transposed=bool(transposed))
+    found = _measured(on, transposed=bool(transposed))
     # rows that jitter are lines of the scan: only where they do not is it asked whether columns are
     jitters = found.row_shift_px.var() > found.row_sigma_px**2
-    if transposed is None and not jitters and scanned_down(image, lattice):
-        found = _measured(image, *known, transposed=True)
-    return _without_bent_ends(found, image, lattice, *known)
+    if transposed is None and not jitters and scanned_down(on.image, lattice):
+        found = _measured(on, transposed=True)
+    return _without_bent_ends(found, on, lattice)
 
 
-def _without_bent_ends(
-    found: Registration,
-    image: Float,
-    lattice: Lattice,
-    flattener: Flattener,
-    frame: Frame,
-    crystal: Crystal | None,
-    origin_fit: OriginFit | None,
-    mean_cell: MeanCell,
-) -> Registration:
+def _without_bent_ends(found: Registration, on: OnLattice, lattice: Lattice) -> Registration:
     """The registration with bent ends of lines left out, as far as they are; its `bent_ends_px` say how far."""
     cut = (0, 0)
     for _ in range(MOST_CUTS):
         if found.bent_ends_px == (0, 0):
             break
         cut = cut[0] + found.bent_ends_px[0], cut[1] + found.bent_ends_px[1]
-        seen = flattener.seen.transposed if found.transposed else flattener.seen
-        seen = seen.without_ends(*found.bent_ends_px)
-        flattener = fit_flattener(image, frame.period_px, seen.transposed if found.transposed else seen)
         try:
-            frame = refitted(frame, image, lattice, flattener)
-            found = _measured(image, flattener, frame, crystal, origin_fit, mean_cell, transposed=found.transposed)
+            on = on.without_ends(found.bent_ends_px, lattice, found.transposed)
+            found = _measured(on, transposed=found.transposed)
         except NoLatticeError:  # too little would be left
             break
     return replace(found, bent_ends_px=cut)
@@ -101,19 +132,18 @@ def scanned_down(image: Float, lattice: Lattice) -> bool:
     middle = np.ascontiguousarray(image[part])
     try:
         flattener = fit_flattener(middle, float(np.sqrt(abs(np.linalg.det(lattice.vectors_px)))))
-        frame = fit_frame(middle, lattice, flattener)
-        (mean_cell,) = measure_mean_cell(middle, flattener, frame, [np.eye(2, dtype=np.int64)])
-        rows_px2, _ = _jitter_px2(middle, flattener, frame, mean_cell)
-        cols_px2, error_px2 = _jitter_px2(middle.T, flattener.transposed, frame.transposed, mean_cell)
+        on = OnLattice.of(middle, fit_frame(middle, lattice, flattener), flattener)
+        rows_px2, _ = _jitter_px2(on)
+        cols_px2, error_px2 = _jitter_px2(on.transposed)
     except NoLatticeError:
         return False
     return cols_px2 > 1.5 * rows_px2 + error_px2
 
 
-def _jitter_px2(image: Float, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> tuple[float, float]:
+def _jitter_px2(on: OnLattice) -> tuple[float, float]:
     """Variance of the row shifts, their slow part left out, and that of the error of one; (0, infinite) without any."""
-    found = _first_pass(image, flattener, frame, mean_cell)
-    shifts = found.shift_px - slow_part(found.shift_px, found.sigma_px, 2.0 * frame.period_px)
+    found = _first_pass(on)
+    shifts = found.shift_px - slow_part(found.shift_px, found.sigma_px, 2.0 * on.frame.period_px)
     known = np.isfinite(found.sigma_px)
     if not known.any():
         return 0.0, np.inf
@@ -122,65 +152,49 @@ def _jitter_px2(image: Float, flattener: Flattener, frame: Frame, mean_cell: Mea
 
 @dataclass(frozen=True)
 class _FirstPass:
-    """Row shifts (rows,) to begin with, their errors, the frame less its slow part, and the mean cell without them."""
+    """Row shifts (rows,) to begin with, their errors, and the lattice less their slow part, its mean cell sharpened."""
 
-    frame: Frame
-    mean_cell: MeanCell
+    on: OnLattice
     coarse_px: Array
     shift_px: Array
     sigma_px: Array
     column_shifts: ColumnShifts
 
 
-def _first_pass(image: Float, flattener: Flattener, frame: Frame, mean_cell: MeanCell) -> _FirstPass:
-    coarse = coarse_row_shifts(image, flattener, frame, mean_cell)
+def _first_pass(on: OnLattice) -> _FirstPass:
+    coarse = coarse_row_shifts(on.image, on.flattener, on.frame, on.mean_cell)
     known = np.where(coarse != 0, 1.0, np.inf)
-    slow = slow_part(coarse, known, 2.0 * frame.period_px)
-    frame, coarse = with_slow_rows(frame, slow), coarse - slow
-    (sharper,) = measure_mean_cell(image, flattener, frame, [np.eye(2, dtype=np.int64)], coarse)
-    shifts, sigmas, _, column_shifts = fine_pass(image, flattener, frame, sharper, coarse, by_cell=False)
-    return _FirstPass(frame, sharper, coarse, shifts, sigmas, column_shifts)
+    slow = slow_part(coarse, known, 2.0 * on.frame.period_px)
+    frame, coarse = with_slow_rows(on.frame, slow), coarse - slow
+    (sharper,) = measure_mean_cell(on.image, on.flattener, frame, [np.eye(2, dtype=np.int64)], coarse)
+    shifts, sigmas, _, column_shifts = fine_pass(on.image, on.flattener, frame, sharper, coarse, by_cell=False)
+    return _FirstPass(replace(on, frame=frame, mean_cell=sharper), coarse, shifts, sigmas, column_shifts)
 
 
-def _second_pass(image: Float, flattener: Flattener, begun: _FirstPass) -> tuple[Frame, Array, Array, CellStatistics]:
+def _second_pass(begun: _FirstPass) -> tuple[Frame, Array, Array, CellStatistics]:
     """The frame with its slow part, row shifts (rows,) and their errors, and the sums over cells."""
-    frame, sharper = begun.frame, begun.mean_cell
-    if (odd := begun.column_shifts.outliers()).any():
-        shifts, sigmas, statistics, _ = fine_pass(image, flattener, frame, sharper, begun.shift_px, odd)
-    else:
-        shifts, sigmas, statistics, _ = fine_pass(image, flattener, frame, sharper, begun.coarse_px)
-    slow = slow_part(shifts, sigmas, 2.0 * frame.period_px)
+    on, odd = begun.on, begun.column_shifts.outliers()
+    start, left_out = (begun.shift_px, odd) if odd.any() else (begun.coarse_px, None)
+    shifts, sigmas, statistics, _ = fine_pass(on.image, on.flattener, on.frame, on.mean_cell, start, left_out)
+    slow = slow_part(shifts, sigmas, 2.0 * on.frame.period_px)
     shifts = np.where(np.isfinite(sigmas), shifts - slow, 0.0)
-    return with_slow_rows(frame, slow), shrunk(shifts, sigmas), sigmas, statistics
+    return with_slow_rows(on.frame, slow), shrunk(shifts, sigmas), sigmas, statistics
 
 
-def _measured(
-    image: Float,
-    flattener: Flattener,
-    frame: Frame,
-    crystal: Crystal | None,
-    origin_fit: OriginFit | None,
-    mean_cell: MeanCell,
-    transposed: bool,
-) -> Registration:
+def _measured(on: OnLattice, transposed: bool) -> Registration:
     """Row shifts, mask and local mean on a known frame; of an image `transposed`, with rows and columns exchanged."""
     if transposed:
-        exchanged: Any = Transposed(image)
-        of_it = flattener.transposed, frame.transposed, crystal, origin_fit, mean_cell
-        found = _measured(exchanged, *of_it, transposed=False)
+        found = _measured(on.transposed, transposed=False)
         return replace(found, frame=found.frame.transposed, nodes_px=found.nodes_px[::-1], transposed=True)
-    gain = line_gain(image, flattener, frame, mean_cell)
-    if (gain != 1).any():
-        even: Any = Scaled(image, gain)
-        image = even
-        flattener = fit_flattener(image, frame.period_px, flattener.seen)
-    begun = _first_pass(image, flattener, frame, mean_cell)
-    sharper = begun.mean_cell
-    frame, shifts, sigmas, statistics = _second_pass(image, flattener, begun)
+    gain = line_gain(on.image, on.flattener, on.frame, on.mean_cell)
+    on = on.divided_by(gain)
+    begun = _first_pass(on)
+    sharper, seen = begun.on.mean_cell, on.flattener.seen
+    frame, shifts, sigmas, statistics = _second_pass(begun)
     first, count = statistics.first, (statistics.pixels.shape[0], statistics.pixels.shape[1])
     nodes = nodes_of(frame, first, count)
     margin = float(np.abs(shifts).max()) if len(shifts) else 0.0
-    whole = flattener.seen.cells(nodes)
+    whole = seen.cells(nodes)
     inside = inside_cells(nodes, frame.shape, min(margin, 0.5 * frame.period_px)) & whole
     mask = crystalline(within(statistics, whole), inside)
     if mask.sum() < LEAST_CELLS:
@@ -191,21 +205,21 @@ def _measured(
     finite = np.isfinite(sigmas)
     return Registration(
         frame=frame,
-        crystal=crystal,
-        origin_fit=origin_fit,
+        crystal=on.crystal,
+        origin_fit=on.origin_fit,
         mean_cell=sharper,
         first=first,
         nodes_px=nodes,
         row_shift_px=shifts,
         row_sigma_px=float(np.median(sigmas[finite])) if finite.any() else float("nan"),
         local_mean=local_mean_of(statistics, mask),
-        pedestal=flattener.pedestal,
+        pedestal=on.flattener.pedestal,
         mask=mask,
         inside=inside,
         amplitude=cell_amplitude(statistics, 0.0),
         shift_uv=cell_shifts(statistics, sharper),
-        depth_px=flattener.seen.depth_px(nodes),
+        depth_px=seen.depth_px(nodes),
         line_gain=gain,
-        bent_ends_px=bent_ends_px(image, flattener, begun.frame, sharper, begun.shift_px),
-        px_per_cell=PX_PER_CELL if crystal is None else crystal.px_per_cell,
+        bent_ends_px=bent_ends_px(on.image, on.flattener, begun.on.frame, sharper, begun.shift_px),
+        px_per_cell=PX_PER_CELL if on.crystal is None else on.crystal.px_per_cell,
     )

@@ -16,8 +16,7 @@ import numpy.typing as npt
 from oddlattice.crystal import OWN, Crystal, crystal_from_dict, px_per_cell_of
 from oddlattice.lattice.flattener import fit_flattener
 from oddlattice.lattice.fourier import Lattice, NoLatticeError, describe, find_lattice, reduced
-from oddlattice.lattice.mean_cell import measure_mean_cell
-from oddlattice.lattice.measure import measured_on
+from oddlattice.lattice.measure import OnLattice, measured_on
 from oddlattice.lattice.own_columns import Coefficients, Columns, find_columns
 from oddlattice.lattice.reflections import (
     LatticeMap,
@@ -283,11 +282,9 @@ def register_on_own(
     if own is None:
         raise NoLatticeError("no lattice: what repeats shows no columns above its noise")
     frame = first.frame.in_cell(own.cell).moved(own.origin @ np.linalg.inv(own.cell))
-    flattener = fit_flattener(image, frame.period_px)
-    (mean,) = measure_mean_cell(image, flattener, frame, [np.eye(2, dtype=np.int64)])
     crystal = own.crystal(pixel_nm or own.nominal_nm)
-    known = lattice, flattener, frame, crystal, None, mean
-    measured = measured_on(image, *known, transposed=first.transposed)
+    on = OnLattice.of(image, frame, fit_flattener(image, frame.period_px), crystal)
+    measured = measured_on(on, lattice, transposed=first.transposed)
     return replace(measured, sign=own.columns.sign), own
 
 

@@ -11,8 +11,8 @@ from oddlattice.crystal import Crystal
 from oddlattice.lattice.fit_frame import fit_frame
 from oddlattice.lattice.flattener import fit_flattener
 from oddlattice.lattice.fourier import Lattice, NoLatticeError, find_lattice, not_atomic
-from oddlattice.lattice.mean_cell import measure_mean_cell, peaks_of_mean_cell
-from oddlattice.lattice.measure import measured_on
+from oddlattice.lattice.mean_cell import peaks_of_mean_cell
+from oddlattice.lattice.measure import OnLattice, measured_on
 from oddlattice.lattice.registration import Registration, Tiles, render
 from oddlattice.lattice.which_crystal import Judge, on_a_crystal
 from oddlattice.numerics.arrays import Float
@@ -63,15 +63,12 @@ def fit_registration(
     flattener = fit_flattener(image, period)
     frame = fit_frame(image, lattice, flattener)
     if crystals:
-        frame, crystal, origin_fit, mean_cell = on_a_crystal(
-            image, flattener, frame, crystals, pixel_nm, settings, judge
-        )
-    else:
-        crystal, origin_fit = None, None
-        (mean_cell,) = measure_mean_cell(image, flattener, frame, [np.eye(2, dtype=np.int64)])
-        (u, v, _), *_ = peaks_of_mean_cell(mean_cell.cell())
-        frame, mean_cell = frame.moved(np.array([u, v])), mean_cell.moved(np.array([u, v]))
-    return measured_on(image, lattice, flattener, frame, crystal, origin_fit, mean_cell)
+        chosen = on_a_crystal(image, flattener, frame, crystals, pixel_nm, settings, judge)
+        frame, crystal, origin_fit, mean_cell = chosen
+        return measured_on(OnLattice(image, flattener, frame, mean_cell, crystal, origin_fit), lattice)
+    on = OnLattice.of(image, frame, flattener)
+    (u, v, _), *_ = peaks_of_mean_cell(on.mean_cell.cell())
+    return measured_on(on.moved(np.array([u, v])), lattice)
 
 
 def register(
