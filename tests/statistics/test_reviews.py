@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -173,8 +174,28 @@ def test_only_shards_a_review_is_about_are_rewritten(tmp_path: Path) -> None:
     (tmp_path / "review/one.json").rename(tmp_path / "review/three.json")
     inventory.write_reviews(tmp_path, read_reviews(review_paths(tmp_path / "review", tmp_path), SCHEMA))
     assert (home / "s-00000002.reviews.json").stat().st_mtime_ns == after["s-00000002.reviews.json"]
-    assert by_shard(renamed.statements, {}) == {}
+    assert by_shard(renamed.statements, {}, {}) == {}
     assert dumped({"b": 1, "a": 2}) == dumped({"a": 2, "b": 1})
+
+
+def test_what_is_said_of_a_scan_goes_to_every_shard_that_holds_it(tmp_path: Path) -> None:
+    home = tmp_path / "0_archive"
+    home.mkdir()
+    files = {"s-00000001": "a-0123456789", "s-00000002": "moved-0123456789", "s-00000003": "c-0123456789"}
+    for shard, file in files.items():
+        (home / f"{shard}.tsv").write_text(f"file_id\tpath\tsize_bytes\tmtime_ns\n{file}\tx.dm4\t1\t1\n")
+    # the file a holds another scan now; the one that was judged lies in a file of another name
+    for shard, scan in (("s-00000001", "f" * 64), ("s-00000002", "e" * 64)):
+        store = zarr.open_group(tmp_path / f"1_images/{shard}.zarr", mode="w", zarr_format=3)
+        store.attrs["images"] = [{"image_id": files[shard], "scan_id": scan}, {"image_id": "refused", "scan_id": ""}]
+    about = said(image_id="a-0123456789", scan_id="e" * 64, defects=[mark(1, 2)])
+    not_read = said(image_id="c-0123456789", scan_id="d" * 64, defects=[mark(3, 4)])
+    inventory.write_reviews(tmp_path, read(tmp_path / "review", about, not_read))
+    told = {
+        shard: [s["row_px"] for s in json.loads((home / f"{shard}.reviews.json").read_text())["statements"]]
+        for shard in files
+    }
+    assert told == {"s-00000001": [], "s-00000002": [1], "s-00000003": [3]}
 
 
 # ---------------------------------------------------------------- matching

@@ -15,6 +15,7 @@ Plain Python on purpose: this runs while the workflow is parsed, where importing
 listing the archive.
 """
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -187,10 +188,20 @@ def write_reviews(results: Path, found: Reviews) -> None:
     """Leave in ``0_archive`` what the reviews say, and of each shard what concerns it; files change only if it does."""
     home = results / "0_archive"
     shard_of = {entry.file.file_id: entry.shard for entry in known_entries(results)}
-    said = by_shard(found.statements, shard_of)
+    said = by_shard(found.statements, shard_of, _shards_with(results, {s.get("scan_id") for s in found.statements}))
     write_if_changed(home / "reviews.json", dumped({"files": found.files, "statements": found.statements}))
     for shard in shard_names(results):
         write_if_changed(home / f"{shard}.reviews.json", dumped({"statements": said.get(shard, [])}))
+
+
+def _shards_with(results: Path, scans: set[str | None]) -> dict[str, list[str]]:
+    """The shards in which each of some scans was read, by what the reading stage lists; "" is none."""
+    found: dict[str, list[str]] = {}
+    for about in sorted((results / "1_images").glob("*.zarr/zarr.json")) if scans - {"", None} else []:
+        listed = json.loads(about.read_bytes())["attributes"]["images"]
+        for scan in sorted({row["scan_id"] for row in listed if row.get("scan_id")} & scans):
+            found.setdefault(scan, []).append(about.parent.stem)
+    return found
 
 
 def _same_archive(archive: Path, home: Path, known: list[Entry]) -> None:

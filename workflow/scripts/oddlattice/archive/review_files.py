@@ -206,12 +206,24 @@ def file_of(image_id: str) -> str:
     return found[1] if found else image_id
 
 
-def by_shard(statements: Iterable[Row], shard_of: Mapping[str, str]) -> dict[str, list[Row]]:
-    """Statements by the shard of their image, without the names of files; those on other images are left out."""
+def by_shard(
+    statements: Iterable[Row], shard_of: Mapping[str, str], shards_with: Mapping[str, Sequence[str]]
+) -> dict[str, list[Row]]:
+    """Statements by the shards they concern, without the names of files; those on other images are left out.
+
+    Parameters
+    ----------
+    statements : iterable of dict
+    shard_of : mapping
+        The shard of each file, by its id.
+    shards_with : mapping
+        The shards in which a scan was read, by its id: what is said of a scan goes with it, whatever its file is called
+        now. Of a scan that was not read, and in files of older versions, the image alone says where.
+    """
     found: dict[str, list[Row]] = defaultdict(list)
     for row in statements:
-        shard = shard_of.get(row["image_id"]) or shard_of.get(file_of(row["image_id"]))
-        if shard:
+        by_name = shard_of.get(row["image_id"]) or shard_of.get(file_of(row["image_id"]))
+        for shard in shards_with.get(row.get("scan_id") or "", [by_name] if by_name else []):
             found[shard].append({key: value for key, value in row.items() if key != "file"})
     return dict(found)
 
