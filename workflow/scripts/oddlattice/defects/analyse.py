@@ -132,7 +132,9 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
         laid = [grain.laid(judged[k].maps) for k, grain in grains.items()]
         write_maps(group, laid, (found["rows"], found["cols"]), header)
     whole = pooled(list(tallies.values()))
-    found |= _figures(grains, tallies, whole, settings) | {"model": model["model"]}
+    figures = {k: _figures({k: grain}, {k: tallies[k]}, tallies[k], settings) for k, grain in grains.items()}
+    of_image = figures[kept[0]] if len(kept) == 1 else _figures(grains, tallies, whole, settings)
+    found |= of_image | {"model": model["model"]}
     if len(numbers) > 1:
         found |= _of_several(grains, source)
     without = [f"grain {k}: {states[k]['reason']}" for k in numbers if k not in kept]
@@ -146,15 +148,12 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
     warnings = [*source.get("warnings", []), *_warnings(grains, whole, len(numbers)), *without, *doubt]
     found["reason"] = "; ".join(warning.rstrip(".") for warning in warnings)
     made = Analysis(found, trials=[{"image_id": name} | trial for trial in whole.trials])
-    columns = [table([], COLUMNS)]
     for k, tally in tallies.items():
         image, area = grains[k].image, grains[k].cell_nm2
         made.defects += numbered([defect_row(row, k, defect, image, area) for defect in tally.defects])
-        u, v = (pl.col(key) + low for key, low in zip(("cell_u", "cell_v"), image.first, strict=True))
-        columns += [some.with_columns(u, v) for some in tally.columns]
-    made.columns = with_population(pl.concat(columns)).select(list(COLUMNS))
+    made.columns = _columns(grains, tallies)
     made.defects = of_population(made.defects, made.columns)
-    made.grains, made.boundaries = _grain_tables(name, stores, grains, tallies, settings, source)
+    made.grains, made.boundaries = _grain_tables(name, stores, grains, figures, source)
     made = unverified(made) if doubt else made
     made = made if first["pixel_nm"] is not None else emptied(made, LENGTH)
     said: Row = {"image_id": name, "completeness": whole.losses, "trials": whole.trials}
@@ -164,24 +163,30 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
     return made
 
 
+def _columns(grains: dict[int, Grain], tallies: dict[int, Tally]) -> pl.DataFrame:
+    """The tested columns of all grains (products.COLUMNS), cells counted from the frame's origin."""
+    columns = [table([], COLUMNS)]
+    for k, tally in tallies.items():
+        u, v = (pl.col(key) + low for key, low in zip(("cell_u", "cell_v"), grains[k].image.first, strict=True))
+        columns += [some.with_columns(u, v) for some in tally.columns]
+    return with_population(pl.concat(columns)).select(list(COLUMNS))
+
+
 def _grain_tables(
     name: str,
     stores: Stores,
     grains: dict[int, Grain],
-    tallies: dict[int, Tally],
-    settings: DefectSettings,
+    figures: dict[int, Row],
     source: Row,
 ) -> tuple[list[Row], list[Row]]:
-    """Rows of products.GRAINS and products.BOUNDARIES of an image."""
+    """Rows of products.GRAINS and products.BOUNDARIES of an image, by the `figures` of its grains."""
     numbers, image = grains_in(stores.tiles, name), group_of(stores.tiles, name)
     labels = values_of(image, GRAIN_MAP) if GRAIN_MAP in image else None
     rows = []
     for k in numbers:
         lattice = attributes_of(grain_of(stores.tiles, name, k))
-        figures = {}
-        if k in grains:
-            figures = _figures({k: grains[k]}, {k: tallies[k]}, tallies[k], settings) | lattice_figures(source, lattice)
-        row = grain_row(name, k, lattice, attributes_of(grain_of(stores.differences, name, k)), figures)
+        known = figures[k] | lattice_figures(source, lattice) if k in grains else {}
+        row = grain_row(name, k, lattice, attributes_of(grain_of(stores.differences, name, k)), known)
         if labels is not None:
             in_cell = len(grains[k].model["columns"]) if k in grains else 0
             cell_px2 = abs(float(np.linalg.det(grains[k].image.vectors_px))) if k in grains else 1.0
