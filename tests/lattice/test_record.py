@@ -1,5 +1,6 @@
 """The registration record: from it and the image, tiles and differences are made again, bit by bit."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,16 +8,19 @@ import pytest
 import zarr
 from zarr.storage import MemoryStore
 
+import oddlattice
 from oddlattice.lattice.record import Record, write_tiles
 from oddlattice.lattice.register import fit_registration
 from oddlattice.lattice.tile_image import tiled_attributes, write_registration
 from oddlattice.model.folder import load_model
 from oddlattice.predict.infer_image import infer_image
 from oddlattice.predict.predictor import Predictor
+from oddlattice.run import retention
 from oddlattice.run.stage_settings import InferSettings
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from support.lattice_samples import SRTIO3
 from support.settings import default
+from support.small_results import write_results
 
 MODEL = Path(__file__).parents[2] / "models/srtio3_001"
 
@@ -49,3 +53,26 @@ def test_tiles_and_differences_come_again_bit_by_bit(transposed: bool, offset: f
         assert infer_image(source, target, model, Predictor(model, settings, 1), settings) == ""
         differences.append({name: target[name][:].tobytes() for name in ("prediction", "difference")})
     assert differences[0] == differences[1]
+
+
+def test_dropped_tiles_leave_the_record_from_which_they_come_again(tmp_path: Path) -> None:
+    results = write_results(tmp_path)
+    scan = simulate_scan(SRTIO3, Conditions(rotation_deg=17, dose_e_px=800), (300, 280), seed=5)
+    images = zarr.open_group(results / "1_images/s.zarr", mode="r+")
+    images["sized"].create_array("0", data=scan.counts, overwrite=True)
+    found = fit_registration(scan.counts, [SRTIO3], (0.0125, 0.0125))
+    store = zarr.open_group(results / "2_tiles/s.zarr", mode="w", zarr_format=3)
+    store.create_group("unsized").attrs["oddlattice"] = {"state": "no_lattice"}
+    kept = store.create_group("sized/1")
+    write_registration(scan.counts, found, kept)
+    kept.attrs["oddlattice"] = tiled_attributes(found, (0.0125, 0.0125))
+    tiles = kept["tiles"][:]
+    (results / "2_tiles/s.zarr/.snakemake_timestamp").touch()
+    os.utime(results / "2_tiles/s.zarr", (100, 100))  # older than the pages
+    assert retention.drop_stages(results, ["tiles"]) == [results / "2_tiles/s.zarr"]
+    assert [path.name for path in sorted(results.glob("2_*/*"))] == ["s.zarr"]
+    assert not list((results / "2_records").rglob("tiles")) + list((results / "2_records").rglob(".*"))
+    with_lattice, without = oddlattice.open(results)
+    assert with_lattice.tiles().tobytes() == tiles.tobytes()
+    assert np.array_equal(with_lattice.mask, found.mask) and with_lattice.nodes_px.shape == found.nodes_px.shape
+    assert without.tiles().size == without.mask.size == 0

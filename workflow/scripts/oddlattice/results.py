@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import zarr
+from zarr.storage import MemoryStore
 
 from oddlattice.defects.kinds import KINDS, kind_of
 from oddlattice.lattice import pixel_size
+from oddlattice.lattice.record import Record, write_tiles
 from oddlattice.report.structures import column_table, elements_of, structure
-from oddlattice.storage.groups import array_if_any, attributes_of, grain_of, group_of, listed_in
+from oddlattice.storage.groups import array_if_any, attributes_of, grain_if_any, group_of, listed_in, values_of
 from oddlattice.storage.image_json import ByImage
 from oddlattice.storage.rows import Row
 
@@ -212,7 +214,7 @@ class ResultImage:
 
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
-        """Cells analysed, shape (U, V); empty without a lattice, or where the tiles were dropped."""
+        """Cells analysed, shape (U, V); empty without a lattice."""
         return np.asarray(self._tile("mask"), dtype=bool)
 
     @property
@@ -220,11 +222,28 @@ class ResultImage:
         """Places (row, col) of the corners of the cells, shape (2, U + 1, V + 1) [px]; empty as `mask` is."""
         return np.asarray(self._tile("nodes_px"), dtype=np.float32)
 
+    def tiles(self, grain: int = 1) -> npt.NDArray[np.float32]:
+        """The image on the lattice of a grain, divided by its local mean; empty without a lattice.
+
+        Shape (U n_u, V n_v). Cut from the image with the record of its registration: the same bytes as those that were
+        analysed, whether these are still there or were dropped to save space.
+        """
+        group = self._lattice(grain)
+        if group is None or "nodes_px" not in group:
+            return np.empty((0, 0), np.float32)
+        again = zarr.open_group(MemoryStore(), mode="w", zarr_format=3)
+        write_tiles(values_of(self._group("1_images"), "0"), Record.of(group), again)
+        return np.asarray(values_of(again, "tiles"), np.float32)
+
+    def _lattice(self, grain: int = 1) -> zarr.Group | None:
+        """The group of a grain's lattice, of what was kept of it where the tiles were dropped."""
+        for stage in ("2_tiles", "2_records"):
+            if (path := self.results.path / stage / f"{self.shard}.zarr").exists():
+                return grain_if_any(zarr.open_group(path, mode="r"), self.image_id, grain)
+        return None
+
     def _tile(self, name: str) -> Any:
-        if not (self.results.path / f"2_tiles/{self.shard}.zarr").exists():
-            return np.empty((0, 0))  # dropped to save space
-        root = zarr.open_group(self.results.path / f"2_tiles/{self.shard}.zarr", mode="r")
-        found = array_if_any(grain_of(root, self.image_id), name)
+        found = array_if_any(self._lattice(), name)
         return np.empty((0, 0)) if found is None else found[:]
 
     @property

@@ -37,6 +37,7 @@ FILES = {
 }
 FOLDERS = {
     "1_images/*.zarr": "images as they were read, OME-Zarr 0.5",
+    "2_records/*.zarr": "records of how images lie on their own lattice, of which the tiles were dropped, zarr 3",
     "2_tiles/*.zarr": "images on their own lattice, zarr 3",
     "3_differences/*.zarr": "prediction of the bulk and difference from it, zarr 3",
     "4_defects/*.zarr": "maps in the frame of the images, OME-Zarr 0.5",

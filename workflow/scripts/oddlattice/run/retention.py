@@ -6,9 +6,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from oddlattice.storage.atomic import whole_directory
+
 #: Stages that may be dropped; Snakemake makes them again by itself where something asks for them.
 STAGES = {"tiles": "2_tiles", "differences": "3_differences"}
 PAGES = "5_report"
+#: Of these a record is kept: the arrays so named are left out of it, for they are made again with what else is there.
+RECORDS = {"tiles": ("2_records", "tiles")}
 _DROPPED = ".dropped"
 
 
@@ -16,7 +20,8 @@ def drop_stages(results: Path, names: Iterable[str], newer_than_ns: int = 0) -> 
     """Drop the intermediate stores of shards whose pages are there: pages are the last that is made of them.
 
     A store is renamed before it is deleted, so that what a kill leaves of it is never taken for a whole one. Snakemake
-    does not miss it, and still notices a changed config, model or program.
+    does not miss it, and still notices a changed config, model or program. Of tiles the record of the registration is
+    kept (`RECORDS`), from which they can be cut again whatever the program of that day.
 
     Parameters
     ----------
@@ -41,11 +46,26 @@ def drop_stages(results: Path, names: Iterable[str], newer_than_ns: int = 0) -> 
             with suppress(FileNotFoundError):
                 pages_ns = (results / PAGES / store.stem).stat().st_mtime_ns
                 if pages_ns > max(newer_than_ns, store.stat().st_mtime_ns):
-                    hidden = store.with_name(f".{store.name}{_DROPPED}")
-                    store.rename(hidden)
-                    shutil.rmtree(hidden)
+                    if name in RECORDS:
+                        keep_record(store, results / RECORDS[name][0] / store.name, RECORDS[name][1])
+                    _remove(store)
                     gone.append(store)
     return gone
+
+
+def keep_record(store: Path, record: Path, without: str) -> None:
+    """Keep a store without its arrays called `without`, whole or not at all; an older record is replaced."""
+    with whole_directory(record) as part:
+        shutil.copytree(
+            store, part, ignore=lambda _, names: {n for n in names if n == without or n[0] == "."}, dirs_exist_ok=True
+        )
+
+
+def _remove(store: Path) -> None:
+    hidden = store.with_name(f".{store.name}{_DROPPED}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    store.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def keep_newest(files: Iterable[Path], number: int) -> list[Path]:
