@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import zarr
 
 import measure_images
 import oddlattice
@@ -41,7 +42,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pl.DataFrame]:
     folder = tmp_path_factory.mktemp("stack")
     stages = through_the_stages([(stack(), PIXEL_NM)], folder)
     out = {name: str(folder / f"{name}.parquet") for name in OF_SERIES}
-    measure_images.follow_stacks(stages["images"], stages["columns"], out, measure_images.Watch())
+    raw = zarr.open_group(folder / "1.zarr", mode="r")
+    measure_images.follow_stacks(stages["images"], stages["columns"], raw, out, 0, measure_images.Watch())
     return {name: pl.read_parquet(path) for name, path in out.items()}
 
 

@@ -14,9 +14,8 @@ Out: results/4_defects/{shard}.parquet          flagged columns (products.DEFECT
      results/4_defects/{shard}.places.parquet   every column's measured place (products.PLACES)
      results/4_defects/{shard}.statistics.json  densities, site fractions, g(r), fields of displacements of each image
      results/4_defects/statistics.json, {densities,sites,groups,comparisons,trends,populations,folder_populations}.csv  of all images together
-     results/4_defects/{shard}.{series,tracks,events}.parquet  stacks followed through their frames
-     results/4_defects/{series,tracks,events}.{parquet,csv}    the same of all shards
-     results/4_defects/statistics.json, {densities,sites,groups,comparisons,trends}.csv  of all images together
+     results/4_defects/{shard}.{series,series_frames,series_depths,tracks,events}.parquet  stacks followed through their frames
+     results/4_defects/{series,series_frames,series_depths,tracks,events}.{parquet,csv}    the same of all shards
 """
 
 
@@ -104,6 +103,8 @@ rule measure_images:
         statistics="results/4_defects/{shard}.statistics.json",
         places="results/4_defects/{shard}.places.parquet",
         series="results/4_defects/{shard}.series.parquet",
+        series_frames="results/4_defects/{shard}.series_frames.parquet",
+        series_depths="results/4_defects/{shard}.series_depths.parquet",
         tracks="results/4_defects/{shard}.tracks.parquet",
         events="results/4_defects/{shard}.events.parquet",
     log:
@@ -129,6 +130,8 @@ rule compare_images:
         grains_parquet="results/4_defects/grains.parquet",
         statistics=of_shards("results/4_defects/{shard}.statistics.json"),
         series=of_shards("results/4_defects/{shard}.series.parquet"),
+        series_frames=of_shards("results/4_defects/{shard}.series_frames.parquet"),
+        series_depths=of_shards("results/4_defects/{shard}.series_depths.parquet"),
         tracks=of_shards("results/4_defects/{shard}.tracks.parquet"),
         events=of_shards("results/4_defects/{shard}.events.parquet"),
         images_zarr=of_shards("results/1_images/{shard}.zarr"),
@@ -146,6 +149,10 @@ rule compare_images:
         folder_populations="results/4_defects/folder_populations.csv",
         series_parquet="results/4_defects/series.parquet",
         series_csv="results/4_defects/series.csv",
+        series_frames_parquet="results/4_defects/series_frames.parquet",
+        series_frames_csv="results/4_defects/series_frames.csv",
+        series_depths_parquet="results/4_defects/series_depths.parquet",
+        series_depths_csv="results/4_defects/series_depths.csv",
         tracks_parquet="results/4_defects/tracks.parquet",
         tracks_csv="results/4_defects/tracks.csv",
         events_parquet="results/4_defects/events.parquet",

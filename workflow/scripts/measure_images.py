@@ -11,23 +11,28 @@ from oddlattice.crystal import load_crystal
 from oddlattice.process.logs import log_to
 from oddlattice.process.single_thread import one_thread
 from oddlattice.process.supervised import Watch, go_on_watched
-from oddlattice.series.tables import about_stack, follow_stack, not_followed, stacks_of
+from oddlattice.series.tables import about_stack, dose_of_stack, follow_stack, stack_alone, stacks_of
+from oddlattice.statistics.counting import seed_for
 from oddlattice.statistics.per_image import measure
 from oddlattice.storage.image_json import write_by_image
 from oddlattice.storage.products import OF_SERIES, PLACES, table, write_parquet
 from oddlattice.storage.rows import Row
 
 
-def follow_stacks(images: pl.DataFrame, columns: pl.DataFrame, out: dict[str, str], watch: Watch) -> None:
-    """Write series, tracks and events of the stacks of a shard; a failure costs its stack alone."""
+def follow_stacks(
+    images: pl.DataFrame, columns: pl.DataFrame, raw: zarr.Group, out: dict[str, str], seed: int, watch: Watch
+) -> None:
+    """Write the tables of the stacks of a shard, of which `raw` is the store; a failure costs its stack alone."""
     found: dict[str, list[Row]] = {name: [] for name in OF_SERIES}
     for stack in stacks_of(images):
         name = str(about_stack(stack)["series_id"])
-        rows, fault = watch.result_or_fault(name, follow_stack, stack, columns)
+        rows, fault = watch.result_or_fault(
+            name, follow_stack, stack, columns, dose_of_stack(stack, raw), seed_for(name, seed)
+        )
         if rows is None:
             assert fault is not None
             print(f"{name}: {fault.trace}")
-            rows = {"series": [not_followed(stack, fault.words)]}
+            rows = stack_alone(stack, fault.words)
         for key, some in rows.items():
             found[key] += some
         print(f"{name}: {rows['series'][0]['state']}, {len(rows.get('events', []))} events")
@@ -60,7 +65,7 @@ def main(
     defects, images, columns : path
         The shard's tables.
     out_series : dict of str to path
-        Tables ``series``, ``tracks`` and ``events``.
+        Tables named in `products.OF_SERIES`.
     seed : int
         Of the draws that clustering is tested against.
     watch : Watch, optional
@@ -91,7 +96,7 @@ def main(
 
     write_by_image(each(), out_statistics)
     write_parquet(pl.concat(places), out_places)
-    follow_stacks(pl.read_parquet(images), tables["columns"], out_series, watch)
+    follow_stacks(pl.read_parquet(images), tables["columns"], stores["images"], out_series, seed, watch)
 
 
 if "snakemake" in globals():

@@ -289,6 +289,7 @@ def event_row(event: Row) -> Row:
     return {
         "event": event["event"],
         "words": words,
+        "number": event["frame"],
         "frame": n.count(event["frame"]) + (f" ({low}–{high})" if low < high else ""),
         "probability": n.significant(event["probability"], 3),
         "track": n.NONE if event["track"] is None else n.count(event["track"]),

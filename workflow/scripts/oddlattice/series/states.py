@@ -1,7 +1,6 @@
 """The state of every column through time: bulk or changed, by a hidden Markov model of its level.
 
-A hidden state is a kind (bulk, odd) and a level (change of intensity, on a fine grid). A bulk level is the column's own
-A hidden state is a kind (bulk, odd) and a level (change of intensity, on a grid). A bulk level is the column's own
+A hidden state is a kind (bulk, odd) and a level (change of intensity, on a grid). A bulk level is the column's own.
 Changes of kind draw a new level. How often they happen is counted in the series itself, from nearly never upwards, so
 that a series in which nothing happens has no events.
 Source: Rabiner 1989, doi:10.1109/5.18626 (forward and backward recursions).
@@ -56,6 +55,9 @@ class States:
     rates : Rates
     scatter : ndarray of shape (n,)
         The columns' own scatter of each one's site.
+    change, sigma : ndarray of shape (n, T)
+        What was judged: changes from the middle of the site, frame by frame, and their standard errors; NaN where
+        a site was not seen.
     """
 
     odd: Float
@@ -65,6 +67,8 @@ class States:
     level: Float
     rates: Rates
     scatter: Array
+    change: Array
+    sigma: Array
 
 
 def scaled_noise(change: Array, sigma: Array) -> Array:
@@ -255,4 +259,13 @@ def through_time(change: Array, sigma: Array, site: Index) -> States:
                 k = which[part]
                 kinds[:, k], events[:, k], level[k] = _smoothed(change[k], sigma[k], grid, rates)
         ask = (events[0].sum(axis=1) > AGAIN * frames * rates.leaves) | (kinds.sum(axis=0).max(axis=1) > 1e-3)
-    return States(kinds, events[0], events[1], events[2], level, rates, scatter)
+    return States(kinds, events[0], events[1], events[2], level, rates, scatter, change, sigma)
+
+
+def odd_under(change: Array, sigma: Array, scatter: float, rates: Rates) -> Float:
+    """Probability (n, T) that columns of one site are odd, at rates that are known; arguments as `States` has them."""
+    found = np.zeros(change.shape, np.float32)
+    grid = _grid(float(np.nanmedian(sigma)), scatter)
+    for part in _blocks(len(change), change.shape[1] * 4 * (len(grid.levels) + len(grid.of_bulk))):
+        found[part] = _smoothed(change[part], sigma[part], grid, rates)[0].sum(axis=0)
+    return found

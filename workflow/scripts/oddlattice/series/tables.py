@@ -1,4 +1,4 @@
-"""The stacks of a shard, followed, as rows of products.SERIES, TRACKS and EVENTS."""
+"""The stacks of a shard, followed, as rows of the tables of products.OF_SERIES."""
 
 import itertools
 from collections import Counter
@@ -6,15 +6,22 @@ from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
+import zarr
 
+from oddlattice.lattice.pixel_size import header_nm, pixel_nm
 from oddlattice.numerics.intervals import poisson_interval
+from oddlattice.series.depth import depths
+from oddlattice.series.dose import Dose, dose_of
 from oddlattice.series.drift import Frame
-from oddlattice.series.events import Event, exposure, nearest_track
+from oddlattice.series.events import KINDS, Event, exposure, nearest_track
 from oddlattice.series.follow import LEAST_FRAMES, Followed, follow
+from oddlattice.series.survival import survival
+from oddlattice.storage.groups import attributes_of, group_of
 from oddlattice.storage.rows import Row
 
 GRAIN = 1  # the largest
 LEAST_COLUMNS = 36
+ODD = dict(zip(KINDS, ("vacancy_like", "lighter", "heavier"), strict=True))  # kinds as names of columns
 Tables = dict[str, list[Row]]
 
 
@@ -25,6 +32,14 @@ def stacks_of(images: pl.DataFrame) -> Iterator[list[Row]]:
         frames = list(group)
         if len({row["frame"] for row in frames}) > 1:
             yield frames
+
+
+def dose_of_stack(stack: list[Row], raw: zarr.Group) -> Dose:
+    """What a frame of a stack cost, by what the file says; `raw` is the store of images."""
+    about = attributes_of(group_of(raw, stack[0]["image_id"]))
+    shape = (int(stack[0]["rows"]), int(stack[0]["cols"]))
+    pixel = pixel_nm(stack[0]["pixel_nm"], header_nm(about))
+    return dose_of(about.get("original_metadata", {}), shape, pixel)
 
 
 def frame_of(number: int, columns: pl.DataFrame) -> Frame:
@@ -83,42 +98,104 @@ def not_followed(stack: list[Row], reason: str, left: str = "") -> Row:
     return row | {"frames_used": 0, "frames_left_out": left}
 
 
-def follow_stack(stack: list[Row], columns: pl.DataFrame) -> Tables:
-    """Rows of ``series``, ``tracks`` and ``events`` of a stack of frames, of which `columns` were tested."""
+def stack_alone(stack: list[Row], reason: str, left: dict[int, str] | None = None) -> Tables:
+    """Rows of a stack that was not followed, and why; `left` says why single frames could not be."""
+    words, about = left or {}, about_stack(stack)
+    return {
+        "series": [not_followed(stack, reason, as_words(words))],
+        "series_frames": [
+            about | {key: row[key] for key in ("image_id", "frame")} | {"used": False, "reason": words.get(row["frame"], "")}
+            for row in stack
+        ],
+    }
+
+
+def follow_stack(stack: list[Row], columns: pl.DataFrame, dose: Dose, seed: int) -> Tables:
+    """Rows of all tables of a stack of frames, of which `columns` were tested; a frame cost `dose`.
+
+    `seed` is of the draw of columns that trial losses are put into.
+    """
     frames, left = frames_of(stack, columns)
     series = follow(frames)
     if series is None:
         why = f"fewer than {LEAST_FRAMES} frames with the same lattice"
-        return {"series": [not_followed(stack, why, as_words(left))], "tracks": [], "events": []}
+        return stack_alone(stack, why, left)
     left |= dict.fromkeys(series.other_cell, "another cell")
     about = about_stack(stack)
-    row = about | {"frames": len(stack), "grain": GRAIN, "frames_left_out": as_words(left)} | series_figures(series)
+    row = about | {"frames": len(stack), "grain": GRAIN, "frames_left_out": as_words(left)}
     return {
-        "series": [row],
+        "series": [row | loss_in_frames(stack) | series_figures(series) | rate_figures(series, dose)],
+        "series_frames": [about | frame for frame in frame_rows(stack, series, left, dose)],
+        "series_depths": [about | {"grain": GRAIN} | vars(one) for one in depths(series, seed)],
         "tracks": [about | track for track in track_rows(series)],
         "events": [about | event for event in event_rows(series)],
     }
 
 
+def loss_in_frames(stack: list[Row]) -> Row:
+    """Smallest loss that single frames show, their median; empty where none is known."""
+    known = [row["smallest_loss_90"] for row in stack if row.get("smallest_loss_90") is not None]
+    return {"loss_90_in_frame": float(np.median(known))} if known else {}
+
+
 def series_figures(series: Followed) -> Row:
-    """What the row of a series says of all of it."""
+    """What the row of a series says of all of it, but for rates."""
     drift = np.array([one.drift_px for one in series.laid])
     number = Counter(event.event for event in series.events)
-    left_bulk = sum(event.before == "bulk" and event.event != "returns" for event in series.events)
-    watched, assumed = exposure(series.states, series.seen), sum(not one.told for one in series.laid)
+    assumed = sum(not one.told for one in series.laid)
     row: Row = {"state": "followed", "frames_used": len(series.frames), "frames_assumed": assumed, "reason": ""}
     if assumed:
         row["reason"] = f"no landmark tells drift by whole cells in {assumed} of the frames: the smallest was taken"
     row |= {"drift_row_px": float(drift[-1, 0]), "drift_col_px": float(drift[-1, 1])}
     row |= {"drift_largest_px": float(np.hypot(*drift.T).max()), "sites": len(series.site)}
-    row |= {"tracks": len(series.tracks)} | {name: number[name] for name in ("changes", "returns", "hops")}
-    row["column_frames"] = watched
-    if watched > 0:
-        row["change_rate"] = left_bulk / watched
-        for level in (68, 95):
-            low, high = poisson_interval(left_bulk, level / 100)
-            row |= {f"change_rate_low_{level}": low / watched, f"change_rate_high_{level}": high / watched}
+    return row | {"tracks": len(series.tracks)} | {name: number[name] for name in ("changes", "returns", "hops")}
+
+
+def rate_figures(series: Followed, dose: Dose) -> Row:
+    """How often columns leave bulk: per interval between frames, and per electron and area where the dose is known.
+
+    Intervals between frames that were left out count as one: the rate is then of the frames used.
+    """
+    left_bulk = sum(event.before == "bulk" and event.event != "returns" for event in series.events)
+    watched = exposure(series.states, series.seen)
+    row: Row = {"column_frames": watched, "frame_s": dose.frame_s, "dose_e_per_nm2": dose.e_per_nm2}
+    row["dose_from"] = dose.source
+    if watched <= 0:
+        return row
+    number = {"": (left_bulk,)} | {f"_{level}": poisson_interval(left_bulk, level / 100) for level in (68, 95)}
+    for level, values in number.items():
+        for end, value in zip(("low", "high") if level else ("",), values, strict=True):
+            name = f"_{end}{level}" if level else ""
+            row[f"change_rate{name}"] = value / watched
+            if dose.e_per_nm2 is not None:
+                row[f"cross_section{name}_nm2"] = value / watched / dose.e_per_nm2
     return row
+
+
+def frame_rows(stack: list[Row], series: Followed, left: dict[int, str], dose: Dose) -> list[Row]:
+    """Every frame of a stack: whether and where it was laid, and what it shows."""
+    used = {frame.frame: t for t, frame in enumerate(series.frames)}
+    stays = survival(series)
+    rows = []
+    for about in stack:
+        number = about["frame"]
+        row: Row = {"image_id": about["image_id"], "frame": number, "used": number in used}
+        row |= {"reason": left.get(number, ""), "drift_assumed": False}
+        if dose.frame_s is not None:
+            row["time_s"] = number * dose.frame_s
+        if dose.e_per_nm2 is not None:
+            row["dose_before_e_per_nm2"] = number * dose.e_per_nm2
+        if number in used:
+            t = used[number]
+            laid, alive = series.laid[t], [one.kind for one in series.tracks if one.first <= t <= one.last]
+            row |= {"drift_row_px": float(laid.drift_px[0]), "drift_col_px": float(laid.drift_px[1])}
+            row |= {"drift_assumed": not laid.told} | {f"odd_{name}": alive.count(kind) for kind, name in ODD.items()}
+            row["columns"] = int(series.seen[:, t].sum())
+            if stays is not None:
+                of = {"bulk_left": stays.part, "bulk_left_low_95": stays.low, "bulk_left_high_95": stays.high}
+                row |= {name: float(values[t]) for name, values in of.items() if np.isfinite(values[t])}
+        rows.append(row)
+    return rows
 
 
 def _in_order(series: Followed) -> list[int]:

@@ -388,7 +388,10 @@ SERIES: Schema = {
     "drift_row_px": pl.Float64,  # of the specimen in the field, from the first frame used to the last
     "drift_col_px": pl.Float64,
     "drift_largest_px": pl.Float64,  # farthest from the first frame
-    "dose_e_per_nm2": pl.Float64,  # of a frame; null: no metadata that were seen state it so that it can be relied on
+    "frame_s": pl.Float64,  # from the beginning of a frame to that of the next; null: the header does not state it
+    "dose_e_per_nm2": pl.Float64,  # electrons per area of a frame; null: the header does not state it
+    "dose_from": pl.String,  # what of the header both were taken from
+    "loss_90_in_frame": pl.Float64,  # smallest loss found nine times in ten by single frames; median of those used
     "sites": pl.Int64,  # columns seen in two frames or more
     "tracks": pl.Int64,
     "changes": pl.Int64,  # of a column of bulk or of another kind
@@ -400,6 +403,49 @@ SERIES: Schema = {
     "change_rate_high_68": pl.Float64,
     "change_rate_low_95": pl.Float64,
     "change_rate_high_95": pl.Float64,
+    "cross_section_nm2": pl.Float64,  # changes and hops out of bulk, per column and electron per area
+    "cross_section_low_68_nm2": pl.Float64,
+    "cross_section_high_68_nm2": pl.Float64,
+    "cross_section_low_95_nm2": pl.Float64,
+    "cross_section_high_95_nm2": pl.Float64,
+}
+
+#: results/4_defects/series_frames.parquet: every frame of a series that was followed.
+SERIES_FRAMES: Schema = {
+    "series_id": pl.String,
+    "file_id": pl.String,
+    "path": pl.String,
+    "signal": pl.String,
+    "image_id": pl.String,
+    "frame": pl.Int64,
+    "used": pl.Boolean,
+    "reason": pl.String,  # why it was left out
+    "drift_row_px": pl.Float64,  # of the specimen in the field since the first frame used
+    "drift_col_px": pl.Float64,
+    "drift_assumed": pl.Boolean,  # its columns do not tell drift by whole cells: the smallest was taken
+    "time_s": pl.Float64,  # since the first frame began; null: the header does not state it
+    "dose_before_e_per_nm2": pl.Float64,  # electrons per area before it began; null: the header does not state it
+    "columns": pl.Int64,  # sites of the series seen in it
+    "odd_vacancy_like": pl.Int64,  # tracks of each kind that it belongs to
+    "odd_lighter": pl.Int64,
+    "odd_heavier": pl.Int64,
+    "bulk_left": pl.Float64,  # part of the columns that were bulk in the first frame and have not left it (Kaplan-Meier)
+    "bulk_left_low_95": pl.Float64,
+    "bulk_left_high_95": pl.Float64,
+}
+
+#: results/4_defects/series_depths.parquet: how small a loss of each site a series shows.
+SERIES_DEPTHS: Schema = {
+    "series_id": pl.String,
+    "file_id": pl.String,
+    "path": pl.String,
+    "signal": pl.String,
+    "grain": pl.Int64,
+    "site": pl.String,
+    "columns": pl.Int64,  # that trial losses were put into
+    "loss_90": pl.Float64,  # found nine times in ten where odd in all frames, fraction of a column; null: not even 1
+    "noise": pl.Float64,  # standard deviation of a change by a frame's noise
+    "scatter": pl.Float64,  # between columns, in the mean of all frames
 }
 
 #: results/4_defects/tracks.parquet: a column of a series for as long as it was odd.
@@ -445,6 +491,8 @@ EVENTS: Schema = {
 #: Tables of what happens in stacks, by name, and by what they are sorted.
 OF_SERIES: dict[str, tuple[Schema, list[str]]] = {
     "series": (SERIES, ["path", "signal"]),
+    "series_frames": (SERIES_FRAMES, ["path", "signal", "frame"]),
+    "series_depths": (SERIES_DEPTHS, ["path", "signal", "site"]),
     "tracks": (TRACKS, ["path", "signal", "track"]),
     "events": (EVENTS, ["path", "signal", "frame", "row_px", "col_px", "event"]),
 }

@@ -1,0 +1,245 @@
+"""The page of a stack followed through its frames: a player, the mean of all frames, curves, events, and files beside."""
+
+import math
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import zarr
+
+from oddlattice.defects.kinds import KINDS
+from oddlattice.numerics.intervals import poisson_interval
+from oddlattice.report import numbers as n
+from oddlattice.report import pictures
+from oddlattice.report.charts import Axis, Point, Series, chart
+from oddlattice.report.pages import render
+from oddlattice.report.plots import ticks
+from oddlattice.report.series_pictures import Shown, write_frames, write_mean, write_moving
+from oddlattice.report.statistics import KIND_COLOURS, series_view
+from oddlattice.run.settings import versions
+from oddlattice.series.tables import ODD
+from oddlattice.storage.groups import array_of, group_of
+from oddlattice.storage.json_text import json_lines
+from oddlattice.storage.products import write_csv
+from oddlattice.storage.rows import Row
+
+Tables = dict[str, pl.DataFrame]
+ADDRESS = re.compile(r"-f\d{4,}$")  # what the id of a frame has beyond that of its series
+#: Columns of frames that curves may be drawn against, and what stands below the axis.
+AGAINST = {"frame": "frame", "time_s": "s since the first frame", "dose_before_e_per_nm2": "electrons per nm²"}
+
+
+def series_name(image_id: str) -> str:
+    """Name of the page of the stack that a frame belongs to; "" where the image is no frame."""
+    found = ADDRESS.search(image_id)
+    return image_id[: found.start()] if found else ""
+
+
+def series_address(image_id: str, shard: str) -> str:
+    """Address of the page of the stack of a frame, from beside its shard's pages; "" where the image is no frame."""
+    name = series_name(image_id)
+    return f"{shard}.series/{name}.html" if name else ""
+
+
+def write_series_page(row: Row, tables: Tables, images: zarr.Group, folder: Path) -> None:
+    """Write the page, the pictures and the files of one series into `folder`.
+
+    Parameters
+    ----------
+    row : dict
+        Of products.SERIES.
+    tables : dict of str to polars.DataFrame
+        This series' rows of the tables in products.OF_SERIES.
+    images : zarr.Group
+        The shard's images.
+    folder : Path
+        `5_report/SHARD.series`.
+    """
+    frames = tables["series_frames"].sort("frame").to_dicts()
+    name = series_name(frames[0]["image_id"])
+    (folder / name).mkdir()
+    arrays = [array_of(group_of(images, frame["image_id"]), "0") for frame in frames]
+    shown = write_frames(arrays, [frame["frame"] for frame in frames], folder / name)
+    used = [(array, frame) for array, frame in zip(arrays, frames, strict=True) if frame["used"]]
+    tracks = tables["tracks"].sort("track").to_dicts()
+    if used:
+        drift = np.array([[frame["drift_row_px"], frame["drift_col_px"]] for _, frame in used])
+        write_mean([array for array, _ in used], drift, shown, folder / name)
+        write_moving(frames, markers_by_frame(frames, tracks), shown, folder / name)
+    data = player(frames, tracks, tables["events"].to_dicts(), shown, folder.name.removesuffix(".series"))
+    numbers = {key: table.to_dicts() for key, table in tables.items()}
+    (folder / f"{name}.json").write_text(json_lines(numbers), encoding="ascii")
+    (folder / f"{name}.geojson").write_text(json_lines(tracks_geojson(tracks)), encoding="ascii")
+    for key in ("tracks", "events"):
+        write_csv(tables[key], folder / f"{name}.{key}.csv")
+    page = render(
+        "series.html.j2",
+        ("dom.js", "series.js"),
+        data,
+        view=series_view(row, {key: tables[key].to_dicts() for key in ("tracks", "events")}),
+        row=row,
+        name=name,
+        kinds={kind: KINDS[kind] for kind in KIND_COLOURS},
+        figures=key_figures(row, tables["series_depths"].to_dicts()) if used else [],
+        depths=depth_lines(tables["series_depths"].to_dicts()),
+        plots=curves(frames) if used else [],
+        moving=(folder / name / "moving.gif").exists(),
+        versions=versions(),
+    )
+    (folder / f"{name}.html").write_bytes(page)
+
+
+def write_series_failure(row: Row, frames: pl.DataFrame, words: str, folder: Path) -> None:
+    """Write a page that says why there is none; what was written of the page goes."""
+    name = series_name(str(frames["image_id"][0]))
+    shutil.rmtree(folder / name, ignore_errors=True)
+    for beside in folder.glob(f"{name}.*"):
+        beside.unlink()
+    page = render("failed.html.j2", (), {}, title=row["path"], name=name, words=words, versions=versions())
+    (folder / f"{name}.html").write_bytes(page)
+
+
+def markers_by_frame(frames: Sequence[Row], tracks: Sequence[Row]) -> list[list[Row]]:
+    """Tracks that each frame belongs to, with their places [px] in it: that in their first frame, moved by the drift."""
+    by_number = {frame["frame"]: frame for frame in frames}
+    found = []
+    for frame in frames:
+        here = []
+        for track in tracks if frame["used"] else ():
+            if track["first_frame"] <= frame["frame"] <= track["last_frame"]:
+                moved = _moved(track, by_number[track["first_frame"]], frame)
+                here.append(track | {"row_px": moved[0], "col_px": moved[1]})
+        found.append(here)
+    return found
+
+
+def _moved(track: Row, first: Row, frame: Row) -> tuple[float, float]:
+    row = track["row_px"] + frame["drift_row_px"] - first["drift_row_px"]
+    return row, track["col_px"] + frame["drift_col_px"] - first["drift_col_px"]
+
+
+def player(
+    frames: Sequence[Row], tracks: Sequence[Row], events: Sequence[Row], shown: Shown, shard: str
+) -> Row:
+    """What the player draws: pictures, drift, tracks and events."""
+    number = {frame["frame"]: k for k, frame in enumerate(frames)}
+    return {
+        "shape": shown.shape,
+        "frames": [
+            {
+                "number": frame["frame"],
+                "picture": picture,
+                "page": f"../{shard}/{frame['image_id']}.html",
+                "used": frame["used"],
+                "why": "" if frame["used"] else frame["reason"] or "left out",
+                "drift": [frame["drift_row_px"], frame["drift_col_px"]] if frame["used"] else None,
+                "time": n.significant(frame["time_s"], 4) if n.usable(frame["time_s"]) else "",
+            }
+            for frame, picture in zip(frames, shown.names, strict=True)
+        ],
+        "tracks": [
+            {
+                "track": track["track"],
+                "kind": track["kind"],
+                "site": track["site"],
+                "first": number[track["first_frame"]],
+                "last": number[track["last_frame"]],
+                "row": track["row_px"],
+                "col": track["col_px"],
+                "probability": n.significant(track["probability"], 3),
+            }
+            for track in tracks
+        ],
+        "events": [{"at": number[event["frame"]], "row": event["row_px"], "col": event["col_px"]} for event in events],
+        "kinds": {kind: {"path": KINDS[kind].path, "colour": KINDS[kind].colour} for kind in KIND_COLOURS},
+    }
+
+
+def tracks_geojson(tracks: Sequence[Row]) -> Row:
+    """Tracks as GeoJSON points: pixels (x, y) from the upper left corner of the frame in which each begins."""
+    left_out = {"row_px", "col_px"}
+    return {
+        "type": "FeatureCollection",
+        "features": [
+            {
+                "type": "Feature",
+                "id": f"{track['series_id']}/{track['track']}",
+                "geometry": {"type": "Point", "coordinates": [track["col_px"] + 0.5, track["row_px"] + 0.5]},
+                "properties": {key: value for key, value in track.items() if key not in left_out},
+            }
+            for track in tracks
+        ],
+    }
+
+
+def key_figures(row: Row, depths: Sequence[Row]) -> list[Row]:
+    """The figures at the head of the page."""
+    left = n.count(row["frames"] - row["frames_used"])
+    found = [("Frames followed", n.count(row["frames_used"]), "", f"of {n.count(row['frames'])}; {left} left out")]
+    found += [("Columns", n.count(row["sites"]), "", f"drift of up to {n.significant(row['drift_largest_px'], 2)} px")]
+    happened = f"{n.count(row['changes'])} changes, {n.count(row['returns'])} returns, {n.count(row['hops'])} hops"
+    found += [("Odd columns", n.count(row["tracks"]), "", happened)]
+    if n.usable(row["change_rate"]):
+        rate = n.interval(*(1e3 * row[f"change_rate{end}"] for end in ("", "_low_95", "_high_95")))
+        found += [("Out of bulk", rate[0], "‰ a frame", f"95 % interval {rate[1]}")]
+    if n.usable(row["cross_section_nm2"]):
+        section = n.interval(*(row[f"cross_section{end}_nm2"] for end in ("", "_low_95", "_high_95")))
+        found += [("Cross-section", section[0], "nm²", f"of damage, a column and electron; 95 % interval {section[1]}")]
+    deepest = [one for one in depths if n.usable(one["loss_90"])]
+    if deepest:
+        best = min(deepest, key=lambda one: float(one["loss_90"]))
+        alone = n.percent(row["loss_90_in_frame"]) if n.usable(row["loss_90_in_frame"]) else "unknown"
+        found += [("Smallest loss", n.percent(best["loss_90"]), "", f"{best['site']}, odd in all frames; in one: {alone}")]
+    return [dict(zip(("label", "value", "unit", "note"), line, strict=True)) for line in found]
+
+
+def depth_lines(depths: Sequence[Row]) -> list[Row]:
+    """Lines of the table of depths."""
+    told = ("loss_90", "noise", "scatter")
+    return [
+        {"site": one["site"], "columns": n.count(one["columns"])}
+        | {key: n.percent(one[key]) if n.usable(one[key]) else "not even a column" for key in told}
+        for one in depths
+    ]
+
+
+def curves(frames: Sequence[Row]) -> list[Row]:
+    """Curves of the number of odd columns of each kind, and of the bulk that is left, against frame, time and dose."""
+    used = [frame for frame in frames if frame["used"]]
+    found = []
+    for key, words in AGAINST.items():
+        if all(n.usable(frame[key]) for frame in used) and len(used) > 1:
+            x = _axis(used[0][key], used[-1][key])
+            found.append({"plot": _odd(used, key, x), "x": words, "y": "odd columns"})
+            if all(n.usable(frame["bulk_left"]) for frame in used):
+                found.append({"plot": _bulk_left(used, key, x), "x": words, "y": "part still bulk"})
+    return found
+
+
+def _axis(first: float, last: float) -> Axis:
+    last = last if last > first else first + 1
+    return Axis(first, last, at=tuple(t for t in ticks(first, last) if first <= t <= last))
+
+
+def _odd(used: Sequence[Row], key: str, x: Axis) -> Row:
+    series, top = [], 1.0
+    for kind, colour in KIND_COLOURS.items():
+        number = [int(frame[f"odd_{ODD[kind]}"] or 0) for frame in used]
+        if any(number):
+            between = [poisson_interval(k) for k in number]
+            top = max(top, *(high for _, high in between))
+            points = [Point(frame[key], k, *ends) for frame, k, ends in zip(used, number, between, strict=True)]
+            series.append(Series(kind, colour, points, marked=False))
+    return chart(series, x, Axis(0.0, 1.05 * top))
+
+
+def _bulk_left(used: Sequence[Row], key: str, x: Axis) -> Row:
+    ends = ("bulk_left", "bulk_left_low_95", "bulk_left_high_95")
+    values = [[math.nan if frame[end] is None else float(frame[end]) for end in ends] for frame in used]
+    points = [Point(frame[key], *value) for frame, value in zip(used, values, strict=True)]
+    low = min((v for value in values for v in value if math.isfinite(v)), default=0.0)
+    below = max(0.0, 1 - 1.25 * max(1 - low, 0.02))
+    return chart([Series("bulk left", KIND_COLOURS["vacancy-like"], points, marked=False)], x, Axis(below, 1.0))
