@@ -84,7 +84,13 @@ class OnDisk(Shard):
         compare_images.main(*tables, [], [], *stacks, settings, CONFIG["seed"])
         provenance = {"config": CONFIG, "versions": {"oddlattice": "0"}}
         write_index.main(
-            *given, statistics, [self.pages], self.disk / "index.html", ReportSettings.of(CONFIG["report"]), provenance
+            *given,
+            statistics,
+            [self.pages],
+            [],
+            self.disk / "index.html",
+            ReportSettings.of(CONFIG["report"]),
+            provenance,
         )
 
     def scan(self) -> None:

@@ -46,11 +46,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     write_tsv(table([], INVENTORY), folder / "discovered.tsv")
     parquets = [gathered[f"{name}_parquet"] for name in ("images", "defects", "reviews")]
     write_index.main(
-        *parquets, gathered["precision_csv"], shard.paths.reviews_json, folder / "discovered.tsv", statistics, [],
+        *parquets, gathered["precision_csv"], shard.paths.reviews_json, folder / "discovered.tsv", statistics, [], [],
         folder / "5_report/index.html", default(ReportSettings), provenance,
     )  # fmt: skip
     write_statistics.main(
-        statistics, gathered["images_parquet"], [], folder / "5_report/statistics.html", folder / "m.md", provenance
+        statistics, gathered["images_parquet"], [], [], folder / "5_report/statistics.html", folder / "m.md", provenance
     )
     return {
         "statistics": json.loads(Path(statistics).read_text()),

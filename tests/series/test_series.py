@@ -2,22 +2,28 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import zarr
+from PIL import Image
 
 import measure_images
 import oddlattice
+import write_series
 from oddlattice.crystal import load_crystal
-from oddlattice.report.statistics import series_view
+from oddlattice.report.series_pictures import mean_of
+from oddlattice.series.dose import Dose, dose_of
 from oddlattice.series.drift import Frame, laid_on_first
 from oddlattice.series.events import runs, single_events, tracks_of, with_hops
 from oddlattice.series.follow import follow
 from oddlattice.series.states import through_time, windows
+from oddlattice.series.tables import follow_stack, stacks_of
 from oddlattice.simulate.columnwise import Conditions, Defect, simulate_scan
 from oddlattice.storage.products import OF_SERIES
+from report.test_browser import Tab, browser, violations  # noqa: F401 (a fixture)
 from support import report_products as made_up
 from support.stages import MODEL, through_the_stages
 
@@ -38,13 +44,20 @@ def stack() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pl.DataFrame]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables and page of the stack, and the raw images they come from."""
     folder = tmp_path_factory.mktemp("stack")
     stages = through_the_stages([(stack(), PIXEL_NM)], folder)
     out = {name: str(folder / f"{name}.parquet") for name in OF_SERIES}
     raw = zarr.open_group(folder / "1.zarr", mode="r")
     measure_images.follow_stacks(stages["images"], stages["columns"], raw, out, 0, measure_images.Watch())
-    return {name: pl.read_parquet(path) for name, path in out.items()}
+    write_series.main(folder / "1.zarr", out, folder / "s0001.series")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> dict[str, pl.DataFrame]:
+    return {name: pl.read_parquet(folder / f"{name}.parquet") for name in OF_SERIES}
 
 
 def test_a_column_emptied_in_a_stack_is_one_event_and_one_track(found: dict[str, pl.DataFrame]) -> None:
@@ -61,14 +74,94 @@ def test_a_column_emptied_in_a_stack_is_one_event_and_one_track(found: dict[str,
     assert event["track"] == track["track"] == 1
 
 
-def test_the_page_says_what_happened(found: dict[str, pl.DataFrame]) -> None:
-    told = {name: frame.to_dicts() for name, frame in found.items()}
-    view = series_view(told["series"][0], told)
-    assert [(row["event"], row["frame"], row["words"]) for row in view["events"]] == [
-        ("changes", "3", "bulk → vacancy-like")
-    ]
-    (alive,) = view["plot"]["series"]
-    assert alive["name"] == "vacancy-like" and len(alive["line"].split()) == FRAMES
+def test_every_frame_is_told(found: dict[str, pl.DataFrame]) -> None:
+    frames = found["series_frames"].to_dicts()
+    assert [row["frame"] for row in frames] == list(range(FRAMES)) and all(row["used"] for row in frames)
+    assert [row["odd_vacancy_like"] for row in frames] == [0] * EMPTIED_AT + [1] * (FRAMES - EMPTIED_AT)
+    watched = frames[0]["columns"]
+    # the column that is emptied was among those watched from the first frame on: one of them has left bulk
+    assert frames[EMPTIED_AT - 1]["bulk_left"] == 1
+    assert 1 - 1.3 / watched < frames[-1]["bulk_left"] < 1 - 0.7 / watched
+    assert frames[-1]["bulk_left_low_95"] < frames[-1]["bulk_left"] < frames[-1]["bulk_left_high_95"]
+
+
+def test_a_series_shows_smaller_losses_than_a_frame(found: dict[str, pl.DataFrame]) -> None:
+    (single,) = found["series"]["loss_90_in_frame"]
+    for row in found["series_depths"].to_dicts():
+        assert 0 < row["loss_90"] < single
+
+
+def test_the_mean_of_frames_is_that_of_the_specimen() -> None:
+    """A gray that differs everywhere, drifting by whole pixels: its mean is itself."""
+    specimen = np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32)
+    drift = np.array([[0, 0], [2, -3], [-1, 4]])
+    frames = [
+        specimen[10 - r : 30 - r, 10 - c : 30 - c] for r, c in drift
+    ]  # it moves down by r: the field sees less above
+    mean = mean_of(frames, drift)
+    np.testing.assert_allclose(mean, specimen[10:30, 10:30], rtol=1e-6)
+    assert np.isnan(mean_of([np.full((4, 4), np.nan, np.float32)], np.zeros((1, 2)))).all()
+
+
+def test_the_player_shows_what_happened(folder: Path, browser: Any) -> None:
+    tab = Tab(browser, 1280, "dark")
+    page = tab.open(folder / "s0001.series/f0000-s0.html")
+    assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    marks = page.locator("#stage path")
+    for frame, number in [(0, 0), (EMPTIED_AT, 1), (FRAMES - 1, 1)]:
+        page.evaluate(f"go({frame})")
+        assert marks.count() == number
+        assert f"frame_{frame:04d}.jpg" in page.locator("#stage image").get_attribute("href")
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#says").inner_text().startswith(f"Frame {FRAMES - 2}")
+    page.locator("#mean").check()
+    assert marks.count() == 1 and "mean.jpg" in page.locator("#stage image").get_attribute("href")
+    page.locator("button[data-frame]").first.click()
+    assert page.locator("#says").inner_text().startswith(f"Frame {EMPTIED_AT}")
+    tab.close()
+    with Image.open(folder / "s0001.series/f0000-s0/moving.gif") as moving:
+        assert moving.n_frames == FRAMES
+
+
+def test_a_stack_that_is_not_followed_has_a_page(folder: Path, tmp_path: Path) -> None:
+    stages = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("images", "columns")}
+    images = stages["images"].with_columns(state=pl.lit("no_lattice"))
+    out = {name: str(tmp_path / f"{name}.parquet") for name in OF_SERIES}
+    raw = zarr.open_group(folder / "1.zarr", mode="r")
+    measure_images.follow_stacks(images, stages["columns"], raw, out, 0, measure_images.Watch())
+    write_series.main(folder / "1.zarr", out, tmp_path / "s0001.series")
+    text = (tmp_path / "s0001.series/f0000-s0.html").read_text(encoding="utf-8")
+    assert "Not followed" in text and "fewer than 3 frames" in text and "no lattice" in text
+
+
+@pytest.mark.parametrize(
+    ("tags", "frame_s", "dose"),
+    [
+        # 100 pA for 2.5 us on a pixel of 10 x 20 pm: 1560.4 electrons on 2e-4 nm^2, reckoned by hand
+        ({"BinaryResult": {}, "Scan": {"DwellTime": "2.5e-006", "FrameTime": "12.6"},
+          "Optics": {"ScreenCurrent": "1e-010"}}, 12.6, 7.80189e6),
+        ({"BinaryResult": {}, "Scan": {"DwellTime": "2.5e-006"}, "Optics": {"ScreenCurrent": "0"}}, None, None),
+        ({"ImageList": {"TagGroup0": {"ImageTags": {"DigiScan": {"Sample Time": 2.5},
+          "Microscope Info": {"Probe Current (nA)": 0.1}}}}}, 2.5e-6 * 64 * 32, 7.80189e6),
+        ({"ImageList": "?"}, None, None),
+    ],
+)  # fmt: skip
+def test_dose_of_a_frame(tags: dict[str, Any], frame_s: float | None, dose: float | None) -> None:
+    found = dose_of(tags, (64, 32), (0.01, 0.02))
+    assert found.frame_s == (None if frame_s is None else pytest.approx(frame_s))
+    assert found.e_per_nm2 == (None if dose is None else pytest.approx(dose, rel=1e-4))
+    assert bool(found.source) == (frame_s is not None or dose is not None)
+    assert dose_of(tags, (64, 32), None).e_per_nm2 is None
+
+
+def test_rates_of_a_series_per_electron(folder: Path) -> None:
+    stages = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("images", "columns")}
+    (stack_rows,) = stacks_of(stages["images"])
+    (row,) = follow_stack(stack_rows, stages["columns"], Dose(2.0, 500.0, "by hand"), 0)["series"]
+    assert row["cross_section_nm2"] == pytest.approx(row["change_rate"] / 500)
+    assert row["cross_section_low_95_nm2"] == pytest.approx(row["change_rate_low_95"] / 500)
+    assert row["change_rate"] == pytest.approx(1 / row["column_frames"])
 
 
 def sites(cells: int) -> np.ndarray:
@@ -184,3 +277,18 @@ def test_open_gives_the_tables_of_series(tmp_path: Path) -> None:
     assert run.series.height == run.tracks.height == run.events.height == 0
     assert json.loads((folder / "statistics.json").read_text())["series"] == []
     assert "dose_e_per_nm2" in run.series.columns
+
+
+def test_open_gives_a_stack_as_one_array(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "1_images").mkdir()
+    (tmp_path / "4_defects").mkdir()
+    (tmp_path / "1_images/s0001.zarr").symlink_to(folder / "1.zarr")
+    for name in ("images", *OF_SERIES):
+        (tmp_path / f"4_defects/{name}.parquet").symlink_to(folder / f"{name}.parquet")
+    found = oddlattice.open(tmp_path).stack("f0000:HAADF")
+    assert found.raw.shape == (FRAMES, SIDE_PX, SIDE_PX)
+    np.testing.assert_array_equal(found.raw[2].compute(), stack()[2].astype(np.float32))
+    assert found.drift_px.shape == (FRAMES, 2) and found.drift_px[-1] == pytest.approx(5 * np.array(DRIFT_PX), abs=0.5)
+    assert (found.tracks.height, found.events.height) == (1, 1)
+    with pytest.raises(KeyError, match="lists them"):
+        oddlattice.open(tmp_path).stack("x")

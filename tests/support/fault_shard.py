@@ -58,7 +58,7 @@ class Shard:
     def measure(self, watch: Watch | None = None) -> None:
         stores, tables = (self.images, self.tiles, self.differences), (self.defects, self.table, self.columns)
         out = {name: str(self.folder / f"{name}.parquet") for name in OF_SERIES}
-        measure_images.main(*stores, [str(CRYSTAL)], *tables, self.statistics, self.places, out, 1, watch)
+        measure_images.main(*stores, [str(CRYSTAL)], *tables, self.statistics, self.places, out, 1, "series", watch)
 
     def report(self, watch: Watch | None = None) -> None:
         stores = (self.images, self.tiles, self.differences, self.maps)

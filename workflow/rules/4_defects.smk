@@ -119,6 +119,7 @@ rule measure_images:
         runtime=120,
     params:
         seed=config["seed"],
+        frames=config["read"]["frames"],
     script:
         "../scripts/measure_images.py"
 

@@ -26,9 +26,8 @@ def follow_stacks(
     found: dict[str, list[Row]] = {name: [] for name in OF_SERIES}
     for stack in stacks_of(images):
         name = str(about_stack(stack)["series_id"])
-        rows, fault = watch.result_or_fault(
-            name, follow_stack, stack, columns, dose_of_stack(stack, raw), seed_for(name, seed)
-        )
+        given = (stack, columns, dose_of_stack(stack, raw), seed_for(name, seed))
+        rows, fault = watch.result_or_fault(name, follow_stack, *given)
         if rows is None:
             assert fault is not None
             print(f"{name}: {fault.trace}")
@@ -52,6 +51,7 @@ def main(
     out_places: str | Path,
     out_series: dict[str, str],
     seed: int,
+    frames: str,
     watch: Watch | None = None,
 ) -> None:
     """Write statistics and measured columns of the analysed images of a shard; a failure costs its image alone.
@@ -66,8 +66,8 @@ def main(
         The shard's tables.
     out_series : dict of str to path
         Tables named in `products.OF_SERIES`.
-    seed : int
-        Of the draws that clustering is tested against.
+    seed, frames : int, str
+        Of all draws; ``series``: stacks are followed through their frames.
     watch : Watch, optional
         Of a process that is watched.
     """
@@ -76,10 +76,10 @@ def main(
     tables = {"defects": pl.read_parquet(defects), "columns": pl.read_parquet(columns)}
     known = {Path(path).parent.name: load_crystal(Path(path)) for path in crystals}
     watch = watch or Watch()
-    places = [table([], PLACES)]
+    listed, places = pl.read_parquet(images), [table([], PLACES)]
 
     def each() -> Iterator[tuple[str, Row]]:
-        for row in pl.read_parquet(images).iter_rows(named=True):
+        for row in listed.iter_rows(named=True):
             if row["state"] != "analysed":
                 continue
             name = str(row["image_id"])
@@ -96,7 +96,9 @@ def main(
 
     write_by_image(each(), out_statistics)
     write_parquet(pl.concat(places), out_places)
-    follow_stacks(pl.read_parquet(images), tables["columns"], stores["images"], out_series, seed, watch)
+    follow_stacks(
+        listed if frames == "series" else listed.clear(), tables["columns"], stores["images"], out_series, seed, watch
+    )
 
 
 if "snakemake" in globals():
@@ -115,5 +117,6 @@ if "snakemake" in globals():
         snakemake.output.places,
         {name: snakemake.output[name] for name in OF_SERIES},
         snakemake.params.seed,
+        snakemake.params.frames,
         go_on_watched(),
     )

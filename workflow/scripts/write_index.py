@@ -9,7 +9,7 @@ import polars as pl
 from oddlattice.process.logs import log_to
 from oddlattice.report.gallery import gallery_data, gallery_page
 from oddlattice.report.index import index_numbers, index_page, review_summary, sessions
-from oddlattice.report.index_lines import line, lines_of_files, remarkable_densities
+from oddlattice.report.index_lines import line, lines_of_files, remarkable_densities, with_later_frames
 from oddlattice.report.pages import find_pages
 from oddlattice.run.stage_settings import ReportSettings
 from oddlattice.storage.atomic import whole_file
@@ -26,6 +26,7 @@ def main(
     discovered_tsv: str | Path,
     statistics_json: str | Path,
     page_dirs: list[str],
+    series_dirs: list[str],
     out_html: str | Path,
     settings: ReportSettings,
     provenance: dict[str, Any],
@@ -42,8 +43,8 @@ def main(
         Every file found under the archive.
     statistics_json : path
         Of all images: totals and densities of folders are taken from here.
-    page_dirs : list of path
-        Folders written by write_pages; the index links to the pages in them.
+    page_dirs, series_dirs : list of path
+        Folders written by write_pages and write_series; the index links to the pages in them.
     out_html : path
         The index; the folders of pages lie beside it. The JSON takes its name.
     provenance : dict
@@ -56,7 +57,8 @@ def main(
     remarkable = remarkable_densities(rows, settings.density_stands_out)
     unread = lines_of_files(discovered, {str(row["file_id"]) for row in rows})
     read = {str(row["file_id"]) for row in rows if row["state"] != "rejected"}
-    lines = [line(row, pages, remarkable, read) for row in [*rows, *unread]]
+    of_stacks = find_pages(series_dirs, Path(out_html).parent)
+    lines = with_later_frames([line(row, pages, remarkable, read, of_stacks) for row in [*rows, *unread]])
     lines.sort(key=lambda x: (x["urgent"], x["folder"], x["name"], x["id"]))
     files = json.loads(Path(reviews_json).read_text(encoding="ascii"))["files"]
     said, precise = pl.read_parquet(reviews_parquet), pl.read_csv(precision_csv, schema=PRECISION | VERSION)
@@ -86,6 +88,7 @@ if "snakemake" in globals():
         snakemake.input.discovered_tsv,
         snakemake.input.statistics,
         list(snakemake.input.page_dirs),
+        list(snakemake.input.series_dirs),
         snakemake.output.index_html,
         ReportSettings.of(snakemake.params.settings),
         dict(snakemake.params.provenance),

@@ -1,4 +1,4 @@
-"""Rule write_series: the page of every stack of a shard that was seen frame by frame, its pictures and numbers beside."""
+"""Rule write_series: the page of every stack of a shard, its pictures and numbers beside it."""
 
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,7 @@ from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.products import OF_SERIES
 
 
-def main(
-    images_zarr: str | Path, tables: dict[str, str], out_dir: str | Path, watch: Watch | None = None
-) -> None:
+def main(images_zarr: str | Path, tables: dict[str, str], out_dir: str | Path, watch: Watch | None = None) -> None:
     """Write the pages of the series of one shard into `out_dir`.
 
     Parameters

@@ -19,6 +19,7 @@ def main(
     statistics_json: str | Path,
     images_parquet: str | Path,
     page_dirs: list[str],
+    series_dirs: list[str],
     out_html: str | Path,
     out_methods: str | Path,
     provenance: dict[str, Any],
@@ -31,8 +32,8 @@ def main(
         Of all images.
     images_parquet : path
         The gathered table.
-    page_dirs : list of path
-        Folders of the images' pages.
+    page_dirs, series_dirs : list of path
+        Folders of the images' pages, and of those of stacks.
     provenance : dict
         ``config``: the merged configuration; ``versions``: of this program and its packages.
     """
@@ -46,7 +47,7 @@ def main(
         "statistics.html.j2",
         ("dom.js", "statistics.js"),
         {},
-        found=many_view(found, find_pages(page_dirs, home)),
+        found=many_view(found, find_pages(page_dirs, home), find_pages(series_dirs, home)),
         methods=text,
         versions=provenance["versions"],
         files=[
@@ -69,6 +70,7 @@ if "snakemake" in globals():
         snakemake.input.statistics,
         snakemake.input.images_parquet,
         list(snakemake.input.page_dirs),
+        list(snakemake.input.series_dirs),
         snakemake.output.html,
         snakemake.output.methods,
         dict(snakemake.params.provenance),

@@ -87,6 +87,11 @@ class Results:
         return pl.read_parquet(self.path / "4_defects/series.parquet")
 
     @cached_property
+    def series_frames(self) -> pl.DataFrame:
+        """A row per frame of a stack (products.SERIES_FRAMES)."""
+        return pl.read_parquet(self.path / "4_defects/series_frames.parquet")
+
+    @cached_property
     def tracks(self) -> pl.DataFrame:
         """A row per column of a stack for as long as it was odd (products.TRACKS)."""
         return pl.read_parquet(self.path / "4_defects/tracks.parquet")
@@ -130,6 +135,18 @@ class Results:
 
     __getitem__ = image
 
+    def stack(self, series_id: str) -> "ResultSeries":
+        """A stack by its id, as it stands in `series`.
+
+        Raises
+        ------
+        KeyError
+            If there is no such stack.
+        """
+        if series_id not in self.series["series_id"]:
+            raise KeyError(f"{self.path}: found no stack {series_id!r}; `series` lists them")
+        return ResultSeries(self, series_id)
+
     def __iter__(self) -> Iterator["ResultImage"]:
         return (self.image(name) for name in self.images["image_id"] if name in self._shards)
 
@@ -139,6 +156,58 @@ class Results:
     def __repr__(self) -> str:
         states = ", ".join(f"{n} {state}" for state, n in self.images["state"].value_counts().sort("state").iter_rows())
         return f"<oddlattice results {self.path}: {states or 'no image'}; {self.defects.height} defects>"
+
+
+class ResultSeries:
+    """A stack of a run: its frames as one lazy array, and what was followed through them.
+
+    Attributes
+    ----------
+    series_id : str
+    """
+
+    def __init__(self, results: Results, series_id: str) -> None:
+        self.results, self.series_id = results, series_id
+
+    def __repr__(self) -> str:
+        row = self.row
+        return f"<oddlattice series {self.series_id}: {row['state']}, {row['frames']} frames>"
+
+    @cached_property
+    def row(self) -> Row:
+        """Its row of the table of series."""
+        return self.results.series.row(by_predicate=pl.col("series_id") == self.series_id, named=True)
+
+    @property
+    def frames(self) -> pl.DataFrame:
+        """A row per frame: drift, time and dose, columns that are odd (products.SERIES_FRAMES)."""
+        return self._own(self.results.series_frames)
+
+    @property
+    def tracks(self) -> pl.DataFrame:
+        """A row per column for as long as it was odd (products.TRACKS)."""
+        return self._own(self.results.tracks)
+
+    @property
+    def events(self) -> pl.DataFrame:
+        """A row per change, return or hop (products.EVENTS)."""
+        return self._own(self.results.events)
+
+    def _own(self, found: pl.DataFrame) -> pl.DataFrame:
+        return found.filter(pl.col("series_id") == self.series_id)
+
+    @property
+    def raw(self) -> Any:
+        """The frames as they were read, dask array of shape (frames, rows, cols), in the order of `frames`."""
+        import dask.array as da
+
+        frames = [self.results.image(name).raw for name in self.frames["image_id"]]
+        return da.stack(frames)  # type: ignore[no-untyped-call]
+
+    @property
+    def drift_px(self) -> npt.NDArray[np.float64]:
+        """Drift (row, col) of the specimen since the first frame used, shape (frames, 2) [px]; NaN where left out."""
+        return self.frames.select("drift_row_px", "drift_col_px").to_numpy().astype(np.float64)
 
 
 class ResultImage:

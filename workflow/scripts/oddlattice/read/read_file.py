@@ -158,8 +158,8 @@ def _read_signal(task: _Task, signal: Signal) -> list[Row]:
         return [_write(task, signal, bands, data.shape[1:], data.dtype, _image_id(task, signal), 0)]
     if task.settings.frames == "sum":
         return [_write_sum(task, signal, data)]
-    if task.settings.frames != "each":
-        raise ValueError(f"read.frames: {task.settings.frames!r}; need each or sum")
+    if task.settings.frames not in ("series", "each"):
+        raise ValueError(f"read.frames: {task.settings.frames!r}; need series, each or sum")
     return _write_frames(task, signal, data)
 
 

@@ -1,6 +1,7 @@
 """What is known about one image, and how its page says it: numbers from the products become rows of text."""
 
 import math
+import re
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ from oddlattice.report.images import Image
 from oddlattice.storage.rows import Row
 
 FROM_LATTICE = "scale from the fitted lattice"
+OF_FRAME = re.compile(r"-f\d{4,}$")  # what the id of a frame has beyond that of its series
 ROUND = 1.05  # length over width of a column; a longer one has a direction
 STATES = {
     "analysed": "Analysed",
@@ -19,6 +21,12 @@ STATES = {
     "no_model": "No model for this lattice",
     "rejected": "Rejected",
 }
+
+
+def series_name(image_id: str) -> str:
+    """Name of the page of the stack that a frame belongs to; "" where the image is no frame."""
+    found = OF_FRAME.search(image_id)
+    return image_id[: found.start()] if found else ""
 
 
 def file_name(row: Row) -> tuple[str, str]:
@@ -49,7 +57,7 @@ def title(row: Row) -> str:
     parts = [file_name(row)[1]]
     if row["signal"]:
         parts.append(str(row["signal"]))
-    if str(row["image_id"]).endswith(f"-f{row['frame']:04d}"):
+    if series_name(str(row["image_id"])):
         parts.append(f"frame {row['frame']}")
     elif row["frame"] == -1:
         parts.append("sum of frames")

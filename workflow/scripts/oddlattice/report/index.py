@@ -186,6 +186,7 @@ def index_page(numbers: Row, provenance: Row, twin: str) -> bytes:
         review=numbers["review"],
         expected_real=_expected_real(numbers["totals"]["flagged"]),
         sessions=len(numbers["sessions"]),
+        series=any(x["later"] for x in lines),
         total=n.count(len(lines)),
         top=n.significant(top, 2),
         kinds=[(kind, n.count(number)) for kind, number in kinds.most_common()],

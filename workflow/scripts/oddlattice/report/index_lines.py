@@ -1,13 +1,13 @@
 """A line of the index for each image and each file without one: what it says, and whether it needs a person."""
 
-import re
+from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
 
 from oddlattice.crystal import OWN
 from oddlattice.report import numbers as n
-from oddlattice.report.image_facts import sentence
+from oddlattice.report.image_facts import sentence, series_name
 from oddlattice.statistics.counting import one_of_each_stack
 from oddlattice.storage.rows import Row
 
@@ -19,6 +19,7 @@ STATES = {
     "waiting": "Waiting",
     "ready": "Not yet analysed",
 }
+NO_SERIES: Mapping[str, str] = {}
 ENOUGH_IMAGES = 5  # below this number of analysed images of a model no density is called remarkable
 #: How much a line needs a person, the most urgent first; rejected files of a kind that never is an image come last.
 URGENCY = ("conflict", "density", "no_model", "warning", "rejected", "no_lattice", "")
@@ -70,13 +71,15 @@ def _signal(row: Row) -> str:
     parts = [str(row.get("signal") or "")]
     if row.get("frame") == -1:
         parts.append("sum of frames")
-    elif re.search(r"-f\d{4,}$", str(row["image_id"])):
+    elif series_name(str(row["image_id"])):
         parts.append(f"frame {row['frame']}")
     return " · ".join(part for part in parts if part)
 
 
-def line(row: Row, pages: dict[str, str], remarkable: dict[str, float], read: set[str]) -> Row:
-    """One line of the index: what it shows, and what it is sorted and found by."""
+def line(
+    row: Row, pages: dict[str, str], remarkable: dict[str, float], read: set[str], series: Mapping[str, str] = NO_SERIES
+) -> Row:
+    """One line of the index: what it shows, and what it is sorted and found by. `series`: pages of stacks by name."""
     folder, _, name = str(row["path"]).rpartition("/")
     why, says = urgency(row, remarkable, read)
     analysed = row["state"] == "analysed"
@@ -87,6 +90,7 @@ def line(row: Row, pages: dict[str, str], remarkable: dict[str, float], read: se
         "folder": folder,
         "name": name,
         "signal": _signal(row),
+        "series": series.get(series_name(str(row["image_id"])), ""),
         "state": row["state"],
         "urgent": URGENCY.index(why),
         "why": says,
@@ -112,6 +116,14 @@ def line(row: Row, pages: dict[str, str], remarkable: dict[str, float], read: se
         "unusable": bool(row.get("unusable")),
         "conflicts": row.get("review_conflicts") or 0,
     }
+
+
+def with_later_frames(lines: list[Row]) -> list[Row]:
+    """Lines with ``later``: whether another one stands for their stack, its first frame that was analysed."""
+    first: dict[str, str] = {}
+    for one in sorted(lines, key=lambda x: (x["state"] != "analysed", str(x["id"]))):
+        first.setdefault(one["series"], str(one["id"]))
+    return [one | {"later": bool(one["series"]) and first[one["series"]] != str(one["id"])} for one in lines]
 
 
 def reviewed_in_full(row: Row) -> bool:

@@ -1,7 +1,6 @@
-"""The page of a stack followed through its frames: a player, the mean of all frames, curves, events, and files beside."""
+"""The page of a stack followed through its frames: a player, their mean, curves, events, and files beside it."""
 
 import math
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +12,12 @@ import zarr
 from oddlattice.defects.kinds import KINDS
 from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.report import numbers as n
-from oddlattice.report import pictures
 from oddlattice.report.charts import Axis, Point, Series, chart
+from oddlattice.report.image_facts import series_name
 from oddlattice.report.pages import render
 from oddlattice.report.plots import ticks
 from oddlattice.report.series_pictures import Shown, write_frames, write_mean, write_moving
-from oddlattice.report.statistics import KIND_COLOURS, series_view
+from oddlattice.report.statistics import KIND_COLOURS, RATES, SECTIONS
 from oddlattice.run.settings import versions
 from oddlattice.series.tables import ODD
 from oddlattice.storage.groups import array_of, group_of
@@ -27,21 +26,8 @@ from oddlattice.storage.products import write_csv
 from oddlattice.storage.rows import Row
 
 Tables = dict[str, pl.DataFrame]
-ADDRESS = re.compile(r"-f\d{4,}$")  # what the id of a frame has beyond that of its series
 #: Columns of frames that curves may be drawn against, and what stands below the axis.
 AGAINST = {"frame": "frame", "time_s": "s since the first frame", "dose_before_e_per_nm2": "electrons per nm²"}
-
-
-def series_name(image_id: str) -> str:
-    """Name of the page of the stack that a frame belongs to; "" where the image is no frame."""
-    found = ADDRESS.search(image_id)
-    return image_id[: found.start()] if found else ""
-
-
-def series_address(image_id: str, shard: str) -> str:
-    """Address of the page of the stack of a frame, from beside its shard's pages; "" where the image is no frame."""
-    name = series_name(image_id)
-    return f"{shard}.series/{name}.html" if name else ""
 
 
 def write_series_page(row: Row, tables: Tables, images: zarr.Group, folder: Path) -> None:
@@ -79,7 +65,11 @@ def write_series_page(row: Row, tables: Tables, images: zarr.Group, folder: Path
         "series.html.j2",
         ("dom.js", "series.js"),
         data,
-        view=series_view(row, {key: tables[key].to_dicts() for key in ("tracks", "events")}),
+        title=title(row),
+        followed=row["state"] == "followed",
+        frames=n.count(row["frames"]),
+        events=[event_line(event) for event in tables["events"].sort("frame", "row_px").to_dicts()],
+        colours=KIND_COLOURS,
         row=row,
         name=name,
         kinds={kind: KINDS[kind] for kind in KIND_COLOURS},
@@ -98,12 +88,12 @@ def write_series_failure(row: Row, frames: pl.DataFrame, words: str, folder: Pat
     shutil.rmtree(folder / name, ignore_errors=True)
     for beside in folder.glob(f"{name}.*"):
         beside.unlink()
-    page = render("failed.html.j2", (), {}, title=row["path"], name=name, words=words, versions=versions())
+    page = render("failed.html.j2", (), {}, title=title(row), name=name, words=words, versions=versions())
     (folder / f"{name}.html").write_bytes(page)
 
 
 def markers_by_frame(frames: Sequence[Row], tracks: Sequence[Row]) -> list[list[Row]]:
-    """Tracks that each frame belongs to, with their places [px] in it: that in their first frame, moved by the drift."""
+    """Tracks that each frame belongs to, with their places [px] in it: those in their first frame, plus drift."""
     by_number = {frame["frame"]: frame for frame in frames}
     found = []
     for frame in frames:
@@ -121,9 +111,7 @@ def _moved(track: Row, first: Row, frame: Row) -> tuple[float, float]:
     return row, track["col_px"] + frame["drift_col_px"] - first["drift_col_px"]
 
 
-def player(
-    frames: Sequence[Row], tracks: Sequence[Row], events: Sequence[Row], shown: Shown, shard: str
-) -> Row:
+def player(frames: Sequence[Row], tracks: Sequence[Row], events: Sequence[Row], shown: Shown, shard: str) -> Row:
     """What the player draws: pictures, drift, tracks and events."""
     number = {frame["frame"]: k for k, frame in enumerate(frames)}
     return {
@@ -183,17 +171,41 @@ def key_figures(row: Row, depths: Sequence[Row]) -> list[Row]:
     happened = f"{n.count(row['changes'])} changes, {n.count(row['returns'])} returns, {n.count(row['hops'])} hops"
     found += [("Odd columns", n.count(row["tracks"]), "", happened)]
     if n.usable(row["change_rate"]):
-        rate = n.interval(*(1e3 * row[f"change_rate{end}"] for end in ("", "_low_95", "_high_95")))
+        rate = n.interval(*(1e3 * row[key] for key in RATES))
         found += [("Out of bulk", rate[0], "‰ a frame", f"95 % interval {rate[1]}")]
     if n.usable(row["cross_section_nm2"]):
-        section = n.interval(*(row[f"cross_section{end}_nm2"] for end in ("", "_low_95", "_high_95")))
+        section = n.interval(*(row[key] for key in SECTIONS))
         found += [("Cross-section", section[0], "nm²", f"of damage, a column and electron; 95 % interval {section[1]}")]
     deepest = [one for one in depths if n.usable(one["loss_90"])]
     if deepest:
         best = min(deepest, key=lambda one: float(one["loss_90"]))
         alone = n.percent(row["loss_90_in_frame"]) if n.usable(row["loss_90_in_frame"]) else "unknown"
-        found += [("Smallest loss", n.percent(best["loss_90"]), "", f"{best['site']}, odd in all frames; in one: {alone}")]
+        found += [
+            ("Smallest loss", n.percent(best["loss_90"]), "", f"{best['site']}, odd in all frames; in one: {alone}")
+        ]
     return [dict(zip(("label", "value", "unit", "note"), line, strict=True)) for line in found]
+
+
+def title(row: Row) -> str:
+    """What the page is called: file and signal."""
+    return f"{row['path']} · {row['signal']}" if row["signal"] else str(row["path"])
+
+
+def event_line(event: Row) -> Row:
+    """A line of the table of events."""
+    low, high = event["frame_ci_low"], event["frame_ci_high"]
+    words = f"{event['kind_before']} → {event['kind_after']}"
+    if event["event"] == "hops" and event["from_track"] is not None:
+        words += f", from track {event['from_track']}"
+    return {
+        "event": event["event"],
+        "words": words,
+        "number": event["frame"],
+        "frame": n.count(event["frame"]) + (f" ({low}–{high})" if low < high else ""),
+        "probability": n.significant(event["probability"], 3),
+        "track": n.NONE if event["track"] is None else n.count(event["track"]),
+        "place": f"{event['row_px']:.0f}, {event['col_px']:.0f}",
+    }
 
 
 def depth_lines(depths: Sequence[Row]) -> list[Row]:

@@ -2,20 +2,22 @@
 
 import itertools
 import math
+from collections.abc import Mapping
 
 from oddlattice.crystal import OWN
 from oddlattice.report import numbers as n
 from oddlattice.report import vector_fields
 from oddlattice.report.charts import Axis, Point, Series, at_x, at_y, chart
-from oddlattice.report.image_facts import expected_false
+from oddlattice.report.image_facts import expected_false, series_name
 from oddlattice.report.plots import ticks
 from oddlattice.storage.rows import Row
 
 BLUE, ORANGE = "#1f78c8", "#d07a1c"
 KIND_COLOURS = {"vacancy-like": BLUE, "lighter": "#2a9d6f", "heavier": ORANGE}
-MOST_EVENTS = 100  # on the page; the table has all
 CLAIM = 0.05
 LEAST_IMAGES = 5  # of a series: fewer do not tell how much images of a sample differ, whatever their defects say
+RATES = ("change_rate", "change_rate_low_95", "change_rate_high_95")
+SECTIONS = ("cross_section_nm2", "cross_section_low_95_nm2", "cross_section_high_95_nm2")
 FOREST = ("ci_low_per_nm2", "density_per_nm2", "ci_high_per_nm2")
 
 
@@ -261,56 +263,16 @@ def _change(row: Row, span: float) -> str:
     return f"{texts[0]} over {over} (95 % interval {texts[1]} to {texts[2]})"
 
 
-def series_view(row: Row, found: Row) -> Row:
-    """A stack followed through its frames: sentences, its events as lines of a table, and how many were odd when."""
-    view: Row = {"name": f"{row['path']} · {row['signal']}" if row["signal"] else row["path"], "reason": row["reason"]}
-    view |= {"left_out": row["frames_left_out"] or "", "frames": n.count(row["frames"]), "events": [], "plot": None}
-    view |= {"used": n.count(row["frames_used"]), "followed": row["state"] == "followed"}
-    if not view["followed"]:
-        return view
-    tracks, events = ([r for r in found[key] if r["series_id"] == row["series_id"]] for key in ("tracks", "events"))
-    view |= {key: n.count(row[key]) for key in ("sites", "tracks", "changes", "returns", "hops")}
-    view["drift"] = n.significant(row["drift_largest_px"], 2)
-    if n.usable(row["change_rate"]):
-        rate = (1e3 * row[key] for key in ("change_rate", "change_rate_low_95", "change_rate_high_95"))
-        view["rate"], view["rate_interval"] = n.interval(*rate)
-    sure = sorted(events, key=lambda event: (event["frame"], event["row_px"]))
-    view["events"] = [event_row(event) for event in sure[:MOST_EVENTS]]
-    view["more"] = n.count(len(events) - MOST_EVENTS) if len(events) > MOST_EVENTS else ""
-    return view | {"plot": odd_against_frame(tracks, events), "kinds": list(KIND_COLOURS.items())}
-
-
-def event_row(event: Row) -> Row:
-    """A line of the table of events."""
-    low, high = event["frame_ci_low"], event["frame_ci_high"]
-    words = f"{event['kind_before']} → {event['kind_after']}"
-    if event["event"] == "hops" and event["from_track"] is not None:
-        words += f", from track {event['from_track']}"
-    return {
-        "event": event["event"],
-        "words": words,
-        "number": event["frame"],
-        "frame": n.count(event["frame"]) + (f" ({low}–{high})" if low < high else ""),
-        "probability": n.significant(event["probability"], 3),
-        "track": n.NONE if event["track"] is None else n.count(event["track"]),
-        "place": f"{event['row_px']:.0f}, {event['col_px']:.0f}",
-    }
-
-
-def odd_against_frame(tracks: list[Row], events: list[Row]) -> Row | None:
-    """Chart of the number of tracks of each kind alive in each frame; None without a track."""
-    if not tracks:
-        return None
-    ends = [row[key] for row in tracks for key in ("first_frame", "last_frame")] + [row["frame"] for row in events]
-    first, last = min(0, *ends), max(*ends, 1)
-    series, top = [], 1
-    for kind, colour in KIND_COLOURS.items():
-        own = [row for row in tracks if row["kind"] == kind]
-        alive = [sum(row["first_frame"] <= t <= row["last_frame"] for row in own) for t in range(first, last + 1)]
-        top = max(top, *alive)
-        if own:
-            series.append(Series(kind, colour, [Point(first + t, k) for t, k in enumerate(alive)], marked=False))
-    return chart(series, Axis(first, last, at=tuple(ticks(first, last))), Axis(0.0, 1.05 * top))
+def series_line(row: Row, series_pages: Mapping[str, str]) -> Row:
+    """A line of the table of stacks; `series_pages` are addresses of their pages by name."""
+    line: Row = {"name": f"{row['path']} · {row['signal']}" if row["signal"] else row["path"], "reason": row["reason"]}
+    line |= {"page": series_pages.get(series_name(row["first_image_id"]), ""), "followed": row["state"] == "followed"}
+    line |= {"frames": f"{n.count(row['frames_used'])} of {n.count(row['frames'])}"}
+    line |= {key: n.count(row[key]) if line["followed"] else n.NONE for key in ("tracks", "changes", "returns", "hops")}
+    rate = (None if row[key] is None else 1e3 * row[key] for key in RATES)
+    line["rate"], line["rate_interval"] = n.interval(*rate)
+    line["section"], line["section_interval"] = n.interval(*(row[key] for key in SECTIONS))
+    return line
 
 
 def group_rows(found: list[Row]) -> list[Row]:
@@ -353,8 +315,8 @@ def comparison_rows(found: list[Row]) -> list[Row]:
     return rows
 
 
-def many_view(found: Row, pages: dict[str, str]) -> Row:
-    """All that the page of statistics says; `pages` are addresses of the images' pages by image id."""
+def many_view(found: Row, pages: dict[str, str], series_pages: Mapping[str, str]) -> Row:
+    """All that the page of statistics says; addresses of the images' pages by image id, of stacks' by name."""
     models = sorted({named(row) for row in found["densities"]})
     return {
         "images": n.count(found["images"]),
@@ -373,6 +335,6 @@ def many_view(found: Row, pages: dict[str, str]) -> Row:
         "comparisons": comparison_rows(found["comparisons"]),
         "trends": [trend_view(row, pages) for row in found["trends"]],
         "populations": folder_rows(found["populations"]),
-        "series": [series_view(row, found) for row in found.get("series", [])],
+        "series": [series_line(row, series_pages) for row in found.get("series", [])],
         "top": n.significant(max((row["ci_high_per_nm2"] for row in found["groups"]), default=0.0), 2),
     }

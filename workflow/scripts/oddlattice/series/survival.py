@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def survival(series: Followed) -> Survival | None:
     changed = np.array([k in left for k in range(len(begins))])
     at = np.array([left.get(k, last[k]) for k in range(len(begins))])
     observed = begins & changed
-    found = ecdf(CensoredData(uncensored=at[observed], right=at[begins & ~changed])).sf
+    found: Any = ecdf(CensoredData(uncensored=at[observed], right=at[begins & ~changed])).sf
     times = np.arange(frames)
     part = np.asarray(found.evaluate(times), dtype=np.float64)
     if not observed.any():

@@ -94,7 +94,8 @@ def about_stack(stack: list[Row]) -> Row:
 
 def not_followed(stack: list[Row], reason: str, left: str = "") -> Row:
     """The row of a stack that was not followed, and why."""
-    row = about_stack(stack) | {"frames": len(stack), "state": "not_followed", "reason": reason}
+    row = about_stack(stack) | {"first_image_id": stack[0]["image_id"], "frames": len(stack)}
+    row |= {"state": "not_followed", "reason": reason}
     return row | {"frames_used": 0, "frames_left_out": left}
 
 
@@ -104,7 +105,9 @@ def stack_alone(stack: list[Row], reason: str, left: dict[int, str] | None = Non
     return {
         "series": [not_followed(stack, reason, as_words(words))],
         "series_frames": [
-            about | {key: row[key] for key in ("image_id", "frame")} | {"used": False, "reason": words.get(row["frame"], "")}
+            about
+            | {key: row[key] for key in ("image_id", "frame")}
+            | {"used": False, "reason": words.get(row["frame"], "")}
             for row in stack
         ],
     }
@@ -122,7 +125,8 @@ def follow_stack(stack: list[Row], columns: pl.DataFrame, dose: Dose, seed: int)
         return stack_alone(stack, why, left)
     left |= dict.fromkeys(series.other_cell, "another cell")
     about = about_stack(stack)
-    row = about | {"frames": len(stack), "grain": GRAIN, "frames_left_out": as_words(left)}
+    row = about | {"first_image_id": stack[0]["image_id"], "frames": len(stack), "grain": GRAIN}
+    row |= {"frames_left_out": as_words(left)}
     return {
         "series": [row | loss_in_frames(stack) | series_figures(series) | rate_figures(series, dose)],
         "series_frames": [about | frame for frame in frame_rows(stack, series, left, dose)],

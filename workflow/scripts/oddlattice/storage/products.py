@@ -378,6 +378,7 @@ SERIES: Schema = {
     "file_id": pl.String,
     "path": pl.String,
     "signal": pl.String,
+    "first_image_id": pl.String,  # of its first frame that was read
     "state": pl.String,  # followed | not_followed
     "reason": pl.String,  # why not; also warnings of one that was followed
     "frames": pl.Int64,  # in the file
@@ -429,7 +430,7 @@ SERIES_FRAMES: Schema = {
     "odd_vacancy_like": pl.Int64,  # tracks of each kind that it belongs to
     "odd_lighter": pl.Int64,
     "odd_heavier": pl.Int64,
-    "bulk_left": pl.Float64,  # part of the columns that were bulk in the first frame and have not left it (Kaplan-Meier)
+    "bulk_left": pl.Float64,  # part of the columns bulk in the first frame that has not left it (Kaplan-Meier)
     "bulk_left_low_95": pl.Float64,
     "bulk_left_high_95": pl.Float64,
 }

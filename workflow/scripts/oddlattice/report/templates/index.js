@@ -88,6 +88,11 @@
     title.title = one.name;
     const path = element("span", "path", one.folder || "");
     path.title = one.folder;
+    if (one.series) {
+      const link = element("a", "", one.later ? "its series" : "a series");
+      link.href = one.series;
+      path.replaceChildren(link, ` · ${one.folder || ""}`);
+    }
     name.append(title, path, element("span", "path", [one.signal, one.pixel_text, one.model, one.grains_text].filter(Boolean).join(" · ")));
     const state = element("td");
     state.append(element("span", `state ${one.state}`, states[one.state] || one.state));
@@ -142,6 +147,7 @@
     const only = { urgent, new: fresh, reviewed, open }[view.only];
     ordered = lines.filter(
       (one) =>
+        (view.only === "frames" || !one.later || urgent(one)) &&
         (!view.state || one.state === view.state) &&
         (view.session === null || one.folder === view.session) &&
         wanted.every((word) => one.text.includes(word)),
@@ -194,7 +200,7 @@
     view.state = parts.get("state") in states ? parts.get("state") : "";
     const session = parts.get("session");
     view.session = sessions.some((one) => one.folder === session) ? session : null;
-    view.only = ["urgent", "new", "reviewed", "open"].includes(parts.get("only")) ? parts.get("only") : "";
+    view.only = ["urgent", "new", "reviewed", "open", "frames"].includes(parts.get("only")) ? parts.get("only") : "";
     byId("only").value = view.only;
     view.down = sort.startsWith("-");
     view.sort = document.querySelector(`#images th[data-sort="${CSS.escape(sort.replace(/^-/, ""))}"]`) ? sort.replace(/^-/, "") : "";
