@@ -90,15 +90,13 @@ def main(
                 yield name, {"failed": fault.words}
                 continue
             places.extend(measured[1])
-            clustering, moved = (measured[0][key] for key in ("clustering", "polar"))
-            print(f"{name}: g(r) p {clustering.get('p_value')}, noise of polar map {moved.get('sigma_pm')} pm")
+            print(f"{name}: g(r) p {measured[0]['clustering'].get('p_value')}")
             yield name, measured[0]
 
     write_by_image(each(), out_statistics)
     write_parquet(pl.concat(places), out_places)
-    follow_stacks(
-        listed if frames == "series" else listed.clear(), tables["columns"], stores["images"], out_series, seed, watch
-    )
+    stacks = listed.filter(pl.lit(frames == "series"))
+    follow_stacks(stacks, tables["columns"], stores["images"], out_series, seed, watch)
 
 
 if "snakemake" in globals():
