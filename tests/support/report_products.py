@@ -422,8 +422,8 @@ def series_in(folder: Path) -> dict[str, str]:
 
 
 def arguments(made: Made) -> tuple[Path, ...]:
-    """The first eight arguments of write_pages.main."""
-    return tuple(vars(made).values())
+    """What write_pages.main reads, in its order."""
+    return tuple(path for name, path in vars(made).items() if name != "grains")
 
 
 __all__ = ["CONFIG", "Shard", "arguments", "crystal", "image_row", "scan_of"]
