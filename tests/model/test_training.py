@@ -132,8 +132,9 @@ def test_an_unknown_crystal_is_proposed_from_an_image() -> None:
     assert len(found["columns"]) == 2 and (found["columns"][0]["u"], found["columns"][0]["v"]) == (0.0, 0.0)
     second = found["columns"][1]
     assert {round(3 * second["u"]), round(3 * second["v"])} <= {1, 2}
-    with pytest.raises(ValueError, match="needed a_nm and b_nm"):
-        propose_crystal("new", {}, scan.counts, None)
+    unsized = propose_crystal("new", {}, scan.counts, None)
+    assert unsized["nominal"] and len(unsized["columns"]) == 2
+    assert "nominal" not in propose_crystal("new", {"a_nm": 0.32, "b_nm": 0.32}, scan.counts, None)
     again = register(scan.counts, crystal_from_dict(found, Path("proposed")), (0.0125, 0.0125))
     assert mean_cell(again.tiles, again.mask)[0, 0] > 1.5  # the brightest column is at the corner
 

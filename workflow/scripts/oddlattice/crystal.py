@@ -77,6 +77,8 @@ class Crystal:
         Pixels along (a, b) in the lattice frame.
     known_as : str
         Formula and zone axis, as a crystal library names its entries; "" where the file states none.
+    nominal : bool
+        Whether lengths are nominal, for nothing told the size of a pixel: then the cell is no ruler.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Crystal:
     columns: tuple[Column, ...]
     px_per_cell: PxPerCell = PX_PER_CELL
     known_as: str = ""
+    nominal: bool = False
 
     @property
     def vectors_nm(self) -> npt.NDArray[np.float64]:
@@ -154,6 +157,7 @@ def crystal_from_dict(found: dict[str, Any], path: Path) -> Crystal:
             repeat_nm=float(found.get("repeat_nm", found["a_nm"])),
             columns=columns,
             known_as=_known_as(found),
+            nominal=bool(found.get("nominal", False)),
         )
     except KeyError as error:
         raise ValueError(

@@ -42,6 +42,7 @@ LARGEST_OF_GRAINS_PX = 1 << 24  # of a larger image one lattice alone is taken
 NOT_SEARCHED = (
     "one lattice does not take all of the image: other grains are not looked for in more than 16 million pixels"
 )
+WITHOUT_SIZE = "without a pixel size lengths are in pixels and cells, and what would be in nm, pm or per nm² is empty"
 LABEL_CHUNK_PX = 1024
 DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
 
@@ -82,7 +83,9 @@ def stretch_on(crystal: Crystal, frame: Frame, pixel_nm: tuple[float, float] | N
 def warnings_of(found: Registration, pixel_nm: tuple[float, float] | None, ruler_nm: float | None) -> list[str]:
     """Sentences a microscopist should read before trusting the numbers."""
     sentences = []
-    if pixel_nm is None:
+    if pixel_nm is None and ruler_nm is None and found.crystal is not None:
+        sentences.append(WITHOUT_SIZE)
+    elif pixel_nm is None:
         sentences.append("the file states no pixel size: the cell was recognised by its shape and content alone")
     elif ruler_nm is not None:
         header = mean_nm(pixel_nm)
@@ -144,11 +147,10 @@ def steps_and_blanks(found: Registration) -> list[str]:
 def tiled_attributes(found: Registration, pixel_nm: tuple[float, float] | None) -> dict[str, Any]:
     """Attributes of a tiled image."""
     crystal = found.crystal
-    ruler: float | None = None
-    if crystal is not None:
-        ruler = float(np.sqrt(crystal.area_nm2)) / found.frame.period_px
-    elif pixel_nm is not None:
-        ruler = mean_nm(pixel_nm)
+    ruler = mean_nm(pixel_nm) if pixel_nm is not None else None
+    by_cell = float(np.sqrt(crystal.area_nm2)) / found.frame.period_px if crystal is not None else None
+    if crystal is not None and not crystal.nominal:
+        ruler = by_cell
     a_sigma, b_sigma, rms = vector_errors(found)
     inside = int(found.inside.sum())
     analysed = int(found.mask.sum())
@@ -173,6 +175,7 @@ def tiled_attributes(found: Registration, pixel_nm: tuple[float, float] | None) 
         "b_sigma_px": b_sigma,
         "rotation_deg": None if crystal is None else rotation_deg(found.frame.vectors_px, crystal),
         "pixel_nm": ruler,
+        **({"nominal_pixel_nm": by_cell} if ruler is None and by_cell is not None else {}),
         "lattice_rms_px": rms,
         **found.record.attributes,
         "row_jitter_px_rms": float(found.row_shift_px.std()),
@@ -411,8 +414,7 @@ def own_attributes(
     }
     of_size = [line for line in warnings if not line.startswith("the file states no pixel size")]
     if pixel_nm is None:
-        told = "without a pixel size lengths are in pixels and cells, and what would be in nm, pm or per nm² is empty"
-        said |= {"nominal_pixel_nm": mean_nm(cell.nominal_nm), "warnings": [told, *of_size]}
+        said |= {"nominal_pixel_nm": mean_nm(cell.nominal_nm), "warnings": [WITHOUT_SIZE, *of_size]}
     elif header is None and who is not None:
         told = f"the file states no pixel size: it is that of {who.name}, as which the crystal was recognised"
         said["warnings"] = [f"{told} ({who.probability:.0%})", *of_size]

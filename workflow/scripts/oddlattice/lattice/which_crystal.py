@@ -119,7 +119,13 @@ def on_a_crystal(
     found = [
         match
         for crystal in crystals
-        for match in matches(frame.vectors_px, crystal, pixel_nm, settings.length_tolerance, settings.strain_tolerance)
+        for match in matches(
+            frame.vectors_px,
+            crystal,
+            None if crystal.nominal else pixel_nm,
+            settings.length_tolerance,
+            settings.strain_tolerance,
+        )
     ]
     if not found:
         raise NoModelError(no_model_sentence(frame, pixel_nm), frame)

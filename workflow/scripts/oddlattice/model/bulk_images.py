@@ -14,7 +14,7 @@ import zarr
 from oddlattice.archive.names import unescape
 from oddlattice.crystal import CELL_PX, PX_PER_CELL, Crystal
 from oddlattice.lattice.columns import as_cells, mean_cell, with_bulk_around
-from oddlattice.lattice.mean_cell import peaks_of_mean_cell
+from oddlattice.lattice.own_crystal import register_on_own
 from oddlattice.lattice.pixel_size import header_nm
 from oddlattice.lattice.register import register
 from oddlattice.lattice.shapes import fit_shape
@@ -83,37 +83,15 @@ def _pick(store: zarr.Group, entry: Mapping[str, Any]) -> tuple[Float, Any]:
 
 
 def propose_crystal(name: str, given: Mapping[str, Any], image: Float, header: Any) -> dict[str, Any]:
-    """The unit cell of an unknown crystal, from an image of its bulk: lattice, and a column at every peak.
+    """The unit cell of an unknown crystal, from an image of its bulk: what the image shows itself.
 
-    Lengths in `given` (a_nm, b_nm, gamma_deg) win over the header's; columns in `given` win over the peaks found.
-
-    Raises
-    ------
-    ValueError
-        If the image has no pixel size and no lengths are given.
+    Lengths in `given` (a_nm, b_nm, gamma_deg) win over the header's; columns in `given` win over those found. Without
+    any of them lengths are nominal, and the cell says so.
     """
-    found = register(image, None, header)
-    vectors = found.registration.frame.vectors_px * np.array(header or (1.0, 1.0))
-    a, b = np.hypot(*vectors.T)
-    gamma = float(np.rad2deg(np.arccos(np.clip(vectors[0] @ vectors[1] / (a * b), -1, 1))))
-    if header is None and not {"a_nm", "b_nm"} <= set(given):
-        raise ValueError(
-            f"train.crystal: the file states no pixel size; needed a_nm and b_nm (the cell is {a:.2f} x {b:.2f} px)"
-        )
-    peaks = peaks_of_mean_cell(mean_cell(found.tiles, found.mask))
-    origin = np.array(peaks[0][:2])
-    columns = [
-        {
-            "site": chr(ord("A") + k) if k < 26 else f"A{k}",
-            "u": round(float((u - origin[0]) % 1.0), 3) % 1.0,
-            "v": round(float((v - origin[1]) % 1.0), 3) % 1.0,
-            "brightness": round(bright, 3),
-            "tested": True,
-        }
-        for k, (u, v, bright) in enumerate(peaks)
-    ]
-    cell = {"a_nm": round(float(a), 5), "b_nm": round(float(b), 5), "gamma_deg": round(gamma, 3), "columns": columns}
-    return {"name": name, **cell, **given}
+    cell = register_on_own(image, header)[1]
+    found = cell.as_dict(header or cell.nominal_nm) | {"name": name}
+    unknown = header is None and not {"a_nm", "b_nm"} <= set(given)
+    return found | ({"nominal": True} if unknown else {}) | dict(given)
 
 
 def robust_cells(tiles: Float, mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:

@@ -37,8 +37,10 @@ def cell_of(
     given = settings.crystal if settings.crystal is not None and not isinstance(settings.crystal, str) else {}
     cell = propose_crystal(settings.name, given, *images[0])
     crystal = crystal_from_dict(cell, Path("train.crystal"))
-    size_nm = f"{crystal.a_nm:.4f} x {crystal.b_nm:.4f} nm"
-    say(f"cell: {size_nm}, {crystal.gamma_deg:.2f} deg, {len(crystal.columns)} columns")
+    size = f"{crystal.a_nm:.4f} x {crystal.b_nm:.4f} nm"
+    if crystal.nominal:
+        size = f"size not known, sides 1 to {crystal.b_nm / crystal.a_nm:.3f}"
+    say(f"cell: {size}, {crystal.gamma_deg:.2f} deg, {len(crystal.columns)} columns")
     return crystal, cell
 
 
