@@ -1,8 +1,9 @@
 """What a GPU brings, and whether it agrees with the processor: `sh tests/device_check.sh > device.json`.
 
-Needed: PyTorch, numpy and this repository. A part that needs more (yaml, safetensors, scipy, numba) is skipped where
-that is missing, and says so. Without a GPU the processor is measured, which says so too: then it shows that the check
-itself runs. Under six minutes; `--tiny` takes seconds. The exit code is 1 where a GPU disagrees or does not fall back.
+Needed: PyTorch, numpy and this repository. A part that needs more (yaml, safetensors, scipy, numba; zarr for the stage;
+snakemake, hyperspy and the rest of envs/requirements.txt for the whole run) is skipped where that is missing, and says
+so. Without a GPU the processor is measured, which says so too: then it shows that the check itself runs. Under six
+minutes; `--tiny` takes seconds but for the whole run. The exit code is 1 where a GPU disagrees or does not fall back.
 """
 
 import argparse
@@ -13,11 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow/scripts"))
 
 import numpy as np
@@ -43,24 +46,30 @@ class Size:
         Cells along a field, as of an image of 4,096 px and more.
     images : int
         Fields that go through the whole loop.
+    at_once : int
+        Of those, side by side.
     batches : tuple of int
         Patches at once.
     least_s : float
         Every rate is the best of the runs that fit into so many seconds.
     steps, patches : int
         Of training, and in each of them.
+    archive : tuple of int
+        Images of the whole run, and their side [px].
     """
 
     side: int
     images: int
+    at_once: int
     batches: tuple[int, ...]
     least_s: float
     steps: int
     patches: int
+    archive: tuple[int, int]
 
 
-FULL = Size(208, 24, (256, 1024, 4096, 16_384), 1.5, 200, 256)
-TINY = Size(24, 2, (100, 576), 0.0, 2, 16)
+FULL = Size(208, 48, 8, (256, 1024, 4096, 16_384), 1.5, 200, 256, (64, 2048))
+TINY = Size(24, 3, 2, (100, 576), 0.0, 2, 16, (1, 256))
 
 
 def device() -> str:
@@ -147,37 +156,42 @@ def contrast(tiles: np.ndarray, mask: np.ndarray) -> float:
 
 def network_rates(size: Size) -> dict[str, dict[str, float]]:
     """Cells per second of network and smoothing, everything on the device: by precision, then by batch."""
+    from oddlattice.predict.gpu import OnDevice
     from oddlattice.predict.network import network_on_gpu
 
     tiles, mask = field(size.side)
-    there, known = torch.from_numpy(tiles).to(device()), contrast(tiles, mask)
+    seen, known = torch.from_numpy(tiles).to(device()), contrast(tiles, mask)
     cells = int(mask.sum())
     found: dict[str, dict[str, float]] = {}
     for precision in PRECISIONS:
         found[precision] = {}
         for batch in size.batches:
-            engine = careful_engine(device(), precision, batch)
-            call = lambda engine=engine: network_on_gpu(engine, there, mask, WIDTH_CELLS, known)
+            careful = careful_engine(device(), precision, batch)
+            there = OnDevice(careful.engine, mask, WIDTH_CELLS)
+            call = lambda careful=careful, there=there: network_on_gpu(careful, seen, there, known)
             found[precision][str(batch)] = rate(call, cells, size.least_s)
     return found
 
 
 def loop_rates(size: Size) -> dict[str, dict[str, object]]:
-    """The whole loop, fields read ahead and results taken behind: by precision cells/s, busy share and bytes."""
+    """The whole loop, fields side by side from arrays to arrays: by precision cells/s, busy share and bytes."""
     from oddlattice.predict.network import predict_on_gpu
-    from oddlattice.process.prefetch import Behind, ahead
+    from oddlattice.process.prefetch import side_by_side
 
     source = [field(size.side, seed) for seed in range(2)]
-    known, out = contrast(*source[0]), np.empty_like(source[0][0])
+    known = contrast(*source[0])
     cells = size.images * int(source[0][1].sum())
     found: dict[str, dict[str, object]] = {}
     for precision in PRECISIONS:
         engine = careful_engine(device(), precision, size.batches[-1])
 
-        def loop(engine: Any = engine) -> None:
-            with Behind() as write:
-                for tiles, mask in ahead([source[k % 2] for k in range(size.images)]):
-                    write(np.copyto, out, predict_on_gpu(engine, tiles, mask, WIDTH_CELLS, known)[1])
+        def one(k: int, engine: Any = engine) -> float:
+            return float(predict_on_gpu(engine, *source[k % 2], WIDTH_CELLS, known)[1].sum())
+
+        def loop(one: Callable[[int], float] = one) -> None:
+            calls = [partial(one, k) for k in range(size.images)]
+            for result in side_by_side(calls, size.at_once):
+                result()
 
         loop()
         wait()
@@ -286,10 +300,10 @@ def stand_in_limit(careful: Any, patches: int) -> Iterator[None]:
     class SmallGpu:
         device, bf16, vae = "cuda", False, real.vae
 
-        def encode_at(self, cells: np.ndarray, *others: Any) -> np.ndarray:
+        def encode_at(self, cells: torch.Tensor, *others: Any) -> None:
             if len(cells) > patches:
                 raise torch.OutOfMemoryError("a stand-in for a small GPU")
-            return real.encode_at(cells, *others)
+            real.encode_at(cells, *others)
 
     careful.engine = SmallGpu()
     yield
@@ -301,17 +315,17 @@ def fall_back(size: Size) -> dict[str, object]:
 
     tiles, mask = field(min(size.side, 96), 3)
     rimmed = torch.from_numpy((padded(tiles) - 1) / contrast(tiles, mask)).float().to(device())
-    cells, latents = np.argwhere(mask), {}
+    cells, latents = torch.from_numpy(np.argwhere(mask)).to(device()), {}
     found: dict[str, object] = {"forced_by": "a limit of PyTorch's" if device() == "cuda" else "a stand-in"}
     for name, more_mb, patches in (("plenty", None, 0), ("little", 48, 250), ("none", 0, 40)):
         said: list[str] = []
         careful = careful_engine(device(), "float32", len(cells), said.append)
         latents[name] = torch.zeros((*mask.shape, careful.engine.vae.config.latent), device=device())
         if more_mb is None:
-            careful.run("encode_at", cells, rimmed, latents[name])
+            careful.each("encode_at", cells, rimmed, latents[name])
             continue
         with memory_limit(more_mb) if device() == "cuda" else stand_in_limit(careful, patches):
-            careful.run("encode_at", cells, rimmed, latents[name])
+            careful.each("encode_at", cells, rimmed, latents[name])
         off = float((latents[name] - latents["plenty"]).abs().max() / latents["plenty"].std())
         found[name] = {
             "said": said,
@@ -358,25 +372,44 @@ def training_rates(size: Size) -> dict[str, object]:
     return found
 
 
+def stage(size: Size) -> dict[str, object]:
+    """The inference stage as its rule runs it, from a store of tiles to one of differences; by images side by side."""
+    from device_runs import stage_rate
+
+    fields = [field(size.side, seed) for seed in range(2)]
+    with redirect_stdout(sys.stderr):
+        return {str(n): stage_rate(fields, size.images // 2, n) for n in (size.at_once, 2 * size.at_once)}
+
+
+def pipeline(size: Size) -> dict[str, object]:
+    """The whole pipeline, from raw files to the report, on all cores."""
+    from device_runs import whole_run
+
+    return whole_run(*size.archive, os.cpu_count() or 1)
+
+
 PARTS: dict[str, Callable[[Size], object]] = {
     "network_cells_per_s": network_rates,
     "loop": loop_rates,
     "agreement": agreement,
     "memory": fall_back,
     "training_steps_per_s": training_rates,
+    "stage": stage,
+    "pipeline": pipeline,
 }
 
 
-def check(size: Size) -> dict[str, Any]:
-    """All parts; one whose module is missing says which, and one that fails says why."""
+def check(size: Size, parts: list[str]) -> dict[str, Any]:
+    """The parts named; one whose module is missing says which, and one that fails says why."""
     torch.manual_seed(0)
     found: dict[str, Any] = {"machine": machine()}
-    for name, part in PARTS.items():
+    for name in parts:
+        part = PARTS[name]
         start = time.perf_counter()
         try:
             found[name] = part(size)
         except ModuleNotFoundError as error:
-            found[name] = f"skipped: needs {error.name}, which is not installed here"
+            found[name] = f"SKIPPED: needs {error.name}, which is not installed here"
         except (RuntimeError, ValueError) as error:
             found[name] = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         print(f"{name}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
@@ -395,7 +428,9 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tiny", action="store_true", help="seconds: shows that the check runs")
-    found = check(TINY if parser.parse_args().tiny else FULL)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="these only")
+    given = parser.parse_args()
+    found = check(TINY if given.tiny else FULL, given.parts)
     print(json.dumps(found, indent=1))
     return int(wrong(found))
 

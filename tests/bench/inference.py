@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from oddlattice.model.simulated_bulk import draw_bulk
 from oddlattice.predict.gpu import Careful, Engine
 from oddlattice.predict.methods import COMPONENTS
 from oddlattice.predict.network import CHUNK_CELLS, mean_cell, predict_bulk, predict_on_gpu
-from oddlattice.process.prefetch import Behind, ahead
+from oddlattice.process.prefetch import side_by_side
 from oddlattice.process.single_thread import one_thread
 
 MODEL = ROOT / "models/srtio3_001"
@@ -96,20 +97,18 @@ def measure(quick: bool) -> list[Figure]:
 
 
 def on_gpu(quick: bool) -> list[Figure]:
-    """The inference loop on a GPU, images read ahead and results taken behind; how busy it is meanwhile."""
+    """The inference loop on a GPU, images side by side; how busy it is meanwhile."""
     side, images = (64, 4) if quick else (208, 24)
     careful = Careful(Engine.start(load_model(MODEL).vae, "cuda"), 16_384)
     source = [field(side, seed) for seed in range(2)]
     contrast = float(mean_cell(*source[0]).std())
-    out = np.empty_like(source[0][0])
 
-    def pieces() -> list[tuple[np.ndarray, np.ndarray]]:
-        return [source[k % 2] for k in range(images)]
+    def one(k: int) -> float:
+        return float(predict_on_gpu(careful, *source[k % 2], 5.0, contrast)[1].sum())
 
     def loop() -> None:
-        with Behind() as write:
-            for tiles, mask in ahead(pieces()):
-                write(np.copyto, out, predict_on_gpu(careful, tiles, mask, 5.0, contrast)[1])
+        for result in side_by_side([partial(one, k) for k in range(images)], 8):
+            result()
 
     loop()
     torch.cuda.synchronize()

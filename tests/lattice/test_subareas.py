@@ -1,6 +1,5 @@
-"""Huge images: worked on in parts, with the results of the whole; read ahead, written behind."""
+"""Huge images: worked on in parts, with the results of the whole."""
 
-import threading
 import weakref
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from bench.material import Lattice, write_scan
 from oddlattice.defects.raw_maps import Laid, warped, write_maps
 from oddlattice.lattice import subareas
 from oddlattice.lattice.coordinates import Coordinates
-from oddlattice.process.prefetch import Behind, ahead
 from oddlattice.read import read_file
 from oddlattice.report import images, layers
 from oddlattice.run.settings import load_yaml
@@ -60,56 +58,6 @@ def test_windows_are_slices_of_the_array_and_chunks_are_read_once(tmp_path: Path
     array[:] = 0  # what is kept is not read again
     np.testing.assert_array_equal(windows[10:60, 3:90], values[10:60, 3:90])
     assert not Windows(array)[10:60, 3:90].any()
-
-
-def test_the_next_is_read_while_one_is_worked_on() -> None:
-    read = [threading.Event() for _ in range(3)]
-
-    def items():
-        for number, event in enumerate(read):
-            event.set()
-            yield number
-
-    found = []
-    for item in ahead(items()):
-        found.append(item)
-        if item < 2:
-            assert read[item + 1].wait(10)
-    assert found == [0, 1, 2]
-
-
-def test_an_error_of_the_reader_comes_out_in_its_place() -> None:
-    def items():
-        yield 1
-        raise OSError("disk gone")
-
-    stream = ahead(items())
-    assert next(stream) == 1
-    with pytest.raises(OSError, match="disk gone"):
-        next(stream)
-
-
-def test_writes_are_done_in_order_behind_the_caller() -> None:
-    go, written = threading.Event(), []
-
-    def write(number: int) -> None:
-        assert go.wait(10)
-        written.append(number)
-
-    with Behind(most=3) as behind:
-        for number in range(3):
-            behind(write, number)
-        assert written == []
-        go.set()
-    assert written == [0, 1, 2]
-
-
-def test_an_error_of_the_writer_is_not_lost() -> None:
-    def fail() -> None:
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"), Behind() as behind:
-        behind(fail)
 
 
 # ---------------------------------------------------------------- an image in parts

@@ -118,7 +118,7 @@ def test_the_way_of_a_gpu_gives_what_the_way_of_the_processor_gives() -> None:
     cells = np.array([[7, 9], [39, 39], [0, 20]])
     some, rimmed = engine().engine, standardised(padded(tiles), contrast)
     latents = torch.zeros((*mask.shape, some.vae.config.latent))
-    some.encode_at(cells, torch.from_numpy(rimmed), latents)
+    some.encode_at(torch.from_numpy(cells), torch.from_numpy(rimmed), latents)
     np.testing.assert_allclose(latents[cells[:, 0], cells[:, 1]], some.encode(patches_of(rimmed, cells)), atol=1e-5)
 
 

@@ -1,5 +1,6 @@
 """Rule infer_differences: what the model expects of bulk in every cell, and the difference from it."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,9 @@ import zarr
 
 from oddlattice.model.folder import Model, load_model
 from oddlattice.predict.infer_image import infer_one, refuse
-from oddlattice.predict.pieces import PiecesInOrder
-from oddlattice.predict.predictor import Predictor
+from oddlattice.predict.predictor import Predictor, images_at_once
 from oddlattice.process.logs import log_to
-from oddlattice.process.prefetch import Behind
-from oddlattice.process.sandbox import result_or_fault
+from oddlattice.process.prefetch import side_by_side
 from oddlattice.process.single_thread import one_thread
 from oddlattice.process.supervised import Watch, go_on_watched
 from oddlattice.run.stage_settings import InferSettings
@@ -29,7 +28,7 @@ def main(
 ) -> None:
     """Predict every tiled image of a shard; the rule file says what is written.
 
-    The next piece is read, and the last one written, while one is predicted.
+    Several images are worked on at once: while one is read or written, another is predicted.
     """
     watch = watch or Watch()
     tiles = zarr.open_group(tiles_zarr, mode="r")
@@ -41,20 +40,19 @@ def main(
         return models.get(name), predictors.get(name, without_model)
 
     listed = listed_in(tiles)
-    with whole_directory(out_zarr) as part, Behind() as write:
+    with whole_directory(out_zarr) as part:
         out = new_store(part)
-        pieces = None if watch.careful else result_or_fault(PiecesInOrder.of_all, tiles, listed)[0]
+        calls = [
+            partial(infer_one, tiles, out, row["image_id"], choose, settings)
+            for row in listed
+            if row["state"] == "tiled"
+        ]
+        results = side_by_side(calls, 1 if watch.careful else images_at_once(predictors.values(), threads))
         rows = []
         for row in listed:
             name, state, reason = row["image_id"], row["state"], row["reason"]
             if state == "tiled":
-                given = (tiles, out, name, choose, settings)
-                meanwhile = (pieces, write) if pieces is not None else ()
-                said, fault = watch.result_or_fault(name, infer_one, *given, *meanwhile)
-                if fault is not None and meanwhile:  # perhaps it is that of the next image, whose pieces are read ahead
-                    write.wait()
-                    pieces = None
-                    said, fault = watch.result_or_fault(name, infer_one, *given)
+                said, fault = watch.result_or_fault(name, next(results))
                 if fault is not None:
                     print(fault.trace)
                 state, reason = said or refuse(out, name, fault)

@@ -20,7 +20,7 @@ from oddlattice.model.misfit import misfit, objection
 from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.predict.methods import METHODS
 from oddlattice.predict.network import contrast_of
-from oddlattice.predict.pieces import Piece, PiecesInOrder, mask_of, pieces_of
+from oddlattice.predict.pieces import Piece, mask_of, pieces_of
 from oddlattice.predict.predictor import Predictor, masked
 from oddlattice.predict.response import responses
 from oddlattice.predict.samples import Samples, contrast_in
@@ -37,8 +37,6 @@ def infer_image(
     model: Model | None,
     predictor: Predictor,
     settings: InferSettings,
-    pieces: Iterable[Piece] | None = None,
-    write: Callable[..., None] = lambda call, *arguments: call(*arguments),
 ) -> str:
     """Predict one image, write prediction and difference; returns "" or why there is no model for it.
 
@@ -46,12 +44,8 @@ def infer_image(
     ----------
     model : Model or None
         None: the image is on the crystal that it shows itself; then nothing judges it.
-    pieces : iterable of Piece, optional
-        The image's tiles where they are read elsewhere.
-    write : callable
-        Does or defers a call that writes.
     """
-    predictor.new_image()
+    predictor = predictor.for_new_image()
     attributes = attributes_of(source)
     tiles, mask = array_of(source, "tiles"), mask_of(source)
     px_per_cell: PxPerCell = (attributes["px_per_cell"][0], attributes["px_per_cell"][1])
@@ -63,8 +57,8 @@ def infer_image(
         target.update_attributes({"oddlattice": {**said, "state": state, "reason": reason}})
         return reason
     arrays = {name: new_map(target, name, tiles.shape, px_per_cell) for name in ("prediction", "difference")}
-    pieces = pieces if pieces is not None else pieces_of("", FIRST_GRAIN, source, mask)
-    samples = _predict(pieces, Samples(mask, px_per_cell), contrast_in(tiles, mask), predictor, judged, arrays, write)
+    pieces, samples = pieces_of(source, mask), Samples(mask, px_per_cell)
+    _predict(pieces, samples, contrast_in(tiles, mask), predictor, judged, arrays)
     off = None
     if judged:
         off = misfit(samples.median("seen"), samples.median("network"))
@@ -96,9 +90,8 @@ def _predict(
     predictor: Predictor,
     judged: bool,
     arrays: dict[str, zarr.Array[Any]],
-    write: Callable[..., None],
-) -> Samples:
-    """Predict piece by piece and write; the samples by which model and columns are judged."""
+) -> None:
+    """Predict piece by piece and write; take the samples by which model and columns are judged."""
     for piece in pieces:
         samples.take(piece.part, seen=piece.tiles)
         contrast = contrast if contrast is not None else contrast_of(samples.median("seen"))
@@ -110,8 +103,7 @@ def _predict(
             samples.take(piece.part, network=network)
         difference = masked(piece.tiles - prediction, piece.mask)
         maps = [(arrays["prediction"], prediction), (arrays["difference"], difference)]
-        write(write_core, piece.part, samples.px_per_cell, maps)
-    return samples
+        write_core(piece.part, samples.px_per_cell, maps)
 
 
 def _columns(
@@ -167,8 +159,6 @@ def infer_one(
     name: str,
     choose: Choose,
     settings: InferSettings,
-    pieces: PiecesInOrder | None = None,
-    write: Callable[..., None] = lambda call, *arguments: call(*arguments),
 ) -> tuple[str, str]:
     """State and reason of one image, grain by grain; what an earlier attempt wrote of it goes.
 
@@ -186,9 +176,8 @@ def infer_one(
         tiled = attributes_of(source)
         if tiled["state"] == "tiled":
             model, predictor = choose(str(tiled["model"]))
-            ahead = pieces.of(name, grain) if pieces is not None else None
             try:
-                infer_image(source, target, model, predictor, settings, ahead, write)
+                infer_image(source, target, model, predictor, settings)
             except torch.AcceleratorError as error:
                 raise OSError(f"the GPU has failed: {error}") from error
         else:

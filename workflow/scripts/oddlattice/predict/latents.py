@@ -5,9 +5,9 @@ import numpy.typing as npt
 import torch
 
 from oddlattice.numerics.arrays import Float
-from oddlattice.numerics.local_plane import Planes, planes_through
+from oddlattice.numerics.local_plane import Planes
 from oddlattice.numerics.medians import median
-from oddlattice.predict.gpu import median_of, planes_on
+from oddlattice.predict.gpu import OnDevice, median_of
 
 
 def smooth_latents(latents: Float, mask: npt.NDArray[np.uint8], width: float) -> Float:
@@ -33,13 +33,11 @@ def smooth_latents(latents: Float, mask: npt.NDArray[np.uint8], width: float) ->
     return planes.smooth(layers).transpose(1, 2, 0).astype(np.float32)
 
 
-def smooth_latents_on_gpu(latents: torch.Tensor, mask: npt.NDArray[np.uint8], width: float) -> torch.Tensor:
+def smooth_latents_on_gpu(latents: torch.Tensor, there: OnDevice) -> torch.Tensor:
     """`smooth_latents` where they are; (U, V, n) to (U, V, n), float32."""
-    good = torch.from_numpy(mask.astype(bool)).to(latents.device)
     layers = latents.permute(2, 0, 1).double()
-    terms = planes_on(mask > 0, width, layers)
-    smooth = planes_through(layers, *terms)
-    off = (layers - smooth)[:, good]
+    smooth = there.of_cells(there.smooth(layers))
+    off = there.of_cells(layers) - smooth
     spread = 3 * 1.4826 * median_of((off - median_of(off)).abs()) + 1e-9
-    layers[:, good] = smooth[:, good] + torch.minimum(torch.maximum(off, -spread), spread)
-    return torch.as_tensor(planes_through(layers, *terms)).permute(1, 2, 0).float().contiguous()
+    clipped = there.laid_out(smooth + torch.minimum(torch.maximum(off, -spread), spread))
+    return there.smooth(clipped).permute(1, 2, 0).float().contiguous()

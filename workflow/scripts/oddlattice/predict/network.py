@@ -11,8 +11,8 @@ from oddlattice.crystal import CELL_PX, PX_PER_CELL
 from oddlattice.lattice.columns import as_cells, mean_cell
 from oddlattice.lattice.subareas import CHUNK_CELLS
 from oddlattice.model.patches import padded, patches_of, standardised
-from oddlattice.numerics.arrays import Float
-from oddlattice.predict.gpu import Careful
+from oddlattice.numerics.arrays import Float, Mask
+from oddlattice.predict.gpu import Careful, OnDevice, own_stream
 from oddlattice.predict.latents import smooth_latents, smooth_latents_on_gpu
 from oddlattice.predict.own_residual import own_residual_on_gpu
 
@@ -67,8 +67,9 @@ def predict_bulk(
         cells_of[cells[:, 0], cells[:, 1]] = 1 + contrast * decoded
 
     if careful.engine.device == "cuda":
-        engine = careful.engine
-        return engine.to_host(network_on_gpu(careful, engine.to_device(tiles), mask, width, contrast))
+        with own_stream("cuda"):
+            engine, there = careful.engine, OnDevice(careful.engine, mask, width)
+            return engine.to_host(network_on_gpu(careful, engine.to_device(tiles), there, contrast))
     torch.set_num_threads(1)
     rimmed, chunks = standardised(padded(tiles), contrast), chunk_cells(mask)
     with ThreadPoolExecutor(min(threads, os.cpu_count() or 1)) as pool:
@@ -79,9 +80,7 @@ def predict_bulk(
 
 
 @torch.inference_mode()
-def network_on_gpu(
-    careful: Careful, tiles: torch.Tensor, mask: npt.NDArray[np.uint8], width: float, contrast: float
-) -> torch.Tensor:
+def network_on_gpu(careful: Careful, tiles: torch.Tensor, there: OnDevice, contrast: float) -> torch.Tensor:
     """`predict_bulk` where the tiles are, on a GPU: patches are cut there, and nothing comes back in between.
 
     Parameters
@@ -92,27 +91,25 @@ def network_on_gpu(
     -------
     tensor of shape (U * 20, V * 20), float32, on the same device
     """
-    cells, half = np.argwhere(mask), CELL_PX // 2
+    half = CELL_PX // 2
     rimmed = torch.nn.functional.pad(tiles[None, None], (half, half, half, half), mode="reflect")[0, 0]
     rimmed = ((rimmed - 1) / contrast).contiguous()
-    latents = torch.zeros((*mask.shape, careful.engine.vae.config.latent), device=tiles.device)
-    careful.run("encode_at", cells, rimmed, latents)
+    latents = torch.zeros((*there.shape, careful.engine.vae.config.latent), device=tiles.device)
+    careful.each("encode_at", there.cells, rimmed, latents)
     prediction = torch.zeros_like(tiles)
-    careful.run("decode_at", cells, smooth_latents_on_gpu(latents, mask, width), contrast, prediction)
+    careful.each("decode_at", there.cells, smooth_latents_on_gpu(latents, there), contrast, prediction)
     return prediction
 
 
 @torch.inference_mode()
-def predict_on_gpu(
-    careful: Careful, tiles: Float, mask: npt.NDArray[np.uint8], width: float, contrast: float
-) -> tuple[Float, Float]:
+def predict_on_gpu(careful: Careful, tiles: Float, mask: Mask, width: float, contrast: float) -> tuple[Float, Float]:
     """Raw prediction and the one with the image's own mean residual, by a GPU: tiles go there once, both come back."""
     engine = careful.engine
-    seen = engine.to_device(tiles)
-    raw = network_on_gpu(careful, seen, mask, width, contrast)
-    wide = torch.from_numpy(mask.astype(np.float32)).to(seen.device)
-    known = wide.repeat_interleave(CELL_PX, 0).repeat_interleave(CELL_PX, 1)
-    return engine.to_host(raw), engine.to_host(raw + own_residual_on_gpu((seen - raw) * known, mask, width))
+    with own_stream(engine.device):
+        there, seen = OnDevice(engine, mask, width), engine.to_device(tiles)
+        raw = network_on_gpu(careful, seen, there, contrast)
+        whole = raw + own_residual_on_gpu((seen - raw) * there.known, there)
+        return engine.to_host(raw), engine.to_host(whole)
 
 
 def contrast_of(cell: npt.NDArray[np.float64]) -> float:

@@ -7,29 +7,28 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from oddlattice.crystal import CELL_PX
 from oddlattice.lattice.columns import as_cells, px_of
 from oddlattice.numerics.arrays import Float
-from oddlattice.numerics.local_plane import Planes, planes_through
+from oddlattice.numerics.local_plane import Planes
 from oddlattice.numerics.medians import median
-from oddlattice.predict.gpu import median_of, planes_on
+from oddlattice.predict.gpu import OnDevice, median_of
+
+ROWS_AT_ONCE = 5  # of the pixels of a cell on a GPU: few calls, and memory stays small
 
 
-def own_residual_on_gpu(residual: torch.Tensor, mask: npt.NDArray[np.uint8], local_cells: float) -> torch.Tensor:
-    """`own_residual` where the residual is."""
-    (rows, cols), (n_u, n_v) = mask.shape, px_of(residual, mask)
-    out = torch.zeros_like(residual)
-    good = torch.from_numpy(mask.astype(bool)).to(residual.device)
-    if not mask.any():
-        return out
-    cells, means = (x.view(rows, n_u, cols, n_v) for x in (residual, out))
-    terms = planes_on(mask > 0, local_cells, residual)
-    for row in range(n_u):  # a row of the cell at a time: memory stays small
-        here = cells[:, row].permute(2, 0, 1)[:, good]
+def own_residual_on_gpu(residual: torch.Tensor, there: OnDevice) -> torch.Tensor:
+    """`own_residual` where the residual is; shape (U 20, V 20)."""
+    (rows, cols), out = there.shape, torch.zeros_like(residual)
+    cells, means = (x.view(rows, CELL_PX, cols, CELL_PX).permute(1, 3, 0, 2) for x in (residual, out))
+    for start in range(0, CELL_PX, ROWS_AT_ONCE):
+        some = slice(start, start + ROWS_AT_ONCE)
+        here = there.of_cells(cells[some].reshape(-1, rows, cols))
         middle = median_of(here)
         spread = 3 * (1.4826 * median_of((here - middle).abs()) + 1e-9)
-        field = torch.zeros((n_v, rows, cols), device=residual.device)
-        field[:, good] = torch.minimum(torch.maximum(here - middle, -spread), spread)
-        means[:, row].permute(2, 0, 1)[:, good] = middle + planes_through(field, *terms)[:, good]
+        field = there.laid_out(torch.minimum(torch.maximum(here - middle, -spread), spread))
+        taken = there.laid_out(middle + there.of_cells(there.smooth(field)))
+        means[some] = taken.view(-1, CELL_PX, rows, cols)
     return out
 
 

@@ -1,5 +1,11 @@
 """Bulk predictions by one method with the settings of the rule."""
 
+from collections.abc import Iterable
+from copy import copy
+from typing import Self
+
+import torch
+
 from oddlattice.lattice.columns import as_cells, mean_cell, px_of, with_bulk_around
 from oddlattice.model.folder import Model
 from oddlattice.numerics.arrays import Float, Mask
@@ -9,6 +15,8 @@ from oddlattice.predict.network import contrast_of, predict_bulk, predict_on_gpu
 from oddlattice.predict.own_residual import own_residual
 from oddlattice.run.stage_settings import InferSettings
 
+BYTES_ON_GPU = 2 << 30  # of one image at a time: an image of 50,000 cells, its patches and what is made of them
+
 
 class Predictor:
     """Bulk predictions by one method with the settings of the rule; without a model, by the image's own mean cell."""
@@ -17,16 +25,18 @@ class Predictor:
         self.width, self.threads = settings.smooth_cells, threads
         self.device, self.precision = "cpu", "float32"
         self.method = settings.method if model is not None else WITHOUT_MODEL
-        self.new_image()
+        self.predict = METHODS[self.method].begin()
         if model is None:
             return
         engine = Engine.start(model.vae, settings.device, settings.precision)
         self.careful = Careful(engine, settings.batch, print)
         self.device, self.precision = engine.device, "bfloat16" if engine.bf16 else "float32"
 
-    def new_image(self) -> None:
-        """Forget what was decided on an earlier image."""
-        self.predict = METHODS[self.method].begin()
+    def for_new_image(self) -> Self:
+        """The same network, with nothing decided on an earlier image: for use beside that of other images."""
+        fresh = copy(self)
+        fresh.predict = METHODS[self.method].begin()
+        return fresh
 
     def __call__(self, tiles: Float, mask: Mask, contrast: float | None = None) -> Float:
         """Prediction of the analysed cells, before the image's own mean residual is taken up."""
@@ -45,6 +55,16 @@ class Predictor:
         if not METHODS[self.method].takes_residual:
             return raw, raw
         return raw, raw + own_residual(tiles - raw, mask, self.width, self.threads)
+
+
+def images_at_once(predictors: Iterable[Predictor], threads: int) -> int:
+    """How many images of a job are worked on side by side.
+
+    Two with the processor: one is read or written meanwhile. With a GPU as many as keep it busy and fit into it.
+    """
+    if all(predictor.device != "cuda" for predictor in predictors):
+        return 2
+    return max(1, min(threads, torch.cuda.mem_get_info()[0] // BYTES_ON_GPU))
 
 
 def masked(values: Float, mask: Mask) -> Float:

@@ -1,54 +1,25 @@
-"""Reading ahead and writing behind: the disk is busy in threads of its own while the processor or the GPU computes."""
+"""Several items at once, each in a thread of its own: while one waits for the disk or a GPU, another computes."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 T = TypeVar("T")
-_END: Any = object()
 
 
-def ahead(items: Iterable[T], most: int = 1) -> Iterator[T]:
-    """Hand on `items` in order; the next `most` of them are made in another thread meanwhile.
+def side_by_side(calls: Iterable[Callable[[], T]], most: int) -> Iterator[Callable[[], T]]:
+    """Hand on, in order, what gives each call's result; at most `most` of them are under way at a time.
 
-    An error of theirs comes out in its place.
+    With 1, a call is made when its result is asked for. An error of a call comes out where its result is asked for.
     """
-    source = iter(items)
-    with ThreadPoolExecutor(1) as reader:
-        waiting = deque(reader.submit(next, source, _END) for _ in range(most))
-        while (item := waiting.popleft().result()) is not _END:
-            waiting.append(reader.submit(next, source, _END))
-            yield item
-
-
-class Behind:
-    """Does calls in order in one other thread while their caller goes on; for use in a `with` statement.
-
-    At most `most` calls wait, so memory stays small. An error comes out at a later call, or at the end.
-    """
-
-    def __init__(self, most: int = 1) -> None:
-        self._most = most
-        self._writer = ThreadPoolExecutor(1)
-        self._waiting: deque[Future[None]] = deque()
-
-    def __call__(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Have `call` done with `arguments`."""
-        while len(self._waiting) >= self._most:
-            self._waiting.popleft().result()
-        self._waiting.append(self._writer.submit(call, *arguments))
-
-    def wait(self) -> None:
-        """Wait until all is done; an error of a call comes out."""
-        while self._waiting:
-            self._waiting.popleft().result()
-
-    def __enter__(self) -> "Behind":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._writer.shutdown(cancel_futures=kind is not None)
-        if kind is None:
-            self.wait()
+    if most == 1:
+        yield from calls
+        return
+    with ThreadPoolExecutor(most) as pool:
+        waiting = deque[Callable[[], T]]()
+        for call in calls:
+            waiting.append(pool.submit(call).result)
+            if len(waiting) == most:
+                yield waiting.popleft()
+        yield from waiting
