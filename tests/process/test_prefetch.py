@@ -1,4 +1,4 @@
-"""Several images of a shard at once: the slowest of reading, predicting and writing decides, not their sum."""
+"""Several images of a shard at once: while one is read or written, another is predicted."""
 
 import threading
 import time
@@ -19,8 +19,7 @@ from oddlattice.process.supervised import Watch
 from oddlattice.run.stage_settings import InferSettings
 from support.settings import default
 
-SLOW_S = 0.15
-IMAGES = 4
+IMAGES = 3
 
 
 def test_results_come_in_order_and_so_many_calls_are_under_way() -> None:
@@ -69,34 +68,24 @@ def tiles(tmp_path: Path) -> Path:
     return tmp_path / "tiles.zarr"
 
 
-def slowed(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
-    """Have a function take longer, as a disk or a GPU does: without the processor."""
-    function = getattr(owner, name)
-
-    def call(*arguments: object, **keywords: object) -> object:
-        time.sleep(SLOW_S)
-        return function(*arguments, **keywords)
-
-    monkeypatch.setattr(owner, name, call)
-
-
-def test_reading_predicting_and_writing_overlap(tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = (str(tiles), [str(MODEL)], str(tmp_path / "out.zarr"), default(InferSettings, device="cpu"), 1)
-    monkeypatch.setattr(
-        infer_image, "responses", lambda predictor, tiles, mask, shapes, vectors: [(1, 1)] * len(shapes)
-    )
-    monkeypatch.setattr(infer_differences, "images_at_once", lambda predictors, threads: 3)
-    infer_differences.main(*given)  # what is made once
+def test_every_step_of_an_image_goes_on_beside_those_of_others(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading, predicting and writing each wait until as many images are at it as may be: one by one none would end."""
+    monkeypatch.setattr(infer_differences, "images_at_once", lambda predictors, threads: IMAGES)
     for owner, name in ((infer_image, "pieces_of"), (Predictor, "whole"), (infer_image, "write_core")):
-        slowed(monkeypatch, owner, name)
-    start = time.monotonic()
-    infer_differences.main(*given)
-    side_by_side_s = time.monotonic() - start
-    start = time.monotonic()
-    infer_differences.main(*given, Watch(careful=True))
-    one_by_one_s = time.monotonic() - start
-    assert one_by_one_s > 3 * IMAGES * SLOW_S
-    assert side_by_side_s < 0.6 * one_by_one_s
+        together, function, met = threading.Barrier(IMAGES), getattr(owner, name), threading.local()
+
+        def call(*given: object, together=together, function=function, met=met) -> object:
+            if not hasattr(met, "once"):
+                met.once = together.wait(60)
+            return function(*given)
+
+        monkeypatch.setattr(owner, name, call)
+    settings = default(InferSettings, device="cpu")
+    infer_differences.main(str(tiles), [str(MODEL)], str(tmp_path / "out.zarr"), settings, 1)
+    listed = zarr.open_group(tmp_path / "out.zarr", mode="r").attrs["images"]
+    assert [row["state"] for row in listed] == ["analysed"] * IMAGES
 
 
 def test_side_by_side_gives_the_bytes_of_one_by_one(tiles: Path, tmp_path: Path) -> None:
