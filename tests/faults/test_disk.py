@@ -62,7 +62,7 @@ class OnDisk(Shard):
         (self.folder / "said.json").write_text('{"files": [], "statements": []}')
         tables = {name: [getattr(self, name)] for name in gather_defects.TABLES if name != "images"}
         tables["images"] = [self.table]
-        gather_defects.main(tables, str(self.folder / "said.json"), out)
+        gather_defects.main(tables, [self.maps], str(self.folder / "said.json"), out)
         return out
 
     def gather(self) -> None:

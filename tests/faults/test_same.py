@@ -89,7 +89,7 @@ def test_tables_do_not_depend_on_the_order_of_shards(shard: Shard, tmp_path: Pat
         out = {f"{name}_{ending}": str(folder / f"{name}.{ending}") for name in names for ending in ("parquet", "csv")}
         out["precision_csv"] = str(folder / "precision.csv")
         given = {name: paths[::order] for name, paths in tables.items()}
-        gather_defects.main(given, str(tmp_path / "said.json"), out)
+        gather_defects.main(given, [shard.maps] * 2, str(tmp_path / "said.json"), out)
         made.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert made[0] == made[1]
     assert len(made[0]) == 13

@@ -391,7 +391,7 @@ class Shard:
         none: list[str] = []
         tables = {"defects": [str(made.defects)], "images": [str(made.images)], "columns": [str(made.columns)]}
         tables |= {"completeness": none, "grains": none, "boundaries": none}
-        gather_defects.main(tables, str(made.reviews_json), out)
+        gather_defects.main(tables, [str(made.maps_zarr)], str(made.reviews_json), out)
         beside = {name: folder / f"{name}.csv" for name in compare_images.CSV}
         statistics = folder / "statistics.json"
         given = (

@@ -58,6 +58,7 @@ rule gather_defects:
         columns=of_shards("results/4_defects/{shard}.columns.parquet"),
         grains=of_shards("results/4_defects/{shard}.grains.parquet"),
         boundaries=of_shards("results/4_defects/{shard}.boundaries.parquet"),
+        maps_zarr=of_shards("results/4_defects/{shard}.zarr"),
         reviews_json="results/0_archive/reviews.json",
         modules=modules_of("gather_defects"),
     output:

@@ -11,6 +11,7 @@ import polars as pl
 from oddlattice.process.logs import log_to
 from oddlattice.statistics.copies import with_copies
 from oddlattice.statistics.crystals_of_run import with_names
+from oddlattice.statistics.guises import maps_of
 from oddlattice.statistics.over_run import listed_over_run
 from oddlattice.statistics.reviews import lay_on, precision
 from oddlattice.storage.products import (
@@ -38,13 +39,21 @@ def places_of(paths: list[str], image_id: str) -> npt.NDArray[np.float64]:
     return found.to_numpy().astype(np.float64)
 
 
-def main(tables: dict[str, list[str]], reviews_json: str, out: dict[str, str], fdr: float | None = None) -> None:
+def main(
+    tables: dict[str, list[str]],
+    maps_zarr: list[str],
+    reviews_json: str,
+    out: dict[str, str],
+    fdr: float | None = None,
+) -> None:
     """Write the tables and statements of all shards, each as Parquet and as CSV, and the precision reviews show.
 
     Parameters
     ----------
     tables : dict of str to list of path
         ``defects``, ``images``, ``completeness``, ``columns``, ``grains`` and ``boundaries`` of the shards.
+    maps_zarr : list of path
+        Stores of maps of the shards, in the order of their tables.
     reviews_json : path
         What people said, see `oddlattice.archive.review_files`.
     out : dict of str to path
@@ -63,7 +72,7 @@ def main(tables: dict[str, list[str]], reviews_json: str, out: dict[str, str], f
     listed, about, grains = with_names(listed, about, grains)
     found = lay_on(
         listed,
-        with_copies(about),
+        with_copies(about, maps_of(tables["images"], maps_zarr)),
         lambda image_id: places_of(tables["columns"], image_id),
         said,
     )
@@ -86,6 +95,7 @@ if "snakemake" in globals():
     log_to(snakemake.log[0])
     main(
         {name: [str(p) for p in paths] for name, paths in snakemake.input.items() if name in TABLES},
+        [str(path) for path in snakemake.input.maps_zarr],
         snakemake.input.reviews_json,
         {name: str(path) for name, path in snakemake.output.items()},
         snakemake.params.fdr if snakemake.params.fdr_over == "run" else None,

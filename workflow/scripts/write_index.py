@@ -9,7 +9,13 @@ import polars as pl
 from oddlattice.process.logs import log_to
 from oddlattice.report.gallery import gallery_data, gallery_page
 from oddlattice.report.index import index_numbers, index_page, review_summary, sessions
-from oddlattice.report.index_lines import line, lines_of_files, remarkable_densities, with_later_frames
+from oddlattice.report.index_lines import (
+    line,
+    lines_of_files,
+    remarkable_densities,
+    with_later_frames,
+    with_same_scans,
+)
 from oddlattice.report.pages import find_pages
 from oddlattice.run.stage_settings import ReportSettings
 from oddlattice.storage.atomic import whole_file
@@ -58,7 +64,8 @@ def main(
     unread = lines_of_files(discovered, {str(row["file_id"]) for row in rows})
     read = {str(row["file_id"]) for row in rows if row["state"] != "rejected"}
     of_stacks = find_pages(series_dirs, Path(out_html).parent)
-    lines = with_later_frames([line(row, pages, remarkable, read, of_stacks) for row in [*rows, *unread]])
+    lines = [line(row, pages, remarkable, read, of_stacks) for row in [*rows, *unread]]
+    lines = with_same_scans(with_later_frames(lines), rows)
     lines.sort(key=lambda x: (x["urgent"], x["folder"], x["name"], x["id"]))
     files = json.loads(Path(reviews_json).read_text(encoding="ascii"))["files"]
     said, precise = pl.read_parquet(reviews_parquet), pl.read_csv(precision_csv, schema=PRECISION | VERSION)

@@ -89,17 +89,18 @@ def _copies(results: Path) -> dict[str, str]:
     import polars as pl  # 0.2 s that most scans need not spend
 
     path = results / _GATHERED
-    if not path.exists() or "same_scan_as" not in pl.read_parquet_schema(path):
+    if not path.exists() or "same_scan_how" not in pl.read_parquet_schema(path):
         return {}
-    images = pl.read_parquet(path, columns=["file_id", "path", "image_id", "state", "same_scan_as"])
+    images = pl.read_parquet(path, columns=["file_id", "path", "image_id", "state", "same_scan_as", "same_scan_how"])
     path_of = dict(images.select("image_id", "path").iter_rows())
-    counted: dict[str, list[str]] = {}
-    for file_id, same in images.filter(pl.col("state") != "rejected").select("file_id", "same_scan_as").iter_rows():
-        counted.setdefault(file_id, []).append(same or "")
+    counted: dict[str, list[tuple[str, str]]] = {}
+    read = images.filter(pl.col("state") != "rejected").select("file_id", "same_scan_as", "same_scan_how")
+    for file_id, same, how in read.iter_rows():
+        counted.setdefault(file_id, []).append((same or "", how or ""))
     return {
-        file_id: f"same content as {path_of[same[0]]}, which is counted"
+        file_id: f"{same[0][1]} as {path_of[same[0][0]]}, which is counted"
         for file_id, same in counted.items()
-        if all(one in path_of for one in same)
+        if all(one in path_of for one, _ in same)
     }
 
 

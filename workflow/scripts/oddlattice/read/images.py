@@ -13,7 +13,7 @@ from oddlattice.read.calibration import ANGLE, ENERGY, RECIPROCAL, plain
 from oddlattice.read.signals import Axis, Signal
 from oddlattice.read.stacks import image_axes, stack_axis
 
-_DARK_FIELD = re.compile(r"(?<![a-z])[hml]?aadf|(?<![a-z])adf|annular dark|dark[ -]?field", re.IGNORECASE)
+DARK_FIELD = re.compile(r"(?<![a-z])[hml]?aadf|(?<![a-z])adf|annular dark|dark[ -]?field", re.IGNORECASE)
 #: An image is refused when more than this fraction of it is cut off at the top of its range.
 LARGEST_SATURATED = 0.02
 PATCH_PX = 16  # a patch of saturated pixels is wider
@@ -95,7 +95,7 @@ def chosen(signals: Sequence[Signal], detectors: str | Sequence[str]) -> tuple[l
     if detectors == "all":
         wanted = [True] * len(signals)
     elif detectors == "auto":
-        wanted = [bool(_DARK_FIELD.search(f"{s.detector} {s.name}".replace("_", " "))) for s in signals]
+        wanted = [bool(DARK_FIELD.search(f"{s.detector} {s.name}".replace("_", " "))) for s in signals]
         wanted = wanted if any(wanted) else [True] * len(signals)
     elif isinstance(detectors, str):
         raise ValueError(f"read.detectors: {detectors!r}; need auto, all or a list of names")

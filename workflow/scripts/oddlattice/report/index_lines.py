@@ -126,6 +126,17 @@ def with_later_frames(lines: list[Row]) -> list[Row]:
     return [one | {"later": bool(one["series"]) and first[one["series"]] != str(one["id"])} for one in lines]
 
 
+def with_same_scans(lines: list[Row], rows: list[Row]) -> list[Row]:
+    """Lines with ``same``: why an image is not counted, where another one shows its scan; empty for what counts."""
+    path_of = {row["image_id"]: row["path"] for row in rows}
+    same = {
+        row["image_id"]: f"Not counted: {row['same_scan_how']} as {path_of[row['same_scan_as']]}."
+        for row in rows
+        if row.get("same_scan_as")
+    }
+    return [one | {"same": same.get(one["id"], "")} for one in lines]
+
+
 def reviewed_in_full(row: Row) -> bool:
     """Whether nothing is left to say of an image: looked at as a whole, or every defect judged, or unusable."""
     if row["state"] != "analysed" or row.get("unusable") or row.get("looked_at"):

@@ -7,7 +7,7 @@
   const lines = rows.map((values, index) => {
     const one = { index };
     keys.forEach((key, k) => { one[key] = values[k]; });
-    one.text = [one.name, one.folder, one.signal, one.state, states[one.state], one.model, one.why, one.acquired, one.review].join("\n").toLowerCase();
+    one.text = [one.name, one.folder, one.signal, one.state, states[one.state], one.model, one.why, one.acquired, one.review, one.same].join("\n").toLowerCase();
     return one;
   });
   const home = location.href.split("#")[0];
@@ -106,6 +106,11 @@
       const why = element("span", one.state === "analysed" ? "why warn" : "why", one.why);
       why.title = one.why;
       notes.append(why);
+    }
+    if (one.same) {
+      const same = element("span", "why said", one.same);
+      same.title = one.same;
+      notes.append(same);
     }
     for (const [text, where] of [[one.review, ""], [here_said(one).text, "in this browser: "]]) {
       if (!text) continue;
