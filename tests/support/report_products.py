@@ -343,7 +343,7 @@ class Shard:
             expected_false=0.7, expected_false_ci_low=0.0, expected_false_ci_high=3.0, false_dispersion=1.2, noise_model="residuals of the image",
             dose_counts_per_nm2=1.6e6, published_mean=0.001, published_std=0.064, published_flagged=int(columns.height * 0.14),
             completeness_vacancy=0.98, completeness_vacancy_ci_low=0.953, completeness_vacancy_ci_high=0.993,
-            smallest_loss_90=0.21, acquired="2026-03-04T15:12:09",
+            smallest_loss_90=0.21, acquired=f"2026-03-04T15:12:{9 + len(self.rows):02d}",
         )  # fmt: skip
         self.rows.append(row | values)
         self.statistics[image_id] = image_statistics(row | values, found, columns.drop("kind"), arrays, seed)

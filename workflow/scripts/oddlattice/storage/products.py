@@ -107,7 +107,7 @@ IMAGES: Schema = {
     "smallest_loss_90": pl.Float64,  # smallest loss of a column's intensity recovered in 90 % (fraction of a column)
     "acquired": pl.String,  # ISO time from the metadata, "" where unknown
     "reviewers": pl.String,  # people who said something of this image; the columns from here on are filled by gather
-    "same_scan_as": pl.String,  # image_id that is counted instead: the same scan, a copy or in another guise; "" for none
+    "same_scan_as": pl.String,  # image_id that is counted instead: the same scan, a copy or another guise; "" for none
     "same_scan_how": pl.String,  # what tells so: same content, same noise (with its correlation), or time and columns
     "unusable": pl.Boolean,  # a person said so
     "review_confirmed": pl.Int64,  # defects
