@@ -1,6 +1,5 @@
 """Rule cut_tiles: every image of a shard laid on its own lattice, in a child process; it loads next to nothing."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,58 +7,12 @@ from typing import Any
 import zarr
 
 from oddlattice.crystal import load_crystal
+from oddlattice.lattice.tile_shard import crystals_of_stacks, stacks_in, tile_all
 from oddlattice.process.logs import log_to
-from oddlattice.process.sandbox import Ending, Limits, run_limited
 from oddlattice.process.single_thread import one_thread
 from oddlattice.run.stage_settings import TileSettings
 from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.groups import listed_in, new_store
-from oddlattice.storage.rows import Row
-
-CALL = "oddlattice.model.choice:tile_or_tell"
-LONGEST_S = 3600.0  # an image that takes longer is given up
-LIMITS = Limits(1 << 20, LONGEST_S, LONGEST_S)  # memory is limited by the job's own
-
-
-def trouble(ending: Ending) -> str:
-    """Why a child gave no row, in words.
-
-    Raises
-    ------
-    RuntimeError
-        If it could not read or write a product: no fault of the image.
-    """
-    match ending.how:
-        case "returned":
-            print(ending.value[1][1])
-            return str(ending.value[1][0])
-        case "time":
-            return f"not done within {LONGEST_S / 60:.0f} minutes"
-        case "signal" | "silent" | "memory":
-            return f"its process died ({ending.detail or 'no memory'})"
-    raise RuntimeError(f"{ending.key}: {ending.detail}")
-
-
-def tile_all(jobs: dict[str, dict[str, Any]], part: Path, threads: int) -> dict[str, Row]:
-    """Tile images in children, at most `threads` at a time; one that takes its process with it costs itself alone."""
-    rows: dict[str, Row] = {}
-    killed: dict[str, dict[str, Any]] = {}
-    for is_last, some in ((False, jobs), (True, killed)):
-        at_once = 1 if is_last else max(1, threads)
-        for ending in run_limited(CALL, some, LIMITS, at_once=at_once) if some else ():
-            if ending.how == "returned" and ending.value[0] is not None:
-                rows[ending.key] = ending.value[0]
-                continue
-            shutil.rmtree(part / ending.key, ignore_errors=True)
-            if ending.detail == "SIGKILL" and not is_last:
-                killed[ending.key] = jobs[ending.key]  # not by us: perhaps the machine was short of memory, once more
-                continue
-            reason = f"the lattice could not be fitted, by a fault of the program: {trouble(ending)}"
-            said = {"state": "rejected", "reason": reason}
-            group = zarr.open_group(part, mode="r+").create_group(ending.key)
-            group.attrs["oddlattice"] = {**said, "crystal": None, "warnings": []}
-            rows[ending.key] = {"image_id": ending.key, **said}
-    return rows
 
 
 def main(
@@ -94,12 +47,15 @@ def main(
         shared = {
             "images_zarr": str(images_zarr),
             "crystal_files": [str(path) for path in crystal_files],
-            "out": str(part),
             "settings": settings.as_dict(),
             "misfit_limit": misfit_limit,
             "libraries": [str(path) for path in libraries],
         }
-        rows = tile_all({name: shared | {"image_id": name} for name in names}, part, threads)
+        of_stacks = (
+            crystals_of_stacks(stacks_in(listed_in(images)), shared, threads) if misfit_limit is not None else {}
+        )
+        jobs = {name: shared | {"out": str(part), "image_id": name, "stack": of_stacks.get(name)} for name in names}
+        rows = tile_all(jobs, part, threads)
         root.attrs["images"] = [rows[name] for name in names]
 
 

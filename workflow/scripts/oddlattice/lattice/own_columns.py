@@ -288,6 +288,16 @@ def tail_of(logit: float) -> float:
     return float(LARGEST_TAIL / (1 + np.exp(-logit)))
 
 
+def waves_of(columns: Columns, seen: Coefficients) -> Complex:
+    """Coefficients (n,) of orders that columns make, in the terms of `Coefficients`; without the bends of a fit."""
+    g = seen.frequencies
+    damping = -2 * np.pi**2 * np.einsum("ni,ij,nj->n", g, columns.spread_px2, g)
+    exponent = damping[:, None] * columns.widths**2
+    shape = (1 - columns.tail_part) * np.exp(exponent) + columns.tail_part * np.exp(exponent * TAIL_WIDTH**2)
+    phase = np.exp(-2j * np.pi * (seen.orders @ columns.places.T))
+    return np.asarray((2 * columns.intensity * shape * phase).sum(1))
+
+
 def distances_px(places: Array, others: Array, vectors_px: Array) -> Array:
     """Distances from places (n, 2) to others (m, 2) of a periodic cell [px]; shape (n, m)."""
     apart = places[:, None] - others

@@ -5,6 +5,7 @@ field: the reduced cell with an angle of at least 90 degrees, a brightest column
 own symmetry turns into each other share a site, and sites are A, B, C by brightness.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -248,6 +249,7 @@ def register_on_own(
     pixel_nm: tuple[float, float] | None = None,
     settings: TileSettings | None = None,
     lattice: Lattice | None = None,
+    again: Callable[[LatticeMap], OwnCell | None] | None = None,
 ) -> tuple[Registration, OwnCell]:
     """Lay an image on the crystal that it shows itself.
 
@@ -263,6 +265,8 @@ def register_on_own(
     settings : TileSettings, optional
     lattice : Lattice, optional
         Coarse lattice, when it is known.
+    again : callable, optional
+        Lays a cell that is known on the image's map; None where it shows another one, which is then found.
 
     Raises
     ------
@@ -273,12 +277,14 @@ def register_on_own(
     lattice = strongest_lattice(lattice or find_lattice(image))
     first = fit_registration(image, [], pixel_nm, settings, lattice=lattice)
     found = lattice_map(image, first)
-    steps = true_cell(found)
-    if round(abs(float(np.linalg.det(steps)))) > 1:
-        lattice = replace(lattice, vectors_px=reduced(steps @ first.frame.vectors_px))
-        first = fit_registration(image, [], pixel_nm, settings, lattice=lattice)
-        found = lattice_map(image, first)
-    own = find_own_cell(found)
+    own = again(found) if again is not None else None
+    if own is None:
+        steps = true_cell(found)
+        if round(abs(float(np.linalg.det(steps)))) > 1:
+            lattice = replace(lattice, vectors_px=reduced(steps @ first.frame.vectors_px))
+            first = fit_registration(image, [], pixel_nm, settings, lattice=lattice)
+            found = lattice_map(image, first)
+        own = find_own_cell(found)
     if own is None:
         raise NoLatticeError("no lattice: what repeats shows no columns above its noise")
     frame = first.frame.in_cell(own.cell).moved(own.origin @ np.linalg.inv(own.cell))

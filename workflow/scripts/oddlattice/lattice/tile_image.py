@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import zarr
 
 from oddlattice.crystal import OWN, Crystal
-from oddlattice.lattice.fourier import DISTORTED, Lattice, NoLatticeError, describe, stretch_of
+from oddlattice.lattice.fourier import DISTORTED, Lattice, NoLatticeError, describe, find_lattice, stretch_of
 from oddlattice.lattice.frame import Frame
 from oddlattice.lattice.grains import Grains, Labels, find_grains, takes_all
 from oddlattice.lattice.identified import (
@@ -22,11 +23,12 @@ from oddlattice.lattice.identified import (
 from oddlattice.lattice.identity import Identity
 from oddlattice.lattice.one_grain import alone, cropped
 from oddlattice.lattice.origin import column_weights
-from oddlattice.lattice.own_crystal import OwnCell, register_on_own
+from oddlattice.lattice.own_crystal import OwnCell, register_on_own, strongest_lattice
 from oddlattice.lattice.pixel_size import header_nm, mean_nm
 from oddlattice.lattice.record import CODEC, write_tiles
 from oddlattice.lattice.register import fit_registration
 from oddlattice.lattice.registration import Registration
+from oddlattice.lattice.stack_crystal import StackCrystal, seen_again, sum_of_some
 from oddlattice.lattice.which_crystal import Judge, NoModelError, rotation_deg
 from oddlattice.run.stage_settings import TileSettings
 from oddlattice.storage import blocks
@@ -201,19 +203,22 @@ def tile_image(
     judge: Judge | None = None,
     own: bool = False,
     libraries: Sequence[str] = (),
+    stack: Mapping[str, Any] | None = None,
 ) -> Row:
     """Register one image and write its group; returns its row of the root attributes.
 
     `models` has the crystal of every model by the name of its folder; `settings` those of `TileSettings`; `judge` is as
     of `fit_registration`. Where none of the models is the image's and `own` is set, the image is registered on the
-    crystal that it shows itself, and that is looked up in the crystal `libraries`.
+    crystal that it shows itself, and that is looked up in the crystal `libraries`; a frame is laid on the crystal that
+    its `stack` shows (`crystal_of_stack`).
     """
     source = group_of(zarr.open_group(images_zarr, mode="r"), image_id)
     image: Any = array_of(source, "0")
     pixel_nm = header_nm(attributes_of(source))
     group = zarr.open_group(out, mode="r+").create_group(image_id)
     image = blocks.read(image) if image.shape[0] * image.shape[1] <= AT_ONCE_PX else Windows(image)
-    how = How(models, pixel_nm, TileSettings.of(settings), judge, own, libraries)
+    of_stack = StackCrystal.of(stack) if stack is not None else None
+    how = How(models, pixel_nm, TileSettings.of(settings), judge, own, libraries, of_stack)
     whole = laid(image, how)
     grains = other_grains(image, whole)
     each = _each_grain(image, grains, how) if grains is not None else {}
@@ -235,6 +240,7 @@ class How:
     judge: Judge | None
     own: bool
     libraries: Sequence[str]
+    stack: StackCrystal | None = None
 
 
 @dataclass(frozen=True)
@@ -248,8 +254,7 @@ class Laid:
 def laid(image: Any, how: How, lattice: Lattice | None = None) -> Laid:
     """Lay an image on its lattice, where it is not known on the one that it shows."""
     try:
-        known = how.models, how.pixel_nm, how.settings, how.judge, how.own
-        found, cell = registered(image, *known, lattice=lattice, libraries=how.libraries)
+        found, cell = registered_as(image, how, lattice)
     except NoLatticeError as error:
         return Laid(not_tiled("no_lattice", str(error)))
     except NoModelError as error:
@@ -261,6 +266,36 @@ def laid(image: Any, how: How, lattice: Lattice | None = None) -> Laid:
         who = identify_own(cell, how.pixel_nm, how.libraries) if how.libraries else None
         said |= own_attributes(cell, who, how.pixel_nm, said["warnings"])
     return Laid(said, found)
+
+
+def registered_as(image: Any, how: How, lattice: Lattice | None = None) -> tuple[Registration, OwnCell | None]:
+    """`registered` as `how` says; a frame whose stack's crystal is known, on that."""
+    if how.stack is not None and lattice is None:
+        again = partial(seen_again, known=how.stack.own)
+        return register_on_own(image, how.pixel_nm, how.settings, how.stack.lattice, again)
+    known = how.models, how.pixel_nm, how.settings, how.judge, how.own
+    return registered(image, *known, lattice=lattice, libraries=how.libraries)
+
+
+def crystal_of_stack(
+    images_zarr: str,
+    frames: Sequence[str],
+    models: Mapping[str, Crystal],
+    settings: Mapping[str, Any],
+    judge: Judge | None = None,
+    own: bool = False,
+    libraries: Sequence[str] = (),
+) -> dict[str, Any] | None:
+    """The crystal that the sum of a stack's frames shows itself, for `tile_image`; None where it is a model's."""
+    sources = [group_of(zarr.open_group(images_zarr, mode="r"), name) for name in frames]
+    pixel_nm = header_nm(attributes_of(sources[0]))
+    total = sum_of_some([array_of(source, "0") for source in sources])
+    how = How(models, pixel_nm, TileSettings.of(settings), judge, own, libraries)
+    try:
+        _, cell = registered_as(total, how)
+        return None if cell is None else StackCrystal(cell, strongest_lattice(find_lattice(total))).as_dict()
+    except (NoLatticeError, NoModelError):
+        return None
 
 
 def _write_one(image: Any, one: Laid, group: zarr.Group) -> dict[str, Any]:

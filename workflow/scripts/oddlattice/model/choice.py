@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from oddlattice.crystal import CELL_PX, Crystal, load_crystal
-from oddlattice.lattice.tile_image import tile_image
+from oddlattice.lattice.tile_image import crystal_of_stack, tile_image
 from oddlattice.model.misfit import misfit, share_of_limit
 from oddlattice.numerics.arrays import Array
 from oddlattice.process.sandbox import Fault, result_or_fault
@@ -90,15 +90,29 @@ def tile_one(crystal_files: Sequence[str], misfit_limit: float | None = None, **
 
     Where a `misfit_limit` is given, an image that is further off every model is laid on the crystal it shows itself.
     """
+    return tile_image(**_models(crystal_files, misfit_limit), **job)
+
+
+def know_stack(crystal_files: Sequence[str], misfit_limit: float | None = None, **job: Any) -> dict[str, Any] | None:
+    """The crystal that a stack shows itself; see `tile_image.crystal_of_stack`."""
+    return crystal_of_stack(**_models(crystal_files, misfit_limit), **job)
+
+
+def _models(crystal_files: Sequence[str], misfit_limit: float | None) -> dict[str, Any]:
     paths = [Path(path) for path in crystal_files]
     crystals = [load_crystal(path) for path in paths]
     folders = [path.parent for path in paths]
     own = misfit_limit is not None
     judge = Judge(folders, crystals, misfit_limit or 1.0) if own or len(paths) > 1 else None  # one has no rival
     models = {folder.name: crystal for folder, crystal in zip(folders, crystals, strict=True)}
-    return tile_image(models=models, judge=judge, own=own, **job)
+    return {"models": models, "judge": judge, "own": own}
 
 
 def tile_or_tell(**job: Any) -> tuple[Row, None] | tuple[None, Fault]:
     """Body of the child process of one image: its row, or what went wrong."""
     return result_or_fault(tile_one, **job)
+
+
+def know_or_tell(**job: Any) -> tuple[dict[str, Any] | None, None] | tuple[None, Fault]:
+    """Body of the child process of one stack: its own crystal if that is what it shows, or what went wrong."""
+    return result_or_fault(know_stack, **job)
