@@ -141,7 +141,7 @@ def latest_marks(marks: Iterable[Row]) -> list[Row]:
     """
     kept: dict[tuple[bool, int, int], list[Row]] = defaultdict(list)
     for mark in sorted(marks, key=_order, reverse=True):
-        region = mark["found_kind"] == "extended"
+        region = mark["found_kind"] in ("extended", "boundary")
         row, col = round(mark["row_px"] / SAME_PX), round(mark["col_px"] / SAME_PX)
         around = [m for r in (-1, 0, 1) for c in (-1, 0, 1) for m in kept.get((region, row + r, col + c), [])]
         if all(math.hypot(m["row_px"] - mark["row_px"], m["col_px"] - mark["col_px"]) > SAME_PX for m in around):

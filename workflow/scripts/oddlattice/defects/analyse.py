@@ -8,9 +8,11 @@ from tempfile import TemporaryDirectory
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import zarr
 
+from oddlattice.defects.boundary_tables import Crystal, boundary_defect, breaks_of
 from oddlattice.defects.find import judge_by_parts, list_together
 from oddlattice.defects.grain_tables import boundary_rows, grain_row, in_labels
 from oddlattice.defects.image_quality import quality_of
@@ -148,19 +150,46 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
     warnings = [*source.get("warnings", []), *_warnings(grains, whole, len(numbers)), *without, *doubt]
     found["reason"] = "; ".join(warning.rstrip(".") for warning in warnings)
     made = Analysis(found, trials=[{"image_id": name} | trial for trial in whole.trials])
-    for k, tally in tallies.items():
-        image, area = grains[k].image, grains[k].cell_nm2
-        made.defects += numbered([defect_row(row, k, defect, image, area) for defect in tally.defects])
-    made.columns = _columns(grains, tallies)
-    made.defects = of_population(made.defects, made.columns)
-    made.grains, made.boundaries = _grain_tables(name, stores, grains, figures, source)
+    _fill_tables(made, row, stores, grains, tallies, figures)
     made = unverified(made) if doubt else made
     made = made if first["pixel_nm"] is not None else emptied(made, LENGTH)
     said: Row = {"image_id": name, "completeness": whole.losses, "trials": whole.trials}
-    if len(numbers) > 1:
-        said |= {"grains": made.grains, "boundaries": made.boundaries}
+    said |= {"grains": made.grains if len(numbers) > 1 else [], "boundaries": made.boundaries}
     group.update_attributes({"oddlattice": said})
     return made
+
+
+def _fill_tables(
+    made: Analysis,
+    row: Row,
+    stores: Stores,
+    grains: dict[int, Grain],
+    tallies: dict[int, Tally],
+    figures: dict[int, Row],
+) -> None:
+    """Fill columns, defects, grains and boundaries of an image."""
+    name = row["image_id"]
+    labels = labels_of(group_of(stores.tiles, name))
+    crystals = {
+        k: Crystal(grain.image, tallies[k], grain.lattice["pixel_nm"] is not None) for k, grain in grains.items()
+    }
+    breaks = breaks_of(array_of(group_of(stores.images, name), "0"), labels, crystals)
+    for k, tally in tallies.items():
+        image, area = grains[k].image, grains[k].cell_nm2
+        rows = [defect_row(row, k, defect, image, area) for defect in tally.defects]
+        made.defects += numbered(breaks.with_closures(rows, k))
+    made.columns = _columns(grains, tallies)
+    made.defects = of_population(made.defects, made.columns)
+    source = attributes_of(group_of(stores.images, name))
+    made.grains, between = _grain_tables(name, stores, grains, figures, source)
+    made.boundaries = breaks.boundaries(name, between)
+    pixel_nm = next(iter(grains.values())).image.pixel_nm
+    made.defects += [boundary_defect(row, one, pixel_nm) for one in made.boundaries]
+
+
+def labels_of(image: zarr.Group) -> npt.NDArray[np.uint8] | None:
+    """Grain of every pixel of an image of several, 0 where there is no crystal; None of an image of one."""
+    return values_of(image, GRAIN_MAP) if GRAIN_MAP in image else None
 
 
 def _columns(grains: dict[int, Grain], tallies: dict[int, Tally]) -> pl.DataFrame:
@@ -180,8 +209,7 @@ def _grain_tables(
     source: Row,
 ) -> tuple[list[Row], list[Row]]:
     """Rows of products.GRAINS and products.BOUNDARIES of an image, by the `figures` of its grains."""
-    numbers, image = grains_in(stores.tiles, name), group_of(stores.tiles, name)
-    labels = values_of(image, GRAIN_MAP) if GRAIN_MAP in image else None
+    numbers, labels = grains_in(stores.tiles, name), labels_of(group_of(stores.tiles, name))
     rows = []
     for k in numbers:
         lattice = attributes_of(grain_of(stores.tiles, name, k))

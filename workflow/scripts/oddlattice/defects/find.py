@@ -14,7 +14,15 @@ from oddlattice.defects.listing import Judged, decide_together, windows_of
 from oddlattice.defects.noise import Noise, estimate_noise, in_mean_cells, local_contrast
 from oddlattice.defects.null import judge_columns
 from oddlattice.defects.published_score import published_map
-from oddlattice.defects.regions import Cells, broken_cells, crowded_cells, extended_regions, gap_cells, off_site
+from oddlattice.defects.regions import (
+    Cells,
+    broken_cells,
+    crowded_cells,
+    extended_regions,
+    gap_cells,
+    numbered_regions,
+    off_site,
+)
 from oddlattice.defects.registered import Registered, load_registered
 from oddlattice.defects.tables import Piece, Tally
 from oddlattice.lattice.columns import mean_cell, px_of
@@ -187,5 +195,6 @@ def list_together(name: str, grains: dict[int, JudgedGrain], settings: DefectSet
         shape = (grain.regions.shape[0], grain.regions.shape[1])
         crowd = crowded_cells(tally.defects, shape, vectors_pm, settings.extended_columns)
         tally.defects, taken = extended_regions(tally.defects, grain.regions | crowd)
+        tally.regions = numbered_regions(grain.regions | crowd)
         tally.take(taken)
     return found

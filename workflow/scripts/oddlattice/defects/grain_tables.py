@@ -18,6 +18,7 @@ Labels = npt.NDArray[np.uint8]
 
 LOW_ANGLE_DEG = 15.0  # grains of one crystal that are turned by less meet in a low-angle boundary
 SAME_STRETCH, SAME_AREA = 1.05, 0.05  # cells this near to each other are one crystal's, where nothing else is known
+FAINT = 0.2  # of the brightest column: what is fainter may be seen in one grain and not in another
 OF_FIGURES = (
     "columns_tested",
     "defects",
@@ -116,7 +117,8 @@ def _one_crystal(one: Mapping[str, Any], other: Mapping[str, Any], turn: Turn | 
         return False
     if one["model"] != OWN:
         return True
-    columns = [len(side["own_crystal"]["columns"]) for side in (one, other)]
+    bright = [[c["brightness"] > FAINT for c in side["own_crystal"]["columns"]] for side in (one, other)]
+    columns = [sum(seen) for seen in bright]  # a faint one may be found in the larger grain alone
     alike = turn is not None and turn.stretch < SAME_STRETCH and abs(math.log(turn.area_ratio)) < SAME_AREA
     return alike and columns[0] == columns[1]
 

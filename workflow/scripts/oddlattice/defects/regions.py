@@ -119,6 +119,11 @@ def crowded_cells(defects: list[Defect], shape: tuple[int, int], vectors_pm: Arr
     return found
 
 
+def numbered_regions(regions: Cells) -> npt.NDArray[np.intp]:
+    """Cells (U, V) of regions with the number of each, from 1 in the order in which they are listed."""
+    return np.asarray(label(regions, structure=ROUND)[0], dtype=np.intp)
+
+
 def extended_regions(defects: list[Defect], regions: Cells) -> tuple[list[Defect], Cells]:
     """The defects, told whether they stand in a region, and one of kind `extended` for each region, last.
 
@@ -133,7 +138,8 @@ def extended_regions(defects: list[Defect], regions: Cells) -> tuple[list[Defect
     taken : ndarray of shape (U, V), bool
         The regions and their rims, of a cell: what is in them is no point defect.
     """
-    labels, count = label(regions, structure=ROUND)
+    labels = numbered_regions(regions)
+    count = int(labels.max(initial=0))
     owner = grey_dilation(labels, footprint=ROUND)
     last = np.array(regions.shape) - 1
     owners = [int(owner[tuple(np.clip(np.floor(d.uv).astype(int), 0, last))]) for d in defects]

@@ -177,6 +177,8 @@ class Tally:
         Of the number of false alarms, see `TwoGroups`.
     taken : ndarray of shape (U, V), bool
         Cells of regions and of their rims.
+    regions : ndarray of shape (U, V), int
+        Number of the region of each cell, in the order of the defects that are regions; 0 in none.
     reasons : dict of str to None
         Why sites are not tested, in order.
     """
@@ -191,6 +193,7 @@ class Tally:
     trials: list[Row] = field(default_factory=list)
     false_dispersion: float = 1.0
     taken: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
+    regions: npt.NDArray[np.intp] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.intp))
     reasons: dict[str, None] = field(default_factory=dict)
 
     def add(self, image_id: str, grain: int, piece: Piece) -> None:

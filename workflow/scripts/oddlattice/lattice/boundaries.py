@@ -49,12 +49,15 @@ class Turn:
         Ratio of the principal stretches between their cells, at least 1.
     area_ratio : float
         Of the second's cell over the first's.
+    cell : ndarray of shape (2, 2)
+        The second's vectors, rows in steps of its own, that answer to the first's.
     """
 
     angle_deg: float
     sigma_deg: float
     stretch: float
     area_ratio: float
+    cell: Array
 
 
 def lines_between(labels: Labels) -> list[Line]:
@@ -119,7 +122,7 @@ def turned(first_px: Array, second_px: Array, sigmas_px: tuple[Array, Array]) ->
         angle = float(np.degrees(np.arctan2(onto[0, 1] - onto[1, 0], onto[0, 0] + onto[1, 1])))
         if best is None or abs(angle) < best.angle_deg:
             sigma = np.hypot(_turn_sigma(first_px, sigmas_px[0]), _turn_sigma(second_px, sigmas_px[1]))
-            best = Turn(abs(angle), float(np.degrees(sigma)), float(large / small), ratio)
+            best = Turn(abs(angle), float(np.degrees(sigma)), float(large / small), ratio, cell)
     return best
 
 

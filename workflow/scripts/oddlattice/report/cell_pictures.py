@@ -40,7 +40,8 @@ def write_crops(image: Image, folder: Path) -> Row | None:
         for grain, one in frames.items()
     }
     low, high, limit = _ranges(list(frames.values()))
-    grains, places = image.defects["grain"].to_list(), image.defects.select("row_px", "col_px").to_numpy()
+    grains = [g if g in frames else next(iter(frames)) for g in image.defects["grain"]]  # a boundary is of two
+    places = image.defects.select("row_px", "col_px").to_numpy()
     rows = list(zip(grains, places, strict=True))
     for start in range(0, len(rows), CROPS_PER_SHEET):
         crops = np.stack([_crop(frames[g], views[g], at) for g, at in rows[start : start + CROPS_PER_SHEET]])

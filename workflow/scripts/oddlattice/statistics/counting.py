@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from oddlattice.defects.false_alarms import FalseAlarms
+from oddlattice.defects.kinds import NO_POINTS
 from oddlattice.storage.rows import Row
 
 REVIEWED_AWAY = ("rejected",)  # defects that a person said are none
@@ -15,8 +16,8 @@ REVIEWED_REAL = ("confirmed", "other")  # and those that a person said are there
 
 
 def point_defects(defects: pl.DataFrame) -> pl.DataFrame:
-    """Defects that are counted: regions, and what is in them, have an area instead; rejected and excluded are none."""
-    kept = defects.filter(pl.col("kind").fill_null("unknown") != "extended")
+    """Defects that are counted: no boundaries, no regions nor what is in them; rejected and excluded are none."""
+    kept = defects.filter(~pl.col("kind").fill_null("unknown").is_in(NO_POINTS))
     if "in_region" in kept.columns:
         kept = kept.filter(~pl.col("in_region").fill_null(False))
     if "excluded" in kept.columns:

@@ -11,6 +11,7 @@ import polars as pl
 from oddlattice.defects.false_alarms import FalseAlarms
 from oddlattice.defects.fdr import decide
 from oddlattice.defects.kind_probabilities import CERTAIN, kind_probabilities
+from oddlattice.defects.kinds import NO_POINTS
 from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.storage.products import COLUMN_KEY, DEFECTS
@@ -45,7 +46,7 @@ def listed_over_run(
     kept = defects.filter(pl.col("column").is_not_null()).join(of_run.select(*KEY, "q_run"), on=KEY)
     kept = kept.with_columns(q_value=pl.col("q_run")).select(defects.columns)
     added = _as_defects(of_run.join(kept, on=KEY, how="anti"), images).select(defects.columns)
-    regions = defects.filter(pl.col("kind") == "extended")
+    regions = defects.filter(pl.col("kind").is_in(NO_POINTS))
     listed = pl.concat([kept, places, added, regions]).sort("image_id", "p_value", "row_px", "col_px", nulls_last=True)
     return listed, _counted_anew(images, listed)
 
@@ -78,7 +79,7 @@ def _kind_of(row: Row) -> tuple[str, float]:
 
 def _counted_anew(images: pl.DataFrame, listed: pl.DataFrame) -> pl.DataFrame:
     """The table of images with the number, density and false alarms of what is `listed`."""
-    points = listed.filter((pl.col("kind") != "extended") & ~pl.col("in_region").fill_null(False))
+    points = listed.filter(~pl.col("kind").is_in(NO_POINTS) & ~pl.col("in_region").fill_null(False))
     real = {str(name): some["probability_real"].to_numpy() for (name,), some in points.group_by("image_id")}
     rows = [
         _figures(row, real.get(str(row["image_id"]), np.empty(0))) if row["state"] == "analysed" else {}

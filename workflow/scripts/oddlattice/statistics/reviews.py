@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 from skimage import measure
 
 from oddlattice.archive.review_files import latest_marks
+from oddlattice.defects.kinds import NO_POINTS
 from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.intervals import poisson_interval, wilson
 from oddlattice.storage.products import REVIEWS, table
@@ -43,8 +44,8 @@ class Reviewed:
 
 
 def class_of(kind: str | None) -> str:
-    """What a defect is, whatever its kind is called: a column of the crystal, an extra one, or a region."""
-    return {"extended": "region", "extra": "extra"}.get(kind or "", "column")
+    """What a defect is, whatever its kind is called: a column of the crystal, an extra one, a region or a boundary."""
+    return {"extended": "region", "extra": "extra", "boundary": "boundary"}.get(kind or "", "column")
 
 
 def near_px(columns_px: Array) -> float:
@@ -306,7 +307,7 @@ def _area_and_density(
         share = float(inside(columns, regions).mean()) if len(columns) else 0.0
     share = 1.0 if unusable else share
     counted = sum(
-        d["kind"] != "extended" and not d.get("in_region") and m["review"] != "rejected" and not m["excluded"]
+        d["kind"] not in NO_POINTS and not d.get("in_region") and m["review"] != "rejected" and not m["excluded"]
         for d, m in zip(defects, marks, strict=True)
     )
     if area is None:
@@ -335,7 +336,7 @@ def precision(defects: pl.DataFrame) -> list[Row]:
     ones. Extended regions stand for themselves; where people disagree, the defect counts for neither side.
     """
     counted = defects.filter(~pl.col("excluded").fill_null(False))
-    points = counted.filter(pl.col("kind").fill_null("unknown") != "extended")
+    points = counted.filter(~pl.col("kind").fill_null("unknown").is_in(NO_POINTS))
     open_images = points.filter(pl.col("review").fill_null("") == "")["image_id"].unique()
     full = points.filter(~pl.col("image_id").is_in(open_images.implode()))
     groups = [("all columns", points), ("in images reviewed in full", full)]

@@ -189,7 +189,8 @@ DEFECTS: Schema = {
     "number": pl.Int64,  # of what is no column: 1, 2, ... within its grain and kind, from the top; its key with them
     "site": pl.String,
     "site_in_run": pl.String,  # the site's name in all images; null where that is not told; filled by gather
-    "kind": pl.String,  # vacancy-like | lighter | heavier | displaced | extra | extended | unknown
+    "kind": pl.String,  # vacancy-like | lighter | heavier | displaced | extra | extended | boundary | unknown
+    "sort": pl.String,  # of a boundary, as in the table of boundaries, whose row has its number; else null
     "kind_probability": pl.Float64,  # of this kind, if the defect is real
     "probability_real": pl.Float64,  # that it is no false alarm; null of a region
     "z": pl.Float64,
@@ -202,6 +203,10 @@ DEFECTS: Schema = {
     "shift_col_pm": pl.Float64,
     "shift_sigma_pm": pl.Float64,
     "area_nm2": pl.Float64,  # of an extended region, else null
+    "burgers_u": pl.Float64,  # of an extended region: closure of a circuit around it, in lattice vectors; 0, 0 of none
+    "burgers_v": pl.Float64,
+    "burgers_pm": pl.Float64,  # its length
+    "burgers_reason": pl.String,  # why it is not told
     "population": pl.Int64,  # component of 4_defects/populations: 0 the bulk; null of a column of none
     "in_region": pl.Boolean,  # a column in an extended region or at its rim: not counted in densities
     "page_row": pl.Int64,  # place in the list of its image's page, filled by gather; null of what the run alone lists
@@ -249,18 +254,29 @@ GRAINS: Schema = {
     "sites_in_run": pl.String,  # JSON: name in the run of the site of each column, "" where that is not told
 }
 
-#: results/4_defects/boundaries.parquet: where two grains meet.
+#: results/4_defects/boundaries.parquet: where two grains meet, and faults within one; each is a defect, too.
 BOUNDARIES: Schema = {
     "image_id": pl.String,
     "boundary": pl.Int64,  # 1, 2, ... within the image
     "grain_1": pl.Int64,
-    "grain_2": pl.Int64,
-    "sort": pl.String,  # grain | low-angle (below 15 degrees) | phase (two crystals)
+    "grain_2": pl.Int64,  # the first again where the boundary lies within a grain
+    "sort": pl.String,  # grain | low-angle (below 15 degrees) | twin | phase (crystals) | antiphase | stacking fault
     "length_px": pl.Float64,
     "length_nm": pl.Float64,
     "misorientation_deg": pl.Float64,  # least rotation of one lattice onto the other; null where no cells are alike
     "misorientation_sigma_deg": pl.Float64,
     "misfit": pl.Float64,  # of the second's lattice constant against the first's
+    "direction_1": pl.String,  # of two crystals: the directions of low indices that run side by side
+    "direction_2": pl.String,
+    "directions_apart_deg": pl.Float64,
+    "misfit_along": pl.Float64,  # of the second's step along them against the first's
+    "dislocations": pl.Int64,  # of a low-angle boundary: those whose Burgers vectors are told
+    "dislocations_not_told": pl.Int64,
+    "burgers": pl.String,  # JSON: lists of [row, col, u, v], place [px] and vector in the first grain's cells
+    "shift_u": pl.Float64,  # across an antiphase boundary or a stacking fault [cells]: of what is right of the path
+    "shift_v": pl.Float64,
+    "shift_u_sigma": pl.Float64,
+    "shift_v_sigma": pl.Float64,
     "path_px": pl.String,  # JSON: lists of [row, col]
 }
 

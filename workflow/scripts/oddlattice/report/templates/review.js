@@ -189,7 +189,7 @@ class Reviews {
 
   /* What a defect is, whatever its kind is called: the same rule as in reviews.py. */
   static classOf(kind) {
-    return { extended: "region", extra: "extra" }[kind] || "column";
+    return { extended: "region", extra: "extra", boundary: "boundary" }[kind] || "column";
   }
 
   /* The address of a defect within its page: its class and its place, which outlive a run; and back. */
