@@ -82,6 +82,16 @@ class Results:
         return pl.read_parquet(self.path / "4_defects/defects.parquet")
 
     @cached_property
+    def grains(self) -> pl.DataFrame:
+        """A row per grain of every image with a lattice (products.GRAINS)."""
+        return pl.read_parquet(self.path / "4_defects/grains.parquet")
+
+    @cached_property
+    def boundaries(self) -> pl.DataFrame:
+        """A row per boundary between two grains, and per fault within one (products.BOUNDARIES)."""
+        return pl.read_parquet(self.path / "4_defects/boundaries.parquet")
+
+    @cached_property
     def series(self) -> pl.DataFrame:
         """A row per stack followed through its frames (products.SERIES)."""
         return pl.read_parquet(self.path / "4_defects/series.parquet")
@@ -233,6 +243,16 @@ class ResultImage:
     def defects(self) -> pl.DataFrame:
         """Its defects (products.DEFECTS)."""
         return self.results.defects.filter(pl.col("image_id") == self.image_id)
+
+    @property
+    def grains(self) -> pl.DataFrame:
+        """Its grains (products.GRAINS)."""
+        return self.results.grains.filter(pl.col("image_id") == self.image_id)
+
+    @property
+    def boundaries(self) -> pl.DataFrame:
+        """Boundaries between its grains, and faults within them (products.BOUNDARIES)."""
+        return self.results.boundaries.filter(pl.col("image_id") == self.image_id)
 
     @property
     def columns(self) -> pl.DataFrame:

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from oddlattice.lattice.frame import GRID_CELLS, WINDOW_CELLS, Grid, demodulate, fit_flattener, grid_over
+from oddlattice.lattice.demodulate import demodulate
+from oddlattice.lattice.fit_frame import GRID_CELLS, WINDOW_CELLS
+from oddlattice.lattice.flattener import fit_flattener
+from oddlattice.lattice.grid import Grid, grid_over
 from oddlattice.numerics.arrays import Array, Bools, Complex, Float, Index
 
 REFLECTIONS = 4  # strongest reflections whose waves are followed

@@ -10,6 +10,7 @@ from oddlattice.lattice.fourier import reduced
 from oddlattice.numerics.arrays import Array
 
 LARGEST_INDEX = 2  # of directions that are compared
+LARGEST_OF_TWINS = 1  # of the row of columns at which a twin is mirrored, in the reduced cell
 SAME_CELL = 0.03  # by which steps of a twin's mirrored lattice may miss whole ones
 
 
@@ -33,9 +34,9 @@ class Directions:
     misfit: float
 
 
-def _low_indices() -> list[tuple[int, int]]:
+def _low_indices(largest: int = LARGEST_INDEX) -> list[tuple[int, int]]:
     """Directions of low indices, one of each pair of opposite ones, the lowest first."""
-    steps = range(-LARGEST_INDEX, LARGEST_INDEX + 1)
+    steps = range(-largest, largest + 1)
     found = [(h, k) for h, k in product(steps, repeat=2) if gcd(h, k) == 1 and (h > 0 or (h == 0 and k > 0))]
     return sorted(found, key=lambda d: (d[0] ** 2 + d[1] ** 2, d))
 
@@ -53,7 +54,9 @@ def is_twin(first_px: Array, second_px: Array, within_deg: float) -> bool:
     one, other = reduced(first_px), reduced(second_px)
     if _is_lattice(one, other, within_deg):
         return False
-    return any(_is_lattice(_mirrored(one, np.array(d) @ one), other, within_deg) for d in _low_indices())
+    return any(
+        _is_lattice(_mirrored(one, np.array(d) @ one), other, within_deg) for d in _low_indices(LARGEST_OF_TWINS)
+    )
 
 
 def _mirrored(vectors: Array, along: Array) -> Array:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from oddlattice.defects.kinds import NO_POINTS
 from oddlattice.statistics.densities import site_fractions
 from oddlattice.statistics.same_crystals import Cell, groups_of
 from oddlattice.storage.products import COLUMNS, GRAINS, Schema, read_table
@@ -121,7 +122,7 @@ def sites_by_image(
         for image, site, number in told(each).select("image_id", "name", "len").iter_rows():
             of_image = counts.setdefault(image, {})
             of_image[site] = of_image.get(site, 0) + number
-    points = defects.filter((pl.col("kind") != "extended") & ~pl.col("in_region").fill_null(False))
+    points = defects.filter(~pl.col("kind").is_in(NO_POINTS) & ~pl.col("in_region").fill_null(False))
     flagged: dict[str, list[tuple[str, str]]] = {}
     for image, site, kind in told(points.drop("site_in_run")).select("image_id", "name", "kind").iter_rows():
         flagged.setdefault(image, []).append((site, str(kind)))

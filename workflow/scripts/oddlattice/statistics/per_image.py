@@ -16,6 +16,7 @@ from oddlattice.numerics.arrays import Array
 from oddlattice.statistics import densities, pair_correlation, polar
 from oddlattice.statistics.counting import false_by_kind, kinds_of, point_defects, seed_for
 from oddlattice.statistics.populations import site_populations
+from oddlattice.statistics.strain import figures_of, strain_of_places
 from oddlattice.storage.groups import FIRST_GRAIN, attributes_of, grain_of, grains_in, group_of, values_of
 from oddlattice.storage.products import COLUMN_KEY, PLACES
 from oddlattice.storage.rows import Row
@@ -138,8 +139,8 @@ def measure(
 ) -> tuple[Row, list[pl.DataFrame]]:
     """Statistics of one analysed image and its measured columns.
 
-    What is measured on a lattice (`lattice`, `polar`) is that of each grain, in `grains` by their numbers where there
-    are several; beside the rest stands that of the first.
+    What is measured on a lattice (`lattice`, `polar`, `strain`) is that of each grain, in `grains` by their numbers
+    where there are several; beside the rest stands that of the first.
     """
     name = str(row["image_id"])
     header = pixel_size.header_nm(attributes_of(group_of(stores["images"], name)))
@@ -179,6 +180,7 @@ def measure_grain(
     if lattice["pixel_nm"] is not None:
         found["lattice"] = lattice_figures(*polar.lattice_field(coordinates.nodes_px, mask, pixel_nm), coordinates)
     places = [polar.measure_places(tiles["tiles"], mask, ColumnShape.of(column)) for column in model["columns"]]
+    found["strain"] = figures_of(strain_of_places(places, coordinates, pixel_nm, (mask.shape[0], mask.shape[1])))
     crystal = crystals.get(str(model["model"]))
     found_sites = polar.perovskite_sites(crystal) if crystal is not None else None
     sites = [crystal.columns.index(column) for column in found_sites] if crystal is not None and found_sites else None

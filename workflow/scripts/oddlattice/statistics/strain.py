@@ -11,13 +11,18 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.numerics.arrays import Array, Bools
+from oddlattice.statistics.polar import Places
+from oddlattice.storage.rows import Row
 
 COMPONENTS = ("exx", "eyy", "exy", "rotation_deg")
 WINDOW_CELLS = 5  # side of the window whose columns tell the strain of its middle cell
 LEAST_PART = 0.5  # of a window's columns that must be there
 LEAST_SPREAD = 0.5  # of the usual spread of a window's cells along any direction
 OUTLIER = 4.0  # robust standard deviations: a column farther from where its neighbours put it is left out
+LEAST_COLUMNS = 36
+MOST_BLOCKS = 20  # along a side of what is drawn
 LEAST_TRIPLES = 12  # of neighbouring windows by which noise is told
 
 
@@ -37,9 +42,7 @@ class Strain:
     sigma: Array
 
 
-def strain_of(
-    cells: npt.NDArray[np.intp], kind: npt.NDArray[np.intp], q: Array, places: Array, shape: tuple[int, int]
-) -> Strain:
+def strain_of(cells: npt.NDArray[np.intp], kind: npt.NDArray[np.intp], places: Array, shape: tuple[int, int]) -> Strain:
     """Strain from columns: a straight lattice is fitted to the columns of each window.
 
     Parameters
@@ -47,15 +50,13 @@ def strain_of(
     cells : ndarray of shape (n, 2)
         Cell of each column, within `shape`.
     kind : ndarray of shape (n,)
-        Its index in the cell: kinds that stand off their places in all cells alike are not strained.
-    q : ndarray of shape (n, 2)
-        Its lattice coordinates in the perfect lattice.
+        Its number among the kinds of columns; where in the cell a kind stands, its mean tells.
     places : ndarray of shape (n, 2)
         Where it was measured (row, col), in any unit that is the same along both axes.
     """
-    moved, vectors = _from_mean(kind, q, places)
-    kept = np.ones(len(q), dtype=bool)
-    for _ in range(2):
+    kept = np.ones(len(cells), dtype=bool)
+    for _ in range(3):
+        moved, q, vectors = _from_mean(kind, cells, places, kept)
         found, smooth, seen = _windows(cells[kept], q[kept], moved[kept], shape)
         off = np.hypot(*(moved - _expected(smooth, found, cells, q)).T)
         known = np.isfinite(off)
@@ -69,12 +70,15 @@ def strain_of(
     return Strain(values, np.array([noise_of(layer) for layer in values]))
 
 
-def _from_mean(kind: npt.NDArray[np.intp], q: Array, places: Array) -> tuple[Array, Array]:
-    """How far columns are from their mean lattice, their kind's own mean left out; and its vectors as rows."""
-    kinds = np.eye(int(kind.max()) + 1)[kind]
-    design = np.concatenate([q, kinds], axis=1)
-    fit = np.linalg.lstsq(design, places, rcond=None)[0]
-    return np.asarray(places - design @ fit), np.asarray(fit[:2])
+def _from_mean(
+    kind: npt.NDArray[np.intp], cells: npt.NDArray[np.intp], places: Array, kept: Bools
+) -> tuple[Array, Array, Array]:
+    """How far columns are from the mean lattice of those `kept`; their lattice coordinates in it; its vectors."""
+    design = np.concatenate([cells, np.eye(int(kind.max()) + 1)[kind]], axis=1)
+    fit = np.linalg.lstsq(design[kept], places[kept], rcond=None)[0]
+    vectors, starts = fit[:2], fit[2:]
+    q = cells + ((starts - starts[0]) @ np.linalg.inv(vectors))[kind]
+    return np.asarray(places - design @ fit), q, vectors
 
 
 def _windows(cells: npt.NDArray[np.intp], q: Array, moved: Array, shape: tuple[int, int]) -> tuple[Array, Array, Bools]:
@@ -125,6 +129,40 @@ def noise_of(values: Array) -> float:
         if len(some) >= LEAST_TRIPLES:
             found.append(1.4826 * float(np.median(np.abs(some))) / np.sqrt(6))
     return float(max(found)) if found else float("nan")
+
+
+def strain_of_places(
+    places: Sequence[Places], at: Coordinates, pixel_nm: Array, shape: tuple[int, int]
+) -> Strain | None:
+    """Strain of a grain of cells `shape` from the measured places of its columns; None where there are none.
+
+    The shifts of scan lines are taken out; `pixel_nm` (row, col) matters by its ratio alone.
+    """
+    known = [np.isfinite(one.uv).all(axis=1) for one in places]
+    cells = np.concatenate([np.empty((0, 2), dtype=np.intp), *(p.cells[k] for p, k in zip(places, known, strict=True))])
+    if len(cells) < LEAST_COLUMNS:
+        return None
+    _, kind = np.unique(np.repeat(np.arange(len(places)), [k.sum() for k in known]), return_inverse=True)
+    uv = np.concatenate([p.uv[k] for p, k in zip(places, known, strict=True)])
+    return strain_of(cells, kind, at.straight_px(uv) * pixel_nm, shape)
+
+
+def figures_of(strain: Strain | None) -> Row:
+    """Size and noise of each component, and its values on blocks; `reason` where there are none."""
+    if strain is None or not np.isfinite(strain.values).any():
+        return {"reason": "too few columns side by side were measured"}
+    cells, values = blocks_of(strain, MOST_BLOCKS)
+    rms = np.sqrt(np.nanmean(strain.values**2, axis=(1, 2)))
+    said = [float(x) if np.isfinite(x) else None for x in strain.sigma]
+    field: Row = {"step": block_step(strain.values.shape[1:], MOST_BLOCKS), "u": cells[:, 0].tolist()}
+    field |= {"v": cells[:, 1].tolist()}
+    field |= {name: np.round(one, 5).tolist() for name, one in zip(COMPONENTS, values, strict=True)}
+    return {
+        "window_cells": WINDOW_CELLS,
+        "rms": dict(zip(COMPONENTS, rms.tolist(), strict=True)),
+        "sigma": dict(zip(COMPONENTS, said, strict=True)),
+        "field": field,
+    }
 
 
 def blocks_of(strain: Strain, most: int) -> tuple[npt.NDArray[np.intp], Array]:
