@@ -17,10 +17,25 @@ from zarr.storage import MemoryStore
 
 from oddlattice.defects.kinds import KINDS, kind_of
 from oddlattice.lattice import pixel_size
+from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.lattice.record import Record, write_tiles
 from oddlattice.report.structures import column_table, elements_of, structure
-from oddlattice.storage.groups import array_if_any, attributes_of, grain_if_any, group_of, listed_in, values_of
+from oddlattice.statistics.strain import COMPONENTS, Strain
+from oddlattice.statistics.strain_maps import strain_from_table, write_strain
+from oddlattice.storage.atomic import whole_directory
+from oddlattice.storage.groups import (
+    GRAIN_MAP,
+    array_if_any,
+    attributes_of,
+    grain_if_any,
+    group_if_any,
+    group_of,
+    listed_in,
+    new_store,
+    values_of,
+)
 from oddlattice.storage.image_json import ByImage
+from oddlattice.storage.products import BOUNDARIES, GRAINS, Schema, table
 from oddlattice.storage.rows import Row
 
 #: Unit by the end of a column's or key's name; the longest that fits counts.
@@ -84,12 +99,17 @@ class Results:
     @cached_property
     def grains(self) -> pl.DataFrame:
         """A row per grain of every image with a lattice (products.GRAINS)."""
-        return pl.read_parquet(self.path / "4_defects/grains.parquet")
+        return self._if_any("grains", GRAINS)
 
     @cached_property
     def boundaries(self) -> pl.DataFrame:
         """A row per boundary between two grains, and per fault within one (products.BOUNDARIES)."""
-        return pl.read_parquet(self.path / "4_defects/boundaries.parquet")
+        return self._if_any("boundaries", BOUNDARIES)
+
+    def _if_any(self, name: str, schema: Schema) -> pl.DataFrame:
+        """A table of this name; empty where another version of the program wrote none."""
+        path = self.path / f"4_defects/{name}.parquet"
+        return pl.read_parquet(path) if path.is_file() else table([], schema)
 
     @cached_property
     def series(self) -> pl.DataFrame:
@@ -311,6 +331,55 @@ class ResultImage:
         """Places (row, col) of the corners of the cells, shape (2, U + 1, V + 1) [px]; empty as `mask` is."""
         return np.asarray(self._tile("nodes_px"), dtype=np.float32)
 
+    @property
+    def grain_map(self) -> npt.NDArray[np.uint8]:
+        """Grain of every pixel, shape (rows, cols), 0 where is no crystal; empty as `mask` is, and of one grain."""
+        found = array_if_any(group_if_any(self._lattices, self.image_id), GRAIN_MAP)
+        return np.asarray(np.empty((0, 0)) if found is None else found[:], dtype=np.uint8)
+
+    def strain(self, grain: int = 1) -> dict[str, npt.NDArray[np.float64]]:
+        """Strain of a grain against its own mean lattice, cell by cell, from the places of its columns.
+
+        Returns
+        -------
+        dict of str to ndarray
+            ``exx``, ``eyy`` and ``exy``, of x along a row and y down, and ``rotation_deg``, from +row towards +col: of
+            shape (U, V), nan where too few columns were measured. ``sigma``, of shape (4,): their standard errors.
+            ``row_px`` and ``col_px``, of shape (U, V): where the cells' middles are. Empty where too few columns were
+            measured.
+        """
+        found = self._strain(grain)
+        if found is None:
+            return {}
+        strain, at = found
+        cells = np.moveaxis(np.indices(strain.values.shape[1:]), 0, -1) + 0.5
+        row, col = np.moveaxis(at.seen_px(cells.astype(np.float64)), -1, 0)
+        values = dict(zip(COMPONENTS, strain.values, strict=True))
+        return values | {"sigma": strain.sigma, "row_px": row, "col_px": col}
+
+    def write_strain(self, folder: str | PathLike[str]) -> None:
+        """Write the strain of all grains as OME-Zarr maps over the image into a new folder.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        numbers = sorted(self.places["grain"].unique())
+        found = {k: one for k in numbers if (one := self._strain(k)) is not None}
+        if not found:
+            raise ValueError(f"{self.image_id}: found no strain; needed columns side by side")
+        with whole_directory(Path(folder)) as part:
+            shape = (self.raw.shape[0], self.raw.shape[1])
+            write_strain(new_store(part), found, shape, pixel_size.header_nm(self.metadata))
+
+    def _strain(self, grain: int) -> tuple[Strain, Coordinates] | None:
+        group = self._lattice(grain)
+        if group is None or "mask" not in group:
+            return None
+        found = strain_from_table(self.places.filter(pl.col("grain") == grain), group, self.pixel_nm or (1.0, 1.0))
+        return None if found is None else (found, Coordinates.of(group))
+
     def tiles(self, grain: int = 1) -> npt.NDArray[np.float32]:
         """The image on the lattice of a grain, divided by its local mean; empty without a lattice.
 
@@ -326,9 +395,14 @@ class ResultImage:
 
     def _lattice(self, grain: int = 1) -> zarr.Group | None:
         """The group of a grain's lattice, of what was kept of it where the tiles were dropped."""
+        return grain_if_any(self._lattices, self.image_id, grain)
+
+    @property
+    def _lattices(self) -> zarr.Group | None:
+        """The store of the tile stage, or what was kept of it."""
         for stage in ("2_tiles", "2_records"):
             if (path := self.results.path / stage / f"{self.shard}.zarr").exists():
-                return grain_if_any(zarr.open_group(path, mode="r"), self.image_id, grain)
+                return zarr.open_group(path, mode="r")
         return None
 
     def _tile(self, name: str) -> Any:

@@ -20,6 +20,7 @@ CODES = (
     "Exit codes: 0, done; 1, something did not work; 2, the command is wrong. "
     "`run` and `train` end with the code of Snakemake, which is 1 where a job failed."
 )
+FORMATS = ["html", "csv", "geojson", "strain", "cif", "xyz", "poscar"]
 _WORK = click.argument("work", type=click.Path(path_type=Path), default=Path(), required=False)
 _INTO = click.option(
     "--into",
@@ -123,7 +124,7 @@ def train(images: Sequence[Path], name: str, work: Path, cores: str, own: Sequen
 
 @oddlattice.command(epilog=CODES)
 @_WORK
-@click.option("--format", "kind", required=True, type=click.Choice(["html", "csv", "geojson", "cif", "xyz", "poscar"]))
+@click.option("--format", "kind", required=True, type=click.Choice(FORMATS))
 @click.option(
     "--into", type=click.Path(path_type=Path), help="Folder to write into; export/FORMAT in WORK unless told."
 )
@@ -139,9 +140,11 @@ def export(
 ) -> None:
     """Write the results of a run for other programs. WORK is its working folder, here unless told.
 
-    html: an image's page with its pictures in one file, for an e-mail. csv: the tables of images and defects, and every
-    column of each image. geojson: the defects, for QuPath. cif, xyz (extended) and poscar: one atom for each atomic
-    column, at its measured place, a file an image and grain; or, with --around 1.5, one of 3 x 3 nm around each defect.
+    html: an image's page with its pictures in one file, for an e-mail. csv: the tables of images, defects, grains and
+    boundaries, and every column of each image. geojson: the defects, and grains and boundaries, for QuPath. strain:
+    exx, eyy, exy and rotation of every grain over the image, as OME-Zarr. cif, xyz (extended) and poscar: one atom for
+    each atomic column, at its measured place, a file an image and grain; or, with --around 1.5, one of 3 x 3 nm around
+    each defect.
 
     \b
     oddlattice export --format csv

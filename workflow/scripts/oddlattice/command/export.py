@@ -9,6 +9,7 @@ import polars as pl
 
 from oddlattice.command.places import Mistake
 from oddlattice.report.exports import geojson
+from oddlattice.report.grain_geojson import grain_geojson
 from oddlattice.report.one_file import one_file
 from oddlattice.report.structures import STRUCTURES, neighbourhoods
 from oddlattice.results import ResultImage, Results
@@ -18,7 +19,7 @@ from oddlattice.storage.products import write_csv
 if TYPE_CHECKING:
     from ase import Atoms
 
-FORMATS = ("html", "csv", "geojson", *STRUCTURES)
+FORMATS = ("html", "csv", "geojson", "strain", *STRUCTURES)
 
 
 def export(
@@ -71,9 +72,11 @@ def export(
 
 
 def _tables(results: Results, names: Sequence[str], folder: Path) -> list[Path]:
-    """The tables of images and of defects, of the images of these names."""
+    """The tables of images, defects, grains and boundaries, of the images of these names."""
     paths = []
-    for name, table in (("images", results.images), ("defects", results.defects)):
+    tables = {"images": results.images, "defects": results.defects}
+    tables |= {"grains": results.grains, "boundaries": results.boundaries}
+    for name, table in tables.items():
         paths.append(folder / f"{name}.csv")
         write_csv(table.filter(pl.col("image_id").is_in(list(names))), paths[-1])
     return paths
@@ -95,13 +98,26 @@ def _one(
         path = folder / f"{image.image_id}.geojson"
         found = geojson(image.image_id, image.defects, image.pixel_nm)
         write_text(path, json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n")
-        return [path]
+        return [path, *_grains(image, folder)]
+    if kind == "strain":
+        image.write_strain(folder / f"{image.image_id}.zarr")
+        return [folder / f"{image.image_id}.zarr"]
     text_of, end = STRUCTURES[kind]
     paths = []
     for name, atoms in _structures(image, elements, around_nm):
         paths.append(folder / f"{name}{end}")
         write_text(paths[-1], text_of(atoms))
     return paths
+
+
+def _grains(image: ResultImage, folder: Path) -> list[Path]:
+    """Grains and boundaries of an image that has several, or faults."""
+    found = grain_geojson(image.image_id, image.grains.to_dicts(), image.boundaries.to_dicts())
+    if not found["features"]:
+        return []
+    path = folder / f"{image.image_id}.grains.geojson"
+    write_text(path, json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n")
+    return [path]
 
 
 def _structures(

@@ -72,6 +72,10 @@ class Coordinates:
         """Places (..., 2) in the raw image [px] at which what stands at lattice coordinates (..., 2) is seen."""
         return self._shifted(self.straight_px(uv), -1)
 
+    def straightened(self, places_px: Array) -> Array:
+        """Straight places (..., 2) of what is seen at places (..., 2) in the raw image [px]."""
+        return self._shifted(np.asarray(places_px, dtype=np.float64), 1)
+
     def uv_of_straight(self, places_px: Array) -> Array:
         """Lattice coordinates (..., 2) of straight places (..., 2) [px]: the inverse of `straight_px`."""
         inverse = np.linalg.inv(self.affine[1:])
@@ -82,7 +86,7 @@ class Coordinates:
 
     def uv(self, places_px: Array) -> Array:
         """Lattice coordinates (..., 2) of places in the raw image (..., 2) [px]: the inverse of `seen_px`."""
-        return self.uv_of_straight(self._shifted(np.asarray(places_px, dtype=np.float64), 1))
+        return self.uv_of_straight(self.straightened(places_px))
 
     def _shifted(self, places_px: Array, sign: int) -> Array:
         """Places moved along their lines of the scan; between two lines the shift is taken as between theirs."""

@@ -32,10 +32,10 @@ WIDTH_IN, LEGEND_IN = 3.5, 0.42
 TALLEST_IN = 9.0  # a page; an image that would be taller is narrower
 DPI = 300
 DARK = "#0c0e11"
-_GRAYS, _SHADES = 192, 9  # of a figure's PNG: of the image, and of each kind's colour
+_GRAYS, _SHADES = 184, 9  # of a figure's PNG: of the image, and of each kind's colour
 _PLACE = "image"  # name of what stands for the image in matplotlib's drawing
 _OUTLINED: list[AbstractPathEffect] = [withStroke(linewidth=1.9, foreground=DARK)]  # seen on light and on dark columns
-_NAMES = uuid.UUID("5f5e9c3e-6f0b-5a55-9a3e-3f1c3a1f0d11")  # of ours alone: the same defect keeps its id
+NAMES = uuid.UUID("5f5e9c3e-6f0b-5a55-9a3e-3f1c3a1f0d11")  # of ours alone: the same defect keeps its id
 _MEASURED = (
     "z q_value probability_real kind_probability intensity_change intensity_change_sigma shift_row_pm shift_col_pm "
     "shift_sigma_pm row_nm col_nm area_nm2 anm"
@@ -76,7 +76,7 @@ def _feature(image_id: str, number: int, row: Row, pixel_nm: tuple[float, float]
     if kind == "extended" and n.usable(row["area_nm2"]) and pixel_nm:
         geometry = {"type": "Polygon", "coordinates": [_circle(x, y, row["area_nm2"], pixel_nm)]}
         properties["outline"] = "circle of the region's area"
-    place = uuid.uuid5(_NAMES, f"{image_id}/{number}/{row['row_px']:.2f}/{row['col_px']:.2f}")
+    place = uuid.uuid5(NAMES, f"{image_id}/{number}/{row['row_px']:.2f}/{row['col_px']:.2f}")
     return {"type": "Feature", "id": str(place), "geometry": geometry, "properties": properties}
 
 
