@@ -1,6 +1,7 @@
 """The grains of an image as its page tells them: tables, and outlines for the viewer."""
 
 import json
+from collections import Counter
 from typing import Any
 
 from oddlattice.crystal import OWN
@@ -48,11 +49,49 @@ def boundary_lines(image: Image) -> list[Row]:
     """Rows of the table of boundaries."""
     return [
         {
-            "between": f"{row['grain_1']} and {row['grain_2']}",
+            "number": row["boundary"],
+            "between": between(row),
             "sort": row.get("sort") or n.NONE,
             "length": _length(row),
             "turn": _turn(row),
-            "misfit": n.percent(row["misfit"], 1) if row.get("sort") == "phase" and n.usable(row.get("misfit")) else "",
+            "told": "; ".join(_told(row)),
+        }
+        for row in image.boundaries
+    ]
+
+
+def between(row: Row) -> str:
+    """The grains of a boundary."""
+    return f"{row['grain_1']}" if row["grain_1"] == row["grain_2"] else f"{row['grain_1']} and {row['grain_2']}"
+
+
+def _told(row: Row) -> list[str]:
+    """What else is known of a boundary, in words."""
+    says = []
+    if row.get("direction_1"):
+        angle = n.significant(row["directions_apart_deg"], 2)
+        says.append(f"{row['direction_1']} and {row['direction_2']} run {angle}° apart")
+        says.append(f"misfit along them {n.percent(row['misfit_along'], 1)}")
+    if n.usable(row.get("shift_u")):
+        parts = [n.with_error(row[f"shift_{k}"], row[f"shift_{k}_sigma"], digits=1, digits_alone=3) for k in "uv"]
+        says.append(f"shifted by {parts[0]} a, {parts[1]} b")
+    if row.get("burgers"):
+        vectors = Counter(tuple(one[2:]) for one in json.loads(row["burgers"]))
+        listed = ", ".join(f"{number} × [{u:g} {v:g}]" for (u, v), number in vectors.most_common())
+        says.append(f"dislocations: {listed}" if listed else "no dislocation is told")
+        if row.get("dislocations_not_told"):
+            says.append(f"{row['dislocations_not_told']} more places not told")
+    return says
+
+
+def shown_boundaries(image: Image) -> list[dict[str, Any]]:
+    """Number, sort, lines and dislocations (tenths of a pixel: row, col, ...) of each boundary, for the viewer."""
+    return [
+        {
+            "number": row["boundary"],
+            "sort": row.get("sort") or "",
+            "lines": [[round(10 * x) for at in path for x in at] for path in json.loads(row["path_px"])],
+            "dislocations": [[round(10 * x) for x in one[:2]] for one in json.loads(row.get("burgers") or "[]")],
         }
         for row in image.boundaries
     ]

@@ -17,10 +17,12 @@ from oddlattice.report import exports, grains, image_facts, pictures, plots
 from oddlattice.report import numbers as n
 from oddlattice.report.advice import advice
 from oddlattice.report.cell_pictures import write_cells, write_crops
+from oddlattice.report.grain_geojson import grain_geojson
 from oddlattice.report.images import Image
 from oddlattice.report.layers import write_maps, write_prediction, write_raw
 from oddlattice.report.pages import render
 from oddlattice.report.statistics import image_view
+from oddlattice.report.strain_view import SHOWN, strain_rows
 from oddlattice.report.viewer_data import layers_of, viewer_data
 from oddlattice.run.settings import versions
 from oddlattice.run.stage_settings import DefectSettings
@@ -71,7 +73,7 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, config: 
     page = render(
         "image.html.j2",
         SCRIPTS,
-        viewer_data(image, display.raw, display.prediction, display.maps, display.crops),
+        viewer_data(image, display.raw, display.prediction, display.maps, display.crops, statistics),
         exports=write_exports(image, view, pixel_nm, shard, folder),
         advice=advice(image, config["archive"], config["models"]),
         provenance=image_facts.provenance(image, shard),
@@ -79,7 +81,7 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, config: 
         versions=versions(),
         series=_series_address(name, shard, config),
         **_head(image, numbers),
-        **_viewer(image, display, numbers["kinds"]),
+        **_viewer(image, display, numbers["kinds"], statistics),
         **_results(image, numbers),
     )
     (folder / f"{name}.html").write_bytes(page)
@@ -135,11 +137,12 @@ def _head(image: Image, numbers: Row) -> Row:
     }
 
 
-def _viewer(image: Image, display: Display, kinds: dict[str, int]) -> Row:
+def _viewer(image: Image, display: Display, kinds: dict[str, int], statistics: Row) -> Row:
     """What the viewer's controls and the list of defects are made from."""
     return {
         "maps": display.maps,
-        "layers": layers_of(image, display.maps, display.prediction),
+        "layers": layers_of(image, display.maps, display.prediction, bool(strain_rows(statistics))),
+        "strain_parts": {name: label for name, (label, _, _) in SHOWN.items()},
         "crops": display.crops,
         "cells": display.cells,
         "kinds": KINDS,
@@ -163,6 +166,7 @@ def _results(image: Image, numbers: Row) -> Row:
         "trial_note": image_facts.trial_note(image.trials) if image.trials else "",
         "statistics": image_view(numbers["statistics"], shape, numbers["ruler"]["pixel_nm"]),
         "grains": grains.grain_lines(image),
+        "strain_rows": strain_rows(numbers["statistics"]),
         "boundaries": grains.boundary_lines(image),
         "lattice": image_facts.lattice_table(image),
         "edges": image_facts.edge_table(image),
@@ -179,11 +183,16 @@ def write_exports(
     stem = folder / name / "figure"
     text = json_lines(exports.geojson(name, image.defects, pixel_nm))
     (folder / f"{name}.geojson").write_text(text, encoding="ascii")
+    around = grain_geojson(name, image.grains, image.boundaries)
+    if around["features"]:
+        (folder / f"{name}.grains.geojson").write_text(json_lines(around), encoding="ascii")
     files = [
         ("defects, CSV", f"{name}.defects.csv"),
         ("defects, GeoJSON", f"{name}.geojson"),
         ("every number, JSON", f"{name}.json"),
     ]
+    if around["features"]:
+        files.append(("grains and boundaries, GeoJSON", f"{name}.grains.geojson"))
     if image.row["state"] == "analysed":
         exports.save_figure(view, exports.defect_figure(image.raw.shape, image.defects, pixel_nm), stem)
         files += [(f"figure, {end.upper()}", f"{name}/figure.{end}") for end in ("svg", "png")]

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.defects.kinds import KINDS, kind_of
+from oddlattice.defects.kinds import KINDS, NO_POINTS, kind_of
 from oddlattice.report import grains, image_facts, outlines, pictures
 from oddlattice.report import numbers as n
 from oddlattice.report.image_facts import pixel_size_nm
 from oddlattice.report.images import Image
+from oddlattice.report.strain_view import strain_layer
 from oddlattice.statistics.reviews import near_px
 from oddlattice.storage.rows import Row
 
@@ -24,11 +25,13 @@ def _probability(words: str, value: float | None) -> str:
 
 DEFECT_KEYS = (
     "row col kind kind_text site real_text kind_chance_text z z_text q q_text change change_text shift shift_text "
-    "arrow_row arrow_col radius area_text place_text grain cell_u cell_v column said"
+    "arrow_row arrow_col radius area_text place_text of_grains grain cell_u cell_v column said"
 ).split()
 
 
-def viewer_data(image: Image, raw: Row, prediction: Row | None, maps: dict[str, Row], crops: Row | None) -> Row:
+def viewer_data(
+    image: Image, raw: Row, prediction: Row | None, maps: dict[str, Row], crops: Row | None, statistics: Row
+) -> Row:
     """What the viewer and the list of defects draw."""
     pixel, ruler = image_facts.pixel_size_nm(image)
     data: Row = {
@@ -47,6 +50,8 @@ def viewer_data(image: Image, raw: Row, prediction: Row | None, maps: dict[str, 
         "kinds": {name: {"colour": kind.colour, "path": kind.path} for name, kind in KINDS.items()},
         "outlines": None,
         "grains": grains.shown_grains(image),
+        "boundaries": grains.shown_boundaries(image),
+        "strain": strain_layer(image, statistics),
         "nodes": None,
         "crops": crops,
         "defects": defect_columns(image),
@@ -64,7 +69,7 @@ def viewer_data(image: Image, raw: Row, prediction: Row | None, maps: dict[str, 
     return data
 
 
-def layers_of(image: Image, maps: dict[str, Row], prediction: Row | None) -> list[Row]:
+def layers_of(image: Image, maps: dict[str, Row], prediction: Row | None, strained: bool = False) -> list[Row]:
     """The layers the viewer can show of an image, in the order in which they lie on each other."""
     lattice = image.coordinates is not None
     analysed = image.row["state"] == "analysed"
@@ -73,9 +78,11 @@ def layers_of(image: Image, maps: dict[str, Row], prediction: Row | None) -> lis
         ("prediction", "Prediction", "B", False, 100, prediction is not None),
         ("difference", "Difference", "D", False, 100, "difference" in maps),
         ("z", "z map", "Z", False, 100, "z" in maps),
+        ("strain", "Strain", "S", False, 70, strained),
         ("cells", "Lattice", "L", False, 80, lattice),
         ("mask", "Mask", "K", analysed, 80, lattice and image.mask is not None),
         ("grains", "Grains", "H", True, 80, bool(image.grains)),
+        ("boundaries", "Boundaries", "Y", True, 100, bool(image.boundaries)),
         ("marks", "Defects", "M", True, 100, image.defects.height > 0),
     ]
     keys = ("key", "label", "hot", "on", "fade")
@@ -100,9 +107,10 @@ def defect_columns(image: Image) -> dict[str, list[Any]]:
     """The table of defects as the page shows it: values to sort and draw by, and texts."""
     pixel, _ = pixel_size_nm(image)
     found: dict[str, list[Any]] = {key: [] for key in DEFECT_KEYS}
+    sides = {row["boundary"]: sorted({row["grain_1"], row["grain_2"]}) for row in image.boundaries}
     for row, marks in zip(image.defects.iter_rows(named=True), image.marks, strict=True):
         # a column that is not there has no displacement
-        gone = row["kind"] in ("vacancy-like", "extra", "extended")
+        gone = row["kind"] in ("vacancy-like", "extra", *NO_POINTS)
         shift = [math.nan if gone else row[f"shift_{axis}_pm"] for axis in ("row", "col")]
         size = math.hypot(*shift) if all(n.usable(s) for s in shift) else None
         radius = None
@@ -116,7 +124,7 @@ def defect_columns(image: Image) -> dict[str, list[Any]]:
             "col": row["col_px"],
             "kind": kind_of(row["kind"]),
             "kind_text": str(row["kind"] or "unknown"),
-            "site": str(row["site"] or ""),
+            "site": str(row["site"] or row.get("sort") or ""),
             "real_text": _probability("real", row.get("probability_real")),
             "kind_chance_text": _probability("kind", row["kind_probability"]),
             "z": row["z"],
@@ -130,8 +138,9 @@ def defect_columns(image: Image) -> dict[str, list[Any]]:
             "arrow_row": arrow[0],
             "arrow_col": arrow[1],
             "radius": radius,
-            "area_text": f"{n.significant(row['area_nm2'], 2)} nm²" if n.usable(row["area_nm2"]) else "",
+            "area_text": " · ".join(_extent(row)),
             "place_text": f"{n.fixed(row['row_px'], 1)}, {n.fixed(row['col_px'], 1)}",
+            "of_grains": [row["grain"]] if row["grain"] else sides.get(row["number"], []),
             "grain": row["grain"],
             "cell_u": row["cell_u"],
             "cell_v": row["cell_v"],
@@ -142,6 +151,16 @@ def defect_columns(image: Image) -> dict[str, list[Any]]:
             value = values[key]
             found[key].append(round(value, 5) if isinstance(value, float) and key != "q" else value)
     return found
+
+
+def _extent(row: Row) -> list[str]:
+    """Area of a region, and its Burgers vector where a circuit around it does not close."""
+    says = [f"{n.significant(row['area_nm2'], 2)} nm²"] if n.usable(row["area_nm2"]) else []
+    u, v = row.get("burgers_u"), row.get("burgers_v")
+    if u is not None and v is not None and (u, v) != (0, 0):
+        length = f", {n.significant(row['burgers_pm'], 3)} pm" if n.usable(row.get("burgers_pm")) else ""
+        says.append(f"dislocation [{u:g} {v:g}]{length}")
+    return says
 
 
 def _split_error(value: float | None, error: float | None, factor: float) -> list[str]:

@@ -114,14 +114,14 @@ class Gallery {
     }
   }
 
-  /* Filter by kind, site and review, and sort. */
+  /* Filter by kind, grain, site and review, and sort. */
   arrange() {
     const value = (id) => (document.getElementById(id) ? document.getElementById(id).value : "");
     const off = new Set([...document.querySelectorAll("[data-kind]")].filter((box) => !box.checked).map((box) => box.dataset.kind));
-    const site = value("site"), review = value("reviewed"), least = Number(value("least")) || 0;
+    const grain = Number(value("of-grain")), site = value("site"), review = value("reviewed"), least = Number(value("least")) || 0;
     const fits = (verdict) => !review || (review === "open" ? !verdict : review === "any" ? Boolean(verdict) : verdict === review);
     for (const one of this.all) {
-      one.shown = !off.has(one.kind_text) && (!site || one.site === site) && fits(one.verdict) && (least <= 0 || one.z === null || Math.abs(one.z) >= least);
+      one.shown = !off.has(one.kind_text) && (!site || one.site === site) && (!grain || one.of_grains.includes(grain)) && fits(one.verdict) && (least <= 0 || one.z === null || Math.abs(one.z) >= least);
     }
     const sorted = Gallery.BY[this.sorting.key], turn = this.sorting.down ? -1 : 1;
     this.order = this.all.filter((one) => one.shown).map((one) => one.index);
@@ -186,7 +186,10 @@ class Gallery {
         this.arrange();
       });
     }
-    for (const id of ["site", "reviewed", "least"]) document.getElementById(id).addEventListener("input", () => this.arrange());
+    for (const id of ["of-grain", "site", "reviewed", "least"]) {
+      const control = document.getElementById(id);
+      if (control) control.addEventListener("input", () => this.arrange());
+    }
   }
 }
 Gallery.ROW_PX = 91;

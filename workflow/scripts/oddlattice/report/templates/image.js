@@ -104,6 +104,10 @@
     range.addEventListener("input", take);
     take();
   }
+  if (data.strain) {
+    byId("strain-part").addEventListener("input", () => viewer.strainOf(byId("strain-part").value));
+    viewer.strainOf(byId("strain-part").value);
+  }
   const flip = (name) => { const box = byId(`show-${name}`); if (box) box.click(); };
   const alone = () => { for (const name of ["prediction", "difference", "z"]) if (byId(`show-${name}`) && byId(`show-${name}`).checked) flip(name); };
 
@@ -389,7 +393,7 @@
     a: () => press('[data-verdict="confirmed"]'), x: () => press('[data-verdict="rejected"]'), o: () => byId("other-kind") && byId("other-kind").focus(),
     t: () => byId("defect-note") && byId("defect-note").focus(), e: () => draw(!viewer.drawing),
     i: alone, b: () => flip("prediction"), d: () => flip("difference"), z: () => flip("z"),
-    r: () => flip("raw"), m: () => flip("marks"), l: () => flip("cells"), k: () => flip("mask"), h: () => flip("grains"),
+    r: () => flip("raw"), m: () => flip("marks"), l: () => flip("cells"), k: () => flip("mask"), h: () => flip("grains"), y: () => flip("boundaries"), s: () => flip("strain"),
     "+": () => viewer.zoom(1.5), "=": () => viewer.zoom(1.5), "-": () => viewer.zoom(1 / 1.5), 0: () => viewer.whole(), 1: () => viewer.native(),
   };
   const inViewer = {

@@ -165,8 +165,9 @@ class Viewer {
     this.data = data;
     this.marks = marks; // {index, row, col, kind, radius, arrow_row, arrow_col, shown, verdict}
     this.here = -1;
-    this.show = { raw: true, prediction: false, difference: false, z: false, cells: false, mask: false, grains: false, marks: true };
-    this.fade = { raw: 1, prediction: 1, difference: 1, z: 1, cells: 0.8, mask: 0.8, grains: 0.8, marks: 1 };
+    this.show = { raw: true, prediction: false, difference: false, z: false, strain: false, cells: false, mask: false, grains: false, boundaries: false, marks: true };
+    this.fade = { raw: 1, prediction: 1, difference: 1, z: 1, strain: 0.7, cells: 0.8, mask: 0.8, grains: 0.8, boundaries: 1, marks: 1 };
+    this.part = "exx"; // of the strain
     this.regions = []; // lists of [row, col], excluded by people
     this.lasso = null; // corners while a region is drawn
     this.drawing = false;
@@ -347,7 +348,7 @@ class Viewer {
     }
     context.setTransform(this.dpr, 0, 0, this.dpr, 0, 0);
     const near = box.map((edge) => edge / this.dpr);
-    for (const [key, paint] of [["mask", "paintMask"], ["grains", "paintGrains"], ["cells", "paintCells"]]) {
+    for (const [key, paint] of [["strain", "paintStrain"], ["mask", "paintMask"], ["grains", "paintGrains"], ["cells", "paintCells"], ["boundaries", "paintBoundaries"]]) {
       context.globalAlpha = fade[key];
       if (show[key]) this[paint](context, near);
     }
@@ -426,6 +427,71 @@ class Viewer {
       context.fillText(grain, x, y);
     }
     context.restore();
+  }
+
+  /* Lines where grains meet, and faults within one; a dislocation of a wall is a T. */
+  paintBoundaries(context) {
+    const size = this.size(), { paint } = { paint: (path, dash) => {
+      for (const [width, colour] of [[5.5, "rgb(6 8 10 / 0.8)"], [2.4, this.data.kinds.boundary.colour]]) {
+        context.lineWidth = width;
+        context.strokeStyle = colour;
+        context.setLineDash(dash);
+        context.stroke(path);
+      }
+      context.setLineDash([]);
+    } };
+    context.lineJoin = "round";
+    context.lineCap = "round";
+    for (const { sort, lines, dislocations } of this.data.boundaries) {
+      const path = new Path2D(), signs = new Path2D();
+      for (const line of lines) {
+        for (let k = 0; k < line.length; k += 2) path[k ? "lineTo" : "moveTo"](...this.at(line[k] / 10, line[k + 1] / 10));
+      }
+      for (const [row, col] of dislocations) {
+        const [x, y] = this.at(row / 10, col / 10), arm = 7 * size;
+        signs.moveTo(x - arm, y + arm / 2);
+        signs.lineTo(x + arm, y + arm / 2);
+        signs.moveTo(x, y + arm / 2);
+        signs.lineTo(x, y - arm);
+      }
+      paint(path, { "low-angle": [9, 7], antiphase: [2, 6], "stacking fault": [2, 6], twin: [14, 5, 2, 5] }[sort] || []);
+      paint(signs, []);
+    }
+  }
+
+  /* Blocks of cells in the colour of one component of the strain; weak values let the image through. */
+  paintStrain(context) {
+    const { corners, parts } = this.data.strain, { values, limit } = parts[this.part];
+    values.forEach((value, k) => {
+      const signed = Math.max(-1, Math.min(1, value / limit)), path = new Path2D(), at = corners[k];
+      this.loop(path, [0, 2, 4, 6].map((i) => [at[i] / 10, at[i + 1] / 10]));
+      context.fillStyle = this.signedColour(signed);
+      context.fill(path);
+    });
+  }
+
+  /* The colour of a signed value from -1 to 1. */
+  signedColour(signed) {
+    const anchors = this.data.colours, last = anchors.length - 1;
+    const at = Math.min(last - 1e-9, ((signed + 1) / 2) * last), k = Math.floor(at);
+    const rgb = [0, 1, 2].map((c) => Math.round(255 * (anchors[k][c] + (anchors[k + 1][c] - anchors[k][c]) * (at - k))));
+    return `rgb(${rgb.join(" ")} / ${Math.min(1, Math.abs(signed) * 1.6).toFixed(3)})`;
+  }
+
+  /* Show a component of the strain, and say what its colours stand for. */
+  strainOf(part) {
+    this.part = part;
+    const { label, unit, limit } = this.data.strain.parts[part];
+    document.getElementById("ramp-strain-name").textContent = label;
+    document.getElementById("ramp-strain-low").textContent = `−${limit} ${unit}`;
+    document.getElementById("ramp-strain-high").textContent = `+${limit} ${unit}`;
+    const bar = document.getElementById("ramp-strain-bar").getContext("2d");
+    bar.clearRect(0, 0, 172, 9);
+    for (let k = 0; k < 172; k++) {
+      bar.fillStyle = this.signedColour(k / 85.5 - 1);
+      bar.fillRect(k, 0, 1, 9);
+    }
+    this.refresh();
   }
 
   paintRegions(context) {
