@@ -58,7 +58,7 @@ _BY_NAME = {
     "density_reviewed_ci_high": "nm^-2",
     "pixel_nm_header": "nm",
 }
-_SIDES = {"D": (4, 0.0), "^": (3, math.pi), "v": (3, 0.0)}  # corners and turn of a marker
+_SIDES = {"D": (4, 0.0), "^": (3, math.pi), "v": (3, 0.0), "h": (6, 0.0)}  # corners and turn of a marker
 
 
 def unit_of(column: str) -> str:

@@ -31,7 +31,7 @@ KINDS = {
     "displaced": Kind("#ffe45c", "M0 -8L8 0L0 8L-8 0Z", "D", "column stands beside its place"),
     "extra": Kind("#f492d8", "M-7 0H7M0 -7V7", "+", "intensity where the crystal has no column"),
     "extended": Kind("#ff7a66", "M-7 -7H7V7H-7Z", "s", "region of many columns"),
-    "boundary": Kind("#c9a6ff", "M-8 4L-3 -4L3 4L8 -4", "_", "line where two crystals, or parts of one, meet"),
+    "boundary": Kind("#c9a6ff", "M-8 4L-3 -4L3 4L8 -4", "h", "line where two crystals, or parts of one, meet"),
     "unknown": Kind("#eef1f4", "M-6 -6L6 6M6 -6L-6 6", "x", "odd, but none of the kinds above"),
 }
 

@@ -90,6 +90,7 @@
       viewer.fade[name] = fade.value / 100;
       fade.disabled = !box.checked;
       if (byId(`ramp-${name}`)) byId(`ramp-${name}`).hidden = !box.checked;
+      if (byId(`tools-${name}`)) byId(`tools-${name}`).hidden = !box.checked;
       if (byId(`range-${name}`)) byId(`range-${name}`).disabled = !box.checked;
       viewer.refresh();
     };
