@@ -34,6 +34,7 @@ import infer_differences
 from cut_tiles import main as cut_tiles
 from find_defects import main as find_defects
 from oddlattice.crystal import Crystal, load_crystal
+from oddlattice.defects.kinds import NO_POINTS
 from oddlattice.numerics.intervals import wilson
 from oddlattice.run.stage_settings import DefectSettings, InferSettings, ReadSettings, TileSettings
 from read_images import main as read_images
@@ -182,7 +183,7 @@ def table_of(
     bare_tree = cKDTree(bare.select("row_px", "col_px").to_numpy())
     for number, copy in enumerate(copies):
         tested = columns.filter(pl.col("image") == number)
-        listed = defects.filter((pl.col("image") == number) & (pl.col("kind") != "extended"))
+        listed = defects.filter((pl.col("image") == number) & ~pl.col("kind").is_in(NO_POINTS))
         tree = cKDTree(copy.places_px)
         away, which = tree.query(tested.select("row_px", "col_px").to_numpy())
         bulk = away > NEAR_CELLS * side

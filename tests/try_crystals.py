@@ -26,6 +26,7 @@ from scipy.spatial import cKDTree
 from oddlattice.benchmark.fields import ideal_per_root_dose
 from oddlattice.benchmark.kinds import Kind
 from oddlattice.crystal import Crystal, crystal_from_dict
+from oddlattice.defects.kinds import NO_POINTS
 from oddlattice.simulate.columnwise import Conditions, Defect, Scan
 from oddlattice.simulate.compose import compose_scan, library_conditions
 from oddlattice.simulate.configurations import simulate_library
@@ -224,7 +225,9 @@ def counted(field: Field, tables: dict[str, pl.DataFrame], trial: Row) -> tuple[
     same, far = rules["same_nm"] / field.pixel_nm, rules["bulk_nm"] / field.pixel_nm
     image, columns = tables["images"].row(0, named=True), tables["columns"]
     at = columns.select("row_px", "col_px").to_numpy().reshape(-1, 2)
-    listed = tables["defects"].filter(pl.col("kind") != "extended").select("row_px", "col_px").to_numpy().reshape(-1, 2)
+    listed = (
+        tables["defects"].filter(~pl.col("kind").is_in(NO_POINTS)).select("row_px", "col_px").to_numpy().reshape(-1, 2)
+    )
     about = {"crystal": field.name, "state": image["state"], "model": image["model"] or "", "named": image["crystal"]}
     defects = []
     tested, hits = (cKDTree(x) if len(x) else None for x in (at, listed))

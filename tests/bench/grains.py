@@ -184,7 +184,7 @@ def score_defects(defects: pl.DataFrame, truth: GrainField) -> Listed:
 
     `seam` of the false ones are within a cell of the true line; `regions` are listed as extended.
     """
-    points = defects.filter((pl.col("kind") != "extended") & ~pl.col("in_region").fill_null(False))
+    points = defects.filter(~pl.col("kind").is_in(NO_POINTS) & ~pl.col("in_region").fill_null(False))
     at = points.select("row_px", "col_px").to_numpy().astype(float)
     changed = truth.places_px[truth.changed]
     near = np.array([NEAR * column_distance_nm(SAMPLES[n]) / truth.pixel_nm for n in truth.names])

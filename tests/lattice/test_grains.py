@@ -103,6 +103,9 @@ def test_both_grains_are_analysed(tmp_path: Path) -> None:
     assert boundary["sort"] == "grain"
     assert boundary["misorientation_deg"] == pytest.approx(36, abs=0.1)
     assert boundary["length_nm"] == pytest.approx(10.7, abs=0.5)
+    (listed,) = found["defects"].filter(pl.col("kind") == "boundary").to_dicts()
+    assert (listed["sort"], listed["grain"], listed["p_value"], listed["column"]) == ("grain", None, None, None)
+    assert image["defects"] == len(_points(found["defects"]))  # no boundary is counted
     places = truth.places_px[truth.changed]
     hits = [np.hypot(*(at_defect - places).T).min() < 3 for at_defect in _points(found["defects"])]
     assert sum(hits) >= 7
@@ -110,7 +113,7 @@ def test_both_grains_are_analysed(tmp_path: Path) -> None:
 
 
 def _points(defects: pl.DataFrame) -> np.ndarray:
-    return np.asarray(defects.filter(pl.col("kind") != "extended").select("row_px", "col_px").to_numpy())
+    return np.asarray(defects.filter(~pl.col("kind").is_in(NO_POINTS)).select("row_px", "col_px").to_numpy())
 
 
 def test_boundary_and_misorientation_are_told() -> None:

@@ -26,7 +26,7 @@ def test_an_unknown_crystal_is_analysed_with_and_without_a_pixel_size(tmp_path: 
     # the columns emptied in the field are listed, whatever is known of its scale, and hardly anything else is
     for number, field in ((0, bright), (1, bright), (2, dark)):
         listed = found["defects"].filter(
-            (found["defects"]["number"] == number) & (found["defects"]["kind"] != "extended")
+            (found["defects"]["number"] == number) & ~found["defects"]["kind"].is_in(NO_POINTS)
         )
         places = listed.select("row_px", "col_px").to_numpy()
         odd = field.places_px[field.changed]
