@@ -16,6 +16,7 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 
+from oddlattice.defects.kinds import NO_POINTS
 from oddlattice.numerics.arrays import Array
 from support.grain_fields import SAMPLES, GrainField, column_distance_nm, disorientation_deg, make_grains, middles_of
 

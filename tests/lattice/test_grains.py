@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 from bench.grains import score_labels
+from oddlattice.defects.kinds import NO_POINTS
 from oddlattice.lattice.boundaries import lines_between, turned
 from oddlattice.lattice.grains import find_grains, takes_all
 from oddlattice.lattice.one_grain import alone, cropped

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
+from oddlattice.defects.kinds import NO_POINTS
 from support.own_crystals import CRYSTALS, make_field
 from support.stages import through_the_stages
 
