@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 import zarr
 
-import cut_tiles
 import read_images
 from oddlattice.archive.inventory import scan_archive
 from oddlattice.archive.verdicts import refresh_inventory
+from oddlattice.lattice import tile_shard
 from oddlattice.run.stage_settings import ReadSettings
 from support.fault_runs import ROOT, write_scan
 from support.fault_shard import BAD, CONFIG, GOOD, Shard, after_bad
@@ -60,7 +60,7 @@ def bytes_of(folder: str, name: str) -> dict[str, bytes]:
 def test_tiling_that_fails(
     whole: Shard, shard: Shard, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], how: str, says: str
 ) -> None:
-    monkeypatch.setattr(cut_tiles, "CALL", f"support.hostile_stages:tile_{how}")
+    monkeypatch.setattr(tile_shard, "TILE", f"support.hostile_stages:tile_{how}")
     shard.tile()
     if how == "failing":
         assert "hostile_stages.py" in capfd.readouterr().out, "the traceback is in the log"
@@ -85,13 +85,13 @@ def check_the_rest(whole: Shard, shard: Shard, stage: str, says: str) -> None:
 def test_a_tiling_that_was_killed_once_is_tried_again(
     whole: Shard, shard: Shard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cut_tiles, "CALL", "support.hostile_stages:tile_killed_once")
+    monkeypatch.setattr(tile_shard, "TILE", "support.hostile_stages:tile_killed_once")
     shard.tile()
     assert bytes_of(shard.folder, "tiles") == bytes_of(whole.folder, "tiles")
 
 
 def test_a_full_disk_is_no_fault_of_an_image(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cut_tiles, "CALL", "support.hostile_stages:tile_on_full_disk")
+    monkeypatch.setattr(tile_shard, "TILE", "support.hostile_stages:tile_on_full_disk")
     before = bytes_of(shard.folder, "tiles")
     with pytest.raises(OSError, match="No space left"):
         shard.tile()

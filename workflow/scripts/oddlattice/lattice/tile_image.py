@@ -1,6 +1,7 @@
 """One image is laid on its own lattice and cut into the lattice frame: the body of the child process of cut_tiles."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -269,10 +270,11 @@ def laid(image: Any, how: How, lattice: Lattice | None = None) -> Laid:
 
 
 def registered_as(image: Any, how: How, lattice: Lattice | None = None) -> tuple[Registration, OwnCell | None]:
-    """`registered` as `how` says; a frame whose stack's crystal is known, on that."""
+    """`registered` as `how` says; a frame whose stack's crystal is known, on that, if it shows anything there."""
     if how.stack is not None and lattice is None:
         again = partial(seen_again, known=how.stack.own)
-        return register_on_own(image, how.pixel_nm, how.settings, how.stack.lattice, again)
+        with suppress(NoLatticeError):
+            return register_on_own(image, how.pixel_nm, how.settings, how.stack.lattice, again)
     known = how.models, how.pixel_nm, how.settings, how.judge, how.own
     return registered(image, *known, lattice=lattice, libraries=how.libraries)
 
