@@ -1,8 +1,8 @@
 """Noise of a scan told by its spectrum: how strong it is, and whether the image was denoised, filtered or enlarged.
 
 Every pixel of a scan counts its own electrons, so the noise has power at every frequency. Detectors smear it along the
-lines, and a drift correction that interpolates takes a half to two thirds of it at the highest frequencies. What was
-denoised, smoothed or enlarged has next to none there, in both directions.
+lines; across them every line has its own. What was denoised, smoothed, enlarged or resampled between pixels has less at
+the highest frequencies, in both directions. A median leaves its power, but neighbours that are the same to the digit.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,11 @@ from oddlattice.numerics.local_plane import finite
 
 SIDE_PX = 1024  # of the part in the middle that is looked at
 LOWEST, HIGHEST, STEP = 0.25, 0.5, 0.05  # frequencies [cycles/px]: where columns hardly reach, up to the highest
-LEAST_PART = 0.15  # ASSUME: noise that falls below so much of itself was filtered; 0.77 to 0.97 in 20 scans as taken
-FLAT = 0.75  # columns, too, reach over LOWEST where they are sharp and many electrons: then a floor is reached at last
+LEAST_PART = 0.65  # noise that falls below so much of itself was smoothed; 0.77 to 0.97 in 20 scans as taken
+FLAT = (
+    1.12  # columns, too, reach over LOWEST where they are sharp: then a floor that falls no further is reached at last
+)
+TIES, TIES_OFF = 0.03, 4  # neighbours that are the same, beyond what steps make; pixels that are no neighbours [px]
 STRONGEST_SIGNAL = 1e6  # variance of an image over that of its noise; beyond it no counting comes
 ROUNDING = 1.5  # of the variance that rounding to the file's steps makes; noise below it is not seen
 LEAST_STEPS = 2.0  # mean in steps from which on rounding can hide noise: fewer are single electrons
@@ -55,7 +58,7 @@ def floors(image: Array) -> Array:
     row, col = np.abs(np.fft.fftfreq(image.shape[0]))[:, None], np.fft.rfftfreq(image.shape[1])[None, :]
     step = ((np.hypot(row, col) - LOWEST) / STEP).astype(int)
     number = round((HIGHEST - LOWEST) / STEP)
-    sectors = [2 * col < row, 2 * row < col]
+    sectors = [4 * col < row, 4 * row < col]  # narrow: a detector smears along lines, and across them not at all
     known = np.hypot(row, col) >= LOWEST
     found = [[np.median(power[s & known & (step == k)]) for k in range(number)] for s in sectors]
     return np.asarray(np.array(found) / np.log(2), dtype=np.float64)
@@ -68,6 +71,26 @@ def step_of(values: Array) -> float:
     least = float(steps.min(initial=np.inf))
     whole = np.isfinite(least) and np.allclose(steps / least, np.rint(steps / least), atol=1e-3)
     return least if whole else 0.0
+
+
+def ties(image: Array, step: float) -> float:
+    """Part of the neighbours that have the same value, beyond what chance makes where values are told in `step`.
+
+    Chance is the larger of what pixels TIES_OFF apart show, and of neighbours that differ by one step. What is blank or
+    saturated does not count. The direction that shows less counts: detectors smear along lines.
+    """
+    inside = (image > image.min()) & (image < image.max())
+
+    def same(axis: int, apart: int, by: float) -> float:
+        lines, known = np.moveaxis(image, axis, 0), np.moveaxis(inside, axis, 0)
+        off = np.abs(lines[apart:] - lines[:-apart])[known[apart:] & known[:-apart]]
+        return float((np.abs(off - by) <= 1e-3 * step).mean()) if off.size else 0.0
+
+    beyond = [
+        same(axis, 1, 0.0) - max(2 * same(axis, TIES_OFF, 0.0), 0.75 * same(axis, 1, step) if step else 0.0)
+        for axis in (0, 1)
+    ]
+    return min(beyond)
 
 
 def noise_spectrum(image: Any) -> NoiseSpectrum:
@@ -88,11 +111,13 @@ def noise_spectrum(image: Any) -> NoiseSpectrum:
 def _objection(image: Array, found: Array, variance: float) -> str:
     """Why noise with these floors is not that of counting."""
     left = (found.min(1) / np.maximum(found.max(1), 1e-300)).max()
-    at_last = found / np.maximum(found[:, -1:], 1e-300)
-    is_flat = bool(((at_last.min(1) > FLAT) & (at_last[:, -2] < 1 / FLAT)).any())
+    at_last = (found / np.maximum(found[:, -1:], 1e-300)).mean(0)[-3:]
+    is_flat = bool(((at_last < FLAT) & (at_last > 1 / FLAT)).all())
     step = step_of(image)
     if left < LEAST_PART and not is_flat:
         return f"at high frequencies {max(left, 1e-9):.2g} of its noise is left, in rows and columns"
+    if (same := ties(image, step)) > TIES:
+        return f"{same:.0%} more neighbouring pixels are the same than chance makes, as a median leaves them"
     if variance * STRONGEST_SIGNAL < image.var():
         return f"its noise is {np.sqrt(variance / max(float(image.var()), 1e-300)):.1g} of its contrast"
     if step and image.mean() > LEAST_STEPS * step and variance < ROUNDING * step**2 / 12:
