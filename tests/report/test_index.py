@@ -68,6 +68,7 @@ def figure(found: dict[str, Any], label: str) -> dict[str, Any]:
 
 def test_frames_of_a_stack_are_one_area(found: dict[str, Any]) -> None:
     images = found["images"].filter(~pl.col("image_id").is_in(["s-f0001", "s-f0002"]))
+    assert images.equals(found["images"].filter("counted"))
     total = found["statistics"]["totals"]["reviewed"]
     assert total["area_nm2"] == pytest.approx(images["area_nm2"].sum())
     assert total["number"] == images["defects_reviewed"].sum()

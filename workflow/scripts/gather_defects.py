@@ -10,6 +10,7 @@ import polars as pl
 
 from oddlattice.process.logs import log_to
 from oddlattice.statistics.copies import with_copies
+from oddlattice.statistics.counting import with_counted
 from oddlattice.statistics.crystals_of_run import with_names
 from oddlattice.statistics.guises import maps_of
 from oddlattice.statistics.over_run import listed_over_run
@@ -78,7 +79,8 @@ def main(
     )
     print(f"{len(found.images)} images, {len(found.defects)} defects, {len(found.statements)} statements in reviews")
     trials = gathered(tables["completeness"], COMPLETENESS, ["image_id", "site", "kind", "change", "shift_pm", "name"])
-    whole = {"defects": found.defects, "images": found.images, "reviews": found.statements, "completeness": trials}
+    images, defects = with_counted(found.images, found.defects)
+    whole = {"defects": defects, "images": images, "reviews": found.statements, "completeness": trials}
     whole["grains"] = grains
     whole["boundaries"] = gathered(tables["boundaries"], BOUNDARIES, ["image_id", "boundary"])
     for name, frame in whole.items():

@@ -80,6 +80,13 @@ def one_of_each_stack(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["image_id"] in kept]
 
 
+def with_counted(images: pl.DataFrame, defects: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Both tables as gathered, with `counted`: whether an image, or the image of a defect, is counted in densities."""
+    kept = [row["image_id"] for row in one_of_each_stack(as_reviewed(images.to_dicts()))]
+    told = pl.col("image_id").is_in(kept).alias("counted")
+    return images.with_columns(told), defects.with_columns(told)
+
+
 def crystal_of(row: Mapping[str, Any]) -> tuple[str, str]:
     """Model and crystal of an image: figures of one crystal belong together, whatever image shows it."""
     return str(row["model"]), str(row.get("crystal_in_run") or "")

@@ -109,6 +109,7 @@ IMAGES: Schema = {
     "reviewers": pl.String,  # people who said something of this image; the columns from here on are filled by gather
     "same_scan_as": pl.String,  # image_id that is counted instead: the same scan, a copy or another guise; "" for none
     "same_scan_how": pl.String,  # what tells so: same content, same noise (with its correlation), or time and columns
+    "counted": pl.Boolean,  # in densities: analysed, usable, the first frame of its stack, no copy or guise of another
     "unusable": pl.Boolean,  # a person said so
     "review_confirmed": pl.Int64,  # defects
     "review_rejected": pl.Int64,
@@ -209,6 +210,7 @@ DEFECTS: Schema = {
     "burgers_reason": pl.String,  # why it is not told
     "population": pl.Int64,  # component of 4_defects/populations: 0 the bulk; null of a column of none
     "in_region": pl.Boolean,  # a column in an extended region or at its rim: not counted in densities
+    "counted": pl.Boolean,  # whether its image is (see images), filled by gather
     "page_row": pl.Int64,  # place in the list of its image's page, filled by gather; null of what the run alone lists
     "review": pl.String,  # "" | confirmed | rejected | other (kind) | conflict
     "review_kind": pl.String,  # what a person says it is, where review is other
