@@ -5,14 +5,22 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import zarr
 from scipy import ndimage
+from scipy.spatial import cKDTree
+from zarr.storage import MemoryStore
 
-from bench.grains import score_labels
+from bench.grains import lines_of, score_labels
 from oddlattice.defects.kinds import NO_POINTS
 from oddlattice.lattice.boundaries import lines_between, turned
+from oddlattice.lattice.columns import as_cells
 from oddlattice.lattice.grains import find_grains, takes_all
 from oddlattice.lattice.one_grain import alone, cropped
 from oddlattice.lattice.own_crystal import register_on_own
+from oddlattice.lattice.record import Record
+from oddlattice.lattice.seams import Side, up_to_seams
+from oddlattice.lattice.spoilt import SURROUNDED, Seen
+from oddlattice.lattice.tile_image import tiled_attributes, write_registration
 from support.grain_fields import GrainField, make_grains
 from support.stages import through_the_stages
 
@@ -63,20 +71,32 @@ def test_a_dislocation_makes_no_second_grain() -> None:
     assert find_grains(moved.astype(np.float32)).count == 1
 
 
-def test_cells_of_a_grain_lie_in_it() -> None:
-    truth = make_grains(("CeO2", "CeO2"), (12.0, 60.0), side_px=300, pixel_nm=0.018, dose=200, middles=TWO, seed=4)
+def test_a_grain_reaches_up_to_its_seam() -> None:
+    """Columns are tested up to their distance from it; in tiles what is another grain's looks like the crystal."""
+    truth = make_grains(("CeO2", "CeO2"), (12.0, 60.0), side_px=300, pixel_nm=0.018, dose=2000, middles=TWO, seed=4)
     found = find_grains(truth.counts)
-    for number, lattice in enumerate(found.lattices, 1):
-        grain = cropped(register_on_own(alone(truth.counts, found.region(number)), lattice=lattice)[0])
-        assert grain.mask.sum() > 60
-        at = np.rint(grain.nodes_px).astype(int)
-        for u, v in np.argwhere(grain.mask):
-            corners = at[:, u : u + 2, v : v + 2].reshape(2, -1)
-            assert (found.region(number)[corners[0], corners[1]]).all()
-        depth = ndimage.distance_transform_edt(found.region(number))
-        seen = grain.depth_px[1:-1, 1:-1] > 0
-        row, col = np.clip(at[:, 1:-1, 1:-1], 0, 299)
-        assert (grain.depth_px[1:-1, 1:-1][seen] <= depth[row, col][seen] + 1.5).all()
+    sides = {}
+    for k in (1, 2):
+        own = register_on_own(alone(truth.counts, found.region(k)), lattice=found.lattices[k - 1])[0]
+        sides[k] = Side.of(own, found.region(k))
+    for number, grain in up_to_seams(sides, Seen.of(truth.counts)).items():
+        side, (n_u, n_v) = sides[number], grain.px_per_cell
+        assert grain.mask.sum() > 1.15 * side.found.mask.sum()
+        tile = grain.record.cut(truth.counts, (slice(0, grain.mask.shape[0]), slice(0, grain.mask.shape[1])))
+        cells = as_cells(tile, (n_u, n_v))
+        bulk = np.median(cells[side.found.mask], axis=0)
+        cut = grain.mask & ~side.found.mask
+        assert np.isnan(as_cells(grain.foreign, (n_u, n_v))[cut]).any()
+        off = np.abs(cells - bulk).mean(axis=(2, 3))
+        assert np.median(off[cut]) < 1.5 * np.median(off[side.found.mask])
+        group = zarr.open_group(MemoryStore(), mode="w")
+        write_registration(truth.counts, grain, group)
+        group.attrs["oddlattice"] = tiled_attributes(grain, None)
+        assert np.array_equal(group["tiles"][:], tile)
+        assert np.array_equal(Record.of(group).foreign, grain.foreign, equal_nan=True)
+        surrounded = cropped(grain).depth_px > SURROUNDED * np.hypot(*grain.frame.vectors_px.T).min()
+        corners = np.rint(cropped(grain).nodes_px[:, surrounded]).astype(int)
+        assert found.region(number)[corners[0], corners[1]].all()
 
 
 def test_both_grains_are_analysed(tmp_path: Path) -> None:
@@ -99,7 +119,13 @@ def test_both_grains_are_analysed(tmp_path: Path) -> None:
     assert found["columns"].select(key).is_duplicated().sum() == 0
     assert found["grains"]["state"].to_list() == ["analysed", "analysed"]
     assert found["grains"]["columns_tested"].sum() == image["columns_tested"]
-    assert found["grains"]["columns_not_tested"].min() > 0
+    # columns are tested up to about one distance between them from the seam
+    seam = ndimage.distance_transform_edt(~lines_of(truth.labels))
+    row, col = np.clip(np.rint(truth.places_px).astype(int), 0, 399).T
+    near = (seam[row, col] > 0.9 * truth.cell_px) & (seam[row, col] < 2 * truth.cell_px)
+    near &= ((truth.places_px > 1.5 * truth.cell_px) & (truth.places_px < 399 - 1.5 * truth.cell_px)).all(1)
+    hits, _ = cKDTree(at).query(truth.places_px[near])
+    assert (hits < 2).mean() > 0.9
     (boundary,) = found["boundaries"].to_dicts()
     assert boundary["sort"] == "grain"
     assert boundary["misorientation_deg"] == pytest.approx(36, abs=0.1)

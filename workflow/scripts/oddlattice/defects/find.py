@@ -25,11 +25,11 @@ from oddlattice.defects.regions import (
 )
 from oddlattice.defects.registered import Registered, load_registered
 from oddlattice.defects.tables import Piece, Tally
-from oddlattice.lattice.columns import mean_cell, px_of
+from oddlattice.lattice.columns import as_cells, mean_cell, px_of
 from oddlattice.lattice.pixel_size import PixelNm
 from oddlattice.lattice.subareas import CHUNK_CELLS, Part, in_px, is_inside, parts_of
 from oddlattice.model.known_defects import Trial
-from oddlattice.numerics.arrays import Array, Float
+from oddlattice.numerics.arrays import Array, Float, Mask
 from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.groups import array_of, attributes_of, values_of
 from oddlattice.storage.windows import Windows, give_back
@@ -83,7 +83,9 @@ def judge_part(image: Registered, settings: DefectSettings, part: Part | None = 
     anm = published_map(image.difference, image.prediction, image.mask, settings.published_threshold)
     depth = image.depth_px / np.hypot(*image.vectors_px.T).min()
     tested = [
-        judge_columns(difference, image.mask, noise, shape, vectors_pm, response, anm, settings.shift_share, depth)
+        judge_columns(
+            difference, image.mask, noise, shape, vectors_pm, response, anm, settings.shift_share, depth, image.foreign
+        )
         for shape, response in zip(image.shapes, image.responses, strict=True)
     ]
     cell = mean_cell(image.prediction, image.mask)
@@ -98,15 +100,24 @@ def judge_part(image: Registered, settings: DefectSettings, part: Part | None = 
     places = np.array([(shape.u, shape.v) for shape in image.shapes])
     odd = np.array([sites[k].cells[i] + (sites[k].shape.u, sites[k].shape.v) for k, i in without.fits]).reshape(-1, 2)
     width_px = kernel_width_px(narrowest)
-    extras = extra_columns(z, image.mask, places, odd, width_px, vectors_pm, settings.fdr)
+    own = without_foreign(image)
+    extras = extra_columns(z, own, places, odd, width_px, vectors_pm, settings.fdr)
     core = part.inner if part is not None else (slice(None), slice(None))
-    judged.extra_tests = int(image.mask[core].sum())
+    judged.extra_tests = int(own[core].sum())
     judged.extras = [e for e in extras if part is None or is_inside(np.floor([e.uv]) + _low(part), part)[0]]
     on_site = _on_site_taken_out(without, vectors_pm, px_of(difference, image.mask))
     if on_site is None:
         return Found(judged, z, broken_cells(z, image.prediction, image.mask))
     calm = z_map(on_site, image.mask, noise, narrowest)
     return Found(judged, z, broken_cells(calm, image.prediction, image.mask, z - calm))
+
+
+def without_foreign(image: Registered) -> Mask:
+    """Analysed cells without light of other grains' columns: elsewhere nothing extra is told from it."""
+    if image.foreign is None:
+        return image.mask
+    lit = (as_cells(image.foreign, px_of(image.foreign, image.mask)) != 0).any(axis=(2, 3))
+    return np.where(lit, 0, image.mask).astype(np.uint8)
 
 
 def _low(part: Part) -> list[int]:

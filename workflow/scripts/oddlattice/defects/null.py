@@ -11,11 +11,12 @@ from oddlattice.defects.noise import Noise
 from oddlattice.defects.populations import bulk_of
 from oddlattice.defects.published_score import column_scores
 from oddlattice.lattice.columns import SIDE_PX, ColumnShape, signatures, window_start_px
+from oddlattice.lattice.spoilt import SURROUNDED
 from oddlattice.numerics import distributions
 from oddlattice.numerics.arrays import Array, Float, Mask
 
+MOST_FOREIGN = 1.0  # [standard errors] that the light of other grains' columns may make of a column
 TESTED_FACTOR, SEEN_FACTOR = 1.6, 12.0  # on standard errors: a window cut further says too little to test, to take out
-SURROUNDED = 1.25  # of the shortest lattice vector: nearer the rim, what stands beside a column may be changed unseen
 LEAST_SIGNAL = 1e-4  # part of a change that a window cut by the rim must still hold, to be looked at
 MIN_COLUMNS = 30  # fewer columns of a kind give no null to judge by
 SHAPE_ERROR = 0.04  # of a change or a displacement: what 68 % intervals need in composed fields not of the benchmark
@@ -343,6 +344,7 @@ def judge_columns(
     anm_map: Float,
     shift_share: float = 0.5,
     depth: Array | None = None,
+    foreign: Float | None = None,
 ) -> SiteColumns | None:
     """Test every column of one kind against the scatter of its own kind in this image.
 
@@ -360,6 +362,8 @@ def judge_columns(
         Part of the false alarms that may come from displacements.
     depth : ndarray of shape (U + 1, V + 1), optional
         How far the cells' corners are from what is not seen [shortest lattice vector]; None: far.
+    foreign : ndarray of shape (U n_u, V n_v), optional
+        Light of other grains' columns, which was taken off: columns that it would change by much are not tested.
 
     Returns
     -------
@@ -387,6 +391,9 @@ def judge_columns(
         _depth_of(depth, shape, cells) >= SURROUNDED,
         response,
     )
+    if foreign is not None:
+        read, sigma = site.estimates(foreign), site.level[:, None] * np.sqrt(np.diag(site.kernel.covariance))
+        site = replace(site, surrounded=site.surrounded & (np.abs(read) < MOST_FOREIGN * sigma).all(1))
     return site.judged_by(site.estimates(difference), np.ones(len(cells), dtype=bool), shift_share)
 
 

@@ -33,6 +33,7 @@ class Registered:
     pixel_nm: Array  # (row, col)
     depth_px: Array  # distance of the cells' corners from what is not in the image, or blank
     first: tuple[int, int]  # lattice coordinates of the first cell of the whole image
+    foreign: Float | None = None  # light of other grains' columns; 1 where a pixel is another grain's
 
 
 def load_registered(
@@ -59,4 +60,5 @@ def load_registered(
         pixel_nm=np.array(reckoned_nm(lattice, header)),
         depth_px=values_of(tiles, "depth_px", corners),
         first=(lattice["first_cell"][0], lattice["first_cell"][1]),
+        foreign=np.nan_to_num(values_of(tiles, "foreign", pixels), nan=1.0) if "foreign" in tiles else None,
     )

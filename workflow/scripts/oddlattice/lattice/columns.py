@@ -69,7 +69,7 @@ def px_of(values: Shaped, cells: Shaped) -> PxPerCell:
     return values.shape[0] // cells.shape[0], values.shape[1] // cells.shape[1]
 
 
-def as_cells(tiles: npt.NDArray[np.floating], px_per_cell: PxPerCell) -> npt.NDArray[np.floating]:
+def as_cells(tiles: npt.NDArray[Any], px_per_cell: PxPerCell) -> npt.NDArray[Any]:
     """View of a map (U n_u, V n_v) as cells (U, V, n_u, n_v)."""
     n_u, n_v = px_per_cell
     return tiles.reshape(tiles.shape[0] // n_u, n_u, tiles.shape[1] // n_v, n_v).transpose(0, 2, 1, 3)

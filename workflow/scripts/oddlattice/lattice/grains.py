@@ -50,6 +50,7 @@ FREE = 0.2  # of a window's middle that may be covered where it is asked for a l
 BESIDE_PERIODS = 4.0  # of what is no crystal beside a grain that is registered with it: vacuum, and what is spoilt
 NEAR_STRENGTH = 0.25  # of a lattice's usual strength from which it may be that of a place
 BENT_DEG, BENT_STRETCH = 7.0, 1.08  # by so much the lattice of one crystal may differ between places
+NEAREST_PERIODS = 0.5  # rms width over which it is asked which waves are nearest to the image
 STEP_PERIODS = 1.0  # rms width over which waves are followed over a boundary
 GOES_OVER = 0.6  # of their size inside that they keep there in three quarters of the places
 STRONGEST = 1.3  # of its usual strength that a reflection counts with at most
@@ -398,7 +399,7 @@ def _nearest_waves(
         if waves is None:
             off.append(np.full(image.shape, np.inf, np.float32))
             continue
-        square = ndimage.gaussian_filter((flat - waves) ** 2, 0.7 * _period(lattice), truncate=3.0)
+        square = ndimage.gaussian_filter((flat - waves) ** 2, NEAREST_PERIODS * _period(lattice), truncate=3.0)
         off.append(np.where(near[number - 1], square, np.inf))
     nearest = np.where(np.isfinite(np.min(off, axis=0)), 1 + np.argmin(off, axis=0), labels)
     return np.where(labels > 0, nearest, 0).astype(np.uint8), mended

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from oddlattice.lattice.registration import Registration
+from oddlattice.lattice.subareas import in_px
 from oddlattice.numerics.arrays import Bools, Float
 
 MARGIN_CELLS = 2  # kept about the cells of a grain
@@ -24,6 +25,8 @@ def cropped(found: Registration) -> Registration:
     cells = slice(low[0], high[0]), slice(low[1], high[1])
     corners = slice(low[0], high[0] + 1), slice(low[1], high[1] + 1)
     changes: dict[str, Any] = {key: getattr(found, key)[cells] for key in ("local_mean", "mask", "inside", "amplitude")}
+    if found.foreign.size:
+        changes["foreign"] = found.foreign[in_px(cells, found.px_per_cell)]
     return replace(
         found,
         first=(found.first[0] + int(low[0]), found.first[1] + int(low[1])),

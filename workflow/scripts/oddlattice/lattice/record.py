@@ -4,14 +4,17 @@ Tiles, and what is made of them, are caches: from image and record they are made
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import zarr
+from scipy import ndimage
 from zarr.codecs import BloscCodec
 
 from oddlattice.crystal import PX_PER_CELL, PxPerCell
+from oddlattice.lattice.columns import as_cells
 from oddlattice.lattice.resample import cut_cells
 from oddlattice.lattice.subareas import CHUNK_CELLS, in_px
 from oddlattice.numerics.arrays import Array, Float
@@ -53,6 +56,10 @@ class Record:
         Distance of the cells' corners from what is not in the image, or blank.
     line_gain : ndarray, of the shape of `line_shift_px`
         Factor of each line of the scan, by which the image is divided first: the steps of the current.
+    foreign : ndarray of shape (U n_u, V n_v), float32
+        What columns of other grains add to the pixels of the tiles, which is taken off; nan where a pixel is another
+        grain's: in an analysed cell it is taken from the nearest cell that has none of these, elsewhere it is 0. Empty
+        where there is no other grain.
     """
 
     nodes_px: Array
@@ -67,6 +74,7 @@ class Record:
     sign: int = 1
     depth_px: Array = field(default_factory=lambda: np.empty((0, 0)))
     line_gain: Array = field(default_factory=lambda: np.empty(0))
+    foreign: Float = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
     @classmethod
     def of(cls, group: zarr.Group) -> Self:
@@ -85,6 +93,7 @@ class Record:
             sign=int(said.get("contrast_sign", 1)),
             depth_px=values_of(group, "depth_px"),
             line_gain=values_of(group, "line_gain"),
+            foreign=values_of(group, "foreign") if "foreign" in group else np.empty((0, 0), np.float32),
         )
 
     @property
@@ -109,6 +118,8 @@ class Record:
             "line_gain": (self.line_gain.astype(np.float64), ("col" if self.transposed else "row",)),
             "depth_px": (self.depth_px.astype(np.float64), ("u", "v")),
         }
+        if self.foreign.size:
+            arrays["foreign"] = self.foreign, ("u", "v")
         for name, (values, dims) in arrays.items():
             array = group.create_array(
                 name,
@@ -125,10 +136,32 @@ class Record:
         seen: Any = Transposed(image) if self.transposed else image
         if (self.line_gain != 1).any():
             seen = Scaled(seen, self.line_gain)
+        tile = self._cut(seen, cells)
+        if self.foreign.size:
+            self._mend_cut_cells(seen, cells, tile)
+        return tile if self.sign > 0 else turned_over(tile)
+
+    def _cut(self, seen: Any, cells: tuple[slice, slice]) -> Float:
         nodes_px = self.nodes_px[::-1] if self.transposed else self.nodes_px
         shifts, mean = self.line_shift_px, self.local_mean
-        tile = cut_cells(seen, nodes_px, shifts, mean, cells, self.pedestal, self.px_per_cell)
-        return tile if self.sign > 0 else turned_over(tile)
+        return cut_cells(seen, nodes_px, shifts, mean, cells, self.pedestal, self.px_per_cell)
+
+    def _mend_cut_cells(self, seen: Any, cells: tuple[slice, slice], tile: Float) -> None:
+        """Take what is other grains' out of a tile, in place."""
+        light = self.foreign[in_px(cells, self.px_per_cell)]
+        beyond = np.isnan(light)
+        tile[:] = np.where(beyond, 0, tile - light)
+        into, foreign = as_cells(tile, self.px_per_cell), as_cells(beyond, self.px_per_cell)
+        for u, v in np.argwhere(self.mask[cells] & foreign.any(axis=(2, 3))):
+            i, j = (int(source[cells[0].start + u, cells[1].start + v]) for source in self._sources)
+            whole = self._cut(seen, (slice(i, i + 1), slice(j, j + 1)))
+            into[u, v][foreign[u, v]] = whole[foreign[u, v]]
+
+    @cached_property
+    def _sources(self) -> npt.NDArray[np.int64]:
+        """The analysed cell in which nothing is foreign that is nearest to each cell; shape (2, U, V)."""
+        whole = self.mask & (as_cells(self.foreign, self.px_per_cell) == 0).all(axis=(2, 3))
+        return np.asarray(ndimage.distance_transform_edt(~whole, return_distances=False, return_indices=True))
 
 
 def turned_over(values: Float) -> Float:

@@ -1,6 +1,6 @@
 """What is known of an image once it is registered, and the tiles that are cut with it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,8 @@ class Registration:
         Pixels of a cell along (u, v) in the lattice frame.
     sign : int
         -1 where columns are dark on bright ground.
+    foreign : ndarray of shape (U n_u, V n_v), float32
+        As of `Record`.
     """
 
     frame: Frame
@@ -76,6 +78,7 @@ class Registration:
     transposed: bool = False
     px_per_cell: PxPerCell = PX_PER_CELL
     sign: int = 1
+    foreign: Float = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
     @property
     def record(self) -> Record:
@@ -93,6 +96,7 @@ class Registration:
             self.sign,
             self.depth_px,
             self.line_gain,
+            self.foreign,
         )
 
 

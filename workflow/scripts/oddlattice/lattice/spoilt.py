@@ -16,6 +16,7 @@ CHANCE_RUNS = (
 SAMPLED_ROWS = 8  # every so many rows tell how long runs are
 POOL_PX = 4  # pixels a side of a square of the map
 BAND_ROWS = 256  # a multiple of POOL_PX
+SURROUNDED = 1.25  # of the shortest lattice vector: nearer what is not seen, what stands beside a column may be changed
 
 
 @dataclass(frozen=True)

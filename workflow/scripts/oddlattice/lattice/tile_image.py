@@ -29,6 +29,8 @@ from oddlattice.lattice.pixel_size import header_nm, mean_nm
 from oddlattice.lattice.record import CODEC, write_tiles
 from oddlattice.lattice.register import fit_registration
 from oddlattice.lattice.registration import Registration
+from oddlattice.lattice.seams import Side, up_to_seams
+from oddlattice.lattice.spoilt import Seen
 from oddlattice.lattice.stack_crystal import StackCrystal, seen_again, sum_of_some
 from oddlattice.lattice.which_crystal import Judge, NoModelError, rotation_deg
 from oddlattice.run.stage_settings import TileSettings
@@ -355,15 +357,19 @@ def _each_grain(image: Any, grains: Grains, how: How) -> dict[int, Laid]:
         for k, one in found.items()
         if one.found is not None or not any(grains.lattices[k - 1] is one_of for one_of in held)
     }
-    return {k: _as_grain(one) for k, one in kept.items()}
+    return _up_to_seams(kept, grains, image)
 
 
-def _as_grain(one: Laid) -> Laid:
-    """A grain without the cells far from it; that the rest of the image was blank to it is not worth a word."""
-    if one.found is None:
-        return one
-    told = [line for line in one.attributes["warnings"] if BLANK not in line]
-    return Laid(one.attributes | {"warnings": told}, cropped(one.found))
+def _up_to_seams(each: Mapping[int, Laid], grains: Grains, image: Any) -> dict[int, Laid]:
+    """Grains up to their seams; that the rest of the image was blank to them is not worth a word."""
+    sides = {k: Side.of(one.found, grains.region(k)) for k, one in each.items() if one.found is not None}
+    done = dict(each)
+    for k, found in up_to_seams(sides, Seen.of(image)).items():
+        told = [line for line in each[k].attributes["warnings"] if BLANK not in line]
+        analysed, inside = int(found.mask.sum()), int(found.inside.sum())
+        said = {"warnings": told, "cells_analysed": analysed, "cells_masked": inside - analysed}
+        done[k] = Laid(each[k].attributes | said, cropped(found))
+    return done
 
 
 def _write_grains(image: Any, each: dict[int, Laid], labels: Labels, group: zarr.Group) -> dict[str, Any]:
