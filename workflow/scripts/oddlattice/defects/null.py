@@ -391,10 +391,14 @@ def judge_columns(
         _depth_of(depth, shape, cells) >= SURROUNDED,
         response,
     )
-    if foreign is not None:
-        read, sigma = site.estimates(foreign), site.level[:, None] * np.sqrt(np.diag(site.kernel.covariance))
-        site = replace(site, surrounded=site.surrounded & (np.abs(read) < MOST_FOREIGN * sigma).all(1))
+    site = site if foreign is None else _unlit(site, foreign)
     return site.judged_by(site.estimates(difference), np.ones(len(cells), dtype=bool), shift_share)
+
+
+def _unlit(site: SiteColumns, foreign: Float) -> SiteColumns:
+    """The columns, of which those that light of other grains' columns would change by much are not tested."""
+    read, sigma = site.estimates(foreign), site.level[:, None] * np.sqrt(np.diag(site.kernel.covariance))
+    return replace(site, surrounded=site.surrounded & (np.abs(read) < MOST_FOREIGN * sigma).all(1))
 
 
 def _depth_of(depth: Array | None, shape: ColumnShape, cells: npt.NDArray[np.intp]) -> Array:
