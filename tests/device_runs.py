@@ -66,8 +66,8 @@ def stage_rate(fields: list[tuple[np.ndarray, np.ndarray]], images: int, threads
     return {"cells_per_s": round(cells / taken[1], 1), "first_s": round(taken[0], 2), "s": round(taken[1], 2)}
 
 
-def whole_run(images: int, side: int, cores: int) -> dict[str, object]:
-    """`snakemake --cores N --workflow-profile gpu` of a synthetic archive: raw pixels per second from .dm4 to report.
+def whole_run(images: int, side: int, cores: int, *more: str) -> dict[str, object]:
+    """`snakemake --cores N --workflow-profile gpu` of a synthetic archive: raw pixels per second from .dm4 to report; `more` options.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def whole_run(images: int, side: int, cores: int) -> dict[str, object]:
         write_archive(folder / "archive", images, (side, side))
         (folder / "work").mkdir()
         config_file(folder / "work", folder / "archive", shard={"files": -(-images // cores), "size_mb": 100_000})
-        profile = ("--workflow-profile", str(ROOT / "profiles/gpu"))
+        profile = ("--workflow-profile", str(ROOT / "profiles/gpu"), *more)
         taken = snakemake(folder / "work", *profile, cores=cores, memory=False)
         results = folder / "work/results"
         with open(results / "0_archive/inventory.tsv", encoding="utf-8") as lines:

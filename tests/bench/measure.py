@@ -106,6 +106,7 @@ def run(
 def python(*arguments: str, cwd: Path | None = None, memory: bool = True) -> Taken:
     """Run this Python with the house's modules in reach."""
     paths = os.pathsep.join(str(ROOT / folder) for folder in ("workflow/scripts", "tests"))
+    paths = os.pathsep.join([paths, *filter(None, [os.environ.get("PYTHONPATH")])])
     return run([sys.executable, *arguments], cwd, {"PYTHONPATH": paths, "PYTHONWARNINGS": "ignore"}, memory=memory)
 
 
