@@ -67,7 +67,9 @@ def stage_rate(fields: list[tuple[np.ndarray, np.ndarray]], images: int, threads
 
 
 def whole_run(images: int, side: int, cores: int, *more: str) -> dict[str, object]:
-    """`snakemake --cores N --workflow-profile gpu` of a synthetic archive: raw pixels per second from .dm4 to report; `more` options.
+    """`snakemake --cores N --workflow-profile gpu` of a synthetic archive: raw pixels per second from .dm4 to report.
+
+    `more` are options of snakemake.
 
     Raises
     ------
