@@ -47,11 +47,14 @@ echo "installing the packages of envs/requirements.txt into .venv (once; some mi
 import pathlib, sysconfig
 pathlib.Path(sysconfig.get_path("purelib"), "oddlattice.pth").write_text(f"{pathlib.Path('workflow/scripts').resolve()}\n")
 END
-# the program `oddlattice`; it works by its path, too, without the environment being active
-cat > .venv/bin/oddlattice <<'END'
+# the program `oddlattice`, and Snakemake with its commonest tracebacks as sentences; they work by their paths, too,
+# without the environment being active
+for program in oddlattice:oddlattice.command snakemake:oddlattice.command.checked_snakemake; do
+    cat > ".venv/bin/${program%%:*}" <<END
 #!/bin/sh
-exec "$(dirname "$(readlink -f "$0")")/python" -m oddlattice.command "$@"
+exec "\$(dirname "\$(readlink -f "\$0")")/python" -m ${program#*:} "\$@"
 END
-chmod +x .venv/bin/oddlattice
+    chmod +x ".venv/bin/${program%%:*}"
+done
 # without this the first jobs would
 .venv/bin/python -c 'from oddlattice.numerics.compiled import compile_all; compile_all()'

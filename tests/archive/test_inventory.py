@@ -196,6 +196,14 @@ def test_without_settle_time_a_present_file_is_taken_at_once(archive: Path) -> N
     assert states(scan(archive, settle_s=0)) == {"now.dm4": "ready", "future.dm4": "ready"}
 
 
+def test_it_is_said_why_files_wait(archive: Path) -> None:
+    put(archive, "a.dm4", age_s=10)
+    put(archive, "b.dm4", age_s=10)
+    (note,) = scan(archive).notes
+    assert note == f"{archive}: 2 files wait: may still be being written; taken once unchanged for 300 s"
+    assert scan(archive, after_s=1000).notes == []
+
+
 def test_waiting_file_that_disappears_is_forgotten(archive: Path) -> None:
     put(archive, "stays.dm4")
     os.remove(put(archive, "goes.dm4", age_s=1))

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from oddlattice.command import commands, doctor, export
 from oddlattice.command.places import HERE
+from oddlattice.run.packages import packages_apart
 from support.small_results import write_results
 
 PAGE = (HERE / "docs/command.md").read_text(encoding="utf-8")
@@ -174,7 +175,7 @@ def test_the_formats_of_the_command_are_those_that_are_written() -> None:
 def test_packages_are_compared_with_what_was_tested() -> None:
     project = '[project]\ndependencies = ["zarr==3.1.6", "dask[array]==2026.8.*", "torch==2.13.0", "numpy>=2"]'
     has = {"zarr": "3.2", "torch": "2.13.0+cpu", "numpy": "2.4"}.get
-    assert doctor.packages_apart(project, "zarr==3.1.6\ndask==2026.8.1\ntorch==2.13.0\n", has) == (
+    assert packages_apart(project, "zarr==3.1.6\ndask==2026.8.1\ntorch==2.13.0\n", has) == (
         ["dask"],
         ["zarr 3.2 (3.1.6)"],
     )

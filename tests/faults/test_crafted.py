@@ -83,7 +83,7 @@ def test_crafted_hdf5_files_give_reasons_and_no_pixel_of_another_file(tmp_path: 
     assert {row["state"] for row in said.values()} == {"rejected"}
     for craft, why in (REASONS | more).items():
         assert why in said[craft.__name__]["reason"]
-    assert len([p for p in out.iterdir() if p.is_dir()]) == 1
+    assert len([p for p in out.iterdir() if p.is_dir()]) == 2  # and OME, which lists it
 
 
 def test_names_like_paths_and_markup_stay_names(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_names_like_paths_and_markup_stay_names(tmp_path: Path) -> None:
     read_images.main(tmp_path / "shard.tsv", archive, out, SETTINGS, log=tmp_path / "log", threads=2)
     rows = zarr.open_group(out, mode="r").attrs["images"]
     assert {row["state"] for row in rows} == {"read"}
-    assert {p.name for p in out.iterdir()} == {row["image_id"] for row in rows} | {"zarr.json"}
+    assert {p.name for p in out.iterdir()} == {row["image_id"] for row in rows} | {"zarr.json", "OME"}
     assert {p.name for p in tmp_path.iterdir()} == {"archive", "shard.tsv", "deep", "log"}
     assert all(row["signal"].isprintable() and row["path"].isprintable() for row in rows)
 

@@ -51,7 +51,7 @@ def read(archive: Path, work: Path, threads: int = 1, call: str = "oddlattice.re
     ids = [row["image_id"] for row in itertools.chain(*rows.values())]
     assert len(ids) == len(set(ids))
     groups = {p.name for p in out.iterdir() if p.is_dir()}
-    assert groups == {row["image_id"] for row in itertools.chain(*rows.values()) if row["state"] == "read"}
+    assert groups == {"OME"} | {row["image_id"] for row in itertools.chain(*rows.values()) if row["state"] == "read"}
     return rows, store
 
 
@@ -313,6 +313,7 @@ def test_a_reader_that_misbehaves_costs_its_own_file_alone(tmp_path):
     assert only(rows["well.dm4"])["state"] == "read"
     assert {p.name for p in (tmp_path / "images.zarr").iterdir()} == {
         "zarr.json",
+        "OME",
         only(rows["sound.dm4"])["image_id"],
         only(rows["well.dm4"])["image_id"],
     }

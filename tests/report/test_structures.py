@@ -120,3 +120,29 @@ def test_a_simulation_of_the_exported_model_shows_the_vacancy() -> None:
 
     (gone,) = brightness("Ti", "vacancy-like")
     assert gone < 0.1 * brightness("Ti", "bulk").min() < brightness("Sr", "bulk").min()
+
+
+def test_a_simulation_of_the_exported_model_shows_the_defects_again() -> None:
+    """The POSCAR, sent through abTEM: the emptied column is dark, the extra one bright, all others are as bulk."""
+    abtem = pytest.importorskip("abtem", reason="needs the dependencies `library`")
+    rows = found()
+    named = {"Sr": "Sr", "Ti": "Ti", "-": "Ti"}
+    box = structures.structure(rows, SHAPE, (PIXEL_NM, PIXEL_NM), named)
+    again = read(StringIO(structures.poscar_text(box)), format="vasp")
+    abtem.config.set({"diagnostics.progress_bar": False})
+    probe = abtem.Probe(energy=300e3, semiangle_cutoff=25)
+    scan = abtem.GridScan((0, 0), tuple(again.cell.lengths()[:2]), gpts=(32, 24))
+    detector = abtem.AnnularDetector(inner=50, outer=95)
+    seen = probe.scan(abtem.Potential(again, sampling=0.1), scan=scan, detectors=detector).compute().array  # (x, y)
+
+    lengths = again.cell.lengths()[:2]
+    at = np.rint(box.positions[:, :2] / lengths * seen.shape).astype(int) % seen.shape
+    bright = np.array([seen[x - 1 : x + 2, y - 1 : y + 2].mean() if x and y else np.nan for x, y in at])
+    kind, site = box.arrays["kind"], box.arrays["site"]
+    for name in ("Sr", "Ti"):
+        bulk = bright[(site == name) & (kind == "bulk")]
+        assert bulk.std() < 0.15 * bulk.mean()
+        for one in bright[(site == name) & (kind == "vacancy-like")]:
+            assert one < 0.3 * bulk.mean()
+        if name == "Ti":
+            assert bright[kind == "extra"].min() > 0.7 * bulk.mean()

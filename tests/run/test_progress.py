@@ -7,7 +7,7 @@ from pathlib import Path
 
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from oddlattice.run.progress import ProgressLines, show_progress
+from oddlattice.run.progress import ProgressLines, images_said, show_progress
 
 
 class Lines(logging.Handler):
@@ -65,6 +65,32 @@ def test_errors_and_warnings_stay() -> None:
     say(log, LogEvent.JOB_ERROR, logging.ERROR, "Error in rule cut_tiles")
     say(log, None, logging.WARNING, "Building DAG failed")
     assert printed.lines == ["Error in rule cut_tiles", "Building DAG failed"]
+
+
+def test_a_slow_job_is_named_meanwhile_and_ever_more_rarely() -> None:
+    now = [0.0]
+    lines = ProgressLines(clock=lambda: now[0])
+    log, printed = logging.Logger("test"), Lines()
+    printed.addFilter(lines)
+    log.addHandler(printed)
+    say(log, LogEvent.JOB_INFO, jobid=3, rule_name="cut_tiles", wildcards={"shard": "day"})
+    named = []
+    for second in range(0, 250, 2):
+        now[0] = float(second)
+        named += lines.still_running()
+    assert named == [f"... cut_tiles day: {s} s so far" for s in (10, 30, 60, 120, 180, 240)]
+    say(log, LogEvent.JOB_FINISHED, job_id=3)
+    now[0] = 900.0
+    assert lines.still_running() == []
+
+
+def test_the_end_says_how_many_images_were_analysed(tmp_path: Path) -> None:
+    index = tmp_path / "index.json"
+    assert images_said(index) == ""
+    index.write_text('{\n"figures": [\n],\n"states": {"analysed":1,"no_lattice":4},\n"lines": []\n}\n')
+    assert images_said(index) == "5 images: 1 analysed, 4 without a lattice"
+    index.write_text('{\n"states": {"rejected":1}\n}\n')
+    assert images_said(index) == "1 image: 1 rejected"
 
 
 def test_only_the_terminal_is_changed() -> None:

@@ -8,6 +8,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ome_zarr_models.v05.bioformats2raw import BioFormats2Raw
 from ome_zarr_models.v05.image import Image
 
 from oddlattice.storage import omezarr
@@ -69,7 +70,7 @@ def test_an_image_is_valid_and_holds_its_pixels(group, shape, lazy):
         array = group[str(level)]
         assert array.shape == level_shape
         assert array.dtype == np.uint16
-        assert array.metadata.dimension_names == ("row", "col")
+        assert array.metadata.dimension_names == ("y", "x")
         np.testing.assert_array_equal(array[:], expected)
         expected = omezarr.halve(expected)
     assert max(shapes[-1]) <= 512
@@ -144,3 +145,16 @@ def test_bands_of_any_height_give_the_same_image(tmp_path_factory, heights):
 def test_too_few_rows_are_noticed(group):
     with pytest.raises(AssertionError, match="of 100 rows written"):
         omezarr.write_bands(group, [noise((90, 40))], (100, 40), "uint16", None)
+
+
+@pytest.mark.parametrize("names", [["b", "a"], ["b/z", "a/difference", "a/z"], []])
+def test_a_store_is_a_collection_of_its_images(group, tmp_path, names):
+    for name in names:
+        omezarr.write_image(group.create_group(name), noise((64, 64)), (0.01, 0.01), name=name)
+    omezarr.make_collection(tmp_path / "store.zarr", depth=2 if "/" in "".join(names) else 1)
+    store = zarr.open_group(tmp_path / "store.zarr", mode="r")
+    BioFormats2Raw.from_zarr(store)
+    assert store["OME"].attrs["ome"] == {"version": "0.5", "series": sorted(names)}
+    for name in store["OME"].attrs["ome"]["series"]:
+        (multiscale,) = Image.from_zarr(store[name]).attributes.ome.multiscales
+        assert [axis.name for axis in multiscale.axes] == ["y", "x"]

@@ -26,6 +26,7 @@ from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from oddlattice.storage import products
 from support.fault_runs import ROOT, install
 from support.raw_files import write_ncem
+from support.small_disk import small_disk
 
 PER_SHARD = {"read_images", "cut_tiles", "infer_differences", "find_defects", "measure_images", "write_pages"}
 AT_THE_INDEX = {"write_index", "write_crate"}
@@ -384,10 +385,32 @@ def test_unwritable_results_are_one_sentence(fresh: Work) -> None:
     assert re.fullmatch(r"results\S*: found .*; needed a place for results that can be written to", sentence), sentence
 
 
-def test_a_young_file_waits(fresh: Work) -> None:
+def test_a_young_file_waits_and_it_is_said_why(fresh: Work) -> None:
     done = fresh.snakemake("--dry-run", "--config", "archive=archive", "settle_s=3600")
     assert done.returncode == 0, done.stderr
-    assert f"{fresh.archive}: 1 file: 1 waiting" in done.stdout.splitlines()
+    said = (done.stdout + done.stderr).splitlines()
+    assert f"{fresh.archive}: 1 file: 1 waiting" in said
+    assert f"{fresh.archive}: 1 file waits: may still be being written; taken once unchanged for 3600 s" in said
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_sentence(fresh: Work) -> None:
+    with small_disk(fresh.folder / "work", 100) as disk:
+        disk.change(100, "ro")
+        found = fresh.refused("--directory", str(disk.folder), "--config", "archive=archive")
+    assert found == (
+        f"{disk.folder}: found a folder that cannot be written to; needed one for results: --directory WORK"
+    )
+
+
+def test_missing_packages_are_one_sentence_unless_rules_bring_their_own(fresh: Work, tmp_path: Path) -> None:
+    install(tmp_path / "installation")
+    project = (ROOT / "pyproject.toml").read_text()
+    (tmp_path / "installation/pyproject.toml").write_text(project.replace('"click==', '"nosuchpackage>=1", "click=='))
+    other = Work(tmp_path / "installation", fresh.folder)
+    found = other.refused("--config", "archive=archive", "--dry-run")
+    assert found.startswith(f"{sys.executable}: found no package nosuchpackage; needed the environment of ")
+    done = other.snakemake("--dry-run", "--sdm", "conda", "--config", "archive=archive", "settle_s=0")
+    assert "found no package" not in done.stderr
 
 
 # ---- the rules

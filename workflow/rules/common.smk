@@ -23,7 +23,7 @@ sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
 from oddlattice.archive import inventory, listing, review_files, verdicts
 from oddlattice.archive.kept import kept_shards, made_by_rules
 from oddlattice.archive.shards import SHARD_NAME, shard_names
-from oddlattice.run import dependencies, lock, progress, settings
+from oddlattice.run import dependencies, lock, packages, progress, settings
 from oddlattice.storage.atomic import write_if_changed
 
 
@@ -48,6 +48,22 @@ def checked_config():
 def stop(key, error):
     """End the run with one sentence that names the config file, the key, what was found and what is needed."""
     sys.exit(f"{settings.source([key], config_sources())}: {key}: {error}")
+
+
+def look_around():
+    """End the run with one sentence where it cannot work: packages are missing, or the folder cannot be written to.
+
+    Rules with environments of their own bring the packages.
+    """
+    if not workflow.deployment_settings.deployment_method:
+        missing = packages.missing_packages(REPOSITORY)
+        if missing:
+            sys.exit(
+                f"{sys.executable}: found no package {', '.join(missing)}; needed the environment of {REPOSITORY}: "
+                "make setup there, then . .venv/bin/activate"
+            )
+    if not os.access(".", os.W_OK):
+        sys.exit(f"{Path.cwd()}: found a folder that cannot be written to; needed one for results: --directory WORK")
 
 
 def no_place(error):
@@ -134,6 +150,8 @@ def finish():
         return
     if (RESULTS / "0_archive/discovered.tsv").exists():
         say_counts()
+    if images := progress.images_said(RESULTS / "5_report/index.json"):
+        logger.info(images)
     if (RESULTS / "5_report/index.html").exists():
         logger.info(f"report: {RESULTS.absolute() / '5_report/index.html'}")
 
@@ -257,6 +275,10 @@ def analysis_config():
 def shown_config():
     """The config as reports show it: without the schedule, which shapes no result and may name a command."""
     return {key: value for key, value in config.items() if key != "schedule"}
+
+
+if workflow.is_main_process:
+    look_around()
 
 
 config.update(checked_config())

@@ -13,6 +13,7 @@ from oddlattice.process.supervised import Watch, go_on_watched
 from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.groups import listed_in, new_store
+from oddlattice.storage.omezarr import make_collection
 from oddlattice.storage.products import BOUNDARIES, COLUMNS, COMPLETENESS, DEFECTS, GRAINS, IMAGES, table, write_parquet
 
 
@@ -49,6 +50,7 @@ def main(
                 f"{row['image_id']}: {found[-1].image['state']}, "
                 f"{len(found[-1].defects)} defects of {len(found[-1].columns)} columns"
             )
+        make_collection(part, depth=2)
     write_parquet(table([one.image for one in found], IMAGES), out["images"])
     write_parquet(pl.concat([table([], COLUMNS), *(one.columns for one in found)]), out["columns"])
     write_parquet(table([row for one in found for row in one.trials], COMPLETENESS), out["completeness"])

@@ -17,6 +17,7 @@ listing the archive.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,9 +119,8 @@ def scan_archive(
         write_looks(home, looks)
         write_if_changed(home / "archive.txt", escape(archive) + "\n")
         write_if_changed(home / "discovered.tsv", inventory_text(entries))
-    return Scan(
-        entries, shard_names(results), len(shards), _warnings(archive, listing), _notes(archive, listing, known)
-    )
+    notes = [*_notes(archive, listing, known), *_why_waiting(archive, waiting)]
+    return Scan(entries, shard_names(results), len(shards), _warnings(archive, listing), notes)
 
 
 def _not_emptied(archive: Path, listing: Listing, known: list[Entry], unasked: set[str]) -> None:
@@ -238,3 +238,10 @@ def _notes(archive: Path, listing: Listing, known: list[Entry]) -> list[str]:
     says = {"are no longer asked for by include and exclude": there, "are gone from the archive": len(paths) - there}
     place = escape(archive)
     return [f"{place}: of the files found earlier {n} {why}; their results stay" for why, n in says.items() if n]
+
+
+def _why_waiting(archive: Path, waiting: list[Entry]) -> list[str]:
+    """A sentence for each reason that files wait for; the inventory names the files."""
+    reasons = Counter(entry.reason for entry in waiting)
+    files = {why: "1 file waits" if n == 1 else f"{n} files wait" for why, n in reasons.most_common(_MOST_ENDINGS)}
+    return [f"{escape(archive)}: {n}: {why}" for why, n in files.items()]

@@ -1,18 +1,16 @@
 """What of the program works on this machine, and what does not."""
 
 import os
-import re
 import shutil
 import sys
-import tomllib
 import webbrowser
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 from oddlattice.command.places import Mistake, made, repository
 from oddlattice.run import settings
+from oddlattice.run.packages import packages_apart
 
 OK, NOTE, BAD = "ok", "note", "bad"
 LEAST_FREE_GB = 2.0
@@ -53,41 +51,6 @@ def _program() -> tuple[str, str]:
         return OK, f"rules and models in {repository()}"
     except Mistake as mistake:
         return BAD, mistake.message
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def packages_apart(project: str, lock: str, has: Callable[[str], str | None] = _version) -> tuple[list[str], list[str]]:
-    """Compare what is installed with what the program needs.
-
-    Parameters
-    ----------
-    project : str
-        Text of pyproject.toml.
-    lock : str
-        Text of envs/requirements.txt.
-    has : callable
-        Version of a package, None where it is not installed.
-
-    Returns
-    -------
-    missing, apart : list of str
-        Packages that are needed and not there; those of another version than was tested.
-    """
-    needed = [re.split(r"[^\w.-]", item)[0] for item in tomllib.loads(project)["project"]["dependencies"]]
-    locked = dict(re.findall(r"^([a-z0-9.-]+)==(\S+)$", lock, flags=re.MULTILINE))
-    missing = [name for name in needed if has(name) is None]
-    apart = [
-        f"{name} {found} ({locked[name]})"
-        for name in needed
-        if (found := has(name)) is not None and name in locked and found.partition("+")[0] != locked[name]
-    ]
-    return missing, apart
 
 
 def _packages() -> tuple[str, str]:

@@ -13,7 +13,7 @@ import yaml
 from oddlattice.command.places import Mistake, made, repository
 from oddlattice.run import settings, yaml_files
 
-_CONFIG, _CONFIGFILE = ("--config", "-C"), ("--configfile", "--configfiles")
+CONFIG, CONFIGFILE = ("--config", "-C"), ("--configfile", "--configfiles")
 
 
 def snakemake_order(
@@ -40,8 +40,8 @@ def snakemake_order(
     Mistake
         If a folder, a file or a setting is not what it should be.
     """
-    rest, given = taken_out(rest, _CONFIG)
-    rest, named = taken_out(rest, _CONFIGFILE)
+    rest, given = taken_out(rest, CONFIG)
+    rest, named = taken_out(rest, CONFIGFILE)
     for item in given:
         as_for_snakemake(item)
     config = nested(own)
@@ -78,17 +78,19 @@ def taken_out(rest: Sequence[str], names: Sequence[str]) -> tuple[list[str], lis
     return others, values
 
 
-def as_for_snakemake(item: str) -> None:
-    """Check a KEY=VALUE that Snakemake is given as it is.
+def as_for_snakemake(item: str, instead: str = "--set {section}.{key}={value}") -> None:
+    """Check a KEY=VALUE that Snakemake is given as it is; `instead` is what can be typed for a key of a section.
 
     Raises
     ------
     Mistake
         If Snakemake would not understand it.
     """
-    key, _ = _parts(item)
-    if "." in key:
-        raise Mistake(f"--config: found {item}; needed --set {item}, as Snakemake knows no keys of sections")
+    whole, value = _parts(item)
+    section, _, key = whole.partition(".")
+    if key:
+        needed = instead.format(section=section, key=key, value=value)
+        raise Mistake(f"--config: found {item}; needed {needed}, as Snakemake knows no keys of sections")
 
 
 def _parts(item: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from oddlattice.read.rows import row
 from oddlattice.run.stage_settings import ReadSettings
 from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.groups import new_store
+from oddlattice.storage.omezarr import make_collection
 from oddlattice.storage.products import READ, SHARD, read_tsv, table
 from oddlattice.storage.rows import Row
 
@@ -144,3 +145,4 @@ def read_shard(
         in_order = [found for file in files for found in rows[file["file_id"]]]
         table(in_order, READ)  # raises if a row is not as products.READ has it
         group.update_attributes({"images": in_order})
+        make_collection(part, depth=1)

@@ -26,6 +26,7 @@ DEPTH_NM = 0.4
 ANGSTROM_PER_NM = 10.0
 UNKNOWN = "X"  # what ASE calls an atom of which nothing is known
 BULK = "bulk"  # in place of a kind: a column that is not listed
+NO_SITE = "-"  # in place of the site of an extra atom
 EMPTY = 0.5  # POSCAR knows no occupancy: a column of less is left out of it
 _NUMBERS = "row_px col_px row_nm col_nm occupancy occupancy_sigma z q_value probability_real".split()
 _WORDS = "site kind review".split()
@@ -121,7 +122,7 @@ def structure(found: pl.DataFrame, shape: tuple[int, int], pixel_nm: PixelNm, el
     pixel_nm : tuple of float
         Pixel size (row, col) [nm].
     elements : mapping of str to str
-        Element of each site; `X` where there is none.
+        Element of each site, of `-` for extra atoms; `X` where there is none.
     """
     from ase import Atoms
 
@@ -129,7 +130,8 @@ def structure(found: pl.DataFrame, shape: tuple[int, int], pixel_nm: PixelNm, el
     x_nm = found["col_nm"].to_numpy() + pixel_nm[1] / 2  # places count from the middle of the first pixel
     y_nm = box_nm[1] - found["row_nm"].to_numpy() - pixel_nm[0] / 2
     places_nm = np.column_stack([x_nm, y_nm, np.full(found.height, DEPTH_NM / 2)])
-    symbols = [elements.get(site, UNKNOWN) for site in found["site"]]
+    sites = [site or NO_SITE for site in found["site"]]
+    symbols = [elements.get(site, UNKNOWN) for site in sites]
     atoms = Atoms(symbols, positions=places_nm * ANGSTROM_PER_NM, cell=box_nm * ANGSTROM_PER_NM, pbc=False)
     for name in _NUMBERS:
         atoms.arrays[name] = found[name].fill_null(float("nan")).to_numpy()
@@ -139,9 +141,7 @@ def structure(found: pl.DataFrame, shape: tuple[int, int], pixel_nm: PixelNm, el
         atoms.arrays[name] = found[name].fill_null(-1).to_numpy()
     for name in ("measured", "in_region"):
         atoms.arrays[name] = found[name].to_numpy()
-    atoms.info["sites"] = " ".join(
-        f"{site or '-'}={elements.get(site, UNKNOWN)}" for site in dict.fromkeys(found["site"])
-    )
+    atoms.info["sites"] = " ".join(f"{site}={elements.get(site, UNKNOWN)}" for site in dict.fromkeys(sites))
     return atoms
 
 

@@ -38,7 +38,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """
     try:
         found = parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise ValueError(f"{path}: found {error.strerror}; needed a readable YAML file") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: found {' '.join(str(error).split())[:200]}; needed a readable YAML file") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: found {type(found).__name__}; needed a mapping of keys")

@@ -24,7 +24,7 @@ PixelNm = tuple[float, float]
 CHUNK_PX = 1024
 #: The pyramid ends with the first level whose larger side is at most this.
 SMALLEST_LEVEL_PX = 512
-_AXES = ("row", "col")
+_AXES = ("y", "x")  # rows, columns: by these names validators and viewers know them
 _CLEVEL = 5
 _CACHED_ROWS = 16  # so many rows at a time stay in the processor's cache
 
@@ -249,6 +249,24 @@ def add_attribute(folder: Path, name: str, value: object) -> None:
     path = folder / "zarr.json"
     before = json.loads(path.read_bytes())["attributes"] if path.exists() else {}
     path.write_bytes(_json(GroupMetadata(attributes=before | {name: value}, zarr_format=3)))
+
+
+def make_collection(store: Path, depth: int) -> None:
+    """Make a store a collection of its images, which viewers open as a whole.
+
+    Source: OME-Zarr 0.5, "bioformats2raw.layout": the group OME lists the paths of the images, in order of name here.
+
+    Parameters
+    ----------
+    store : Path
+        Folder of a zarr group.
+    depth : int
+        How many folders below it the multiscale images are: 1 for images, 2 for their maps.
+    """
+    images = sorted(str(path.parent.relative_to(store)) for path in store.glob("*/" * depth + "zarr.json"))
+    (store / "OME").mkdir()
+    add_attribute(store / "OME", "ome", {"version": "0.5", "series": images})
+    add_attribute(store, "ome", {"version": "0.5", "bioformats2raw.layout": 3})
 
 
 def write_bands(
