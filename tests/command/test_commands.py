@@ -143,6 +143,7 @@ def test_export_writes_a_file_an_image_and_says_what_it_leaves_out(work: Path, k
         "csv": {"images.csv", "defects.csv", "grains.csv", "boundaries.csv", "columns/sized.csv"},
         "html": {"sized.html", "unsized.html"},
         "geojson": {"sized.geojson", "unsized.geojson"},
+        "figure": {"sized.png", "sized.svg", "unsized.png", "unsized.svg"},
         "cif": {"sized.cif"},
         "xyz": {"sized.xyz"},
         "poscar": {"sized.vasp"},
@@ -151,7 +152,7 @@ def test_export_writes_a_file_an_image_and_says_what_it_leaves_out(work: Path, k
     number = len(names)
     assert done.stdout == f"work/export/{kind}: {number} {'file' if number == 1 else 'files'}\n"
     left_out = "unsized: found no pixel size; needed one in the file, or a crystal that is known; left out\n"
-    assert done.stderr == ("" if kind in ("html", "geojson") else left_out)
+    assert done.stderr == ("" if kind in ("html", "geojson", "figure") else left_out)
     assert pl.read_csv(folder / "columns/sized.csv").height == 13 if kind == "csv" else True
 
 

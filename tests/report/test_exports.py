@@ -16,7 +16,7 @@ from PIL import Image as Picture
 
 import oddlattice
 from oddlattice.defects.kinds import KINDS, kind_of
-from oddlattice.report import exports
+from oddlattice.report import exports, figures
 from oddlattice.results import unit_of
 from oddlattice.run import crate
 from oddlattice.storage.products import DEFECTS, table
@@ -57,8 +57,8 @@ def test_the_same_defect_keeps_its_id() -> None:
 def test_figures_have_a_scale_bar_and_are_the_same_every_time(tmp_path: Path, defects: list[dict[str, object]]) -> None:
     view = np.random.default_rng(0).poisson(50, (80, 120)).astype(np.uint8)
     for name in ("one", "two"):
-        figure = exports.defect_figure(view.shape, table(defects, DEFECTS), (0.02, 0.02))
-        exports.save_figure(view, figure, tmp_path / name)
+        figure = figures.defect_figure(view.shape, table(defects, DEFECTS), (0.02, 0.02))
+        figures.save_figure(view, figure, tmp_path / name)
     for end in ("svg", "png"):
         assert (tmp_path / f"one.{end}").read_bytes() == (tmp_path / f"two.{end}").read_bytes()
     text = (tmp_path / "one.svg").read_text()
@@ -70,7 +70,7 @@ def test_figures_have_a_scale_bar_and_are_the_same_every_time(tmp_path: Path, de
 
 def test_a_figure_shows_the_image_and_on_it_the_marks_in_their_colours(tmp_path: Path) -> None:
     view = np.tile(np.linspace(0, 255, 120).astype(np.uint8), (80, 1))
-    exports.save_figure(view, exports.defect_figure(view.shape, table(ROWS, DEFECTS), None), tmp_path / "f")
+    figures.save_figure(view, figures.defect_figure(view.shape, table(ROWS, DEFECTS), None), tmp_path / "f")
     with Picture.open(tmp_path / "f.png") as picture:
         shown = np.asarray(picture.convert("RGB")).astype(int)
     assert shown.shape[0] > 700 and (shown[700:, :20] == 255).all()  # the legend below the image
@@ -80,7 +80,7 @@ def test_a_figure_shows_the_image_and_on_it_the_marks_in_their_colours(tmp_path:
     for row in ROWS:  # a pixel of the image is 8.75 of the figure
         row_at, col_at = (round(8.75 * (float(str(row[axis])) + 0.5)) for axis in ("row_px", "col_px"))
         around = shown[row_at - 45 : row_at + 45, col_at - 45 : col_at + 45]
-        colour = exports._rgb(KINDS[kind_of(row["kind"])].colour)
+        colour = exports.rgb(KINDS[kind_of(row["kind"])].colour)
         assert (around == colour).all(axis=2).sum() > 50, row
     tree = ElementTree.parse(tmp_path / "f.svg")
     (image,) = tree.iter("{http://www.w3.org/2000/svg}image")
@@ -91,7 +91,7 @@ def test_a_figure_shows_the_image_and_on_it_the_marks_in_their_colours(tmp_path:
 
 def test_a_narrow_image_makes_a_figure_that_fits_a_page(tmp_path: Path) -> None:
     view = np.full((3300, 50), 100, np.uint8)
-    exports.save_figure(view, exports.defect_figure(view.shape, table([], DEFECTS), None), tmp_path / "f")
+    figures.save_figure(view, figures.defect_figure(view.shape, table([], DEFECTS), None), tmp_path / "f")
     with Picture.open(tmp_path / "f.png") as picture:
         shown = np.asarray(picture.convert("L"))
     assert shown.shape == (2700, 1050)
@@ -173,3 +173,11 @@ def test_the_crate_is_whole(tmp_path: Path) -> None:
     assert by_id["#model-sto"]["identifier"] == "sha256:" + "ab" * 32
     again = crate.crate(tmp_path, models, "/data/archive", {"oddlattice": "0.1.0", "numpy": "2.4"})
     assert again == found
+
+
+def test_a_figure_shows_at_least_a_thousand_pixels_where_there_are() -> None:
+    image = np.random.default_rng(0).poisson(50, (2100, 1300)).astype(np.float32)
+    assert figures.figure_view(image).shape == (1050, 650)
+    assert figures.figure_view(image[:1990]).shape == (1990, 1300)
+    seen = figures.figure_view(np.arange(12.0).reshape(3, 4))
+    assert (seen.min(), seen.max()) == (0, 255)

@@ -20,7 +20,7 @@ CODES = (
     "Exit codes: 0, done; 1, something did not work; 2, the command is wrong. "
     "`run` and `train` end with the code of Snakemake, which is 1 where a job failed."
 )
-FORMATS = ["html", "csv", "geojson", "strain", "cif", "xyz", "poscar"]
+FORMATS = ["html", "csv", "geojson", "strain", "figure", "cif", "xyz", "poscar"]
 _WORK = click.argument("work", type=click.Path(path_type=Path), default=Path(), required=False)
 _INTO = click.option(
     "--into",
@@ -142,9 +142,9 @@ def export(
 
     html: an image's page with its pictures in one file, for an e-mail. csv: the tables of images, defects, grains and
     boundaries, and every column of each image. geojson: the defects, and grains and boundaries, for QuPath. strain:
-    exx, eyy, exy and rotation of every grain over the image, as OME-Zarr. cif, xyz (extended) and poscar: one atom for
-    each atomic column, at its measured place, a file an image and grain; or, with --around 1.5, one of 3 x 3 nm around
-    each defect.
+    exx, eyy, exy and rotation of every grain over the image, as OME-Zarr. figure: the image with its defects and
+    a scale bar, as SVG and PNG. cif, xyz (extended) and poscar: one atom for each atomic column, at its measured place,
+    a file an image and grain; or, with --around 1.5, one of 3 x 3 nm around each defect.
 
     \b
     oddlattice export --format csv

@@ -14,12 +14,13 @@ from oddlattice.report.one_file import one_file
 from oddlattice.report.structures import STRUCTURES, neighbourhoods
 from oddlattice.results import ResultImage, Results
 from oddlattice.storage.atomic import write_text
+from oddlattice.storage.omezarr import computed
 from oddlattice.storage.products import write_csv
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-FORMATS = ("html", "csv", "geojson", "strain", *STRUCTURES)
+FORMATS = ("html", "csv", "geojson", "strain", "figure", *STRUCTURES)
 
 
 def export(
@@ -102,6 +103,8 @@ def _one(
     if kind == "strain":
         image.write_strain(folder / f"{image.image_id}.zarr")
         return [folder / f"{image.image_id}.zarr"]
+    if kind == "figure":
+        return _figure(image, folder / image.image_id)
     text_of, end = STRUCTURES[kind]
     paths = []
     for name, atoms in _structures(image, elements, around_nm):
@@ -118,6 +121,15 @@ def _grains(image: ResultImage, folder: Path) -> list[Path]:
     path = folder / f"{image.image_id}.grains.geojson"
     write_text(path, json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n")
     return [path]
+
+
+def _figure(image: ResultImage, stem: Path) -> list[Path]:
+    """The image with its defects and a scale bar, as SVG and PNG."""
+    from oddlattice.report.figures import defect_figure, figure_view, save_figure  # here, not above: brings matplotlib
+
+    raw = computed(image.raw)
+    save_figure(figure_view(raw), defect_figure(raw.shape, image.defects, image.pixel_nm), stem)
+    return [stem.with_suffix(".svg"), stem.with_suffix(".png")]
 
 
 def _structures(

@@ -13,7 +13,7 @@ import polars as pl
 import yaml
 
 from oddlattice.defects.kinds import KINDS
-from oddlattice.report import exports, grains, image_facts, pictures, plots
+from oddlattice.report import exports, grains, image_facts, plots
 from oddlattice.report import numbers as n
 from oddlattice.report.advice import advice
 from oddlattice.report.cell_pictures import write_cells, write_crops
@@ -44,11 +44,11 @@ class Display:
     cells: Row | None
 
 
-def write_pictures(image: Image, folder: Path) -> tuple[Display, pictures.Bytes]:
-    """Write the pictures of an image into `folder`; also the image as its figure shows it."""
-    raw, view = write_raw(image, folder)
+def write_pictures(image: Image, folder: Path) -> Display:
+    """Write the pictures of an image into `folder`."""
+    raw = write_raw(image, folder)
     maps, prediction = write_maps(image, folder), write_prediction(image, raw, folder)
-    return Display(raw, maps, prediction, write_crops(image, folder), write_cells(image, folder)), view
+    return Display(raw, maps, prediction, write_crops(image, folder), write_cells(image, folder))
 
 
 def write_page(image: Image, statistics: Row, shard: str, folder: Path, config: Mapping[str, Any]) -> None:
@@ -63,7 +63,7 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, config: 
     """
     name = str(image.row["image_id"])
     (folder / name).mkdir()
-    display, view = write_pictures(image, folder / name)
+    display = write_pictures(image, folder / name)
     histograms = _histograms(image, DefectSettings.of(config["defects"]).published_band_std)
     numbers = page_numbers(image, statistics, display, histograms)
     provenance = {"shard": shard, "versions": versions(), "config": config}
@@ -74,7 +74,7 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, config: 
         "image.html.j2",
         SCRIPTS,
         viewer_data(image, display.raw, display.prediction, display.maps, display.crops, statistics),
-        exports=write_exports(image, view, pixel_nm, shard, folder),
+        exports=write_exports(image, pixel_nm, shard, folder),
         advice=advice(image, config["archive"], config["models"]),
         provenance=image_facts.provenance(image, shard),
         config=yaml.safe_dump(config, sort_keys=True, allow_unicode=True),
@@ -175,12 +175,9 @@ def _results(image: Image, numbers: Row) -> Row:
     }
 
 
-def write_exports(
-    image: Image, view: pictures.Bytes, pixel_nm: tuple[float, float] | None, shard: str, folder: Path
-) -> Row:
-    """GeoJSON and figures of an image, seen as `view`, beside its page; what its page says of them."""
+def write_exports(image: Image, pixel_nm: tuple[float, float] | None, shard: str, folder: Path) -> Row:
+    """GeoJSON of an image beside its page; what its page says of all that can be taken along."""
     name = str(image.row["image_id"])
-    stem = folder / name / "figure"
     text = json_lines(exports.geojson(name, image.defects, pixel_nm))
     (folder / f"{name}.geojson").write_text(text, encoding="ascii")
     around = grain_geojson(name, image.grains, image.boundaries)
@@ -193,9 +190,6 @@ def write_exports(
     ]
     if around["features"]:
         files.append(("grains and boundaries, GeoJSON", f"{name}.grains.geojson"))
-    if image.row["state"] == "analysed":
-        exports.save_figure(view, exports.defect_figure(image.raw.shape, image.defects, pixel_nm), stem)
-        files += [(f"figure, {end.upper()}", f"{name}/figure.{end}") for end in ("svg", "png")]
     places = f"results/1_images/{shard}.zarr/{name}"
     if image.maps:
         places += f" and results/4_defects/{shard}.zarr/{name}"

@@ -12,13 +12,12 @@ from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import bands
 
 TILE_PX = 1024  # side of a tile of the viewer
-FIGURE_PX = 1000  # the longer side of a figure's image has at least so many, where the image has; twice as many at most
 MAP_PERCENTILES = 0.025, 99.975
 MAP_QUALITY, SHOWN_Z = 95, 6.0  # of JPEG: less makes rings about strong defects; z up to which colours go at first
 
 
-def write_raw(image: Image, folder: Path) -> tuple[Row, pictures.Bytes]:
-    """Tiles and thumbnail of the raw image; how its counts became gray, and the image in that gray for a figure."""
+def write_raw(image: Image, folder: Path) -> Row:
+    """Tiles and thumbnail of the raw image; how its counts became gray."""
     low, high = pictures.display_range(image.raw)
     writer = pictures.LayerWriter(folder / "raw", lambda x: (pictures.to_bytes(x, low, high), None), TILE_PX, None)
     layer, levels = writer.write(bands(image.raw), image.raw.shape)
@@ -26,8 +25,7 @@ def write_raw(image: Image, folder: Path) -> tuple[Row, pictures.Bytes]:
     small = next(view for view in reversed(levels) if min(view.shape) >= 96 or view is first)
     pictures.thumbnail(small).convert("RGB").save(folder / "thumbnail.webp", "WEBP", quality=35, method=6)
     grays = pictures.percentiles(levels[min(2, len(levels) - 1)])
-    shown = vars(layer) | {"low": low, "high": high, "percentiles": grays}
-    return shown, next(view for view in reversed(levels) if max(view.shape) >= FIGURE_PX or view is first)
+    return vars(layer) | {"low": low, "high": high, "percentiles": grays}
 
 
 def write_maps(image: Image, folder: Path) -> dict[str, Row]:
