@@ -1,6 +1,7 @@
 """Images and maps as OME-Zarr 0.5."""
 
 import itertools
+from xml.etree import ElementTree
 
 import dask.array as da
 import numpy as np
@@ -150,11 +151,16 @@ def test_too_few_rows_are_noticed(group):
 @pytest.mark.parametrize("names", [["b", "a"], ["b/z", "a/difference", "a/z"], []])
 def test_a_store_is_a_collection_of_its_images(group, tmp_path, names):
     for name in names:
-        omezarr.write_image(group.create_group(name), noise((64, 64)), (0.01, 0.01), name=name)
+        omezarr.write_image(group.create_group(name), noise((64, 48)), (0.01, 0.02), name=name)
     omezarr.make_collection(tmp_path / "store.zarr", depth=2 if "/" in "".join(names) else 1)
     store = zarr.open_group(tmp_path / "store.zarr", mode="r")
     BioFormats2Raw.from_zarr(store)
     assert store["OME"].attrs["ome"] == {"version": "0.5", "series": sorted(names)}
+    described = ElementTree.parse(tmp_path / "store.zarr/OME/METADATA.ome.xml").getroot()
+    assert [image.get("ID") for image in described] == [f"Image:{name}" for name in sorted(names)]
+    for (pixels,) in described:
+        said = [pixels.get(key) for key in ("Type", "SizeY", "SizeX", "PhysicalSizeX", "PhysicalSizeXUnit")]
+        assert said == ["uint16", "64", "48", "0.02", "nm"]
     for name in store["OME"].attrs["ome"]["series"]:
         (multiscale,) = Image.from_zarr(store[name]).attributes.ome.multiscales
         assert [axis.name for axis in multiscale.axes] == ["y", "x"]

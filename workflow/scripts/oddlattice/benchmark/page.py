@@ -348,7 +348,7 @@ def write_pictures(out: Path, crops: dict[str, dict[str, Any]]) -> list[Row]:
             continue
         triples = np.stack([found[name] for name in names])
         low, high = (float(v) for v in np.percentile(triples[:, 0], [1, 99.7]))
-        picture = sheet(triples, low, high, 0.6 * (high - low))
+        picture = sheet(triples, low, high, [0.6 * (high - low)] * len(triples))
         picture = picture.repeat(PICTURE_SCALE, 0).repeat(PICTURE_SCALE, 1)
         name = f"figure_1_{method}.webp"
         with whole_file(out / name) as part:

@@ -14,7 +14,7 @@ from oddlattice.report import numbers as n
 from oddlattice.report import pictures
 from oddlattice.report.image_facts import pixel_size_nm
 from oddlattice.report.images import GrainFrame, Image
-from oddlattice.report.layers import MAP_PERCENTILES, map_limit
+from oddlattice.report.layers import map_limit
 from oddlattice.storage.groups import FIRST_GRAIN
 from oddlattice.storage.rows import Row
 from oddlattice.storage.windows import every
@@ -23,6 +23,7 @@ CROP_PX = 60  # side of a defect's crop
 CELL_VIEW_PX = 168  # side of a picture of the median cell
 MIDDLE = np.array([0.5, 0.5])  # of a cell
 CROPS_PER_SHEET = 50
+CROP_PERCENTILES, LEAST_LIMIT = (0.5, 99.5), 0.05  # of a crop's difference: what its colours reach, and reach at least
 
 
 def write_crops(image: Image, folder: Path) -> Row | None:
@@ -39,13 +40,14 @@ def write_crops(image: Image, folder: Path) -> Row | None:
         grain: View.of(one.coordinates.affine[1:], px_of(one.tiles, one.mask), CROP_PX, side_px=view.side_px)
         for grain, one in frames.items()
     }
-    low, high, limit = _ranges(list(frames.values()))
+    low, high = _gray_range(list(frames.values()))
     grains = [g if g in frames else next(iter(frames)) for g in image.defects["grain"]]  # a boundary is of two
     places = image.defects.select("row_px", "col_px").to_numpy()
     rows = list(zip(grains, places, strict=True))
     for start in range(0, len(rows), CROPS_PER_SHEET):
         crops = np.stack([_crop(frames[g], views[g], at) for g, at in rows[start : start + CROPS_PER_SHEET]])
-        sheet = pictures.sheet(crops, low, high, limit)
+        limits = [map_limit(pictures.range_of(crop[2], *CROP_PERCENTILES), LEAST_LIMIT) for crop in crops]
+        sheet = pictures.sheet(crops, low, high, limits)
         pictures.save_lossy(sheet, folder / f"crops_{start // CROPS_PER_SHEET}.jpg", 88)
     pixel_nm, _ = pixel_size_nm(image)
     size = f"{n.significant(view.side_px * pixel_nm[1], 2)} nm" if pixel_nm else f"{n.significant(view.side_px, 2)} px"
@@ -57,23 +59,18 @@ def write_crops(image: Image, folder: Path) -> Row | None:
         "side_px": view.side_px,
         "low": low,
         "high": high,
-        "limit": limit,
-        "scale_text": f"{size} wide; gray {n.fixed(low, 2)} to {n.fixed(high, 2)} and colour "
-        f"{n.MINUS}{n.significant(limit, 2)} to +{n.significant(limit, 2)} of the local mean",
+        "scale_text": f"{size} wide; gray {n.fixed(low, 2)} to {n.fixed(high, 2)} of the local mean, "
+        "each difference in colour over the range that stands in it",
     }
 
 
-def _ranges(frames: list[GrainFrame]) -> tuple[float, float, float]:
-    """Values shown black and white, and half the range of the difference."""
-    seen, predicted = [], []
+def _gray_range(frames: list[GrainFrame]) -> tuple[float, float]:
+    """Values shown black and white."""
+    seen = []
     for one in frames:
         step = pictures.sample_step(one.tiles.shape)
-        some = Spread(one.mask, one.tiles.shape).every(step)
-        seen.append(every(one.tiles, step)[some])
-        predicted.append(every(one.prediction, step)[some])
-    values = np.concatenate(seen)
-    low, high = pictures.range_of(values, 0.5, 99.5)
-    return low, high, map_limit(pictures.range_of(values - np.concatenate(predicted), *MAP_PERCENTILES), 0.2)
+        seen.append(every(one.tiles, step)[Spread(one.mask, one.tiles.shape).every(step)])
+    return pictures.range_of(np.concatenate(seen), 0.5, 99.5)
 
 
 def _crop(frame: GrainFrame, view: "View", place_px: Array) -> Array:

@@ -1,14 +1,14 @@
 """Pictures of the report: 8-bit views of arrays, tiles for the viewer, crops of defects. Arrays in, images out."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import map_coordinates
 
 from oddlattice.numerics.arrays import Array
@@ -33,6 +33,7 @@ DIVERGING = np.array(
 )
 KEPT_LEVEL, KEPT_PX = 2, 1 << 24  # levels of a layer whose views are kept in memory
 HUFFMAN_ONLY = 2  # ZHUFFMAN_ONLY of zlib
+SAID_PX, SAID, PLATE = 9, (50, 54, 60), (241, 241, 239)  # of the limit in a difference: height, colour, ground
 NO_DATA = np.array([128, 134, 140], dtype=np.uint8)  # a pixel of a crop that lies outside the analysed area
 
 
@@ -304,18 +305,25 @@ def sampled(frame: Any, at: Array, repeated: bool = False) -> npt.NDArray[np.flo
     return np.asarray(map_coordinates(window, at - low[:, None, None], order=1, cval=np.nan), dtype=np.float32)
 
 
-def sheet(triples: npt.NDArray[np.floating], low: float, high: float, limit: float) -> Bytes:
+def sheet(triples: npt.NDArray[np.floating], low: float, high: float, limits: Sequence[float]) -> Bytes:
     """One picture of many defects: a row each, input, prediction, difference beside each other.
 
-    From triples (n, 3, s, s) to shape (n*s, 3*s, 3).
+    From triples (n, 3, s, s) to shape (n*s, 3*s, 3). A difference has colours up to its own limit, which stands in it.
     """
     number, _, side, _ = triples.shape
     views = np.empty((number, side, 3, side, 3), dtype=np.uint8)
     for k in (0, 1):
         gray = to_bytes(triples[:, k], low, high)[..., None]
         views[:, :, k] = np.where(np.isfinite(triples[:, k])[..., None], gray, NO_DATA)
-    views[:, :, 2] = coloured(triples[:, 2], limit)
-    return views.reshape(number * side, 3 * side, 3)
+    for view, triple, limit in zip(views, triples, limits, strict=True):
+        view[:, 2] = coloured(triple[2], limit)
+    whole = Image.fromarray(views.reshape(number * side, 3 * side, 3))
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(SAID_PX)
+    for k, limit in enumerate(limits):
+        said, at = f"±{limit:.2g}", (2 * side + 2, (k + 1) * side - 2)
+        pen.rectangle(pen.textbbox(at, said, font=font, anchor="ls"), fill=PLATE)
+        pen.text(at, said, fill=SAID, font=font, anchor="ls")
+    return np.asarray(whole)
 
 
 def median_cell(frame: Any, mask: npt.NDArray[np.bool_], px_per_cell: tuple[int, int], most: int = 2000) -> Array:

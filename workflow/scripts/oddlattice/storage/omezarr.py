@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -254,7 +255,8 @@ def add_attribute(folder: Path, name: str, value: object) -> None:
 def make_collection(store: Path, depth: int) -> None:
     """Make a store a collection of its images, which viewers open as a whole.
 
-    Source: OME-Zarr 0.5, "bioformats2raw.layout": the group OME lists the paths of the images, in order of name here.
+    Source: OME-Zarr 0.5, "bioformats2raw.layout": the group OME lists the paths of the images, by name here, and
+    METADATA.ome.xml, which some viewers go by, describes them.
 
     Parameters
     ----------
@@ -267,6 +269,28 @@ def make_collection(store: Path, depth: int) -> None:
     (store / "OME").mkdir()
     add_attribute(store / "OME", "ome", {"version": "0.5", "series": images})
     add_attribute(store, "ome", {"version": "0.5", "bioformats2raw.layout": 3})
+    root = ElementTree.Element("OME", xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06")
+    for image in images:
+        described = ElementTree.SubElement(root, "Image", ID=f"Image:{image}", Name=image)
+        pixels = ElementTree.SubElement(described, "Pixels", _pixels(store / image) | {"ID": f"Pixels:{image}"})
+        ElementTree.SubElement(pixels, "MetadataOnly")
+    text = ElementTree.tostring(root, encoding="UTF-8", xml_declaration=True)
+    (store / "OME/METADATA.ome.xml").write_bytes(text)
+
+
+def _pixels(image: Path) -> dict[str, str]:
+    """What OME-XML says of the pixels of a multiscale image: type, numbers of pixels, size of one."""
+    array = json.loads((image / "0/zarr.json").read_bytes())
+    (multiscale,) = json.loads((image / "zarr.json").read_bytes())["attributes"]["ome"]["multiscales"]
+    kinds = {"float32": "float", "int64": "double", "uint64": "double"}  # OME-XML has no integers of 64 bits
+    found = {"DimensionOrder": "XYZCT", "Type": kinds.get(array["data_type"], array["data_type"])}
+    found |= {f"Size{axis}": "1" for axis in "ZCT"}
+    scale = multiscale["datasets"][0]["coordinateTransformations"][0]["scale"]
+    for axis, size, step, said in zip("YX", array["shape"], scale, multiscale["axes"], strict=True):
+        found[f"Size{axis}"] = str(size)
+        if "unit" in said:
+            found |= {f"PhysicalSize{axis}": str(step), f"PhysicalSize{axis}Unit": "nm"}
+    return found
 
 
 def write_bands(
