@@ -19,6 +19,7 @@ import write_index
 import write_pages
 from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.report import index_lines, numbers, outlines, pictures, plots
+from oddlattice.report.advice import archive_here
 from oddlattice.report.cell_pictures import View
 from oddlattice.report.pages import embedded_json, find_pages, policy
 from oddlattice.run import settings
@@ -481,7 +482,7 @@ def test_no_model_page_gives_settings_to_train_with(shard: tuple[Any, Any, Path]
     page = read(shard[2] / "cafe.html")
     blocks = [text for text in page.text if text.lstrip().startswith(("models:", "snakemake"))]
     given = yaml.safe_load(blocks[0])
-    assert given["train"]["crystal"] == "auto" and Path(given["archive"]).is_absolute()
+    assert given["train"]["crystal"] == "auto" and "archive" not in given
     assert given["models"] == ["srtio3_001", "cafe"]
     repository = Path(write_pages.__file__).parents[2]
     assert blocks[1].startswith(
@@ -490,6 +491,13 @@ def test_no_model_page_gives_settings_to_train_with(shard: tuple[Any, Any, Path]
     schema = settings.load_yaml(repository / "workflow/schemas/config.schema.yaml")
     whole = settings.load_yaml(repository / "config.yaml")
     settings.checked(whole | {"models": given["models"], "train": whole["train"] | given["train"]}, schema, [])
+
+
+def test_settings_to_train_with_name_the_archive_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results/0_archive").mkdir(parents=True)
+    (tmp_path / "results/0_archive/archive.txt").write_text("/data/my\\x09images\n")
+    assert archive_here() == {"archive": "/data/my\timages"}
 
 
 def test_no_lattice_page_says_why_and_what_to_do(shard: tuple[Any, Any, Path]) -> None:

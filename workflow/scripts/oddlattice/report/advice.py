@@ -6,19 +6,29 @@ from pathlib import Path
 
 import yaml
 
+from oddlattice.archive.names import unescape
 from oddlattice.report.images import Image
 from oddlattice.storage.rows import Row
 
 SNAKEFILE = Path(__file__).resolve().parents[4] / "Snakefile"
 
 
-def train_config(image: Image, archive: str, models: list[str]) -> Row:
+def archive_here() -> Row:
+    """Where the archive of the run in this folder is; nothing where that is not known.
+
+    It is read here and is no setting of the pages: a moved archive is no reason to make them again.
+    """
+    place = Path("results/0_archive/archive.txt")
+    return {"archive": os.fsdecode(unescape(place.read_text("utf-8").removesuffix("\n")))} if place.exists() else {}
+
+
+def train_config(image: Image, models: list[str]) -> Row:
     """Settings that train a model from this image's own bulk and then analyse with it, see the rule train_model."""
     row = image.row
     name = str(row["image_id"]).replace("-", "_")[:60]
     bulk = {"path": str(row["path"]), "signal": str(row["signal"]), "frame": int(row["frame"])}
     return {
-        "archive": os.path.abspath(archive),
+        **archive_here(),
         "models": [*models, name],
         "train": {"name": name, "source": "images", "library": "", "crystal": "auto", "bulk": [bulk]},
     }
@@ -30,7 +40,7 @@ def commands(file: str) -> str:
     return f"{line} train --configfile {file}\n{line} --configfile {file}"
 
 
-def advice(image: Image, archive: str, models: list[str]) -> Row:
+def advice(image: Image, models: list[str]) -> Row:
     """What to do about an image that was not analysed: sentences, and a file to paste with its commands."""
     row = image.row
     if row["state"] == "no_model":
@@ -42,7 +52,7 @@ def advice(image: Image, archive: str, models: list[str]) -> Row:
         return {
             "says": says,
             "file": name,
-            "yaml": yaml.safe_dump(train_config(image, archive, models), sort_keys=False, allow_unicode=True),
+            "yaml": yaml.safe_dump(train_config(image, models), sort_keys=False, allow_unicode=True),
             "command": commands(name),
         }
     if row["state"] == "no_lattice":

@@ -75,7 +75,7 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, config: 
         SCRIPTS,
         viewer_data(image, display.raw, display.prediction, display.maps, display.crops, statistics),
         exports=write_exports(image, pixel_nm, shard, folder),
-        advice=advice(image, config["archive"], config["models"]),
+        advice=advice(image, config["models"]),
         provenance=image_facts.provenance(image, shard),
         config=yaml.safe_dump(config, sort_keys=True, allow_unicode=True),
         versions=versions(),
