@@ -6,6 +6,8 @@ displacement, judged by their own scatter and each image alone, as the pipeline 
 
 Both print, for every tenth of probability, how many tested columns have it, what it says on average and how many of
 them are real, with Wilson's interval of 95 %; then listed, false and expected false by kind.
+
+Figures that are told come from `columns 52000 400` and `fields 5200 24`, first run after the last change of the code.
 """
 
 import sys
