@@ -28,7 +28,19 @@ def scored(shape: ColumnShape, mask: np.ndarray) -> SiteColumns:
     verdict, doubt = null.judge(nothing, ones), np.ones((len(cells), 2))
     which = np.zeros(len(cells), dtype=np.intp)
     return SiteColumns(
-        shape, cells, (view,), which, nothing, ones, doubt, null, verdict, 0 * ones, ones > 0, (1.0, 1.0)
+        shape,
+        cells,
+        (view,),
+        which,
+        nothing,
+        ones,
+        doubt,
+        null,
+        verdict,
+        0 * ones,
+        ones > 0,
+        (1.0, 1.0),
+        np.empty((0, 2)),
     )
 
 

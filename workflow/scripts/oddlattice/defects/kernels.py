@@ -142,16 +142,46 @@ def refine(
     found = np.array([np.clip(start[0], -1.0, 3.0), *np.clip(start[1:], -80, 80)])
     if start[0] < EMPTY_BELOW:
         found[1:] = 0.0
-    step, most = np.array([0.02, 1.0, 1.0]), np.array([0.5, 40.0, 40.0])
-
-    def model(p: Array) -> Array:
-        return (moved_peak(shape, p[0], p[1:], vectors_pm, 0, response) / sigma).ravel()
-
+    most = np.array([0.5, 40.0, 40.0])
     free = slice(0, 1) if start[0] < EMPTY_BELOW else slice(0, 3)
     for _ in range(6):
-        here = model(found)
-        slopes = np.stack([(model(found + step * (np.arange(3) == i)) - here) / step[i] for i in range(3)][free], -1)
-        move = np.linalg.lstsq(slopes, (window / sigma).ravel() - here, rcond=1e-6)[0]
+        here, slopes = _linear(found, shape, vectors_pm, response)
+        seen = slopes[:, free] / sigma.ravel()[:, None]
+        move = np.linalg.lstsq(seen, (window.ravel() - here) / sigma.ravel(), rcond=1e-6)[0]
         found[free] += np.clip(move, -most[free], most[free])
         found = np.clip(found, [-1.0, -150, -150], [5.0, 150, 150])
     return found
+
+
+def _linear(at: Array, shape: ColumnShape, vectors_pm: Array, response: tuple[float, float]) -> tuple[Array, Array]:
+    """`moved_peak` (256,) of a change and displacement `at` (3,), and its slopes (256, 3)."""
+    step = np.array([0.02, 1.0, 1.0])
+    tried = at + np.vstack([np.zeros(3), np.diag(step)])
+    here, *others = (moved_peak(shape, p[0], p[1:], vectors_pm, 0, response).ravel() for p in tried)
+    return here, (np.stack(others, axis=-1) - here[:, None]) / step
+
+
+def errors_over_bulks(
+    found: Array,
+    valid: npt.NDArray[np.bool_],
+    shape: ColumnShape,
+    noise: Noise,
+    vectors_pm: Array,
+    response: tuple[float, float],
+) -> tuple[float, Array]:
+    """How much less well than bulk's a changed column's intensity is known, and its place, that of a weak one little.
+
+    Returns
+    -------
+    float
+        Factor on the standard error of the intensity.
+    ndarray of shape (2, 2)
+        What the errors of bulk's displacement are multiplied by.
+    """
+    sigma = np.where(valid, window_of_cell(noise.sigma, shape), np.inf).ravel()[:, None]
+    bulk, changed = (
+        np.linalg.inv(slopes.T @ slopes)
+        for slopes in (_linear(at, shape, vectors_pm, response)[1] / sigma for at in (np.zeros(3), found))
+    )
+    of_bulk, of_changed = (np.linalg.cholesky(covariance[1:, 1:]) for covariance in (bulk, changed))
+    return float(np.sqrt(changed[0, 0] / bulk[0, 0])), np.asarray(of_changed @ np.linalg.inv(of_bulk))

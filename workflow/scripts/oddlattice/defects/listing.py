@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from oddlattice.defects.beside import Without, fit_change
 from oddlattice.defects.fdr import Decision, decide
+from oddlattice.defects.kernels import errors_over_bulks
 from oddlattice.defects.kind_probabilities import (
     CERTAIN,
     CORE_BELOW,
@@ -210,12 +211,21 @@ def _listed(judged: Judged) -> list[Defect]:
     ]
 
 
+def _errors_of(found: Array, site: SiteColumns, i: int, judged: Judged) -> tuple[float, Array]:
+    """`errors_over_bulks` of a column's fit; an emptied column has no place, and the error of bulk's."""
+    if found[0] < EMPTY_BELOW:
+        return 1.0, np.eye(2)
+    valid = site.view_of(i).valid
+    return errors_over_bulks(found, valid, site.shape, judged.noise, judged.vectors_pm, site.response)
+
+
 def _defect(judged: Judged, site: SiteColumns, i: int, window: Array) -> Defect:
     """Column `i` of a site as a defect; its window holds no change but its own."""
     shape, cell, verdict = site.shape, site.cells[i], site.verdict.at(i)
     found = fit_change(i, window, site, verdict, judged.noise, judged.vectors_pm)
-    sigma = float(change_error(verdict.change_sigma[0], found[0]))
-    covariance = verdict.shift_covariance_pm2[0]
+    less, turned = _errors_of(found, site, i, judged)
+    sigma = float(change_error(less * verdict.change_sigma[0], found[0]))
+    covariance = turned @ verdict.shift_covariance_pm2[0] @ turned.T
     chances = kind_probabilities(float(found[0]), sigma, found[1:], covariance)
     if found[0] < CORE_BELOW and shape.tail_weight > LEAST_TAIL:
         core, wider = core_change(window, site.view_of(i).valid, shape, judged.noise, site.response[0])

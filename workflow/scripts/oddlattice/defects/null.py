@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import map_coordinates
 
+from oddlattice.defects.displaced import Moved, readings_of_moved
 from oddlattice.defects.kernels import Kernel, estimates, make_kernel
 from oddlattice.defects.noise import Noise
 from oddlattice.defects.populations import bulk_of
@@ -44,6 +45,8 @@ class Null:
         How far from it the skewness may be.
     shift_share : float
         Part of the false alarms that may come from displacements; the rest from intensity.
+    moved : Moved or None
+        What columns read that moved; None: their displacement alone.
     """
 
     middle: float
@@ -54,6 +57,7 @@ class Null:
     skewness: float = 0.0
     skewness_error: float = 0.0
     shift_share: float = 0.5
+    moved: Moved | None = None
 
     def judge(self, found: Array, level: Array, doubt: Array | None = None) -> "Verdict":
         """Judge estimates (n, 3) at places with noise `level` (n,); see `Verdict`.
@@ -72,6 +76,9 @@ class Null:
         tail[~up] = self._leaning(tail[~up], -1)
         p_change = 2 * tail
         p_shift = distributions.fisher_sf(distance / 2 * (freedom - 1) / freedom, 2, freedom - 1)
+        if self.moved is not None:
+            deviate = np.where(up, 1, -1) * distributions.normal_isf(np.maximum(tail, 1e-300))
+            p_shift = self.moved.p_values(deviate, np.sqrt(-2 * np.log(np.maximum(p_shift, 1e-300))))
         p_value, moved = either(p_change, p_shift, self.shift_share)
         sign = np.where(moved, 1.0, np.sign(change))
         return Verdict(
@@ -111,7 +118,8 @@ class Verdict:
     z_intensity : ndarray of shape (n,)
         `change` over its standard error.
     z_shift : ndarray of shape (n,)
-        The displacement's p-value as a normal deviate, never negative.
+        The p-value of a displacement, with the loss of intensity that it would bring, as a normal deviate, never
+        negative.
     p_value : ndarray of shape (n,)
         Of the more striking of the two, both having been looked at (`either`).
     z : ndarray of shape (n,)
@@ -195,6 +203,8 @@ class SiteColumns:
         Whether the columns beside it are seen, too.
     response : tuple of float
         Part of an intensity change, and of a displacement, that the prediction leaves in the difference.
+    moved : ndarray of shape (k, 2)
+        What columns read that moved: from `readings_of_moved`.
     reason : str
         Why none of them can be listed, "" where they can: the site has several populations and none is the bulk.
     """
@@ -211,6 +221,7 @@ class SiteColumns:
     anm: Array
     surrounded: npt.NDArray[np.bool_]
     response: tuple[float, float]
+    moved: Array
     reason: str = ""
 
     @property
@@ -262,7 +273,7 @@ class SiteColumns:
             bulk = bulk & of_bulk
         whole = bulk & (self.view == 0)
         known = next(some for some in (whole, bulk, np.ones_like(bulk)) if some.sum() >= MIN_COLUMNS or some.all())
-        null = null_of(found[known], (self.level[:, None] * self.factor)[known], shift_share)
+        null = null_of(found[known], (self.level[:, None] * self.factor)[known], shift_share, self.moved)
         doubts = self.factor if doubt is None else self.factor * doubt
         verdict = null.judge(found, self.level, doubts)
         return replace(self, found=found, null=null, doubt=doubts, verdict=verdict, reason=largest.reason)
@@ -326,12 +337,16 @@ def either(p_change: Array, p_shift: Array, shift_share: float) -> tuple[Array, 
     return np.maximum(2 * smaller - weights[0] * weights[1] * smaller**2, 1e-300), by_shift < by_change
 
 
-def null_of(found: Array, level: Array, shift_share: float) -> Null:
-    """Scatter of columns with estimates (n, 3), where the noise level of intensity and displacement (n, 2) is 1."""
+def null_of(found: Array, level: Array, shift_share: float, moved: Array | None = None) -> Null:
+    """Scatter of columns with estimates (n, 3), where the noise level of intensity and displacement (n, 2) is 1.
+
+    `moved` (k, 2) is what columns read that moved.
+    """
     middle, spread = robust_normal(found[:, 0] / level[:, 0])
     centre, covariance = robust_plane(found[:, 1:] / level[:, 1:])
     skewness = skewness_of((found[:, 0] / level[:, 0] - middle) / spread)
-    return Null(middle, spread, centre, covariance, len(found), *skewness, shift_share)
+    path = None if moved is None else Moved.of(moved, spread, float(np.linalg.det(covariance) ** 0.25))
+    return Null(middle, spread, centre, covariance, len(found), *skewness, shift_share, path)
 
 
 def judge_columns(
@@ -390,6 +405,7 @@ def judge_columns(
         column_scores(anm_map, shape, cells),
         _depth_of(depth, shape, cells) >= SURROUNDED,
         response,
+        readings_of_moved(shape, views[0].kernel, vectors_pm, response),
     )
     site = site if foreign is None else _unlit(site, foreign)
     return site.judged_by(site.estimates(difference), np.ones(len(cells), dtype=bool), shift_share)

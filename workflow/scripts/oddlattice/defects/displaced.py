@@ -1,0 +1,82 @@
+"""One question for a column that moved: its displacement, and the intensity that it seems to have lost.
+
+A column that moved far reads as one that moved less and lost a part. Both readings are asked together: how much more
+likely they are of a column moved by any length than of bulk. Source: the likelihood ratio of a curved hypothesis, Efron
+1978, doi:10.1214/aos/1176344130; its tail is integrated over the readings of bulk.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+
+from oddlattice.defects.kernels import Kernel, moved_peak
+from oddlattice.lattice.columns import ColumnShape
+from oddlattice.numerics.arrays import Array
+
+LENGTHS_PM = np.arange(0.0, 160.0, 4.0)  # displacements whose readings are told
+READ = 0.4 * 1.12 ** np.arange(41)  # displacements read by which it is asked [standard deviations], 0.4 to 37
+WAYS = 4  # of displacements
+RATIOS = np.linspace(0.0, 80.0, 41)  # of which the tail is tabulated; beyond it falls as that of chi-square
+CHANGES = np.arange(-13.0, 13.05, 0.1)  # of bulk's intensity, over which it is integrated [standard deviations]
+
+
+def readings_of_moved(shape: ColumnShape, kernel: Kernel, vectors_pm: Array, response: tuple[float, float]) -> Array:
+    """What columns read that moved by LENGTHS_PM: change of intensity, displacement [pm]; shape (k, 2).
+
+    Only up to the length that reads as the longest: a column that moved farther is gone.
+    """
+    angle = 2 * np.pi * (np.arange(WAYS) + 0.5) / WAYS
+    way = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    windows = moved_peak(shape, 0.0, LENGTHS_PM[:, None, None] * way, vectors_pm, 0, response)
+    read = windows.reshape(len(LENGTHS_PM), WAYS, -1) @ kernel.weights.T
+    along = (read[..., 1:] * way).sum(axis=-1).mean(axis=1)
+    longest = int(np.argmax(along)) + 1
+    return np.stack([read[..., 0].mean(axis=1), along], axis=-1)[:longest]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The readings of moved columns, in the standard deviations of bulk.
+
+    Attributes
+    ----------
+    change : ndarray of shape (k,)
+        Negative: what a column that moved seems to have lost.
+    distance : ndarray of shape (k,)
+    """
+
+    change: Array
+    distance: Array
+
+    @classmethod
+    def of(cls, readings: Array, spread: float, spread_pm: float) -> Self:
+        """From `readings_of_moved` (m, 2) and the standard deviations of bulk's change and displacement."""
+        distance = READ[max(readings[-1, 1] / spread_pm, READ[1]) >= READ]
+        return cls(np.interp(distance, readings[:, 1] / spread_pm, readings[:, 0] / spread), distance)
+
+    def p_values(self, change: Array, distance: Array) -> Array:
+        """Of bulk, as likely as (n,) columns with these readings, or likelier, to have moved; shape (n,).
+
+        Parameters
+        ----------
+        change, distance : ndarray of shape (n,)
+            Of bulk standard normal, and the distance of a standard normal in two dimensions.
+        """
+        best = np.zeros(len(change))
+        for a, b in zip(self.change, self.distance, strict=True):
+            np.maximum(best, 2 * (change * a + distance * b) - a**2 - b**2, out=best)
+        beyond = np.maximum(best - RATIOS[-1], 0.0)
+        return np.asarray(np.exp(np.interp(best, RATIOS, self._log_tail) - beyond / 2))
+
+    @cached_property
+    def _log_tail(self) -> Array:
+        """Logarithm of the part of bulk with likelihood ratios above RATIOS; the first is that of no ratio at all."""
+        a, b = self.change[:, None, None], self.distance[:, None, None]
+        # bulk with this change is as likely to have moved where it lies farther away than
+        least = ((RATIOS[:, None] + a**2 + b**2) / 2 - CHANGES * a) / b
+        density = np.exp(-(CHANGES**2) / 2)
+        part = np.exp(-(np.maximum(least.min(axis=0), 0.0) ** 2) / 2) @ (density / density.sum())
+        part[0] = 1.0
+        return np.asarray(np.log(np.maximum(part, 1e-300)))
