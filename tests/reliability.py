@@ -69,14 +69,19 @@ def drawn_image(seed: int) -> Seen:
     """Columns of one made-up image, judged by themselves."""
     from oddlattice.defects.fdr import decide
     from oddlattice.defects.null import null_of
+    from oddlattice.defects.populations import bulk_of
     from oddlattice.defects.two_groups import two_groups
 
     sites, reals = drawn_estimates(np.random.default_rng([seed, 14, 6]))
-    verdicts = [null_of(one, np.ones((len(one), 2)), 0.2).judge(one, np.ones(len(one))) for one in sites]
+    ones = [np.ones((len(one), 2)) for one in sites]
+    bulks = [bulk_of(one[:, 0], level[:, 0]).columns for one, level in zip(sites, ones, strict=True)]
+    nulls = [null_of(one[bulk], level[bulk], 0.2) for one, level, bulk in zip(sites, ones, bulks, strict=True)]
+    verdicts = [null.judge(one, level[:, 0]) for null, one, level in zip(nulls, sites, ones, strict=True)]
     p = np.concatenate([v.p_value for v in verdicts])
     kind = np.concatenate([v.odd_as for v in verdicts])
     listed = decide(p, np.empty(0), 0, 0.05).q <= 0.05
-    return Seen(two_groups(p, kind, np.zeros(len(p)), listed).probability_real, np.concatenate(reals), listed, kind)
+    found = two_groups(p, kind, np.zeros(len(p)), listed, of_bulk=nulls[0].false_shares)
+    return Seen(found.probability_real, np.concatenate(reals), listed, kind)
 
 
 def doped_image(seed: int) -> Seen:

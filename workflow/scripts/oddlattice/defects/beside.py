@@ -59,6 +59,11 @@ class Without:
         """Nothing taken out yet."""
         return cls(np.pad(difference, [(n, n) for n in px_per_cell]))
 
+    def inside(self, px_per_cell: PxPerCell) -> Float:
+        """What is left, without the rim; shape (U n_u, V n_v)."""
+        n_u, n_v = px_per_cell
+        return np.ascontiguousarray(self.left[n_u:-n_u, n_v:-n_v])
+
     def window(self, key: tuple[int, int], site: SiteColumns) -> Array:
         """The window (16, 16) of a column in which it alone is changed."""
         window = cut_windows(self.left, site.shape, site.cells[key[1] : key[1] + 1] + 1)[0].astype(np.float64)

@@ -12,7 +12,7 @@ from oddlattice.defects.extra import extra_columns
 from oddlattice.defects.kernels import kernel_width_px, z_map
 from oddlattice.defects.listing import Judged, decide_together, windows_of
 from oddlattice.defects.noise import Noise, estimate_noise, in_mean_cells, local_contrast
-from oddlattice.defects.null import judge_columns
+from oddlattice.defects.null import SiteColumns, judge_columns
 from oddlattice.defects.published_score import published_map
 from oddlattice.defects.regions import (
     Cells,
@@ -35,6 +35,7 @@ from oddlattice.storage.groups import array_of, attributes_of, values_of
 from oddlattice.storage.windows import Windows, give_back
 
 MAP_BYTES = 96 << 20  # of each map of a huge image are kept unpacked while it is laid back
+CROWDED = 0.02  # so many of the columns changed, noise is estimated again without them
 AROUND_CELLS = 2  # neighbourhood of a part of a huge image: a column's window and its neighbours
 
 
@@ -78,18 +79,12 @@ def judge_part(image: Registered, settings: DefectSettings, part: Part | None = 
     """Test all columns of an image, or of a part of one; nothing is listed yet."""
     contrast = local_contrast(image.prediction, image.difference, image.mask, image.contrast)
     difference = in_mean_cells(image.difference, contrast)
-    noise = estimate_noise(difference, image.mask)
     vectors_pm = image.vectors_px * image.pixel_nm * 1000
-    anm = published_map(image.difference, image.prediction, image.mask, settings.published_threshold)
-    depth = image.depth_px / np.hypot(*image.vectors_px.T).min()
-    tested = [
-        judge_columns(
-            difference, image.mask, noise, shape, vectors_pm, response, anm, settings.shift_share, depth, image.foreign
-        )
-        for shape, response in zip(image.shapes, image.responses, strict=True)
-    ]
-    cell = mean_cell(image.prediction, image.mask)
-    sites, without = judge_together([s for s in tested if s], difference, noise, cell, vectors_pm, settings.fdr)
+    noise = estimate_noise(difference, image.mask)
+    sites, without = _tested(image, difference, noise, settings)
+    if len(without.fits) > CROWDED * sum(len(site.cells) for site in sites):
+        noise = estimate_noise(without.inside(px_of(difference, image.mask)), image.mask)
+        sites, without = _tested(image, difference, noise, settings)
     judged = Judged(sites, windows_of(sites, without, settings.fdr), noise, vectors_pm, [], 0, np.empty(0, dtype=bool))
     here = np.concatenate([np.empty(0, dtype=bool), *(site.tested for site in sites)])
     judged.keep(here if part is None else here & is_inside(judged.cells + _low(part), part))
@@ -120,6 +115,23 @@ def without_foreign(image: Registered) -> Mask:
     return np.where(lit, 0, image.mask).astype(np.uint8)
 
 
+def _tested(
+    image: Registered, difference: Float, noise: Noise, settings: DefectSettings
+) -> tuple[list[SiteColumns], Without]:
+    """All columns of an image judged in its noise, each without the strongly changed ones beside it."""
+    vectors_pm = image.vectors_px * image.pixel_nm * 1000
+    anm = published_map(image.difference, image.prediction, image.mask, settings.published_threshold)
+    depth = image.depth_px / np.hypot(*image.vectors_px.T).min()
+    tested = [
+        judge_columns(
+            difference, image.mask, noise, shape, vectors_pm, response, anm, settings.shift_share, depth, image.foreign
+        )
+        for shape, response in zip(image.shapes, image.responses, strict=True)
+    ]
+    cell = mean_cell(image.prediction, image.mask)
+    return judge_together([s for s in tested if s], difference, noise, cell, vectors_pm, settings.fdr)
+
+
 def _low(part: Part) -> list[int]:
     """First cell (u, v) of a part with its neighbourhood."""
     return [s.start for s in part.wide]
@@ -132,8 +144,7 @@ def _on_site_taken_out(without: Without, vectors_pm: Array, px_per_cell: PxPerCe
         return None
     for key in off:
         without.put_back(key)
-    n_u, n_v = px_per_cell
-    return np.ascontiguousarray(without.left[n_u:-n_u, n_v:-n_v])
+    return without.inside(px_per_cell)
 
 
 @dataclass

@@ -183,7 +183,8 @@ def _tell_who_is_real(parts: list[Judged], decision: Decision, fdr: float) -> li
     kind = np.concatenate([np.empty(0, dtype="U9"), *odd_as])[own]
     kind = np.concatenate([kind, np.full(len(extra) + unseen, "extra")])
     listed = np.concatenate([decision.q, decision.q_extra, np.ones(unseen)]) <= fdr
-    found = two_groups(p, kind, np.zeros(len(p), dtype=np.int8), listed)
+    shares = next((site.null.false_shares for part in parts for site in part.kinds), None)
+    found = two_groups(p, kind, np.zeros(len(p), dtype=np.int8), listed, of_bulk=shares)
     chance, of_places, _ = np.split(found.probability_real, np.cumsum([len(decision.q), len(extra)]))
     for part, some in zip(parts, np.split(chance, np.cumsum([part.own.sum() for part in parts])[:-1]), strict=True):
         part.probability_real = np.full(len(part.own), np.nan)

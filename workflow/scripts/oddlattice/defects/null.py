@@ -59,6 +59,12 @@ class Null:
     shift_share: float = 0.5
     moved: Moved | None = None
 
+    @property
+    def false_shares(self) -> dict[str, float]:
+        """What part of the false alarms is of each kind."""
+        of_change = (1 - self.shift_share) / 2
+        return {"displaced": self.shift_share, "lighter": of_change, "heavier": of_change}
+
     def judge(self, found: Array, level: Array, doubt: Array | None = None) -> "Verdict":
         """Judge estimates (n, 3) at places with noise `level` (n,); see `Verdict`.
 

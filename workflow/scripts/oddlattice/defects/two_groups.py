@@ -12,6 +12,7 @@ of folded normals here, as in "adaptive shrinkage" (Stephens 2017, doi:10.1093/b
 the null: so the odds grow with z.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,12 +105,14 @@ class _Candidates:
     bulk_share: Array
 
     @classmethod
-    def of(cls, size: Array, kind: Index, image: Index) -> "_Candidates":
-        """Of |z| (n,), kinds and images (n,) counted from 0."""
+    def of(cls, size: Array, kind: Index, image: Index, of_bulk: Array) -> "_Candidates":
+        """Of |z| (n,), kinds and images (n,) counted from 0; `of_bulk` (kinds,) as in `_sample`."""
         seen = size > CANDIDATE
         others = np.zeros((image.max() + 1, kind.max() + 1), dtype=np.int64)
         np.add.at(others, (image[~seen], kind[~seen]), 1)
         share = (others.sum(axis=0) + 0.5) / (others.sum() + 0.5 * others.shape[1])
+        told = np.flatnonzero(np.isfinite(of_bulk))
+        share[told] = of_bulk[told] / of_bulk[told].sum() * share[told].sum()
         null = bulk_density(size[seen]) * share[kind[seen]]
         return cls(changed_density(size[seen]), null, kind[seen], image[seen], others, changed_below(CANDIDATE), share)
 
@@ -133,7 +136,12 @@ def changed_below(level: float) -> Array:
 
 
 def two_groups(
-    p_value: Array, kind: npt.NDArray[np.generic], image: npt.NDArray[np.generic], listed: Bools, seed: int = 0
+    p_value: Array,
+    kind: npt.NDArray[np.generic],
+    image: npt.NDArray[np.generic],
+    listed: Bools,
+    seed: int = 0,
+    of_bulk: Mapping[str, float] | None = None,
 ) -> TwoGroups:
     """Which of all tested columns changed, by Gibbs sampling of the groups, the sizes of changes and their share.
 
@@ -149,6 +157,8 @@ def two_groups(
     image : ndarray of shape (n,)
         Which image it is in; any labels.
     listed : ndarray of shape (n,), bool
+    of_bulk : mapping, optional
+        Shares of false alarms that the test allows to kinds, in proportion; of other kinds they are counted at small |z|.
 
     Returns
     -------
@@ -158,16 +168,21 @@ def two_groups(
     if not len(p_value):
         return TwoGroups(np.empty(0), which, np.empty((DRAWS, 0), dtype=np.bool_))
     size = distributions.normal_isf(np.clip(p_value, 1e-300, 1.0) / 2)
-    of_kind, of_image = (np.unique(labels, return_inverse=True)[1].astype(np.int64) for labels in (kind, image))
+    names, of_kind = np.unique(kind, return_inverse=True)
+    of_image = np.unique(image, return_inverse=True)[1]
+    shares = np.array([(of_bulk or {}).get(str(name), np.nan) for name in names])
     order = np.lexsort((size, of_kind, of_image))  # that of the rows does not show
     place = np.argsort(order)
-    chance, false = _sample(size[order], of_kind[order], of_image[order], place[which], seed)
+    chance, false = _sample(size[order], of_kind[order], of_image[order], place[which], shares, seed)
     return TwoGroups(chance[place], which, false)
 
 
-def _sample(size: Array, kind: Index, image: Index, listed: Index, seed: int) -> tuple[Array, Bools]:
-    """Chance (n,) that each column changed, and draws (draws, m) of which of the listed ones did not."""
-    seen, rng = _Candidates.of(size, kind, image), np.random.default_rng(seed)
+def _sample(size: Array, kind: Index, image: Index, listed: Index, of_bulk: Array, seed: int) -> tuple[Array, Bools]:
+    """Chance (n,) that each column changed, and draws (draws, m) of which of the listed ones did not.
+
+    `of_bulk` (kinds,): what part of bulk's most striking columns is of each kind; nan where it is to be counted.
+    """
+    seen, rng = _Candidates.of(size, kind, image, of_bulk), np.random.default_rng(seed)
     index, columns = np.flatnonzero(size > CANDIDATE), np.bincount(image)
     sweeps = int(np.clip(MANY // max(len(index), 1), 1, SWEEPS))
     weights = np.full((len(seen.bulk_share), len(SIZES)), 1 / (len(seen.bulk_share) * len(SIZES)))
