@@ -158,7 +158,7 @@ def two_groups(
         Which image it is in; any labels.
     listed : ndarray of shape (n,), bool
     of_bulk : mapping, optional
-        Shares of false alarms that the test allows to kinds, in proportion; of other kinds they are counted at small |z|.
+        Shares of false alarms allowed to kinds; of other kinds they are counted where z is small.
 
     Returns
     -------
