@@ -77,3 +77,27 @@ def test_a_blank_border_moves_no_column() -> None:
     off = (moved - np.rint(moved)) * whole.frame.period_px
     assert np.abs(off - np.median(off, axis=0)).max() < 0.12  # [px]: 1.5 pm
     assert found.mask.sum() > 0.75 * whole.mask.sum()
+
+
+@pytest.mark.parametrize("slant", [0.0, 0.3])
+def test_the_crystal_is_analysed_up_to_vacuum_with_its_own_mean(slant: float) -> None:
+    counts = simulate_scan(SRTIO3, Conditions(rotation_deg=17, dose_e_px=6000, jitter_pm=4), (360, 380), seed=6).counts
+    row, col = np.indices(counts.shape)
+    crystal = col + slant * row < 280
+    beside = np.where(crystal, counts, np.random.default_rng(1).poisson(2.0, counts.shape)).astype(np.float32)
+    whole, found = (fit_registration(image, [SRTIO3], (0.0125, 0.0125)) for image in (counts, beside))
+    at = found.nodes_px[:, :-1, :-1] + np.diff(found.nodes_px[:, :, :-1], axis=1) / 2
+    beyond = (at[1] + slant * at[0] - 280) / np.hypot(1, slant)
+    assert not found.mask[beyond > 0].any()
+    assert found.mask[(beyond < -1.2 * found.frame.period_px) & found.inside].all()
+    assert found.depth_px[:-1, :-1][beyond > 0.3 * found.frame.period_px].max() < 0.3 * found.frame.period_px
+    parts = [one.local_mean[one.mask].max() / one.local_mean[one.mask].min() for one in (found, whole)]
+    assert parts[0] < 1.05 * parts[1]
+
+
+def test_a_dark_place_inside_or_a_dim_half_is_no_vacuum() -> None:
+    image = scan()
+    image[100:200, 100:200] = RNG.poisson(5, (100, 100))
+    assert Seen.of(image).without_vacuum(image, PERIOD_PX).blank is None
+    dim = np.where(np.arange(300) < 150, scan(), 0.4 * scan()).astype(np.float32)
+    assert Seen.of(dim).without_vacuum(dim, PERIOD_PX).blank is None

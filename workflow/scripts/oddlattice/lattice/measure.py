@@ -25,6 +25,7 @@ from oddlattice.lattice.origin import OriginFit
 from oddlattice.lattice.registration import Registration
 from oddlattice.lattice.resample import inside_cells, nodes_of
 from oddlattice.lattice.scan_lines import ColumnShifts, coarse_row_shifts, fine_pass, shrunk, slow_part, with_slow_rows
+from oddlattice.lattice.spoilt import Seen
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.storage.windows import Scaled, Transposed
 
@@ -81,7 +82,16 @@ class OnLattice:
         """The same fitted anew without so many pixels at the beginning and the end of all lines."""
         seen = self.flattener.seen.transposed if transposed else self.flattener.seen
         seen = seen.without_ends(*px)
-        flattener = fit_flattener(self.image, self.frame.period_px, seen.transposed if transposed else seen)
+        return self._where(seen.transposed if transposed else seen, lattice)
+
+    def without_vacuum(self, lattice: Lattice) -> "OnLattice":
+        """The same fitted anew without the vacuum beside the crystal."""
+        seen = self.flattener.seen.without_vacuum(self.image, self.frame.period_px)
+        return self if seen is self.flattener.seen else self._where(seen, lattice)
+
+    def _where(self, seen: Seen, lattice: Lattice) -> "OnLattice":
+        """The same fitted anew to what is seen."""
+        flattener = fit_flattener(self.image, self.frame.period_px, seen)
         return replace(self, flattener=flattener, frame=refitted(self.frame, self.image, lattice, flattener))
 
 
@@ -91,6 +101,7 @@ def measured_on(on: OnLattice, lattice: Lattice, transposed: bool | None = None)
     Whether the scan is `transposed` is asked of the image where it is not known. Where the ends of the lines are bent,
     they are left out and all is measured again.
     """
+    on = on.without_vacuum(lattice)
     found = _measured(on, transposed=bool(transposed))
     # rows that jitter are lines of the scan: only where they do not is it asked whether columns are
     jitters = found.row_shift_px.var() > found.row_sigma_px**2

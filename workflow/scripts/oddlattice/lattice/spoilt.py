@@ -8,12 +8,15 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from oddlattice.numerics.arrays import Array, Bools, Float
+from oddlattice.numerics.local_plane import block_mean, finite
 
 RUN_PX = 24  # so many equal pixels in a line are no image
 CHANCE_RUNS = (
     12  # times as long as 95 % of an image's runs of equal pixels: where few electrons are counted, zeros follow
 )
 SAMPLED_ROWS = 8  # every so many rows tell how long runs are
+VACUUM, CRYSTAL = 0.2, 0.5  # of the crystal's mean: vacuum is darker, and ends where it is as bright
+EDGE_PERIODS, VACUUM_PERIODS = 0.7, 4.0  # over which the mean is taken; so far away the crystal is looked for
 POOL_PX = 4  # pixels a side of a square of the map
 BAND_ROWS = 256  # a multiple of POOL_PX
 SURROUNDED = 1.25  # of the shortest lattice vector: nearer what is not seen, what stands beside a column may be changed
@@ -72,6 +75,23 @@ class Seen:
         if len(known) and last_px:
             blank[:, (int(known[-1]) + 1 - last_px) // POOL_PX :] = True
         return replace(self, blank=blank)
+
+    def without_vacuum(self, image: Any, period_px: float) -> Self:
+        """The same with vacuum at the rim of the image blank, up to the crystal's edge: where its mean has halved."""
+        bands = (np.asarray(image[r : r + BAND_ROWS]) for r in range(0, self.shape[0], BAND_ROWS))
+        mean = np.concatenate([block_mean(finite(band), POOL_PX) for band in bands]).astype(np.float64)
+        local = ndimage.gaussian_filter(mean, EDGE_PERIODS * period_px / POOL_PX, mode="nearest")
+        if local.min() < 0:  # a background was subtracted: how bright nothing is cannot be told
+            return self
+        near = 2 * int(VACUUM_PERIODS * period_px / POOL_PX) + 1
+        part = local / np.maximum(ndimage.maximum_filter(local, near, mode="nearest"), 1e-12)
+        dark = local < VACUUM * np.percentile(local, 95)
+        labels, _ = ndimage.label(dark | (part < CRYSTAL))
+        rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+        kept = np.intersect1d(rim, labels[dark | (part < VACUUM)])
+        vacuum = np.isin(labels, kept[kept > 0])
+        blank = vacuum if self.blank is None else vacuum | self.blank
+        return replace(self, blank=blank) if vacuum.any() else self
 
     def keep(self, values: Float, rows: slice) -> Float:
         """Set the blank ones of the pixels of `rows`, `values` (rows, cols), to 0, in place."""

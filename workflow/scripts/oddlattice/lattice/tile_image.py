@@ -145,7 +145,7 @@ def steps_and_blanks(found: Registration) -> list[str]:
     in_image = ((at >= low) & (at <= high)).all(axis=-1).T
     blank = float((found.depth_px[in_image] == 0).mean()) if in_image.any() else 0.0
     if blank > 0:
-        sentences.append(f"about {max(100 * blank, 0.1):.2g} % {BLANK} (borders, lines, saturation): masked")
+        sentences.append(f"about {max(100 * blank, 0.1):.2g} % {BLANK} (borders, lines, saturation, vacuum): masked")
     return sentences
 
 
