@@ -31,7 +31,7 @@ NEAR = 1.3  # of the shortest lattice vector: so far what is left of a changed c
 TAIL_DOUBT = 0.1  # ASSUME: standard error of the weight of a column's tail [of its height]
 CHANGED = 6.0  # standard deviations: surely no bulk; to leave out fewer would cut bulk's own tails
 FREEDOM = 4.0  # of Student's t by which what is left of strong columns is measured: odd neighbours hardly count
-GAIN_DOUBT = 0.05  # ASSUME: standard error of the local mean beside an emptied column
+GAIN_DOUBT = 0.006  # ASSUME: standard error of the local mean about an emptied column: its part of a mean over 57 cells
 GAIN_CELLS = 1.0  # over which it is measured
 BEYOND = 4.0  # standard deviations from all that a tail can do: no measure of it
 
