@@ -26,7 +26,7 @@ from oddlattice.numerics.arrays import Array, Float, Mask
 from oddlattice.numerics.local_plane import Planes
 from oddlattice.predict.latents import smooth_latents
 from oddlattice.predict.own_residual import own_residual
-from oddlattice.predict.trial_part import densest_part
+from oddlattice.lattice.trial_part import densest_part
 
 ANY_CRYSTAL = Path(__file__).parents[4] / "models/any_crystal"
 BATCH = 64  # patches at once: their features stay in the cache

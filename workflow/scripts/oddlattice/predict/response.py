@@ -16,7 +16,7 @@ from oddlattice.lattice.columns import (
 from oddlattice.lattice.subareas import in_px
 from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.predict.predictor import Predictor
-from oddlattice.predict.trial_part import densest_part
+from oddlattice.lattice.trial_part import densest_part
 from oddlattice.storage import blocks
 
 TRIAL_SPACING = 6  # cells between trial defects of a kind
