@@ -316,6 +316,8 @@ def refusal(lattice: Lattice | None, peaks: Array) -> str:
             f"no lattice: the repeats are {a:.1f} x {b:.1f} px, too few pixels to resolve columns "
             "(moiré fringes or too low a magnification); at least 8 px a cell are needed"
         )
+    if max(a, b) > LONGEST_ASPECT * min(a, b) and min(a, b) > 1 / np.hypot(*peaks.T).min():
+        return "no lattice: what the Fourier transform shows repeats in no two directions (a photograph, steps or text)"
     if max(a, b) > LONGEST_ASPECT * min(a, b):
         return (
             f"no lattice: the repeats are {a:.1f} x {b:.1f} px; fringes with a weak second period "
@@ -324,7 +326,7 @@ def refusal(lattice: Lattice | None, peaks: Array) -> str:
     if lattice.explained < 0.4:
         return (
             f"no lattice: the Fourier peaks do not belong to one lattice (the best explains {lattice.explained:.0%}; "
-            "several grains, or not a crystal)"
+            "several grains, two lattices on the same place (moiré), or not a crystal)"
         )
     return ""
 

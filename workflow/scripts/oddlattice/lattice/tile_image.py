@@ -22,6 +22,7 @@ from oddlattice.lattice.identified import (
     ruler_nm,
 )
 from oddlattice.lattice.identity import Identity
+from oddlattice.lattice.not_one_crystal import not_one_crystal
 from oddlattice.lattice.one_grain import alone, cropped
 from oddlattice.lattice.origin import column_weights
 from oddlattice.lattice.own_crystal import OwnCell, register_on_own, strongest_lattice
@@ -263,6 +264,8 @@ def laid(image: Any, how: How, lattice: Lattice | None = None) -> Laid:
     except NoModelError as error:
         by_header = vector_attributes(error.frame, how.pixel_nm) if error.frame is not None else {}
         return Laid(not_tiled("no_model", str(error)) | by_header)
+    if why := not_one_crystal(image, found):
+        return Laid(not_tiled("no_lattice", why))
     name = next((name for name, crystal in how.models.items() if crystal is found.crystal), OWN)
     said = tiled_attributes(found, how.pixel_nm) | {"model": name}
     if cell is not None:

@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 
 from oddlattice.lattice.columns import as_cells, mean_cell, px_of
 from oddlattice.lattice.subareas import in_px
+from oddlattice.lattice.trial_part import densest_part
 from oddlattice.model.any_crystal import patches_on_grid
 from oddlattice.model.conditional import CENTRE_PX, REACH_PX, ConditionalVAE
 from oddlattice.model.folder import load_conditional
@@ -26,7 +27,6 @@ from oddlattice.numerics.arrays import Array, Float, Mask
 from oddlattice.numerics.local_plane import Planes
 from oddlattice.predict.latents import smooth_latents
 from oddlattice.predict.own_residual import own_residual
-from oddlattice.lattice.trial_part import densest_part
 
 ANY_CRYSTAL = Path(__file__).parents[4] / "models/any_crystal"
 BATCH = 64  # patches at once: their features stay in the cache

@@ -14,9 +14,9 @@ from oddlattice.lattice.columns import (
     signatures,
 )
 from oddlattice.lattice.subareas import in_px
+from oddlattice.lattice.trial_part import densest_part
 from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.predict.predictor import Predictor
-from oddlattice.lattice.trial_part import densest_part
 from oddlattice.storage import blocks
 
 TRIAL_SPACING = 6  # cells between trial defects of a kind

@@ -1,0 +1,57 @@
+"""What repeats and is no crystal is refused by its name; crystals with odd columns, hum and text are not."""
+
+import numpy as np
+import pytest
+
+from oddlattice.lattice.fourier import NoLatticeError
+from oddlattice.lattice.not_one_crystal import not_one_crystal
+from oddlattice.lattice.own_crystal import register_on_own
+from oddlattice.numerics.arrays import Float
+from support.own_crystals import CRYSTALS, Sample, make_field
+
+SIDE = 300
+PEROVSKITE = Sample(np.array([[0.39, 0.0], [0.0, 0.39]]), ((0, 0, 1.0), (0.5, 0.5, 0.55)))
+
+
+def layers(first: Sample, second: Sample, turn_deg: float) -> Float:
+    """Two crystals on the same place, one turned."""
+    each = [
+        make_field(sample, side_px=SIDE, rotation_deg=10 + k * turn_deg, dose=200, seed=k).counts
+        for k, sample in enumerate((first, second))
+    ]
+    return each[0] + each[1]
+
+
+def spots() -> Float:
+    """A diffraction pattern of a square lattice, with its central spot."""
+    rng, (row, col) = np.random.default_rng(1), np.mgrid[:SIDE, :SIDE] - SIDE / 2
+    image = 2.0 + 3e4 * np.exp(-(row**2 + col**2) / 12.5)
+    for h, k in np.argwhere(np.ones((13, 13))) - 6:
+        square = (row - 23 * h - 4 * k) ** 2 + (col + 4 * h - 23 * k) ** 2
+        image += 900 * np.exp(-(h**2 + k**2) / 9 - square / 5.1)
+    return rng.poisson(image).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (layers(CRYSTALS["MoS2"], CRYSTALS["graphene"], 15), "moiré"),
+        (layers(PEROVSKITE, PEROVSKITE, 8), "moiré"),
+        (spots(), "diffraction"),
+    ],
+    ids=["two layers", "turned by 8 degrees", "spots"],
+)
+def test_what_is_no_crystal_is_named(image: Float, says: str) -> None:
+    try:
+        said = not_one_crystal(image, register_on_own(image)[0])
+    except NoLatticeError as error:
+        said = str(error)
+    assert said.startswith("no lattice") and says in said
+
+
+@pytest.mark.parametrize("name", ["MoS2", "CdTe"])
+def test_odd_columns_and_hum_are_no_second_lattice(name: str) -> None:
+    field = make_field(
+        CRYSTALS[name], side_px=SIDE, rotation_deg=30, dose=60, jitter_pm=8, hum_pm=15, changed_part=0.15
+    )
+    assert not_one_crystal(field.counts, register_on_own(field.counts)[0]) == ""

@@ -1,0 +1,97 @@
+"""Why what repeats in an image is no crystal: two lattices on the same place, or the spots of a diffraction pattern."""
+
+from typing import Any
+
+import numpy as np
+import scipy.fft
+
+from oddlattice.lattice.columns import as_cells
+from oddlattice.lattice.registration import Registration
+from oddlattice.lattice.trial_part import densest_part
+from oddlattice.numerics.arrays import Array
+
+SIDE_CELLS = 24  # of the part that is looked at
+LEAST_SIDE = 6  # [cells]: of fewer nothing is told
+# amplitude of a second lattice's waves over the largest of the first: 0.23 at most in 19 real images
+SECOND = 0.25
+OFF_LATTICE = 0.2  # in orders: a wave so far from every one of the lattice is not of it
+LOWEST = 0.6  # of the shortest reciprocal vector: slower waves are conditions that vary
+BEYOND_CHANCE = 3.0  # of noise's power, over the largest that is usual
+ACROSS = 0.3  # sine of the angle between two of them that make a lattice
+FASTEST = 0.4  # [cycles/px]
+SPOTS, FALLS = 20.0, 0.5  # ratio of heights that no specimen has in one image; correlation with the distance
+
+
+def not_one_crystal(image: Any, found: Registration) -> str:
+    """Why a registered image cannot be analysed as a crystal; "" where it can.
+
+    Parameters
+    ----------
+    image : array of shape (rows, cols)
+        Counts; anything that slices to an ndarray.
+    found : Registration
+    """
+    cells = densest_part(found.mask.astype(np.uint8), SIDE_CELLS)
+    seen = found.mask[cells]
+    if min(seen.shape) < LEAST_SIDE:
+        return ""
+    if is_diffraction(found):
+        return (
+            "no lattice of columns: the heights of the peaks fall off in all directions about one place, by more than "
+            f"a factor of {SPOTS:.0f}: a diffraction pattern or a Fourier transform"
+        )
+    parts = as_cells(found.record.cut(image, cells), found.px_per_cell)
+    part = second_lattice(parts.astype(np.float64), seen, found)
+    if part > SECOND:
+        return (
+            f"no lattice: two lattices on the same place (moiré); the waves of the second have {part:.0%} of the "
+            "amplitude of the first"
+        )
+    return ""
+
+
+def second_lattice(cells: Array, seen: Array, found: Registration) -> float:
+    """Amplitude of what repeats in cells otherwise than they do, over the largest amplitude of the cells themselves.
+
+    It takes two waves that are not along one line; the weaker of them counts.
+
+    Parameters
+    ----------
+    cells : ndarray of shape (U, V, n_u, n_v)
+    seen : ndarray of shape (U, V)
+        Which of them are crystal.
+    """
+    mean = np.median(cells[seen > 0], axis=0)
+    left = np.where((seen > 0)[..., None, None], cells - mean, 0.0)
+    sides = cells.shape[0] * cells.shape[2], cells.shape[1] * cells.shape[3]
+    window = np.outer(*(np.hanning(n + 2)[1:-1] for n in sides))
+    size = np.abs(scipy.fft.fft2(left.transpose(0, 2, 1, 3).reshape(sides) * window)) / window.sum()
+    own = np.abs(np.fft.fft2(mean - mean.mean())) / mean.size
+    orders = np.stack(
+        np.meshgrid(*(np.fft.fftfreq(n) * p for n, p in zip(sides, mean.shape, strict=True)), indexing="ij")
+    )
+    reciprocal = np.linalg.inv(found.frame.vectors_px).T  # rows: [cycles/px]
+    frequency = np.tensordot(orders, reciprocal, (0, 0))
+    length = np.linalg.norm(frequency, axis=-1)
+    off = np.abs(orders - np.rint(orders)).max(0)
+    slow = LOWEST * float(np.linalg.norm(reciprocal, axis=1).min())
+    looked_at = (off > OFF_LATTICE) & (length > slow) & (length < FASTEST)
+    # the largest of so many random ones would be as large as that
+    by_chance = float(np.median(size[looked_at]) ** 2 / np.log(2)) * (np.log(looked_at.sum()) + BEYOND_CHANCE)
+    size = np.where(looked_at, np.sqrt(np.maximum(size**2 - by_chance, 0.0)), 0.0)
+    first = np.unravel_index(int(size.argmax()), size.shape)
+    g = frequency[first]
+    sine = np.abs(frequency[..., 0] * g[1] - frequency[..., 1] * g[0]) / np.maximum(length * np.hypot(*g), 1e-12)
+    second = float(np.where(sine > ACROSS, size, 0.0).max())
+    return second / max(float(own.max()), 1e-12)
+
+
+def is_diffraction(found: Registration) -> bool:
+    """Whether the heights of the cells' peaks are those of spots: they fall from one place, by more than thickness."""
+    height = np.log(np.maximum(found.amplitude * found.local_mean, 1e-12))[found.mask]
+    high, low = np.quantile(height, (0.98, 0.1))
+    if high - low < np.log(SPOTS):
+        return False
+    at = np.argwhere(found.mask) @ found.frame.vectors_px
+    away = np.linalg.norm(at - at[int(height.argmax())], axis=1)
+    return bool(np.corrcoef(away, height)[0, 1] < -FALLS)
