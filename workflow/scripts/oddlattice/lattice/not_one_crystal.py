@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.fft
 
 from oddlattice.lattice.columns import as_cells
@@ -50,7 +51,7 @@ def not_one_crystal(image: Any, found: Registration) -> str:
     return ""
 
 
-def second_lattice(cells: Array, seen: Array, found: Registration) -> float:
+def second_lattice(cells: Array, seen: npt.NDArray[np.bool_], found: Registration) -> float:
     """Amplitude of what repeats in cells otherwise than they do, over the largest amplitude of the cells themselves.
 
     It takes two waves that are not along one line; the weaker of them counts.
@@ -61,8 +62,8 @@ def second_lattice(cells: Array, seen: Array, found: Registration) -> float:
     seen : ndarray of shape (U, V)
         Which of them are crystal.
     """
-    mean = np.median(cells[seen > 0], axis=0)
-    left = np.where((seen > 0)[..., None, None], cells - mean, 0.0)
+    mean = np.median(cells[seen], axis=0)
+    left = np.where(seen[..., None, None], cells - mean, 0.0)
     sides = cells.shape[0] * cells.shape[2], cells.shape[1] * cells.shape[3]
     window = np.outer(*(np.hanning(n + 2)[1:-1] for n in sides))
     size = np.abs(scipy.fft.fft2(left.transpose(0, 2, 1, 3).reshape(sides) * window)) / window.sum()
