@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from oddlattice.defects.boundary_columns import Beside, columns_at
 from oddlattice.defects.broken_lattice import Broken, broken, fault_sort, wall
 from oddlattice.defects.grain_tables import as_json
 from oddlattice.defects.registered import Registered
@@ -39,11 +40,19 @@ class Side:
         (row, col).
     sized : bool
         Whether its pixel size is known.
+    beside : Beside
+        Its columns.
     """
 
     vectors_px: Array
     pixel_nm: Array
     sized: bool
+    beside: Beside
+
+    @property
+    def nm(self) -> float | None:
+        """Size of a pixel, of equal area where it is not square; None where it is not known."""
+        return math.sqrt(float(np.prod(self.pixel_nm))) if self.sized else None
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,11 @@ class Crystal:
     tally: Tally
     sized: bool
 
-    @property
-    def side(self) -> Side:
-        """It as a side of a boundary."""
+    def side(self, number: int) -> Side:
+        """It as a side of a boundary, by its number."""
         at = self.image
-        return Side(at.vectors_px, at.pixel_nm, self.sized)
+        cell_px = math.sqrt(abs(float(np.linalg.det(at.vectors_px))))
+        return Side(at.vectors_px, at.pixel_nm, self.sized, Beside(number, at.shapes, at.coordinates, cell_px))
 
 
 @dataclass(frozen=True)
@@ -99,12 +108,13 @@ class Breaks:
         one, other = self.sides.get(row["grain_1"]), self.sides.get(row["grain_2"])
         if one is None or other is None or self.image is None or self.labels is None:
             return {}
-        return _relation(row, self.image, self.labels, one, other)
+        found = _relation(row, self.image, self.labels, one, other)
+        return found | columns_told(row, self.image, self.labels, one, other)
 
 
 def breaks_of(raw: zarr.Array[Any], labels: Labels | None, crystals: Mapping[int, Crystal]) -> Breaks:
     """Dislocations and faults of an image (rows, cols), by its grains; `labels` says which pixel is whose."""
-    sides = {k: crystal.side for k, crystal in crystals.items()}
+    sides = {k: crystal.side(k) for k, crystal in crystals.items()}
     if raw.shape[0] * raw.shape[1] > MOST_PX:
         return Breaks(None, labels, sides, {})
     image = np.asarray(blocks.read(raw), dtype=np.float32)
@@ -131,6 +141,23 @@ def _relation(row: Row, image: Float, labels: Labels, one: Side, other: Side) ->
     return wall_told(row, image, labels, one, other, turn)
 
 
+def columns_told(row: Row, image: Float, labels: Labels, one: Side, other: Side) -> Row:
+    """Columns missing and too many along a boundary, and its width; or why they are not told."""
+    found = columns_at(image, labels, line_of(row), (one.beside, other.beside))
+    if isinstance(found, str):
+        return {"columns_reason": found}
+    told: Row = {"columns_missing": found.missing, "columns_extra": found.extra}
+    told |= {"width_px": found.width_px, "width_sigma_px": found.width_sigma_px}
+    if one.nm is not None and found.width_px is not None:
+        told["width_nm"] = found.width_px * one.nm
+    return told
+
+
+def line_of(row: Row) -> Line:
+    """The line of a row of products.BOUNDARIES."""
+    return Line((row["grain_1"], row["grain_2"]), json.loads(row["path_px"]), row["length_px"])
+
+
 def directions(first_px: Array, second_px: Array) -> Row:
     """Of two crystals: the directions that run side by side, how much they are turned, and their misfit strain."""
     found = side_by_side(first_px, second_px)
@@ -145,9 +172,8 @@ def directions(first_px: Array, second_px: Array) -> Row:
 
 def wall_told(row: Row, image: Float, labels: Labels, one: Side, other: Side, turn: Turn) -> Row:
     """Of a low-angle boundary: its dislocations, in vectors of its first grain."""
-    line = Line((row["grain_1"], row["grain_2"]), json.loads(row["path_px"]), row["length_px"])
     own = (labels == row["grain_1"]) | (labels == row["grain_2"])
-    found = wall(image, (one.vectors_px, other.vectors_px), turn, line, own)
+    found = wall(image, (one.vectors_px, other.vectors_px), turn, line_of(row), own)
     known = [one for one in found if one.burgers is not None]
     listed = [[round(r, 1), round(c, 1), *closure.burgers] for closure in known for r, c in [closure.place_px]]  # type: ignore[misc]
     return {"dislocations": len(known), "dislocations_not_told": len(found) - len(known), "burgers": json.dumps(listed)}
@@ -160,8 +186,8 @@ def fault_row(image_id: str, grain: int, fault: Fault, side: Side) -> Row:
     row |= {"length_px": length, "path_px": as_json([list(fault.ends_px)])}
     row |= dict(zip(("shift_u", "shift_v"), fault.shift, strict=True))
     row |= dict(zip(("shift_u_sigma", "shift_v_sigma"), fault.sigma, strict=True))
-    if side.sized:
-        row["length_nm"] = length * math.sqrt(float(np.prod(side.pixel_nm)))
+    if side.nm is not None:
+        row["length_nm"] = length * side.nm
     return row
 
 

@@ -21,7 +21,7 @@ _OF_GRAIN = (
 ).split()
 _OF_BOUNDARY = (
     "length_px length_nm misorientation_deg misorientation_sigma_deg misfit misfit_along directions_apart_deg "
-    "dislocations shift_u shift_v shift_u_sigma shift_v_sigma"
+    "width_px width_nm columns_missing columns_extra dislocations shift_u shift_v shift_u_sigma shift_v_sigma"
 ).split()
 
 

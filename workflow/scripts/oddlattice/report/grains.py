@@ -54,6 +54,9 @@ def boundary_lines(image: Image) -> list[Row]:
             "sort": row.get("sort") or n.NONE,
             "length": _length(row),
             "turn": _turn(row),
+            "width": _width(row),
+            "missing": n.count(row["columns_missing"]) if n.usable(row.get("columns_missing")) else n.NONE,
+            "extra": n.count(row["columns_extra"]) if n.usable(row.get("columns_extra")) else n.NONE,
             "told": "; ".join(_told(row)),
         }
         for row in image.boundaries
@@ -75,6 +78,8 @@ def _told(row: Row) -> list[str]:
     if n.usable(row.get("shift_u")):
         parts = [n.with_error(row[f"shift_{k}"], row[f"shift_{k}_sigma"], digits=1, digits_alone=3) for k in "uv"]
         says.append(f"shifted by {parts[0]} a, {parts[1]} b")
+    if row.get("columns_reason"):
+        says.append(f"columns not counted: {row['columns_reason']}")
     if row.get("burgers"):
         vectors = Counter(tuple(one[2:]) for one in json.loads(row["burgers"]))
         listed = ", ".join(f"{number} × [{u:g} {v:g}]" for (u, v), number in vectors.most_common())
@@ -101,6 +106,15 @@ def _length(row: Row) -> str:
     if n.usable(row.get("length_nm")):
         return f"{n.significant(row['length_nm'], 3)} nm"
     return f"{n.significant(row['length_px'], 3)} px"
+
+
+def _width(row: Row) -> str:
+    if not n.usable(row.get("width_px")):
+        return n.NONE
+    if n.usable(row.get("width_nm")):
+        nm = row["width_nm"] / row["width_px"]
+        return n.with_error(row["width_nm"], row["width_sigma_px"] * nm, "nm", digits=1)
+    return n.with_error(row["width_px"], row["width_sigma_px"], "px", digits=1)
 
 
 def _turn(row: Row) -> str:

@@ -268,6 +268,12 @@ BOUNDARIES: Schema = {
     "misorientation_deg": pl.Float64,  # least rotation of one lattice onto the other; null where no cells are alike
     "misorientation_sigma_deg": pl.Float64,
     "misfit": pl.Float64,  # of the second's lattice constant against the first's
+    "width_px": pl.Float64,  # mean distance across it from the outermost column on its site on one side to the other's
+    "width_sigma_px": pl.Float64,
+    "width_nm": pl.Float64,
+    "columns_missing": pl.Int64,  # sites of both crystals, each on its own side, within 1.5 cells, without a column
+    "columns_extra": pl.Int64,  # columns there that stand on no site
+    "columns_reason": pl.String,  # why these are not told
     "direction_1": pl.String,  # of two crystals: the directions of low indices that run side by side
     "direction_2": pl.String,
     "directions_apart_deg": pl.Float64,

@@ -407,10 +407,16 @@ class Viewer {
     context.clip(whole);
     for (const { grain, colour, loops } of this.data.grains) {
       const path = new Path2D();
-      let row = 0, col = 0, n = 0;
+      let row = 0, col = 0, area = 0; // centre of what it covers: holes go the other way round
       for (const loop of loops) {
         const corners = [];
-        for (let k = 0; k < loop.length; k += 2) { corners.push([loop[k] / 10, loop[k + 1] / 10]); row += loop[k] / 10; col += loop[k + 1] / 10; n++; }
+        for (let k = 0; k < loop.length; k += 2) corners.push([loop[k] / 10, loop[k + 1] / 10]);
+        corners.forEach(([r, c], k) => {
+          const [s, d] = corners[(k + 1) % corners.length], part = r * d - s * c;
+          area += part;
+          row += (r + s) * part / 3;
+          col += (c + d) * part / 3;
+        });
         this.loop(path, corners);
       }
       context.fillStyle = `${colour}2e`;
@@ -418,7 +424,7 @@ class Viewer {
       context.strokeStyle = colour;
       context.lineWidth = 2;
       context.stroke(path);
-      const [x, y] = this.at(row / n, col / n);
+      const [x, y] = this.at(row / area, col / area);
       context.font = "600 15px sans-serif";
       context.lineWidth = 3;
       context.strokeStyle = "rgb(10 12 15 / 0.85)";
