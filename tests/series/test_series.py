@@ -159,8 +159,8 @@ def test_rates_of_a_series_per_electron(folder: Path) -> None:
     stages = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("images", "columns")}
     (stack_rows,) = stacks_of(stages["images"])
     (row,) = follow_stack(stack_rows, stages["columns"], Dose(2.0, 500.0, "by hand"), 0)["series"]
-    assert row["cross_section_nm2"] == pytest.approx(row["change_rate"] / 500)
-    assert row["cross_section_low_95_nm2"] == pytest.approx(row["change_rate_low_95"] / 500)
+    assert row["cross_section_barn"] == pytest.approx(1e10 * row["change_rate"] / 500)
+    assert row["cross_section_low_95_barn"] == pytest.approx(1e10 * row["change_rate_low_95"] / 500)
     assert row["change_rate"] == pytest.approx(1 / row["column_frames"])
 
 

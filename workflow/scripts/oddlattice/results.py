@@ -43,6 +43,7 @@ UNITS = {
     "_per_nm2": "nm^-2",
     "_counts_per_nm2": "counts nm^-2",
     "_nm2": "nm^2",
+    "_barn": "barn",
     "_px": "px",
     "_nm": "nm",
     "_pm": "pm",

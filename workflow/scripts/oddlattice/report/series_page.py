@@ -173,9 +173,11 @@ def key_figures(row: Row, depths: Sequence[Row]) -> list[Row]:
     if n.usable(row["change_rate"]):
         rate = n.interval(*(1e3 * row[key] for key in RATES))
         found += [("Out of bulk", rate[0], "‰ a frame", f"95 % interval {rate[1]}")]
-    if n.usable(row["cross_section_nm2"]):
+    if n.usable(row["cross_section_barn"]):
         section = n.interval(*(row[key] for key in SECTIONS))
-        found += [("Cross-section", section[0], "nm²", f"of damage, a column and electron; 95 % interval {section[1]}")]
+        found += [
+            ("Cross-section", section[0], "barn", f"of damage, a column and electron; 95 % interval {section[1]}")
+        ]
     deepest = [one for one in depths if n.usable(one["loss_90"])]
     if deepest:
         best = min(deepest, key=lambda one: float(one["loss_90"]))

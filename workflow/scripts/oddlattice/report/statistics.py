@@ -17,7 +17,7 @@ KIND_COLOURS = {"vacancy-like": BLUE, "lighter": "#2a9d6f", "heavier": ORANGE}
 CLAIM = 0.05
 LEAST_IMAGES = 5  # of a series: fewer do not tell how much images of a sample differ, whatever their defects say
 RATES = ("change_rate", "change_rate_low_95", "change_rate_high_95")
-SECTIONS = ("cross_section_nm2", "cross_section_low_95_nm2", "cross_section_high_95_nm2")
+SECTIONS = ("cross_section_barn", "cross_section_low_95_barn", "cross_section_high_95_barn")
 FOREST = ("ci_low_per_nm2", "density_per_nm2", "ci_high_per_nm2")
 
 

@@ -21,6 +21,7 @@ from oddlattice.storage.rows import Row
 
 GRAIN = 1  # the largest
 LEAST_COLUMNS = 36
+BARN_PER_NM2 = 1e10
 ODD = dict(zip(KINDS, ("vacancy_like", "lighter", "heavier"), strict=True))  # kinds as names of columns
 Tables = dict[str, list[Row]]
 
@@ -172,7 +173,7 @@ def rate_figures(series: Followed, dose: Dose) -> Row:
             name = f"_{end}{level}" if level else ""
             row[f"change_rate{name}"] = value / watched
             if dose.e_per_nm2 is not None:
-                row[f"cross_section{name}_nm2"] = value / watched / dose.e_per_nm2
+                row[f"cross_section{name}_barn"] = BARN_PER_NM2 * value / watched / dose.e_per_nm2
     return row
 
 

@@ -429,11 +429,11 @@ SERIES: Schema = {
     "change_rate_high_68": pl.Float64,
     "change_rate_low_95": pl.Float64,
     "change_rate_high_95": pl.Float64,
-    "cross_section_nm2": pl.Float64,  # changes and hops out of bulk, per column and electron per area
-    "cross_section_low_68_nm2": pl.Float64,
-    "cross_section_high_68_nm2": pl.Float64,
-    "cross_section_low_95_nm2": pl.Float64,
-    "cross_section_high_95_nm2": pl.Float64,
+    "cross_section_barn": pl.Float64,  # changes and hops out of bulk, per column and electron per area
+    "cross_section_low_68_barn": pl.Float64,
+    "cross_section_high_68_barn": pl.Float64,
+    "cross_section_low_95_barn": pl.Float64,
+    "cross_section_high_95_barn": pl.Float64,
 }
 
 #: results/4_defects/series_frames.parquet: every frame of a series that was followed.
