@@ -13,8 +13,8 @@ from oddlattice.numerics.arrays import Array
 
 SIDE_CELLS = 24  # of the part that is looked at
 LEAST_SIDE = 6  # [cells]: of fewer nothing is told
-# amplitude of a second lattice's waves over the largest of the first: 0.23 at most in 19 real images
-SECOND = 0.25
+# amplitude of a second lattice's waves over the largest of the first: 0.24 at most in 21 real images
+SECOND = 0.35
 OFF_LATTICE = 0.2  # in orders: a wave so far from every one of the lattice is not of it
 LOWEST = 0.6  # of the shortest reciprocal vector: slower waves are conditions that vary
 BEYOND_CHANCE = 3.0  # of noise's power, over the largest that is usual
