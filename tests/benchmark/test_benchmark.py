@@ -15,6 +15,7 @@ from scipy import stats
 
 import run_benchmark
 import train_published
+from oddlattice.benchmark import page as page_module
 from oddlattice.benchmark import published
 from oddlattice.benchmark.fields import (
     SPACING_CELLS,
@@ -348,6 +349,16 @@ def test_a_file_went_through_the_pipeline(tiny: Path) -> None:
     assert row["columns_tested"] > 200
 
 
+def test_rows_of_figure_1_stand_apart() -> None:
+    apart = page_module.rows_apart(np.zeros((12, 5, 3), np.uint8), 3)
+    gap = page_module.GAP_PX
+    assert apart.shape == (12 + 6 * gap, 5, 3)
+    dark = np.flatnonzero((apart == 0).all(axis=(1, 2)))
+    assert dark.tolist() == [
+        k for row in range(3) for k in range(row * (4 + 2 * gap) + gap, row * (4 + 2 * gap) + gap + 4)
+    ]
+
+
 def test_the_page_shows_its_tables_and_pictures(tiny: Path) -> None:
     page = (tiny / "index.html").read_text()
     for name in re.findall(r'(?:href|src)="([^"#]+)"', page):
@@ -355,6 +366,9 @@ def test_the_page_shows_its_tables_and_pictures(tiny: Path) -> None:
     for title in ("What is reached", "Figure 1", "Figure 2", "Table 1", "Efficiency", "Calibration", "Whole files"):
         assert title in page
     assert "nan" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL).lower().split()
+    headings = re.findall(r'<h2 id="([^"]+)"', page)
+    assert re.findall(r'<a href="#([^"]+)">', page[page.index('aria-label="Contents"') :])[: len(headings)] == headings
+    assert page.count('class="rowname"') >= 3 * 4 and ">bulk</text>" in page
     for method, side_px in (("vae", 60), ("template", 60), ("published", 64)):
         with Image.open(tiny / f"figure_1_{method}.webp") as picture:
             assert picture.size[0] == 2 * 3 * side_px

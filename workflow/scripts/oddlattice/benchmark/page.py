@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from oddlattice.benchmark.plans import Plan
@@ -18,6 +19,7 @@ from oddlattice.storage.rows import Row
 
 Tables = dict[str, pl.DataFrame]
 PICTURE_SCALE = 2  # screen pixels for a pixel of the lattice frame
+GAP_PX, LABEL_PX = 3, 150  # above and below a row of figure 1; for its name, beside it
 FALLBACK, PUBLISHED_COLOUR = "#69727c", "#b0498f"
 MISSED = "(no)"
 
@@ -339,6 +341,13 @@ def confusion(tables: Tables) -> list[Row]:
     return plots
 
 
+def rows_apart(picture: npt.NDArray[np.uint8], rows: int) -> npt.NDArray[np.uint8]:
+    """Put a gap in the page's ground above and below each of the rows of a picture (rows * s, M, 3)."""
+    each = picture.reshape(rows, -1, *picture.shape[1:])
+    apart = np.pad(each, ((0, 0), (GAP_PX, GAP_PX), (0, 0), (0, 0)), constant_values=255)
+    return apart.reshape(-1, *picture.shape[1:])
+
+
 def write_pictures(out: Path, crops: dict[str, dict[str, Any]]) -> list[Row]:
     """Figure 1: for every method a picture with a row each for bulk and every kind; input, prediction, difference."""
     shown = []
@@ -349,7 +358,7 @@ def write_pictures(out: Path, crops: dict[str, dict[str, Any]]) -> list[Row]:
         triples = np.stack([found[name] for name in names])
         low, high = (float(v) for v in np.percentile(triples[:, 0], [1, 99.7]))
         picture = sheet(triples, low, high, [0.6 * (high - low)] * len(triples))
-        picture = picture.repeat(PICTURE_SCALE, 0).repeat(PICTURE_SCALE, 1)
+        picture = rows_apart(picture.repeat(PICTURE_SCALE, 0).repeat(PICTURE_SCALE, 1), len(triples))
         name = f"figure_1_{method}.webp"
         with whole_file(out / name) as part:
             save_webp(picture, part)
@@ -391,6 +400,7 @@ def write_page(out: Path, tables: Tables, crops: dict[str, dict[str, Any]], plan
         aims={"methods": judged, "rows": aims},
         reached=(len([row for row in known if MISSED not in row["cells"][0]]), len(known)),
         pictures=pictures,
+        label_px=LABEL_PX,
         table_1={"methods": methods, "rows": first_table},
         figure_2=figure_2(tables, float(about["published_band_std"])),
         efficiency=efficiency_plots(tables),
