@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from oddlattice.lattice.frame import Frame, lifted
 from oddlattice.lattice.grid import strips
 from oddlattice.numerics.arrays import Array, Complex, Float
 
+TABLE = 256  # steps of the look-up table along u and v
 BINS = 32  # bins of a cell along u and v into which pixels are gathered
 HIGHEST_ORDER = 4.6  # harmonics kept, in units of 1/sqrt(cell area); columns are about 0.1 cell wide (rms)
 HIGHEST_FREQUENCY = 0.46  # [cycles/px]
@@ -51,6 +53,12 @@ class MeanCell:
         factor = (2j * np.pi * self.orders[:, 0]) ** derivative[0] * (2j * np.pi * self.orders[:, 1]) ** derivative[1]
         spectrum[self.orders[:, 0] % n, self.orders[:, 1] % m] = self.amplitudes * phase * factor
         return np.asarray(np.fft.ifft2(spectrum).real * n * m)
+
+    @cached_property
+    def tables(self) -> Float:
+        """Look-up table of the deviation and its derivatives by u and v; shape (TABLE * TABLE, 3)."""
+        layers = [self.table((TABLE, TABLE), by).astype(np.float32).ravel() for by in ((0, 0), (1, 0), (0, 1))]
+        return np.ascontiguousarray(np.stack(layers, axis=1))
 
     def cell(self, px_per_cell: PxPerCell = PX_PER_CELL) -> Array:
         """The mean cell as a tile shows it; shape `px_per_cell`, mean 1."""

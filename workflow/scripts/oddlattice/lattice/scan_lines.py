@@ -10,7 +10,7 @@ from oddlattice.lattice.cell_statistics import CellStatistics
 from oddlattice.lattice.flattener import Flattener, flat_strip
 from oddlattice.lattice.frame import Frame, lifted
 from oddlattice.lattice.grid import strips
-from oddlattice.lattice.mean_cell import MeanCell
+from oddlattice.lattice.mean_cell import TABLE, MeanCell
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.compiled import compiled
 from oddlattice.numerics.local_plane import finite, local_plane
@@ -18,7 +18,6 @@ from oddlattice.numerics.medians import median
 
 Index = npt.NDArray[np.int32]
 Places = npt.NDArray[np.uint32]
-TABLE = 256  # steps of the mean cell's look-up table along u and v
 ZERO = np.float32(0)
 REACH_PX = 4  # whole-pixel shifts tried when a row is laid on the template
 
@@ -49,14 +48,6 @@ class ColumnShifts:
         return np.asarray(np.abs(score) > sigmas * max(spread, 1e-9))
 
 
-def _tables(mean: MeanCell) -> Float:
-    """Look-up table of the mean cell's deviation and its derivatives by u and v; shape (TABLE * TABLE, 3)."""
-    layers = [
-        mean.table((TABLE, TABLE), derivative).astype(np.float32).ravel() for derivative in ((0, 0), (1, 0), (0, 1))
-    ]
-    return np.ascontiguousarray(np.stack(layers, axis=1))
-
-
 def _low(first: tuple[int, int]) -> tuple[float, float]:
     """Whole (u, v) below those of all pixels, so that cutting off the fraction of what is above is the floor."""
     return first[0] - 4.0, first[1] - 4.0
@@ -76,7 +67,7 @@ def _table_index(u: Float, v: Float, low_u: float, low_v: float) -> Places:
 
 def rendered(mean_cell: MeanCell, frame: Frame, uv: Float) -> Float:
     """The mean cell's deviation at lattice coordinates (2, rows, cols); shape (rows, cols)."""
-    value = np.ascontiguousarray(_tables(mean_cell)[:, 0])
+    value = np.ascontiguousarray(mean_cell.tables[:, 0])
     return np.asarray(value[_table_index(uv[0], uv[1], *_low(first_and_count(frame)[0]))])
 
 
@@ -85,7 +76,7 @@ def slopes_along_line(mean_cell: MeanCell, frame: Frame, uv: Float, row_shift_px
     along = np.linalg.inv(frame.vectors_px)[1].astype(np.float32)
     shift = row_shift_px[:, None].astype(np.float32)
     index = _table_index(uv[0] + shift * along[0], uv[1] + shift * along[1], *_low(first_and_count(frame)[0]))
-    seen = _tables(mean_cell)[index]
+    seen = mean_cell.tables[index]
     return seen[..., 0], seen[..., 1] * along[0] + seen[..., 2] * along[1]
 
 
@@ -94,7 +85,7 @@ def coarse_row_shifts(image: Float, flattener: Flattener, frame: Frame, mean_cel
 
     The correlation is computed at whole pixels and interpolated.
     """
-    value = np.ascontiguousarray(_tables(mean_cell)[:, 0])
+    value = np.ascontiguousarray(mean_cell.tables[:, 0])
     mean, uv, quality = lifted(flattener, frame)
     per_col = np.hypot(*np.linalg.inv(frame.vectors_px)[1])
     reach = int(np.clip(0.3 / per_col, 1, REACH_PX))
@@ -164,7 +155,7 @@ def fine_pass(
     statistics : CellStatistics
     column_shifts : ColumnShifts
     """
-    tables = _tables(mean_cell)
+    tables = mean_cell.tables
     mean, uv, quality = lifted(flattener, frame)
     along = np.linalg.inv(frame.vectors_px)[1].astype(np.float32)
     first, (n_u, n_v) = first_and_count(frame)

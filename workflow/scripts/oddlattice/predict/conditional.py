@@ -8,7 +8,7 @@ place of the mean: odd columns do not ask to be followed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from oddlattice.model.conditional import CENTRE_PX, REACH_PX, ConditionalVAE
 from oddlattice.model.folder import load_conditional
 from oddlattice.numerics.arrays import Array, Float, Mask
 from oddlattice.numerics.local_plane import Planes
+from oddlattice.numerics.medians import median
 from oddlattice.predict.latents import smooth_latents
 from oddlattice.predict.own_residual import own_residual
 
@@ -104,12 +105,19 @@ class Conditioned:
         self.cell = mean_cell(tiles, mask)
         self.contrast = max(float(self.cell.std()), 1e-6)
         self.laid = np.tile(self.cell, mask.shape).astype(np.float32)
-        sides = px_of(tiles, mask)
-        self.inside = np.repeat(np.repeat(mask > 0, sides[0], 0), sides[1], 1)
-        self.under = self._patches(self.laid)
-        left = as_cells(tiles, sides)[mask > 0] - self.cell
+        self._tiles, self._mask = tiles, mask
+
+    @cached_property
+    def under(self) -> Tensor:
+        """The mean cell's patches (places, 1, 40, 40), standardised."""
+        return self._patches(self.laid)
+
+    @cached_property
+    def noise(self) -> float:
+        """Of the tiles under a column's kernel, standardised."""
+        left = as_cells(self._tiles, px_of(self._tiles, self._mask))[self._mask > 0] - self.cell
         white = 2 * np.sqrt(np.pi) * COLUMN_PX  # of white noise a kernel of unit sum leaves one over this
-        self.noise = 1.4826 * float(np.median(np.abs(left))) / self.contrast / white if len(left) else 1.0
+        return 1.4826 * float(np.median(np.abs(left))) / self.contrast / white if len(left) else 1.0
 
     def _patches(self, image: Float) -> Tensor:
         seen = torch.from_numpy(((image - 1) / self.contrast).astype(np.float32))[None, None]
@@ -119,7 +127,9 @@ class Conditioned:
     @torch.inference_mode()
     def encoded(self, tiles: Float) -> Float:
         """Posterior mean of the latents at every place; shape (places, places, latent)."""
-        seen = np.where(self.inside, tiles, self.laid)  # what is masked looks like bulk to its neighbours
+        sides = px_of(tiles, self._mask)
+        inside = np.repeat(np.repeat(self._mask > 0, sides[0], 0), sides[1], 1)
+        seen = np.where(inside, tiles, self.laid)  # what is masked looks like bulk to its neighbours
         pairs = zip(parts_of(self._patches(seen)), parts_of(self.under), strict=True)
         return np.asarray(torch.cat([self.network.encode(*pair)[0] for pair in pairs]).numpy()).reshape(
             *self.known.shape, -1
@@ -187,8 +197,13 @@ class Conditioned:
 
 def left_of_noise(mask: Mask, width_cells: float) -> float:
     """Part of the variance of white noise that a local plane over `width_cells` leaves, told by trying."""
-    good = mask.astype(bool)
-    probe = np.random.default_rng(SEED).standard_normal((32, *mask.shape)) * good
+    return _left_of_noise(mask.tobytes(), mask.shape, width_cells)
+
+
+@lru_cache(16)
+def _left_of_noise(mask_bytes: bytes, shape: tuple[int, ...], width_cells: float) -> float:
+    good = np.frombuffer(mask_bytes, np.uint8).reshape(shape).astype(bool)
+    probe = np.random.default_rng(SEED).standard_normal((32, *shape)) * good
     return float((Planes(good.astype(np.float64), width_cells).smooth(probe)[:, good] ** 2).mean())
 
 
@@ -197,7 +212,7 @@ def worth(residual: Float, smoothed: Float, mask: Mask, width_cells: float) -> f
     good, sides = mask.astype(bool), px_of(residual, mask)
     left = left_of_noise(mask, width_cells)
     off = as_cells(residual - smoothed, sides)[good]
-    variance = float(np.mean((1.4826 * np.median(np.abs(off - np.median(off, axis=0)), axis=0)) ** 2))
+    variance = float(np.mean((1.4826 * median(np.abs(off - median(off, axis=0)), axis=0)) ** 2))
     energy = float((as_cells(smoothed, sides)[good].astype(np.float64) ** 2).mean())
     return float(np.clip(1 - variance * left / (1 - left) / max(energy, 1e-12), 0, 1))
 
@@ -209,17 +224,22 @@ def raw_by(seen: Conditioned, tiles: Float, candidates: Sequence[Candidate]) -> 
     return {w: seen.laid if w is None or latents is None else seen.predicted(latents, w) for w in widths}
 
 
-def made_by(candidate: Candidate, raw: Float, tiles: Float, mask: Mask) -> Float:
-    """A candidate's prediction: `raw` with the residual of `tiles` taken up."""
-    taken = own_residual(tiles - raw, mask, candidate.residual_cells)
-    part = worth(tiles - raw, taken, mask, candidate.residual_cells) if candidate.shrunk else 1.0
-    return np.asarray(raw + np.float32(part) * taken, dtype=np.float32)
+def made_by(candidates: Sequence[Candidate], raw: dict[float | None, Float], tiles: Float, mask: Mask) -> list[Float]:
+    """The candidates' predictions: `raw` (see `raw_by`) with the residual of `tiles` taken up."""
+    found, taken = [], dict[tuple[float | None, float], Float]()
+    for candidate in candidates:
+        plain, key = raw[candidate.latents_places], (candidate.latents_places, candidate.residual_cells)
+        if key not in taken:
+            taken[key] = own_residual(tiles - plain, mask, candidate.residual_cells)
+        part = worth(tiles - plain, taken[key], mask, candidate.residual_cells) if candidate.shrunk else 1.0
+        found.append(np.asarray(plain + np.float32(part) * taken[key], dtype=np.float32))
+    return found
 
 
 def noise_like(difference: Float, mask: Mask) -> Float:
     """Random noise (R, C) with the scatter that a difference shows in each pixel of the cell."""
     off = as_cells(difference, px_of(difference, mask))[mask > 0]
-    spread = 1.4826 * np.median(np.abs(off - np.median(off, axis=0)), axis=0)
+    spread = 1.4826 * median(np.abs(off - median(off, axis=0)), axis=0)
     drawn = np.random.default_rng(SEED).standard_normal(difference.shape)
     return np.asarray(drawn * np.tile(spread, mask.shape), dtype=np.float32)
 
@@ -253,14 +273,11 @@ def _risks(
 ) -> tuple[list[float], Float]:
     """Risks of candidates, and the probe by which they were found."""
     raw = raw_by(seen, tiles, candidates)
-    made = [made_by(c, raw[c.latents_places], tiles, mask) for c in candidates]
+    made = made_by(candidates, raw, tiles, mask)
     probe = noise_like(tiles - made[-1], mask) if probe is None else probe
     noisy = tiles + probe
-    again = raw_by(seen, noisy, candidates)
-    return [
-        risk(tiles - one, made_by(c, again[c.latents_places], noisy, mask) - one, probe, mask)
-        for c, one in zip(candidates, made, strict=True)
-    ], probe
+    again = made_by(candidates, raw_by(seen, noisy, candidates), noisy, mask)
+    return [risk(tiles - one, other - one, probe, mask) for one, other in zip(made, again, strict=True)], probe
 
 
 def chosen(risks: Sequence[float]) -> Candidate:
@@ -287,9 +304,8 @@ class AnyCrystal:
             cells = densest_part(mask, CHOICE_CELLS)
             px = in_px(cells, px_of(tiles, mask))
             self.candidate = chosen(risks_of(self.network, tiles[px], mask[cells]))
-        seen = Conditioned(self.network, tiles, mask)
-        raw = raw_by(seen, tiles, [self.candidate])[self.candidate.latents_places]
-        return made_by(self.candidate, raw, tiles, mask)
+        raw = raw_by(Conditioned(self.network, tiles, mask), tiles, [self.candidate])
+        return made_by([self.candidate], raw, tiles, mask)[0]
 
 
 @cache

@@ -66,6 +66,10 @@ def own_residual(residual: Float, mask: npt.NDArray[np.uint8], local_cells: floa
         field[:, good] = np.clip(here, -3 * spread, 3 * spread)
         mean_cells[:, :, row][good] = (middle + planes.smooth(field)[:, good]).T
 
+    if threads == 1:
+        for row in range(n_u):
+            take_up(row)
+        return out
     with ThreadPoolExecutor(max(1, min(threads, os.cpu_count() or 1))) as pool:
         list(pool.map(take_up, range(n_u)))
     return out
