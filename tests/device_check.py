@@ -23,6 +23,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow/scripts"))
 
+# as in the jobs: many images side by side, each with one thread; numpy and PyTorch read this when they are imported
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
 import numpy as np
 import torch
 
@@ -195,10 +198,12 @@ def loop_rates(size: Size) -> dict[str, dict[str, object]]:
 
         loop()
         wait()
-        start = time.perf_counter()
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
         loop()
         wait()
-        found[precision] = {"cells_per_s": round(cells / (time.perf_counter() - start), 1), **watched(loop, cells)}
+        wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+        rates = {"cells_per_s": round(cells / wall_s, 1), "cores_busy": round(cpu_s / wall_s, 1)}
+        found[precision] = {**rates, **watched(loop, cells)}
     return found
 
 
@@ -364,11 +369,13 @@ def training_steps(size: Size, where: str, precision: str) -> Callable[[], None]
 def training_rates(size: Size) -> dict[str, object]:
     """Training steps per second by device and precision."""
     found: dict[str, object] = {"patches_a_step": size.patches}
+    torch.set_num_threads(os.cpu_count() or 1)
     for where in sorted({"cpu", device()}):
         own = size if where == "cuda" else replace(size, steps=max(1, size.steps // 50))
         found[where] = {
             precision: rate(training_steps(own, where, precision), own.steps, size.least_s) for precision in PRECISIONS
         }
+    torch.set_num_threads(1)
     return found
 
 
@@ -378,7 +385,7 @@ def stage(size: Size) -> dict[str, object]:
 
     fields = [field(size.side, seed) for seed in range(2)]
     with redirect_stdout(sys.stderr):
-        return {str(n): stage_rate(fields, size.images // 2, n) for n in (size.at_once, 2 * size.at_once)}
+        return {str(n): stage_rate(fields, size.images // 2, n) for n in (1, size.at_once, 2 * size.at_once)}
 
 
 def pipeline(size: Size) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import os
 import shutil
 import tempfile
 import time
@@ -55,15 +56,16 @@ def stage_rate(fields: list[tuple[np.ndarray, np.ndarray]], images: int, threads
     settings = InferSettings.of(load_yaml(ROOT / "config.yaml")["infer"])
     with scratch() as folder:
         write_tiles(folder / "tiles.zarr", fields, images)
-        taken = []
         for number in range(2):  # the first also sets up the GPU
-            start = time.perf_counter()
+            wall_s, cpu = time.perf_counter(), os.times()
             out = folder / f"{number}.zarr"
             infer_differences.main(str(folder / "tiles.zarr"), [str(MODEL)], str(out), settings, threads)
-            taken.append(time.perf_counter() - start)
+            wall_s, after = time.perf_counter() - wall_s, os.times()
             shutil.rmtree(out)
     cells = sum(int(fields[k % len(fields)][1].sum()) for k in range(images))
-    return {"cells_per_s": round(cells / taken[1], 1), "first_s": round(taken[0], 2), "s": round(taken[1], 2)}
+    user, system = after.user - cpu.user, after.system - cpu.system
+    cores = {"cores_busy_user": round(user / wall_s, 2), "cores_busy_system": round(system / wall_s, 2)}
+    return {"cells_per_s": round(cells / wall_s, 1), "wall_s": round(wall_s, 2), **cores}
 
 
 def whole_run(images: int, side: int, cores: int, *more: str) -> dict[str, object]:

@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,14 @@ class Frame:
         for _ in range(6):
             places = (uv - self.grid.at(self.field, places).T) @ self.vectors_px + self.origin_px
         return np.asarray(places)
+
+    @cached_property
+    def first_and_count(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Lattice coordinates of the first cell that touches the image, and the numbers of cells along u and v."""
+        rows, cols = np.meshgrid(self.grid.rows_px, self.grid.cols_px, indexing="ij")
+        uv = self.uv_at(np.stack([rows.ravel(), cols.ravel()], -1))
+        first, last = np.floor(uv.min(0) - 0.01).astype(int), np.ceil(uv.max(0) + 0.01).astype(int)
+        return (int(first[0]), int(first[1])), (int(last[0] - first[0]), int(last[1] - first[1]))
 
     def lifted(self) -> Lifted:
         """(u, v) ready to be interpolated to pixels."""

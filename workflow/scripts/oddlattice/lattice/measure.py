@@ -95,17 +95,20 @@ class OnLattice:
         return replace(self, flattener=flattener, frame=refitted(self.frame, self.image, lattice, flattener))
 
 
-def measured_on(on: OnLattice, lattice: Lattice, transposed: bool | None = None) -> Registration:
+def measured_on(on: OnLattice, lattice: Lattice, known: Registration | None = None) -> Registration:
     """Row shifts, local mean and mask of an image on a lattice that is decided; `lattice` is the coarse one.
 
-    Whether the scan is `transposed` is asked of the image where it is not known. Where the ends of the lines are bent,
-    they are left out and all is measured again.
+    Whether the scan is transposed is asked of the image. Where the ends of the lines are bent, they are left out and
+    all is measured again. What another registration of the image says of the scan is `known`: its direction, the steps
+    of its current, and sound ends of its lines.
     """
     on = on.without_vacuum(lattice)
-    found = _measured(on, transposed=bool(transposed))
+    if known is not None:
+        return _without_bent_ends(_measured(on, known.transposed, known), on, lattice)
+    found = _measured(on, transposed=False)
     # rows that jitter are lines of the scan: only where they do not is it asked whether columns are
     jitters = found.row_shift_px.var() > found.row_sigma_px**2
-    if transposed is None and not jitters and scanned_down(on.image, lattice):
+    if not jitters and scanned_down(on.image, lattice):
         found = _measured(on, transposed=True)
     return _without_bent_ends(found, on, lattice)
 
@@ -192,12 +195,12 @@ def _second_pass(begun: _FirstPass) -> tuple[Frame, Array, Array, CellStatistics
     return with_slow_rows(on.frame, slow), shrunk(shifts, sigmas), sigmas, statistics
 
 
-def _measured(on: OnLattice, transposed: bool) -> Registration:
+def _measured(on: OnLattice, transposed: bool, known: Registration | None = None) -> Registration:
     """Row shifts, mask and local mean on a known frame; of an image `transposed`, with rows and columns exchanged."""
     if transposed:
-        found = _measured(on.transposed, transposed=False)
+        found = _measured(on.transposed, transposed=False, known=known)
         return replace(found, frame=found.frame.transposed, nodes_px=found.nodes_px[::-1], transposed=True)
-    gain = line_gain(on.image, on.flattener, on.frame, on.mean_cell)
+    gain = line_gain(on.image, on.flattener, on.frame, on.mean_cell) if known is None else known.line_gain
     on = on.divided_by(gain)
     begun = _first_pass(on)
     sharper, seen = begun.on.mean_cell, on.flattener.seen
@@ -231,6 +234,8 @@ def _measured(on: OnLattice, transposed: bool) -> Registration:
         shift_uv=cell_shifts(statistics, sharper),
         depth_px=seen.depth_px(nodes),
         line_gain=gain,
-        bent_ends_px=bent_ends_px(on.image, on.flattener, begun.on.frame, sharper, begun.shift_px),
+        bent_ends_px=(0, 0)
+        if known is not None and known.bent_ends_px == (0, 0)
+        else bent_ends_px(on.image, on.flattener, begun.on.frame, sharper, begun.shift_px),
         px_per_cell=PX_PER_CELL if on.crystal is None else on.crystal.px_per_cell,
     )

@@ -24,10 +24,7 @@ from oddlattice.lattice.reflections import (
     coefficients,
     generated,
     lattice_map,
-    mean_repeat,
     noise_at,
-    true_cell,
-    whitened,
 )
 from oddlattice.lattice.register import USUAL, fit_registration
 from oddlattice.lattice.registration import Registration
@@ -119,7 +116,7 @@ class OwnCell:
 
 def find_own_cell(found: LatticeMap) -> OwnCell | None:
     """Cell and columns of a map; None where no column stands out of the noise."""
-    steps = true_cell(found)
+    steps = found.smallest_cell
     vectors = reduced(steps @ found.vectors_px)
     steps = np.rint(vectors @ np.linalg.inv(found.vectors_px)).astype(np.int64)
     columns = find_columns(seen_coefficients(found, steps))
@@ -140,7 +137,7 @@ def seen_coefficients(found: LatticeMap, cell: npt.NDArray[np.int64]) -> Coeffic
     orders, frequency = orders[frequency < limit], frequency[frequency < limit]
     at = orders @ np.linalg.inv(cell).T
     size = coefficients(found, at)
-    noise = noise_at(found, whitened(found, found.values - mean_repeat(found, found.values)), at)
+    noise = noise_at(found, found.beyond_cell, at)
     seen = (np.abs(size) ** 2 > SEEN_POWER * 2 * noise**2) & (np.abs(size) > SEEN_PART * np.abs(size).max())
     used = frequency <= BEYOND_SEEN * float(frequency[seen].max(initial=frequency.min()))
     return Coefficients(orders[used], size[used], noise[used], vectors)
@@ -279,7 +276,7 @@ def register_on_own(
     found = lattice_map(image, first)
     own = again(found) if again is not None else None
     if own is None:
-        steps = true_cell(found)
+        steps = found.smallest_cell
         if round(abs(float(np.linalg.det(steps)))) > 1:
             lattice = replace(lattice, vectors_px=reduced(steps @ first.frame.vectors_px))
             first = fit_registration(image, [], pixel_nm, settings, lattice=lattice)
@@ -290,7 +287,7 @@ def register_on_own(
     frame = first.frame.in_cell(own.cell).moved(own.origin @ np.linalg.inv(own.cell))
     crystal = own.crystal(pixel_nm or own.nominal_nm)
     on = OnLattice.of(image, frame, fit_flattener(image, frame.period_px), crystal)
-    measured = measured_on(on, lattice, transposed=first.transposed)
+    measured = measured_on(on, lattice, known=first)
     return replace(measured, sign=own.columns.sign), own
 
 

@@ -7,6 +7,7 @@ scan make (hum, jitter, uneven gain) stands beside strong reflections too, but a
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from math import gcd, lcm
 from typing import Any
 
@@ -56,6 +57,16 @@ class LatticeMap:
     px: tuple[int, int]
     vectors_px: Array
     transposed: bool
+
+    @cached_property
+    def beyond_cell(self) -> "Transform":
+        """What the map holds beyond its mean cell."""
+        return whitened(self, self.values - mean_repeat(self, self.values))
+
+    @cached_property
+    def smallest_cell(self) -> npt.NDArray[np.int64]:
+        """See `true_cell`."""
+        return true_cell(self)
 
 
 @dataclass(frozen=True)
@@ -182,7 +193,7 @@ def true_cell(found: LatticeMap) -> npt.NDArray[np.int64]:
     rational order within half a step of the transform, not be what uneven lines of the scan make of others, and not
     be alone: what repeats shows itself at other orders that differ from it by whole ones.
     """
-    transform = whitened(found, found.values - mean_repeat(found, found.values))
+    transform = found.beyond_cell
     strong = _strong_orders(found)
     largest = float(np.abs(coefficients(found, strong)).max())
     basis = np.eye(2)

@@ -68,14 +68,14 @@ def _table_index(u: Float, v: Float, low_u: float, low_v: float) -> Places:
 def rendered(mean_cell: MeanCell, frame: Frame, uv: Float) -> Float:
     """The mean cell's deviation at lattice coordinates (2, rows, cols); shape (rows, cols)."""
     value = np.ascontiguousarray(mean_cell.tables[:, 0])
-    return np.asarray(value[_table_index(uv[0], uv[1], *_low(first_and_count(frame)[0]))])
+    return np.asarray(value[_table_index(uv[0], uv[1], *_low(frame.first_and_count[0]))])
 
 
 def slopes_along_line(mean_cell: MeanCell, frame: Frame, uv: Float, row_shift_px: Array) -> tuple[Float, Float]:
     """The mean cell's deviation (rows, cols) and its slope along the lines [1/px], each line shifted."""
     along = np.linalg.inv(frame.vectors_px)[1].astype(np.float32)
     shift = row_shift_px[:, None].astype(np.float32)
-    index = _table_index(uv[0] + shift * along[0], uv[1] + shift * along[1], *_low(first_and_count(frame)[0]))
+    index = _table_index(uv[0] + shift * along[0], uv[1] + shift * along[1], *_low(frame.first_and_count[0]))
     seen = mean_cell.tables[index]
     return seen[..., 0], seen[..., 1] * along[0] + seen[..., 2] * along[1]
 
@@ -89,7 +89,7 @@ def coarse_row_shifts(image: Float, flattener: Flattener, frame: Frame, mean_cel
     mean, uv, quality = lifted(flattener, frame)
     per_col = np.hypot(*np.linalg.inv(frame.vectors_px)[1])
     reach = int(np.clip(0.3 / per_col, 1, REACH_PX))
-    low = _low(first_and_count(frame)[0])
+    low = _low(frame.first_and_count[0])
     shifts = np.zeros(frame.shape[0])
     for rows in strips(frame.shape):
         flat = flat_strip(image, rows, flattener, mean)
@@ -116,14 +116,6 @@ def _peak_of(overlap: Float) -> Array:
     best = curves.argmax(1)
     inner = (best > 0) & (best < len(fine) - 1) & (overlap.max(1) > 0)
     return np.where(inner, fine[best] - (steps - 1) / 2, 0.0)
-
-
-def first_and_count(frame: Frame) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Lattice coordinates of the first cell that touches the image, and the numbers of cells along u and v."""
-    rows, cols = np.meshgrid(frame.grid.rows_px, frame.grid.cols_px, indexing="ij")
-    uv = frame.uv_at(np.stack([rows.ravel(), cols.ravel()], -1))
-    first, last = np.floor(uv.min(0) - 0.01).astype(int), np.ceil(uv.max(0) + 0.01).astype(int)
-    return (int(first[0]), int(first[1])), (int(last[0] - first[0]), int(last[1] - first[1]))
 
 
 def fine_pass(
@@ -158,7 +150,7 @@ def fine_pass(
     tables = mean_cell.tables
     mean, uv, quality = lifted(flattener, frame)
     along = np.linalg.inv(frame.vectors_px)[1].astype(np.float32)
-    first, (n_u, n_v) = first_and_count(frame)
+    first, (n_u, n_v) = frame.first_and_count
     left_out = np.zeros((0, 0), dtype=bool) if odd is None else odd
     cells, halves = (n_u, n_v), (2 * n_u + 2, 2 * n_v + 2)
     sums, bins = np.zeros((n_u * n_v, 8)), np.zeros((halves[0] * halves[1], 2))
