@@ -100,7 +100,14 @@ def _add(plane: Float, row: int, col: int, values: Float) -> None:
 
 
 def judge_together(
-    sites: list[SiteColumns], difference: Float, noise: Noise, cell: Array, vectors_pm: Array, fdr: float
+    sites: list[SiteColumns],
+    difference: Float,
+    noise: Noise,
+    cell: Array,
+    vectors_pm: Array,
+    fdr: float,
+    rounds: int = ROUNDS,
+    without: Without | None = None,
 ) -> tuple[list[SiteColumns], Without]:
     """Fit the strongly changed columns of an image, and judge every column without the others'.
 
@@ -112,9 +119,13 @@ def judge_together(
     ----------
     cell : ndarray of shape (n_u, n_v)
         Mean cell of the prediction.
+    rounds : int
+        How often strong columns are fitted, and the others judged without them.
+    without : Without, optional
+        What earlier rounds have taken out.
     """
-    without = Without.of(difference, px_of(difference, noise.level))
-    for _ in range(ROUNDS):
+    without = without or Without.of(difference, px_of(difference, noise.level))
+    for _ in range(rounds):
         p = np.concatenate([site.verdict.p_value for site in sites]) if sites else np.empty(0)
         keys = [(kind, i) for kind, site in enumerate(sites) for i in range(len(site.cells))]
         flagged = np.flatnonzero(q_values(p) <= fdr)
@@ -160,7 +171,7 @@ def _judged_again(
             if key[0] == kind:
                 found[key[1]] += site.view_of(key[1]).kernel.weights @ np.ravel(without.own(key))
                 bulk[key[1]] = abs(site.verdict.z[key[1]]) < CHANGED
-        clean.append((site.judged_by(found, bulk, site.null.shift_share), bulk))
+        clean.append((site.judged_by(found, bulk, site.null.shift_share, known=True), bulk))
     strong = [(sites[kind].cells[i], float(fit[0])) for (kind, i), fit in without.fits.items()]
     gains = gains_at([site for site, _ in clean], strong, cell, shape)
     return [

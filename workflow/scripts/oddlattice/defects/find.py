@@ -7,7 +7,7 @@ import numpy as np
 import zarr
 
 from oddlattice.crystal import LEAST_CELLS, PxPerCell
-from oddlattice.defects.beside import Without, judge_together
+from oddlattice.defects.beside import ROUNDS, Without, judge_together
 from oddlattice.defects.extra import extra_columns
 from oddlattice.defects.kernels import kernel_width_px, z_map
 from oddlattice.defects.listing import Judged, decide_together, windows_of
@@ -81,10 +81,13 @@ def judge_part(image: Registered, settings: DefectSettings, part: Part | None = 
     difference = in_mean_cells(image.difference, contrast)
     vectors_pm = image.vectors_px * image.pixel_nm * 1000
     noise = estimate_noise(difference, image.mask)
-    sites, without = _tested(image, difference, noise, settings)
+    together = mean_cell(image.prediction, image.mask), vectors_pm, settings.fdr
+    sites, without = judge_together(_tested(image, difference, noise, settings), difference, noise, *together, rounds=1)
     if len(without.fits) > CROWDED * sum(len(site.cells) for site in sites):
         noise = estimate_noise(without.inside(px_of(difference, image.mask)), image.mask)
-        sites, without = _tested(image, difference, noise, settings)
+        sites, without = judge_together(_tested(image, difference, noise, settings), difference, noise, *together)
+    else:
+        sites, without = judge_together(sites, difference, noise, *together, rounds=ROUNDS - 1, without=without)
     judged = Judged(sites, windows_of(sites, without, settings.fdr), noise, vectors_pm, [], 0, np.empty(0, dtype=bool))
     here = np.concatenate([np.empty(0, dtype=bool), *(site.tested for site in sites)])
     judged.keep(here if part is None else here & is_inside(judged.cells + _low(part), part))
@@ -115,10 +118,8 @@ def without_foreign(image: Registered) -> Mask:
     return np.where(lit, 0, image.mask).astype(np.uint8)
 
 
-def _tested(
-    image: Registered, difference: Float, noise: Noise, settings: DefectSettings
-) -> tuple[list[SiteColumns], Without]:
-    """All columns of an image judged in its noise, each without the strongly changed ones beside it."""
+def _tested(image: Registered, difference: Float, noise: Noise, settings: DefectSettings) -> list[SiteColumns]:
+    """All columns of an image judged in its noise, each as if it alone had changed."""
     vectors_pm = image.vectors_px * image.pixel_nm * 1000
     anm = published_map(image.difference, image.prediction, image.mask, settings.published_threshold)
     depth = image.depth_px / np.hypot(*image.vectors_px.T).min()
@@ -128,8 +129,7 @@ def _tested(
         )
         for shape, response in zip(image.shapes, image.responses, strict=True)
     ]
-    cell = mean_cell(image.prediction, image.mask)
-    return judge_together([s for s in tested if s], difference, noise, cell, vectors_pm, settings.fdr)
+    return [site for site in tested if site]
 
 
 def _low(part: Part) -> list[int]:

@@ -213,6 +213,8 @@ class SiteColumns:
         What columns read that moved: from `readings_of_moved`.
     reason : str
         Why none of them can be listed, "" where they can: the site has several populations and none is the bulk.
+    of_bulk : ndarray of shape (n,), bool, or None
+        The columns of the largest population; None before it was asked for.
     """
 
     shape: ColumnShape
@@ -229,6 +231,7 @@ class SiteColumns:
     response: tuple[float, float]
     moved: Array
     reason: str = ""
+    of_bulk: npt.NDArray[np.bool_] | None = None
 
     @property
     def tested(self) -> npt.NDArray[np.bool_]:
@@ -262,27 +265,40 @@ class SiteColumns:
         return self.null.judge(found, self.level[which], self.doubt[which])
 
     def judged_by(
-        self, found: Array, bulk: npt.NDArray[np.bool_], shift_share: float, doubt: Array | None = None
+        self,
+        found: Array,
+        bulk: npt.NDArray[np.bool_],
+        shift_share: float,
+        doubt: Array | None = None,
+        known: bool = False,
     ) -> "SiteColumns":
         """The same columns with these estimates (n, 3), judged against the scatter of the `bulk` (n,) among them.
 
-        Where the site has several populations, the largest of them is the bulk.
+        Where the site has several populations, the largest of them is the bulk; where it is `known`, as it was.
 
         `doubt` (n, 2) are factors on the standard errors, beside those of the windows.
         """
+        of_bulk, reason = self.of_bulk, self.reason
+        if of_bulk is None or not known:
+            of_bulk, reason = self._largest(found)
+        bulk = bulk & of_bulk
+        whole = bulk & (self.view == 0)
+        chosen = next(some for some in (whole, bulk, np.ones_like(bulk)) if some.sum() >= MIN_COLUMNS or some.all())
+        null = null_of(found[chosen], (self.level[:, None] * self.factor)[chosen], shift_share, self.moved)
+        doubts = self.factor if doubt is None else self.factor * doubt
+        verdict = null.judge(found, self.level, doubts)
+        return replace(self, found=found, null=null, doubt=doubts, verdict=verdict, reason=reason, of_bulk=of_bulk)
+
+    def _largest(self, found: Array) -> tuple[npt.NDArray[np.bool_], str]:
+        """The columns (n,) of the largest population, all where there is but one, and why it is no bulk, else ""."""
         error = self.level * self.factor[:, 0] * np.sqrt(self.kernel.covariance[0, 0])
         tested = self.tested
         largest = bulk_of(found[tested, 0], error[tested])
-        if not largest.columns.all():
-            of_bulk = np.zeros_like(bulk)
-            of_bulk[tested] = largest.columns
-            bulk = bulk & of_bulk
-        whole = bulk & (self.view == 0)
-        known = next(some for some in (whole, bulk, np.ones_like(bulk)) if some.sum() >= MIN_COLUMNS or some.all())
-        null = null_of(found[known], (self.level[:, None] * self.factor)[known], shift_share, self.moved)
-        doubts = self.factor if doubt is None else self.factor * doubt
-        verdict = null.judge(found, self.level, doubts)
-        return replace(self, found=found, null=null, doubt=doubts, verdict=verdict, reason=largest.reason)
+        if largest.columns.all():
+            return np.ones(len(found), dtype=bool), largest.reason
+        of_bulk = np.zeros(len(found), dtype=bool)
+        of_bulk[tested] = largest.columns
+        return of_bulk, largest.reason
 
 
 def robust_normal(values: Array) -> tuple[float, float]:
