@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from benchmark_crops import main
 from build_crops import main as build_crops
-from oddlattice.benchmark.crops import methods
+from oddlattice.benchmark.crops import sheet
 from oddlattice.benchmark.crops.columns import SIDE_PX as WINDOW_PX
 from oddlattice.benchmark.crops.columns import autocorrelation, cell_sigma, find_columns, find_sites, lay_out, windows
 from oddlattice.benchmark.crops.lattice import (
@@ -25,11 +25,13 @@ from oddlattice.benchmark.crops.lattice import (
     scanned_down,
     turned,
 )
-from oddlattice.benchmark.crops.methods import find_scale, learn_off_lattice, limit_at
+from oddlattice.benchmark.crops.methods import find_scale, learn_off_lattice, limit_at, no_network
 from oddlattice.benchmark.crops.sets import CropsError, read_set, read_sets
-from oddlattice.benchmark.crops.vae import paste_changes
+from oddlattice.benchmark.crops.sheet import CONTRAST, Sheet, beyond_cell, bulk_patches
 from oddlattice.crystal import CELL_PX, load_crystal
 from oddlattice.lattice.fourier import NoLatticeError, describe
+from oddlattice.model.patches import image_batches
+from oddlattice.predict.methods import METHODS
 from support.real_columns import RealScan, change_at, sample
 
 Float = npt.NDArray[np.float32]
@@ -208,13 +210,37 @@ def test_noise_of_single_pixels_is_hardly_correlated(learned: tuple[Float, Cell,
     assert np.abs(correlation[:8]).max() < 0.1
 
 
+def test_crops_lie_on_a_sheet_each_by_itself_and_what_they_do_not_show_is_the_cell(
+    learned: tuple[Float, Cell, Fit],
+) -> None:
+    train, cell, fit = learned
+    whole = Sheet.of(cell, fit, train - predict(cell, fit))
+    assert whole.crops == len(train) and whole.tiles.shape == tuple(20 * n for n in whole.mask.shape)
+    bulk = np.tile(whole.pattern, whole.mask.shape)
+    assert np.allclose(whole.tiles[~whole.seen], bulk[~whole.seen], atol=1e-6)
+    assert whole.seen.mean() == pytest.approx(64**2 / (23.8 * whole.mask.shape[1]) ** 2, rel=0.05)
+    assert not (whole.tiles == bulk)[whole.seen].any()
+    assert whole.pattern.std() == pytest.approx(CONTRAST, rel=0.05)
+    few = whole.part(slice(3, 5))
+    assert few.crops == 2 and few.below(whole).crops == len(train) + 2
+    assert np.array_equal(few.below(whole).tiles[-len(few.tiles) :], few.tiles)
+
+
 def test_changes_are_pasted_inside_the_crop_only(learned: tuple[Float, Cell, Fit]) -> None:
     train, cell, fit = learned
-    canvas = lay_out(cell, fit, train - predict(cell, fit))
-    pasted = paste_changes(canvas.rest, canvas.seen, find_sites(cell), np.random.default_rng(6))
-    changed = (pasted != canvas.rest).any(axis=(1, 2))
-    assert 0.3 < changed.mean() < 1.0
-    assert not pasted[~canvas.seen].any()
+    patches = bulk_patches(Sheet.of(cell, fit, train - predict(cell, fit)), cell)
+    assert len(patches.shapes) == 2 and np.isinf(patches.variance).any(axis=(1, 2)).mean() > 0.5
+    batch = next(image_batches(patches, 200, 6))
+    changed = batch.patch != batch.target
+    assert 0.3 < changed.any(axis=(1, 2)).mean() < 1.0
+    assert not changed[np.isinf(batch.variance)].any()
+
+
+def test_a_method_takes_its_bulk_from_bulk_where_every_crop_of_a_set_is_odd(learned: tuple[Float, Cell, Fit]) -> None:
+    train, cell, fit = learned
+    sheet_of = [Sheet.of(cell, fit, train - predict(cell, fit) + added) for added in (0, 0.5 * train.mean())]
+    drawn = beyond_cell("template", sheet_of[1].part(slice(0, 20)), no_network, sheet_of[0])
+    assert drawn.shape[0] == 20 and np.abs(drawn).max() < 0.1
 
 
 def test_the_direction_and_the_size_of_the_jitter_are_found(learned: tuple[Float, Cell, Fit]) -> None:
@@ -281,7 +307,7 @@ def test_limit_lets_the_stated_part_of_bulk_through() -> None:
 
 
 def test_whole_columns_are_found_and_ours_beats_the_components(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(methods, "STEPS", 150)
+    monkeypatch.setattr(sheet, "STEPS", 150)
     rng = np.random.default_rng(7)
     lattice = vectors(23.8)
     folder = write_sets(
@@ -293,12 +319,14 @@ def test_whole_columns_are_found_and_ours_beats_the_components(tmp_path: Path, m
         moved=crystal_crops(20, lattice, rng, shift_px=6.0),
     )
     said: list[str] = []
-    main(folder, tmp_path / "crops.csv", band_width=1.5, seed=1, threads=1, say=said.append, epochs=1)
+    monkeypatch.setitem(METHODS, "mine", METHODS["template"])  # a baseline more is a line in METHODS, and no other
+    compared = ["mine", "pca", "published", "vae"]
+    main(folder, tmp_path / "crops.csv", compared, band_width=1.5, seed=1, threads=1, say=said.append, epochs=1)
     table = pl.read_csv(tmp_path / "crops.csv")
     assert table.columns[:7] == [
         "method", "set", "n", "auroc", "tpr_at_1pct_fpr", "tpr_at_0p1pct_fpr", "detected_published_rule",
     ]  # fmt: skip
-    assert set(table["method"]) == {"template", "pca", "published", "vae"}
+    assert set(table["method"]) == set(compared)
     assert set(table["set"]) == {"bulk_test", "empty", "weak", "moved"}
     rows = {(row["method"], row["set"]): row for row in table.iter_rows(named=True)}
     assert rows["vae", "bulk_test"]["auroc"] is None
@@ -309,8 +337,8 @@ def test_whole_columns_are_found_and_ours_beats_the_components(tmp_path: Path, m
     assert any(line.startswith("lattice: 23.8") for line in said)
 
 
-def test_without_a_lattice_a_large_change_is_still_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(methods, "STEPS", 100)
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].any_cell])
+def test_without_a_lattice_a_large_change_is_still_found(method: str) -> None:
     rng = np.random.default_rng(8)
     row, col = np.mgrid[:SIDE, :SIDE] - SIDE / 2
 
@@ -320,7 +348,7 @@ def test_without_a_lattice_a_large_change_is_still_found(monkeypatch: pytest.Mon
         return rng.poisson(100 * image).astype(np.float32)
 
     train = blobs(80)
-    method = learn_off_lattice(train, find_scale(train), seed=1, say=lambda _: None)
-    bulk, odd = method.evaluate(blobs(60)).score, method.evaluate(blobs(30, 0.8)).score
+    evaluate = learn_off_lattice(method, train, find_scale(train))
+    bulk, odd = evaluate(blobs(60)).score, evaluate(blobs(30, 0.8)).score
     assert odd.min() > np.median(bulk)
     assert (odd > limit_at(bulk, 0.02)).mean() > 0.95

@@ -24,6 +24,7 @@ rule benchmark_crops:
         runtime=120,
     params:
         folder=as_it_is(config["crops"]),
+        methods=config["benchmark"]["methods"],
         band_width=config["defects"]["published_band_std"],
         seed=config["seed"],
     script:

@@ -1,15 +1,15 @@
 """Crops: train and score every method on sets of crops that lie on no grid."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
 
-from oddlattice.benchmark.crops.methods import PUBLISHED_EPOCHS, learn_methods, score_sets, table_lines
-from oddlattice.benchmark.crops.sets import TRAIN, CropsError, read_sets
+from oddlattice.benchmark.crops.methods import PUBLISHED_EPOCHS, score_all, table_lines
+from oddlattice.benchmark.crops.sets import CropsError, read_sets
 from oddlattice.process.logs import log_to
 from oddlattice.storage.atomic import whole_file
 
@@ -17,6 +17,7 @@ from oddlattice.storage.atomic import whole_file
 def main(
     folder: Path,
     out_csv: Path,
+    methods: Sequence[str],
     *,
     band_width: float,
     seed: int,
@@ -34,12 +35,7 @@ def main(
     sets = read_sets(folder)
     torch.set_num_threads(threads)
     say(f"{folder}: " + ", ".join(f"{name} {len(crops)}" for name, crops in sets.items()))
-    methods = learn_methods(sets[TRAIN], epochs, seed, threads, say)
-    rows = []
-    for name, method in methods.items():
-        rows += score_sets(name, method, sets, band_width)
-        say(f"scored: {name}")
-    table = pl.DataFrame(rows)
+    table = pl.DataFrame(score_all(sets, methods, band_width, epochs, seed, threads, say), infer_schema_length=None)
     for line in table_lines(table):
         say(line)
     with whole_file(out_csv) as part:
@@ -60,6 +56,7 @@ if "snakemake" in globals():
         main(
             Path(snakemake.params.folder),
             Path(snakemake.output.table),
+            list(snakemake.params.methods),
             band_width=snakemake.params.band_width,
             seed=snakemake.params.seed,
             threads=snakemake.threads,

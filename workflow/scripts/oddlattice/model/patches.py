@@ -40,8 +40,8 @@ class ImagePatches:
     ----------
     patches : ndarray of shape (n, 40, 40), float32
         Standardised (see `standardised`).
-    variance : ndarray of shape (40, 40), float32
-        Noise variance, repeating with the cell.
+    variance : ndarray of shape (40, 40), or of the shape of `patches`, float32
+        Noise variance, repeating with the cell; infinite where a patch shows nothing.
     shapes : list of ColumnShape
         The tested columns as the images show them, in the same unit.
     """
@@ -56,7 +56,9 @@ def image_batches(source: ImagePatches, n: int, seed: int, defect_part: float = 
     rng = np.random.default_rng(seed)
     u, v = pixel_lines()
     while True:
-        target = source.patches[rng.integers(0, len(source.patches), n)]
+        chosen = rng.integers(0, len(source.patches), n)
+        variance = np.broadcast_to(source.variance, source.patches.shape)[chosen]
+        target = source.patches[chosen]
         target = target * np.exp(rng.normal(0.0, 0.1, (n, 1, 1))).astype(np.float32)
         patch = target.copy()
         for k in np.flatnonzero(rng.random(n) < defect_part):
@@ -68,7 +70,7 @@ def image_batches(source: ImagePatches, n: int, seed: int, defect_part: float = 
             else:
                 du, dv = rng.uniform(-0.15, 0.15, 2)
                 patch[k] += peak_at(shape, u - row - du, v - col - dv) - before
-        yield Batch(patch, target, np.broadcast_to(source.variance, target.shape).copy())
+        yield Batch(np.where(np.isfinite(variance), patch, target), target, variance)
 
 
 def padded(tiles: Float) -> Float:

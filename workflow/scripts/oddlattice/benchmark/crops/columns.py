@@ -58,14 +58,14 @@ def canvas_cells(vectors_px: Array, side: int) -> int:
     return 2 * int(np.ceil(np.abs(corners @ np.linalg.inv(vectors_px)).max() + 0.1)) + 1
 
 
-def lay_out(cell: Cell, fit: Fit, rest: Float) -> Canvas:
-    """Lay differences (n, side, side), in counts, on canvases."""
+def lay_out(cell: Cell, fit: Fit, rest: Float, px: int = CANVAS_PX) -> Canvas:
+    """Lay differences (n, side, side), in counts, on canvases of `px` pixels per lattice vector."""
     side = rest.shape[1]
     cells = canvas_cells(cell.vectors_px, side)
     period = float(np.sqrt(abs(np.linalg.det(cell.vectors_px))))
-    sigma = 0.35 * np.sqrt(max((period / CANVAS_PX) ** 2 - 1, 0.0))  # area averaging, nearly
+    sigma = 0.35 * np.sqrt(max((period / px) ** 2 - 1, 0.0))  # area averaging, nearly
     smooth = gaussian_filter(rest / fit.brightness[:, :1, None].astype(np.float32), (0, sigma, sigma))
-    line = (np.arange(cells * CANVAS_PX) + 0.5) / CANVAS_PX
+    line = (np.arange(cells * px) + 0.5) / px
     grid = np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
     corner = np.floor(-fit.geometry[:, :2] @ np.linalg.inv(cell.vectors_px)) - cells // 2
     moved = displacement_px(fit).reshape(-1, 2, side, side)
@@ -79,7 +79,7 @@ def lay_out(cell: Cell, fit: Fit, rest: Float) -> Canvas:
         at = place + moved[k][:, near[:, 0], near[:, 1]].T + middle  # slopes and row shifts, where the pixel is
         seen[k] = (at > cell.rim_px - 0.5).all(1) & (at < side - cell.rim_px - 0.5).all(1)
         out[k, seen[k]] = map_coordinates(smooth[k], at[seen[k]].T, order=1, mode="nearest")
-    shape = (len(rest), cells * CANVAS_PX, cells * CANVAS_PX)
+    shape = (len(rest), cells * px, cells * px)
     return Canvas(out.reshape(shape), seen.reshape(shape), corner)
 
 

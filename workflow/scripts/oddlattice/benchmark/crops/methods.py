@@ -1,57 +1,46 @@
-"""Crops of one size and any phase: every method behind one interface, one table.
+"""Crops of one size and any phase: every method of the pipeline, and the published one, on all sets; one table.
 
 Everything is decided by bulk crops for training; the other sets are only scored. The score of a crop is that of its
-oddest column (ours), or of its largest difference (the baselines).
+oddest column; where the crops share no lattice, and of the published network, that of its largest difference.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import polars as pl
+import torch
 from scipy.ndimage import gaussian_filter
 
 from oddlattice.benchmark import published
 from oddlattice.benchmark.crops.columns import (
-    CANVAS_PX,
     Canvas,
     Judge,
-    autocorrelation,
-    cell_sigma,
     crop_scores,
     find_sites,
     lay_out,
     learn_judges,
     seen_from_crops,
 )
-from oddlattice.benchmark.crops.lattice import (
-    Cell,
-    Fit,
-    fit_crops,
-    joined,
-    learn_cell,
-    predict,
-    scanned_down,
-    starting_fit,
-    turned,
-)
-from oddlattice.benchmark.crops.sets import SIDE_PX, TEST, TRAIN
-from oddlattice.benchmark.crops.vae import STEPS, Predictor, TrainingSet, train_predictor
+from oddlattice.benchmark.crops.lattice import Cell, Fit, fit_crops, joined, learn_cell, predict, scanned_down
+from oddlattice.benchmark.crops.sets import TEST, TRAIN
+from oddlattice.benchmark.crops.sheet import AT_ONCE, Sheet, beyond_cell, train_network
 from oddlattice.benchmark.separation import auroc
 from oddlattice.lattice.fourier import NoLatticeError
-from oddlattice.numerics.arrays import Array, Float
+from oddlattice.numerics.arrays import Array, Float, Mask
 from oddlattice.numerics.intervals import wilson
-from oddlattice.predict.methods import COMPONENTS, principal_components
+from oddlattice.predict.methods import METHODS, Network
+from oddlattice.storage.rows import Row
 
 Say = Callable[[str], None]
 
+PUBLISHED = "published"
 PUBLISHED_EPOCHS, PUBLISHED_RATE = 20, 1e-3  # 200 and 1e-4 as published, which take hours on two cores
 CELL_CROPS = 400  # crops from which the cell is learned, evenly taken
 ROUNDS = 3
 DIRECTION_CROPS = 100  # crops that tell the direction of the scan
-SMOOTH_PX = 2.0  # differences of the baselines are smoothed over about a column before the largest is taken
+SMOOTH_PX = 2.0  # differences without a lattice are smoothed over about a column before the largest is taken
 CHUNK = 64
 RATES = (0.01, 0.001)
 
@@ -110,220 +99,164 @@ class Result:
     anm: Array
 
 
-class Method(Protocol):
-    """A trained method."""
-
-    def evaluate(self, crops: Float) -> Result:
-        """Score crops (n, 64, 64)."""
-        ...
+Evaluate = Callable[[Float], Result]
 
 
-def largest_difference(difference: Float) -> Array:
-    """Largest absolute difference after smoothing; shape (n,)."""
-    smooth = gaussian_filter(difference, (0, SMOOTH_PX, SMOOTH_PX))
-    return np.asarray(np.abs(smooth).max(axis=(1, 2)), dtype=np.float64)
-
-
-@dataclass(frozen=True)
-class Template:
-    """The mean crop, moved onto each crop by its Fourier phases; ground and brightness fitted."""
-
-    scale: Scale
-    cell: Cell | None
-    mean: Float
-
-    def evaluate(self, crops: Float) -> Result:
-        """Score crops (n, 64, 64)."""
-        if self.cell is not None:
-            predicted = predict(self.cell, starting_fit(self.cell, crops))
-        else:
-            level = crops.mean(axis=(1, 2), keepdims=True)
-            centred = self.mean - self.mean.mean()
-            gain = ((crops - level) * centred).sum((1, 2), keepdims=True) / (centred**2).sum()
-            predicted = level + gain * centred
-        anm = published.average_near_maximum(self.scale.difference(crops, predicted))
-        return Result(largest_difference((crops - predicted) / self.scale.units(crops)), anm)
-
-
-@dataclass(frozen=True)
-class Components:
-    """Principal components of bulk crops, each crop over its unit."""
-
-    scale: Scale
-    mean: Float
-    basis: Float
-
-    def evaluate(self, crops: Float) -> Result:
-        """Score crops (n, 64, 64)."""
-        units = self.scale.units(crops)
-        flat = (crops / units).reshape(len(crops), -1) - self.mean
-        rest = (flat - (flat @ self.basis) @ self.basis.T).reshape(crops.shape).astype(np.float32)
-        anm = published.average_near_maximum(self.scale.difference(crops, crops - rest * units))
-        return Result(largest_difference(rest), anm)
-
-
-def learn_components(train: Float, scale: Scale) -> Components:
-    """As many principal components as the pipeline takes, of all crops: at any phase none of them is quieter."""
-    flat = (train / scale.units(train)).reshape(len(train), -1)
-    return Components(scale, *principal_components(flat, COMPONENTS))
-
-
-@dataclass(frozen=True)
-class Published:
-    """The published network; its score is how far the average near maximum is from that of bulk."""
-
-    scale: Scale
-    network: published.PublishedVAE
-    middle: float
-
-    def evaluate(self, crops: Float) -> Result:
-        """Score crops (n, 64, 64)."""
-        patches = self.scale.prepared(crops)
-        anm = published.average_near_maximum(patches - published.predict(self.network, patches))
-        return Result(np.abs(anm - self.middle), anm)
-
-
-def learn_published(train: Float, scale: Scale, epochs: int, seed: int, say: Say) -> Published:
-    """Train the published network on bulk crops, as they are."""
+def learn_published(train: Float, scale: Scale, epochs: int, seed: int, say: Say) -> Evaluate:
+    """The published network, trained on bulk crops as they are; its score is how far its own is from that of bulk."""
     network = published.train_published(scale.prepared(train), epochs, seed, say, PUBLISHED_RATE)
-    middle = float(Published(scale, network, 0.0).evaluate(train).anm.mean())
-    return Published(scale, network, middle)
 
+    def near_maximum(crops: Float) -> Array:
+        patches = scale.prepared(crops)
+        return published.average_near_maximum(patches - published.predict(network, patches))
 
-def scan_rows_first(crops: Float, scanned_down: bool) -> Float:
-    """Crops (n, 64, 64) with the scan's fast axis last: what jitters are rows."""
-    return crops.transpose(0, 2, 1) if scanned_down else crops
+    middle = float(near_maximum(train).mean())
+
+    def evaluate(crops: Float) -> Result:
+        anm = near_maximum(crops)
+        return Result(np.abs(anm - middle), anm)
+
+    return evaluate
 
 
 @dataclass(frozen=True)
-class OnLattice:
-    """Ours: the crop on its own lattice, bulk predicted by the VAE, matched kernels at every column.
+class Laid:
+    """Crops on the lattice they share: how they lie, the cell as they show it [counts], and what they are beside it."""
 
-    Where `scanned_down`, cell, network and judges are of crops with rows and columns exchanged.
+    fit: Fit
+    of_cell: Float
+    canvas: Canvas
+    sheet: Sheet
+
+    @classmethod
+    def of(cls, cell: Cell, crops: Float, workers: int) -> "Laid":
+        """Lay crops (n, 64, 64) on a cell."""
+        parts = [crops[start : start + CHUNK] for start in range(0, len(crops), CHUNK)]
+        with ThreadPoolExecutor(workers) as pool:
+            fit = joined(list(pool.map(lambda part: fit_crops(cell, part)[0], parts)))
+        of_cell = predict(cell, fit)
+        rest = crops - of_cell
+        return cls(fit, of_cell, lay_out(cell, fit, rest), Sheet.of(cell, fit, rest))
+
+
+class OnLattice:
+    """Crops that share a lattice: bulk by a method of the pipeline, matched kernels at every column.
+
+    Parameters
+    ----------
+    train : ndarray of shape (n, 64, 64), float32
+        Bulk, rows along the scan's fast axis (see `scan_rows_first`).
     """
 
-    scale: Scale
-    cell: Cell
-    predictor: Predictor
-    judges: list[Judge]
-    workers: int
-    scanned_down: bool = False
+    def __init__(self, train: Float, scale: Scale, cell: Cell, seed: int, workers: int, say: Say) -> None:
+        self.scale, self.cell, self.workers, self.train = scale, cell, workers, Laid.of(cell, train, workers)
+        self.bulk = self.train.sheet.part(slice(0, AT_ONCE))
+        self.network: Network = train_network(self.train.sheet, cell, seed, say)
+        torch.set_num_threads(workers)
+        self.laid: tuple[Float, Laid] = train, self.train
 
-    def evaluate(self, crops: Float) -> Result:
-        """Score crops (n, 64, 64)."""
-        crops = scan_rows_first(crops, self.scanned_down)
-        parts = [crops[start : start + CHUNK] for start in range(0, len(crops), CHUNK)]
-        with ThreadPoolExecutor(self.workers) as pool:
-            results = list(pool.map(self._evaluate, parts))
-        return Result(np.concatenate([r.score for r in results]), np.concatenate([r.anm for r in results]))
+    def learn(self, method: str) -> Evaluate:
+        """Learn how bulk scatters about its prediction by a method; what then scores crops."""
+        canvas = self.train.canvas
+        left = canvas.rest - beyond_cell(method, self.train.sheet, self.network)
+        judges = learn_judges(find_sites(self.cell), replace(canvas, rest=left))
+        return lambda crops: self._evaluate(method, judges, crops)
 
-    def _evaluate(self, crops: Float) -> Result:
-        fit, _, _ = fit_crops(self.cell, crops)
-        of_cell = predict(self.cell, fit)
-        canvas = lay_out(self.cell, fit, crops - of_cell)
-        drawn = self.predictor.predict(canvas.rest, canvas.seen)
-        scores = crop_scores(self.judges, replace(canvas, rest=canvas.rest - drawn))
-        beyond = seen_from_crops(canvas, drawn, self.cell, fit) * fit.brightness[:, :1, None]
-        predicted = (of_cell + beyond).astype(np.float32)
+    def _evaluate(self, method: str, judges: list[Judge], crops: Float) -> Result:
+        if self.laid[0] is not crops:  # one set after the other, each by every method
+            self.laid = crops, Laid.of(self.cell, crops, self.workers)
+        laid = self.laid[1]
+        drawn = beyond_cell(method, laid.sheet, self.network, self.bulk)
+        scores = crop_scores(judges, replace(laid.canvas, rest=laid.canvas.rest - drawn))
+        beyond = seen_from_crops(laid.canvas, drawn, self.cell, laid.fit) * laid.fit.brightness[:, :1, None]
+        predicted = (laid.of_cell + beyond).astype(np.float32)
         return Result(scores, published.average_near_maximum(self.scale.difference(crops, predicted)))
 
 
-def _fit_all(cell: Cell, crops: Float, workers: int) -> Fit:
-    with ThreadPoolExecutor(workers) as pool:
-        parts = [crops[start : start + CHUNK] for start in range(0, len(crops), CHUNK)]
-        return joined(list(pool.map(lambda part: fit_crops(cell, part)[0], parts)))
+def no_network(_tiles: Float, _mask: Mask) -> Float:
+    """What stands for the network where there is none.
+
+    Raises
+    ------
+    NoLatticeError
+        Always.
+    """
+    raise NoLatticeError("a network needs a lattice that the crops share")
 
 
-def learn_on_lattice(train: Float, scale: Scale, cell: Cell, seed: int, workers: int, say: Say) -> OnLattice:
-    """Train ours on bulk crops that share a cell."""
-    fit = _fit_all(cell, train, workers)
-    canvas = lay_out(cell, fit, train - predict(cell, fit))
-    sites = find_sites(cell)
-    sigma = cell_sigma(canvas)
-    count = canvas.rest.shape[1] // CANVAS_PX
-    data = TrainingSet(
-        canvas.rest,
-        canvas.seen,
-        np.tile(sigma**2, (count, count)).astype(np.float32),
-        _noise_px(canvas, sigma),
-        sites,
-        CANVAS_PX,
-    )
-    predictor = train_predictor(data, seed, STEPS, say)
-    difference = canvas.rest - predictor.predict(canvas.rest, canvas.seen)
-    return OnLattice(scale, cell, predictor, learn_judges(sites, replace(canvas, rest=difference)), workers)
+def learn_off_lattice(method: str, train: Float, scale: Scale) -> Evaluate:
+    """Crops that share no lattice: each is one cell of an image; differences over their spread in bulk."""
+    bulk = train[:AT_ONCE]
+
+    def predicted(crops: Float) -> Float:
+        parts = [crops[start : start + len(bulk) // 2] for start in range(0, len(crops), len(bulk) // 2)]
+        return np.concatenate([by_method(np.concatenate([bulk, part]))[len(bulk) :] for part in parts])
+
+    def by_method(crops: Float) -> Float:
+        units = crops.mean(axis=(1, 2), keepdims=True) - scale.ground
+        tiles = ((crops - scale.ground) / units).reshape(-1, crops.shape[2]).astype(np.float32)
+        mask = np.ones((len(crops), 1), np.uint8)
+        found = METHODS[method].begin()(tiles, mask, no_network).reshape(crops.shape)
+        return np.asarray(found * units + scale.ground, dtype=np.float32)
+
+    def smooth(crops: Float, bulk_of_it: Float) -> Float:
+        return np.asarray(gaussian_filter((crops - bulk_of_it) / scale.units(crops), (0, SMOOTH_PX, SMOOTH_PX)))
+
+    off = smooth(train, predicted(train))
+    spread = np.maximum(np.sqrt(gaussian_filter((off**2).mean(axis=0), SMOOTH_PX)), 1e-9)
+
+    def evaluate(crops: Float) -> Result:
+        found = predicted(crops)
+        anm = published.average_near_maximum(scale.difference(crops, found))
+        return Result((np.abs(smooth(crops, found)) / spread).max(axis=(1, 2)).astype(np.float64), anm)
+
+    return evaluate
 
 
-def _noise_px(canvas: Canvas, sigma: Array) -> float:
-    correlation = autocorrelation(canvas, sigma)
-    return float(max(1.0, correlation[correlation > 0.05].sum()))
+def scan_rows_first(crops: Float, down: bool) -> Float:
+    """Crops (n, 64, 64) with the scan's fast axis last: what jitters are rows."""
+    return np.ascontiguousarray(crops.transpose(0, 2, 1)) if down else crops
 
 
-@dataclass(frozen=True)
-class OffLattice:
-    """Ours where the crops share no lattice: the network on the crops as they are, differences over their spread."""
-
-    scale: Scale
-    predictor: Predictor
-    mean: Float
-    spread: Float
-
-    def predict(self, crops: Float) -> Float:
-        """Bulk as predicted [counts]."""
-        units = self.scale.units(crops)
-        seen = np.ones(crops.shape, dtype=np.bool_)
-        return np.asarray((self.predictor.predict(crops / units - self.mean, seen) + self.mean) * units)
-
-    def evaluate(self, crops: Float) -> Result:
-        """Score crops (n, 64, 64)."""
-        predicted = self.predict(crops)
-        smooth = gaussian_filter((crops - predicted) / self.scale.units(crops), (0, SMOOTH_PX, SMOOTH_PX))
-        anm = published.average_near_maximum(self.scale.difference(crops, predicted))
-        return Result((np.abs(smooth) / self.spread).max(axis=(1, 2)).astype(np.float64), anm)
-
-
-def learn_off_lattice(train: Float, scale: Scale, seed: int, say: Say) -> OffLattice:
-    """Train ours on bulk crops without a lattice."""
-    crops = train / scale.units(train)
-    mean = crops.mean(axis=0)
-    seen = np.ones(crops.shape, dtype=np.bool_)
-    variance = np.maximum(gaussian_filter((crops - mean).var(axis=0), SMOOTH_PX), 1e-12).astype(np.float32)
-    data = TrainingSet(crops - mean, seen, variance, 1.0, [], SIDE_PX)
-    without = OffLattice(scale, train_predictor(data, seed, STEPS, say), mean, np.ones_like(mean))
-    smooth = gaussian_filter((train - without.predict(train)) / scale.units(train), (0, SMOOTH_PX, SMOOTH_PX))
-    spread = np.sqrt(gaussian_filter((smooth**2).mean(axis=0), SMOOTH_PX))
-    return replace(without, spread=np.maximum(spread, 1e-9).astype(np.float32))
-
-
-def learn_methods(train: Float, epochs: int, seed: int, workers: int, say: Say) -> dict[str, Method]:
-    """Train every method on bulk crops (n, 64, 64), by name."""
-    scale = find_scale(train)
-    cell: Cell | None
-    down = False
+def find_cell(train: Float, say: Say) -> tuple[Cell | None, bool]:
+    """The cell that bulk crops share, None where they share none, and whether the scan ran along their columns."""
+    some = train[:: max(1, len(train) // CELL_CROPS)]
     try:
-        some = train[:: max(1, len(train) // CELL_CROPS)]
         cell, _ = learn_cell(some, ROUNDS)
         down = scanned_down(cell, some[:DIRECTION_CROPS])
         if down:
             cell, _ = learn_cell(scan_rows_first(some, down), ROUNDS)
             say("the scan ran along the columns of the crops: they are exchanged with the rows")
-        a, b = (float(np.hypot(*vector)) for vector in cell.vectors_px)
-        say(f"lattice: {a:.2f} x {b:.2f} px a cell, {len(find_sites(cell))} columns a cell")
     except NoLatticeError as error:
-        cell = None
-        say(f"{error}; ours falls back to a convolutional VAE on the crops as they are")
-    ours: Method
-    if cell is None:
-        ours = learn_off_lattice(train, scale, seed, say)
-    else:
-        ours = learn_on_lattice(scan_rows_first(train, down), scale, cell, seed, workers, say)
-        ours, cell = replace(ours, scanned_down=down), turned(cell) if down else cell
-    return {
-        "template": Template(scale, cell, train.mean(axis=0)),
-        "pca": learn_components(train, scale),
-        "published": learn_published(train, scale, epochs, seed, say),
-        "vae": ours,
-    }
+        say(f"{error}; each crop is taken as a cell of its own, by the methods that can")
+        return None, False
+    a, b = (float(np.hypot(*vector)) for vector in cell.vectors_px)
+    say(f"lattice: {a:.2f} x {b:.2f} px a cell, {len(find_sites(cell))} columns a cell")
+    return cell, down
+
+
+def score_all(
+    sets: Mapping[str, Float], methods: Sequence[str], band_width: float, epochs: int, seed: int, workers: int, say: Say
+) -> list[Row]:
+    """Rows of the table: every method, trained on the bulk crops of `sets`, on every other set."""
+    scale = find_scale(sets[TRAIN])
+    cell, down = find_cell(sets[TRAIN], say)
+    sets = {name: scan_rows_first(crops, down) for name, crops in sets.items()}
+    ours = [method for method in methods if method != PUBLISHED and (cell or METHODS[method].any_cell)]
+    trained: dict[str, Evaluate] = {}
+    if cell is not None and ours:
+        on = OnLattice(sets[TRAIN], scale, cell, seed, workers, say)
+        trained = {method: on.learn(method) for method in ours}
+    elif ours:
+        trained = {method: learn_off_lattice(method, sets[TRAIN], scale) for method in ours}
+    if PUBLISHED in methods:
+        trained[PUBLISHED] = learn_published(sets[TRAIN], scale, epochs, seed, say)
+    found: dict[str, dict[str, Result]] = {name: {} for name in trained}
+    for name, crops in sets.items():
+        for method, evaluate in trained.items():
+            found[method][name] = evaluate(crops)
+        say(f"scored: {name}")
+    return [row for name in methods if name in found for row in rows_of(name, found[name], band_width)]
 
 
 # ---- the table
@@ -334,28 +267,22 @@ def limit_at(bulk: Array, rate: float) -> float:
     return float(np.sort(bulk)[::-1][int(rate * len(bulk) + 1e-9)])
 
 
-def score_sets(
-    name: str, method: Method, sets: Mapping[str, Float], band_width: float
-) -> list[dict[str, str | int | float | None]]:
-    """Rows of the table of one method: bulk_test and every defect.
+def rows_of(method: str, found: Mapping[str, Result], band_width: float) -> list[Row]:
+    """Rows of the table of one method, by what it says of every set: bulk_test and every defect.
 
     Limits of the false-positive rates are those of bulk_test; the band of the published rule is that of bulk_train.
     """
-    band = published.Band.of(method.evaluate(sets[TRAIN]).anm, band_width)
-    bulk = method.evaluate(sets[TEST])
-    rows: list[dict[str, str | int | float | None]] = []
-    for set_name, crops in sets.items():
-        if set_name == TRAIN:
+    band, bulk = published.Band.of(found[TRAIN].anm, band_width), found[TEST]
+    rows: list[Row] = []
+    for name, of_set in found.items():
+        if name == TRAIN:
             continue
-        found = bulk if set_name == TEST else method.evaluate(crops)
-        n = len(crops)
-        flagged = int(band.outside(found.anm).sum())
-        row: dict[str, str | int | float | None] = {"method": name, "set": set_name, "n": n}
-        area, sigma = (None, None) if set_name == TEST else auroc(bulk.score, found.score)
-        hits = [int((found.score > limit_at(bulk.score, rate)).sum()) for rate in RATES]
-        row |= {"auroc": area, "tpr_at_1pct_fpr": hits[0] / n, "tpr_at_0p1pct_fpr": hits[1] / n}
-        row |= {"detected_published_rule": flagged / n}
-        row |= {"auroc_se": sigma}
+        n, flagged = len(of_set.score), int(band.outside(of_set.anm).sum())
+        area, sigma = (None, None) if name == TEST else auroc(bulk.score, of_set.score)
+        hits = [int((of_set.score > limit_at(bulk.score, rate)).sum()) for rate in RATES]
+        row: Row = {"method": method, "set": name, "n": n, "auroc": area}
+        row |= {"tpr_at_1pct_fpr": hits[0] / n, "tpr_at_0p1pct_fpr": hits[1] / n}
+        row |= {"detected_published_rule": flagged / n, "auroc_se": sigma}
         for key, count in (("tpr_at_1pct", hits[0]), ("tpr_at_0p1pct", hits[1]), ("published_rule", flagged)):
             row[f"{key}_low"], row[f"{key}_high"] = wilson(count, n)
         rows.append(row)
