@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from oddlattice.defects.analyse import _warnings, untested
+from oddlattice.defects.fdr import q_values
 from oddlattice.defects.kernels import Kernel
 from oddlattice.defects.listing import Judged, decide_together
 from oddlattice.defects.noise import Noise
@@ -20,10 +21,11 @@ from oddlattice.storage.products import COLUMN_KEY, COLUMNS, table
 from support.lattice_samples import SRTIO3, true_row_shift_px
 
 
-def scored(shape: ColumnShape, mask: np.ndarray) -> SiteColumns:
-    """All columns of a kind, none of them changed."""
+def scored(shape: ColumnShape, mask: np.ndarray, rng: np.random.Generator | None = None) -> SiteColumns:
+    """All columns of a kind, none of them changed; with `rng`, as noise has them read."""
     cells = column_cells(mask, shape)
     null, nothing, ones = Null(0.0, 1.0, np.zeros(2), np.eye(2), 4000), np.zeros((len(cells), 3)), np.ones(len(cells))
+    nothing = nothing if rng is None else rng.standard_normal(nothing.shape)
     view = View(np.ones((16, 16), dtype=bool), Kernel(np.zeros((3, 256)), np.eye(3)), np.ones(2))
     verdict, doubt = null.judge(nothing, ones), np.ones((len(cells), 2))
     which = np.zeros(len(cells), dtype=np.intp)
@@ -44,12 +46,13 @@ def scored(shape: ColumnShape, mask: np.ndarray) -> SiteColumns:
     )
 
 
-def judged_of(sites: list[SiteColumns], fdr: float) -> Judged:
-    """The columns of all kinds, of which none is listed."""
+def judged_of(sites: list[SiteColumns], fdr: float | None) -> Judged:
+    """The columns of all kinds, of which none is listed; without a rate it is not decided yet."""
     noise = Noise(np.ones((20, 20)), np.ones((1, 1)), np.zeros((31, 31)))
     n = sum(len(site.cells) for site in sites)
     judged = Judged(sites, {}, noise, np.eye(2), [], 0, np.ones(n, dtype=bool))
-    decide_together([judged], fdr)
+    if fdr is not None:
+        decide_together([judged], fdr)
     return judged
 
 
@@ -71,6 +74,18 @@ def test_columns_are_listed_where_they_are_seen(transposed: bool) -> None:
     away = np.sqrt(((listed[:, None] - seen[None]) ** 2).sum(-1).min(1))
     assert len(listed) > 300
     assert float(np.sqrt((away**2).mean())) < 0.15
+
+
+def test_the_parts_of_an_image_share_one_rate_and_q_stands_beside_its_p() -> None:
+    mask, rng = np.ones((12, 12), np.uint8), np.random.default_rng(3)
+    nodes = 20.0 * np.stack(np.meshgrid(np.arange(13), np.arange(13), indexing="ij"))
+    shape = ColumnShape("A", 0.5, 0.5, 2.0, (90.0, 0.0, 90.0))
+    parts = [judged_of([scored(shape, mask, rng)], None) for _ in range(3)]
+    decide_together(parts, 0.1)
+    rows = pl.concat([column_rows("f", 1, part, Coordinates(nodes, np.zeros(240))) for part in parts])
+    together = q_values(rows["p_value"].to_numpy())
+    np.testing.assert_allclose(rows["q_value"], together)
+    assert np.abs(np.concatenate([q_values(part.p) for part in parts]) - together).max() > 0.1  # the test could fail
 
 
 def test_a_site_that_occurs_twice_is_two_columns() -> None:

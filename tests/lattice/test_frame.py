@@ -68,10 +68,10 @@ def test_columns_lie_where_the_frame_says(
     assert found.mask.sum() == found.inside.sum() > 15
 
 
-def test_the_cell_is_anchored_right_in_forty_random_draws() -> None:
+def test_the_cell_is_anchored_right_in_twenty_random_draws() -> None:
     rng = np.random.default_rng(7)
     errors = []
-    for seed in range(40):
+    for seed in range(20):
         conditions = draw_conditions(rng)
         side = int(8.5 * SRTIO3.a_nm / conditions.pixel_nm)
         scan = simulate_scan(SRTIO3, conditions, (side, side + 60), seed=seed)
@@ -142,7 +142,7 @@ def test_a_scan_stored_with_rows_and_columns_exchanged_is_straightened_along_its
 def test_a_scan_along_rows_is_not_taken_for_one_along_columns(jitter_pm: float, dose_e_px: float) -> None:
     for seed in range(3):
         conditions = Conditions(rotation_deg=30 * seed, dose_e_px=dose_e_px, jitter_pm=jitter_pm)
-        counts = simulate_scan(SRTIO3, conditions, (400, 400), seed=seed).counts
+        counts = simulate_scan(SRTIO3, conditions, (300, 300), seed=seed).counts
         assert not scanned_down(counts, find_lattice(counts))
 
 

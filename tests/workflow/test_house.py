@@ -60,6 +60,20 @@ def test_rule_declares_what_its_script_imports_and_needs(name: str) -> None:
         assert directive in body, directive
 
 
+def test_a_seed_is_given_to_what_draws_and_to_nothing_else() -> None:
+    """Else a new seed would redo an archive."""
+    drawn = {name for name, body in RULES.items() if re.search(r"\bseed=", body)}
+    assert drawn == {path.stem for path in SCRIPTS.glob("*.py") if "snakemake.params.seed" in path.read_text()}
+    assert not drawn & {
+        "read_images",
+        "cut_tiles",
+        "infer_differences",
+        "find_defects",
+        "gather_defects",
+        "write_pages",
+    }
+
+
 def test_every_script_is_a_rule() -> None:
     assert {path.stem for path in SCRIPTS.glob("*.py")} == set(RULES)
 

@@ -195,62 +195,10 @@ def test_second_run_does_nothing_and_says_so(work: Work) -> None:
     assert after == before
 
 
-def test_new_files_are_picked_up_and_finished_work_stays(work: Work) -> None:
-    new = work.archive / "bad/new.dm4"
-    new.write_bytes(b"")
-    os.utime(new, ns=(10**18, 10**18))
-    assert work.would_run() == dict.fromkeys(PER_SHARD | AT_THE_END, 1)
-    new.unlink()
-    for path in (work.results / "0_archive").glob("bad-*.tsv"):
-        if "new.dm4" in path.read_text():
-            path.unlink()
-    assert work.would_run().keys() <= AT_THE_INDEX  # discovered.tsv has been rewritten
-    work.run()
-
-
-def test_changed_content_is_analysed_again_as_a_new_version(work: Work) -> None:
-    path = work.archive / "bad/text.dm3"
-    before, stat = path.read_text(), path.stat()
-    path.write_text("still no image")
-    assert work.would_run().keys() <= AT_THE_INDEX  # it has changed between looks: it waits
-    assert work.would_run() == dict.fromkeys(PER_SHARD | AT_THE_END, 1)
-    path.write_text(before)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    for shard in (work.results / "0_archive").glob("bad-*.tsv"):
-        if "\t14\t" in shard.read_text():
-            shard.unlink()
-    work.run()
-
-
 def test_changed_threshold_redoes_only_what_depends_on_it(work: Work) -> None:
     (work.folder / "my.yaml").write_text("defects: {fdr: 0.2}\n")
     found = work.would_run("--configfile", str(work.folder / "my.yaml"))
     assert found == dict.fromkeys(("find_defects", "measure_images", "write_pages"), 2) | dict.fromkeys(AT_THE_END, 1)
-
-
-def test_a_review_redoes_the_tables_the_index_and_the_pages_of_its_shard(work: Work) -> None:
-    (image,) = pl.read_parquet(work.results / "4_defects/images.parquet").filter(pl.col("state") != "rejected")[
-        "image_id"
-    ]
-    said = {"reviewer": "A. Meier", "image_id": image, "unusable": {"is": True, "at": "2026-11-22T10:00:00Z"}}
-    folder = work.archive / "review"
-    folder.mkdir()
-    (folder / "cut off.json").write_text('{"format": ')
-    assert work.would_run() == dict.fromkeys(AT_THE_END, 1)  # a bad file is listed, and that is all
-    text = json.dumps({"format": "oddlattice-review-1", "reviews": [said]})
-    (work.results / "5_report/review-a.json").write_text(text)
-    expected = dict.fromkeys(AT_THE_END | {"write_pages"}, 1)
-    assert work.would_run() == expected
-    said = work.run()
-    assert "review cut off.json: found no JSON" in said
-    assert work.would_run() == {}
-    images = pl.read_parquet(work.results / "4_defects/images.parquet")
-    assert images.filter(pl.col("image_id") == image)["unusable"].to_list() == [True]
-    assert "cut off.json" in (work.results / "5_report/index.html").read_text()
-    (work.results / "5_report/review-a.json").unlink()
-    shutil.rmtree(folder)
-    assert work.would_run() == expected
-    work.run()
 
 
 def test_changed_settle_time_redoes_no_analysis(work: Work) -> None:
@@ -432,3 +380,55 @@ def test_lint_finds_nothing() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     titles = re.findall(r"^    \* (.+)$", done.stdout + done.stderr, flags=re.MULTILINE)
     assert not titles, done.stderr
+
+
+# ---- what leaves something to be done again, last of all
+
+
+def test_new_files_are_picked_up_and_finished_work_stays(work: Work) -> None:
+    new = work.archive / "bad/new.dm4"
+    new.write_bytes(b"")
+    os.utime(new, ns=(10**18, 10**18))
+    assert work.would_run() == dict.fromkeys(PER_SHARD | AT_THE_END, 1)
+    new.unlink()
+    for path in (work.results / "0_archive").glob("bad-*.tsv"):
+        if "new.dm4" in path.read_text():
+            path.unlink()
+    assert work.would_run().keys() <= AT_THE_INDEX  # discovered.tsv has been rewritten
+
+
+def test_changed_content_is_analysed_again_as_a_new_version(work: Work) -> None:
+    path = work.archive / "bad/text.dm3"
+    before, stat = path.read_text(), path.stat()
+    path.write_text("still no image")
+    assert work.would_run().keys() <= AT_THE_INDEX  # it has changed between looks: it waits
+    assert work.would_run() == dict.fromkeys(PER_SHARD | AT_THE_END, 1)
+    path.write_text(before)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    for shard in (work.results / "0_archive").glob("bad-*.tsv"):
+        if "\t14\t" in shard.read_text():
+            shard.unlink()
+
+
+def test_a_review_redoes_the_tables_the_index_and_the_pages_of_its_shard(work: Work) -> None:
+    (image,) = pl.read_parquet(work.results / "4_defects/images.parquet").filter(pl.col("state") != "rejected")[
+        "image_id"
+    ]
+    said = {"reviewer": "A. Meier", "image_id": image, "unusable": {"is": True, "at": "2026-11-22T10:00:00Z"}}
+    folder = work.archive / "review"
+    folder.mkdir()
+    (folder / "cut off.json").write_text('{"format": ')
+    assert work.would_run() == dict.fromkeys(AT_THE_END, 1)  # a bad file is listed, and that is all
+    text = json.dumps({"format": "oddlattice-review-1", "reviews": [said]})
+    (work.results / "5_report/review-a.json").write_text(text)
+    expected = dict.fromkeys(AT_THE_END | {"write_pages"}, 1)
+    assert work.would_run() == expected
+    said = work.run()
+    assert "review cut off.json: found no JSON" in said
+    assert work.would_run() == {}
+    images = pl.read_parquet(work.results / "4_defects/images.parquet")
+    assert images.filter(pl.col("image_id") == image)["unusable"].to_list() == [True]
+    assert "cut off.json" in (work.results / "5_report/index.html").read_text()
+    (work.results / "5_report/review-a.json").unlink()
+    shutil.rmtree(folder)
+    assert work.would_run() == expected
