@@ -21,6 +21,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from oddlattice.crystal import CELL_PX, PX_PER_CELL, Column, Crystal
 from oddlattice.defects.kernels import estimates, make_kernel
 from oddlattice.defects.noise import estimate_noise
+from oddlattice.lattice.cell_statistics import LOCAL_MEAN_CELLS
 from oddlattice.lattice.columns import as_cells, column_cells, mean_cell
 from oddlattice.lattice.shapes import fit_shapes
 from oddlattice.model.simulated_bulk import column_stamp, mean_cells
@@ -54,7 +55,6 @@ STEP = 0.5  # of the thickness
 BEND = 0.022  # elongation of the columns at the field's ends [nm]
 DEFOCUS = 0.5  # part by which the columns are wider at the field's end
 ODD_SHIFT = 0.35  # largest part by which a population's columns are brighter or darker
-LOCAL_MEAN_CELLS = 3.0  # as the tile stage divides an image
 SPACING_CELLS = 3  # between planted defects
 READ_OUT = 0.5  # noise of the detector [electrons]
 RESAMPLES = 2000

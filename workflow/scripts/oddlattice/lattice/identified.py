@@ -12,14 +12,13 @@ from oddlattice.lattice.crystal_views import load_library
 from oddlattice.lattice.identity import Identity, identify
 from oddlattice.lattice.origin import column_weights
 from oddlattice.lattice.own_crystal import OwnCell
-from oddlattice.lattice.pixel_size import PixelNm, by_lattice_nm, mean_nm
+from oddlattice.lattice.pixel_size import DISAGREEMENT, PixelNm, by_lattice_nm, mean_nm
 from oddlattice.lattice.registration import Registration
 from oddlattice.lattice.seen_cell import Observed
 
 SEEN_SIGMAS = 4.0  # a column fainter than so many errors of its brightness is not counted on
 FAINTEST_PART = 0.05  # of the brightest column: tails of bright ones hide what is fainter
 LEAST_ERROR = 0.01  # relative, of a column's brightness
-DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
 FAR_OFF, FITTING_PART = 0.1, 0.05  # of a length; probability of crystals that are less off, for a header to be doubted
 HELD = 0.5  # probability that the library holds the crystal, to doubt a header by it
 LISTED = 6  # candidates that are told

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PixelNm = tuple[float, float]
+DISAGREEMENT = 0.02  # of a length: header and lattice are said to disagree from here on
 
 
 def header_nm(source: Mapping[str, Any]) -> PixelNm | None:

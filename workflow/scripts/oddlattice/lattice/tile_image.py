@@ -26,7 +26,7 @@ from oddlattice.lattice.not_one_crystal import not_one_crystal
 from oddlattice.lattice.one_grain import alone, cropped
 from oddlattice.lattice.origin import column_weights
 from oddlattice.lattice.own_crystal import OwnCell, register_on_own, strongest_lattice
-from oddlattice.lattice.pixel_size import header_nm, mean_nm
+from oddlattice.lattice.pixel_size import DISAGREEMENT, header_nm, mean_nm
 from oddlattice.lattice.record import CODEC, write_tiles
 from oddlattice.lattice.register import fit_registration
 from oddlattice.lattice.registration import Registration
@@ -50,7 +50,6 @@ NOT_SEARCHED = (
 )
 WITHOUT_SIZE = "without a pixel size lengths are in pixels and cells, and what would be in nm, pm or per nm² is empty"
 LABEL_CHUNK_PX = 1024
-DISAGREEMENT = 0.02  # header and lattice are said to disagree from here on
 
 
 def vector_attributes(frame: Frame, pixel_nm: tuple[float, float] | None) -> dict[str, Any]:

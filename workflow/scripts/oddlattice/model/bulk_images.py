@@ -31,7 +31,7 @@ from oddlattice.storage.groups import attributes_of, group_of, listed_in, values
 from oddlattice.storage.products import SHARD, table, write_tsv
 
 HELD_OUT_PART = 0.15  # of an image's columns of cells, on its right-hand side
-LEAST_CELLS = 200
+LEAST_BULK_CELLS = 200
 
 
 def read_bulk(bulk: Sequence[Mapping[str, Any]], archive: str, read: ReadSettings) -> list[tuple[Float, Any]]:
@@ -114,7 +114,7 @@ def image_patches(crystal: Crystal, images: list[tuple[Float, Any]]) -> tuple[Im
     Raises
     ------
     ValueError
-        If fewer than LEAST_CELLS cells of bulk are left.
+        If fewer than LEAST_BULK_CELLS cells of bulk are left.
     """
     train, held, counts = [], [], []
     shapes = variance = None
@@ -132,8 +132,8 @@ def image_patches(crystal: Crystal, images: list[tuple[Float, Any]]) -> tuple[Im
         shapes = shapes or [fit_shape(centre / contrast, column) for column in crystal.tested]
         spread = 1.4826 * np.median(np.abs(as_cells(found.tiles, PX_PER_CELL)[good] - centre), axis=0) / contrast
         variance = spread**2 + 1e-4 if variance is None else np.minimum(variance, spread**2 + 1e-4)
-    if sum(counts) < LEAST_CELLS or shapes is None or variance is None:
-        raise ValueError(f"train.bulk: {sum(counts):.0f} cells of bulk; at least {LEAST_CELLS} are needed")
+    if sum(counts) < LEAST_BULK_CELLS or shapes is None or variance is None:
+        raise ValueError(f"train.bulk: {sum(counts):.0f} cells of bulk; at least {LEAST_BULK_CELLS} are needed")
     half = CELL_PX // 2
     tiled = np.roll(np.tile(variance, (2, 2)), (half, half), axis=(0, 1)).astype(np.float32)
     both = [ImagePatches(np.concatenate(part), tiled, shapes) for part in (train, held)]

@@ -1,8 +1,11 @@
 """The arrays of this package, by name."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
+AnyArray = npt.NDArray[Any]
 Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]  # images and maps
 Complex = npt.NDArray[np.complex128]

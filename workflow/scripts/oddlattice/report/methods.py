@@ -7,6 +7,7 @@ from oddlattice.crystal import CELL_PX, COLUMN_DISTANCE_PX, OWN
 from oddlattice.predict.methods import METHODS, WITHOUT_MODEL
 from oddlattice.report import numbers as n
 from oddlattice.report.image_facts import expected_false
+from oddlattice.run.stage_settings import DefectSettings, InferSettings, TileSettings
 from oddlattice.statistics import pair_correlation
 from oddlattice.storage.rows import Row
 
@@ -93,7 +94,7 @@ def _of_images(
 ) -> str:
     total = found["totals"]["reviewed"]
     area, cells = total["area_nm2"], total["cells_analysed"]
-    tile = config["tile"]
+    tile = TileSettings.of(config["tile"])
     how_many = "1 image was" if found["images"] == 1 else f"{n.count(found['images'])} images were"
     once = " Of a stack of frames one is counted." if found["images_counted"] < found["images"] else ""
     return (
@@ -108,14 +109,14 @@ def _of_images(
     )
 
 
-def _of_crystals(rows: Sequence[Row], tile: Mapping[str, Any]) -> str:
+def _of_crystals(rows: Sequence[Row], tile: TileSettings) -> str:
     """Where the cell and the pixel size of images come from: from a model's crystal, or from the image itself."""
     known, own = _by_model(rows)
     size = _spread([row["pixel_nm"] for row in known], "pm", 1000)
     of_models = (
         f"The pixel size of {_counted(known)}, {size}, comes from the fitted lattice and the lattice constants of a "
-        f"model's crystal; images whose header disagreed in length by more than {n.percent(tile['length_tolerance'])} "
-        f"or in shape by more than {n.percent(tile['strain_tolerance'])} were not taken for it. Its unit cell was "
+        f"model's crystal; images whose header disagreed in length by more than {n.percent(tile.length_tolerance)} "
+        f"or in shape by more than {n.percent(tile.strain_tolerance)} were not taken for it. Its unit cell was "
         f"resampled to {CELL_PX} px along both lattice vectors."
     )
     of_images = (
@@ -131,12 +132,12 @@ def _by_model(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     return [row for row in rows if row["model"] != OWN], [row for row in rows if row["model"] == OWN]
 
 
-def _of_prediction(rows: Sequence[Row], infer: Mapping[str, Any], cite: Cited) -> str:
+def _of_prediction(rows: Sequence[Row], infer: InferSettings, cite: Cited) -> str:
     """How bulk was predicted: by the configured method, without a model from the image's own cell."""
     known, own = _by_model(rows)
     names = ", ".join(sorted({str(row["model"]) for row in known}))
-    words = _words_of(infer["method"], cite)
-    width = f"{n.significant(infer['smooth_cells'], 2)} unit cells"
+    words = _words_of(infer.method, cite)
+    width = f"{n.significant(infer.smooth_cells, 2)} unit cells"
     by_model = f"The bulk was predicted by {words} (model {names}; adapted to each image over {width})."
     without = f"The bulk of images without a model was predicted by {_words_of(WITHOUT_MODEL, cite)}." if own else ""
     return " ".join(text for text in (by_model if known or not own else "", without) if text)
@@ -144,17 +145,17 @@ def _of_prediction(rows: Sequence[Row], infer: Mapping[str, Any], cite: Cited) -
 
 def _of_detection(rows: Sequence[Row], found: Row, config: Mapping[str, Any], cite: Cited) -> str:
     columns, number = (found["totals"]["reviewed"][key] for key in ("columns_tested", "defects"))
-    infer, defects = config["infer"], config["defects"]
-    where = "over all images" if defects["fdr_over"] == "run" else "within each image"
+    infer, defects = InferSettings.of(config["infer"]), DefectSettings.of(config["defects"])
+    where = "over all images" if defects.fdr_over == "run" else "within each image"
     return (
         f"{_of_prediction(rows, infer, cite)} At each of the {n.count(columns)} atomic "
         f"columns the difference between image and prediction was weighed by least-squares kernels for a change of "
         f"intensity and a displacement, in the noise measured in the same image, and judged against the scatter of "
-        f"the image's own columns of that site, {n.percent(defects['shift_share'], 1)} of the false alarms being "
+        f"the image's own columns of that site, {n.percent(defects.shift_share, 1)} of the false alarms being "
         f"allowed to the displacement, which was asked for together with the loss of intensity that it brings. "
         f"Columns were flagged at a false-discovery rate of "
-        f"{n.percent(defects['fdr'], 1)} {where} {cite('bh')}; {n.count(number)} point defects were "
-        f"found{_of_false_alarms(found, cite)}. Regions without the lattice, and {defects['extended_columns']} or more "
+        f"{n.percent(defects.fdr, 1)} {where} {cite('bh')}; {n.count(number)} point defects were "
+        f"found{_of_false_alarms(found, cite)}. Regions without the lattice, and {defects.extended_columns} or more "
         f"neighbouring columns displaced alike, count as extended defects; point defects in them are listed, not "
         f"counted. Completeness was measured by injecting losses of intensity into each image's own bulk columns; the "
         f"smallest loss found nine times in ten was {_spread([row['smallest_loss_90'] for row in rows], '%', 100)}."

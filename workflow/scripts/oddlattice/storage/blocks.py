@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import zarr
 from numcodecs import Blosc, blosc
 from zarr.codecs import BloscCodec, BytesCodec
 from zarr.storage import LocalStore
 
-Array = npt.NDArray[Any]
+from oddlattice.numerics.arrays import AnyArray
+
 Window = tuple[slice, ...]
 
 # Threads inside blosc put the blocks of a chunk in the order in which they finish: other bytes every time.
 blosc.use_threads = False
 
 
-def read(array: "zarr.Array[Any]", window: Window = ()) -> Array:
+def read(array: "zarr.Array[Any]", window: Window = ()) -> AnyArray:
     """A window of an array, as `array[window]` gives it; slices without a step."""
     plain = _plain(array)
     if plain is None:
@@ -44,7 +44,7 @@ def read(array: "zarr.Array[Any]", window: Window = ()) -> Array:
     return out
 
 
-def write(array: "zarr.Array[Any]", window: Window, values: Array) -> None:
+def write(array: "zarr.Array[Any]", window: Window, values: AnyArray) -> None:
     """Write a window of an array, as `array[window] = values` does; nothing may have been written there before.
 
     Raises

@@ -19,7 +19,8 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.group import GroupMetadata
 from zarr.storage import LocalStore, MemoryStore
 
-Array = npt.NDArray[Any]
+from oddlattice.numerics.arrays import AnyArray
+
 PixelNm = tuple[float, float]
 
 CHUNK_PX = 1024
@@ -50,7 +51,7 @@ def level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
     return shapes
 
 
-def halve(values: Array) -> Array:
+def halve(values: AnyArray) -> AnyArray:
     """Mean over 2x2 pixels.
 
     Parameters
@@ -122,7 +123,7 @@ class _Level:
         self.under_way: list[Future[None]] = []
         self.next = _Level(image, level + 1, shapes, dtype) if level + 1 < len(shapes) else None
 
-    def push(self, rows: Array, pool: ThreadPoolExecutor | None) -> None:
+    def push(self, rows: AnyArray, pool: ThreadPoolExecutor | None) -> None:
         while len(rows):
             taken = min(len(rows), len(self.band) - self.filled)
             if taken == len(self.band):  # a whole band: written as it is
@@ -138,7 +139,7 @@ class _Level:
                 self._flush(self.band, pool, n_rows)
                 self.band = np.zeros_like(self.band) if pool else self.band  # the one before is still being written
 
-    def _flush(self, band: Array, pool: ThreadPoolExecutor | None, n_rows: int | None = None) -> None:
+    def _flush(self, band: AnyArray, pool: ThreadPoolExecutor | None, n_rows: int | None = None) -> None:
         n_rows = len(band) if n_rows is None else n_rows
         folder = self.folder / str(self.written // self.chunk[0])
         folder.mkdir()
@@ -187,7 +188,7 @@ def _json(described: Any) -> bytes:
     return bytes(described.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes())
 
 
-def _write_chunk(band: Array, start: int, width: int, path: Path) -> None:
+def _write_chunk(band: AnyArray, start: int, width: int, path: Path) -> None:
     # Encoded here and not by `array[...] = band`: the same bytes, three times faster.
     block = np.ascontiguousarray(band[:, start : start + width])
     if block.shape[1] < width:
@@ -219,7 +220,7 @@ class Bands:
         self._top = _Level(_folder_of(group), 0, self._shapes, stored_dtype(dtype))
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
-    def push(self, band: Array) -> None:
+    def push(self, band: AnyArray) -> None:
         """Take the next rows, shape (n, cols), any number of them."""
         self._top.push(band, self._pool)
 
@@ -295,7 +296,7 @@ def _pixels(image: Path) -> dict[str, str]:
 
 def write_bands(
     group: zarr.Group | Path,
-    bands: Iterable[Array],
+    bands: Iterable[AnyArray],
     shape: tuple[int, int],
     dtype: npt.DTypeLike,
     pixel_nm: PixelNm | None,
@@ -327,7 +328,7 @@ def write_bands(
             image.push(band)
 
 
-def computed(block: Any) -> Array:
+def computed(block: Any) -> AnyArray:
     """A numpy or dask block as a numpy array, computed in this thread."""
     if not hasattr(block, "compute"):
         return np.asarray(block)
@@ -336,7 +337,7 @@ def computed(block: Any) -> Array:
     return np.asarray(block.compute(scheduler=get_sync))
 
 
-def bands_of(array: Any, rows: int = CHUNK_PX) -> Iterable[Array]:
+def bands_of(array: Any, rows: int = CHUNK_PX) -> Iterable[AnyArray]:
     """Bands of `rows` rows of a 2-D numpy or dask array, one in memory at a time."""
     for start in range(0, array.shape[0], rows):
         band = array[start : start + rows]
