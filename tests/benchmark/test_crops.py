@@ -12,22 +12,15 @@ from scipy.ndimage import gaussian_filter
 from benchmark_crops import main
 from build_crops import main as build_crops
 from oddlattice.benchmark.crops import sheet
+from oddlattice.benchmark.crops.cell import Cell, Fit, predict, turned
 from oddlattice.benchmark.crops.columns import SIDE_PX as WINDOW_PX
 from oddlattice.benchmark.crops.columns import autocorrelation, cell_sigma, find_columns, find_sites, lay_out, windows
-from oddlattice.benchmark.crops.lattice import (
-    Cell,
-    Fit,
-    find_vectors,
-    fit_crops,
-    learn_cell,
-    predict,
-    row_jitter_px2,
-    scanned_down,
-    turned,
-)
+from oddlattice.benchmark.crops.fit import fit_crops
+from oddlattice.benchmark.crops.learning import learn_cell, row_jitter_px2, scanned_down
 from oddlattice.benchmark.crops.methods import find_scale, learn_off_lattice, limit_at, no_network
 from oddlattice.benchmark.crops.sets import CropsError, read_set, read_sets
 from oddlattice.benchmark.crops.sheet import CONTRAST, Sheet, beyond_cell, bulk_patches
+from oddlattice.benchmark.crops.vectors import find_vectors
 from oddlattice.crystal import CELL_PX, load_crystal
 from oddlattice.lattice.fourier import NoLatticeError, describe
 from oddlattice.model.patches import image_batches

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter
 
-from oddlattice.benchmark.crops.lattice import FINE, Cell, Fit, displacement_px, lattice_places, sample_cell
+from oddlattice.benchmark.crops.cell import FINE, Cell, Fit, displacement_px, lattice_places, sample_cell
 from oddlattice.defects.noise import window_covariance
 from oddlattice.numerics.arrays import Array, Float
 

@@ -14,6 +14,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from oddlattice.benchmark import published
+from oddlattice.benchmark.crops.cell import Cell, Fit, joined, predict
 from oddlattice.benchmark.crops.columns import (
     Canvas,
     Judge,
@@ -23,7 +24,8 @@ from oddlattice.benchmark.crops.columns import (
     learn_judges,
     seen_from_crops,
 )
-from oddlattice.benchmark.crops.lattice import Cell, Fit, fit_crops, joined, learn_cell, predict, scanned_down
+from oddlattice.benchmark.crops.fit import fit_crops
+from oddlattice.benchmark.crops.learning import learn_cell, scanned_down
 from oddlattice.benchmark.crops.sets import TEST, TRAIN
 from oddlattice.benchmark.crops.sheet import AT_ONCE, Sheet, beyond_cell, train_network
 from oddlattice.benchmark.separation import auroc

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import zoom
 
+from oddlattice.benchmark.crops.cell import Cell, Fit, sample_cell
 from oddlattice.benchmark.crops.columns import CANVAS_PX, find_columns, lay_out
-from oddlattice.benchmark.crops.lattice import Cell, Fit, sample_cell
 from oddlattice.crystal import CELL_PX, Column
 from oddlattice.lattice.columns import as_cells, mean_cell, with_bulk_around
 from oddlattice.lattice.shapes import fit_shape
