@@ -11,7 +11,7 @@ import click  # noqa: E402
 
 from oddlattice.command.commands import oddlattice  # noqa: E402
 from oddlattice.results import unit_of  # noqa: E402
-from oddlattice.run.settings import load_yaml  # noqa: E402
+from oddlattice.run.settings import load_schema  # noqa: E402
 
 TABLE = re.compile(r"((?:^#:[^\n]*\n)+)([A-Z_]+): Schema = \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 COLUMN = re.compile(r'^    "(\w+)": pl\.(\w+).*?,(?:  # (.*))?$', re.MULTILINE)
@@ -63,7 +63,7 @@ def config_lines() -> list[tuple[str, str, str]]:
 
 def config_page() -> str:
     """Every key of the config: what it does, its default, what it may be."""
-    schema = load_yaml(ROOT / "workflow/schemas/config.schema.yaml")
+    schema = load_schema(ROOT / "workflow/schemas/config.schema.yaml")
     lines = [
         "# Config keys",
         "",

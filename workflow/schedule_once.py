@@ -335,7 +335,7 @@ def config_of(order: Order) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for _, content in sources:
         found = merged(found, content)
-    return settings.checked(found, settings.load_yaml(REPOSITORY / "workflow/schemas/config.schema.yaml"), sources)
+    return settings.checked(found, settings.load_schema(REPOSITORY / "workflow/schemas/config.schema.yaml"), sources)
 
 
 def merged(base: Any, over: Any) -> Any:

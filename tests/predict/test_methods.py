@@ -5,10 +5,10 @@ import pytest
 
 from oddlattice.predict.methods import METHODS
 from oddlattice.report.methods import REFERENCES, Cited, _words_of
-from oddlattice.run.settings import load_yaml
+from oddlattice.run.settings import load_schema
 from support.settings import ROOT
 
-SCHEMA = load_yaml(ROOT / "workflow/schemas/config.schema.yaml")["properties"]
+SCHEMA = load_schema(ROOT / "workflow/schemas/config.schema.yaml")["properties"]
 
 
 def test_the_schema_knows_every_method() -> None:

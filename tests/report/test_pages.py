@@ -488,7 +488,7 @@ def test_no_model_page_gives_settings_to_train_with(shard: tuple[Any, Any, Path]
     assert blocks[1].startswith(
         f"snakemake --snakefile {repository}/Snakefile --directory {Path.cwd()} --cores all train "
     )
-    schema = settings.load_yaml(repository / "workflow/schemas/config.schema.yaml")
+    schema = settings.load_schema(repository / "workflow/schemas/config.schema.yaml")
     whole = settings.load_yaml(repository / "config.yaml")
     settings.checked(whole | {"models": given["models"], "train": whole["train"] | given["train"]}, schema, [])
 

@@ -12,6 +12,7 @@ from oddlattice.run.settings import (
     checked,
     dumped,
     find_model,
+    load_schema,
     load_yaml,
     model_names,
     source,
@@ -20,7 +21,7 @@ from oddlattice.run.settings import (
 )
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = load_yaml(ROOT / "workflow/schemas/config.schema.yaml")
+SCHEMA = load_schema(ROOT / "workflow/schemas/config.schema.yaml")
 SHIPPED = load_yaml(ROOT / "config.yaml")
 
 

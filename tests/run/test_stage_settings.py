@@ -4,12 +4,12 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
-from oddlattice.run.settings import load_yaml
+from oddlattice.run.settings import load_schema, load_yaml
 from oddlattice.run.stage_settings import SECTIONS, DefectSettings
 from support.settings import ROOT, default
 
 CONFIG = load_yaml(ROOT / "config.yaml")
-SCHEMA = load_yaml(ROOT / "workflow/schemas/config.schema.yaml")["properties"]
+SCHEMA = load_schema(ROOT / "workflow/schemas/config.schema.yaml")["properties"]
 
 
 @pytest.mark.parametrize("name", SECTIONS)

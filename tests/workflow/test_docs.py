@@ -91,7 +91,7 @@ def test_python_runs(page: str, code: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_settings_are_as_the_schema_wants_them() -> None:
-    schema = settings.load_yaml(ROOT / "workflow/schemas/config.schema.yaml")
+    schema = settings.load_schema(ROOT / "workflow/schemas/config.schema.yaml")
     config = settings.load_yaml(ROOT / "config.yaml")
     for page, text in blocks("yaml"):
         given = yaml.safe_load(text)

@@ -37,7 +37,7 @@ def config_sources():
 def checked_config():
     """The config as the schema wants it, with the archive's full path; a bad one ends the run with one sentence."""
     try:
-        schema = settings.load_yaml(REPOSITORY / "workflow/schemas/config.schema.yaml")
+        schema = settings.load_schema(REPOSITORY / "workflow/schemas/config.schema.yaml")
         found = settings.checked(config, schema, config_sources())
     except settings.SettingsError as error:
         sys.exit(str(error))

@@ -1,5 +1,6 @@
 """The configuration: checked against its schema, with one sentence for the first thing that does not fit."""
 
+import ast
 import hashlib
 import json
 import math
@@ -42,6 +43,40 @@ def load_yaml(path: Path) -> dict[str, Any]:
         return yaml_files.read_mapping(path)
     except ValueError as error:
         raise SettingsError(str(error)) from None
+
+
+def load_schema(path: Path) -> dict[str, Any]:
+    """Read a schema; where it says METHODS, the names of the methods of prediction stand.
+
+    They are read off the registry in `predict/methods.py` without running it: every job reads the schema.
+
+    Raises
+    ------
+    SettingsError
+        As `load_yaml`.
+    """
+    filled: dict[str, Any] = _with_methods(load_yaml(path), method_names())
+    return filled
+
+
+@cache
+def method_names() -> tuple[str, ...]:
+    """Names of the methods in their registry, METHODS."""
+    tree = ast.parse((Path(__file__).parents[1] / "predict/methods.py").read_text(encoding="utf-8"))
+    (registry,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "METHODS"
+    )
+    return tuple(ast.literal_eval(key) for key in registry.keys)  # type: ignore[attr-defined]
+
+
+def _with_methods(value: Any, names: tuple[str, ...]) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_methods(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [name for item in value for name in (names if item == "METHODS" else (_with_methods(item, names),))]
+    return value.replace("METHODS", ", ".join(names)) if isinstance(value, str) else value
 
 
 def checked(config: Mapping[str, Any], schema: Mapping[str, Any], sources: Sequence[tuple[str, Any]]) -> dict[str, Any]:
