@@ -83,7 +83,7 @@ def test_cell_and_names_are_the_same_whatever_rotation_and_origin() -> None:
     for name in ("oblique", "MoS2", "Sr2TiO4"):
         found = [
             own_of(make_field(CRYSTALS[name], side_px=384, dose=80, rotation_deg=turn, seed=seed))
-            for seed, turn in enumerate((3.0, 77.0, 140.0, 215.0, 300.0))
+            for seed, turn in enumerate((3.0, 77.0, 215.0))
         ]
         first = found[0]
         for other in found[1:]:

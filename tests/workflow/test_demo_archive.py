@@ -16,14 +16,14 @@ import pytest
 import build_demo_archive as demo
 from oddlattice.simulate.columnwise import lattice_vectors_px
 from oddlattice.storage.products import VERSION
+from support.shared import demo_archive
 
 Built = tuple[Path, pl.DataFrame]
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    folder = tmp_path_factory.mktemp("demo")
-    assert demo.build(folder / "archive", folder / "truth.csv")
+    folder = demo_archive(tmp_path_factory)
     return folder / "archive", pl.read_csv(folder / "truth.csv", schema=demo.TRUTH | VERSION)
 
 

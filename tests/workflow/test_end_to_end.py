@@ -16,10 +16,10 @@ import pytest
 import zarr
 from ome_zarr_models.v05.image import Image as OmeImage
 
-from build_demo_archive import build
 from oddlattice import __version__
 from oddlattice.defects.kinds import NO_POINTS
 from oddlattice.storage import products
+from support.shared import demo_archive
 
 ROOT = Path(__file__).parents[2]
 NEAR_PX = 4.0
@@ -43,7 +43,9 @@ def snakemake(work: Path, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("demo")
-    build(work / "demo_archive", work / "truth.csv")
+    shared = demo_archive(tmp_path_factory)
+    shutil.copytree(shared / "archive", work / "demo_archive")
+    shutil.copy(shared / "truth.csv", work / "truth.csv")
     before = {p: p.stat().st_mtime_ns for p in (work / "demo_archive").rglob("*")}
     said = snakemake(work)
     assert "12 files: 9 done, 3 rejected" in said
