@@ -19,6 +19,18 @@ def mean_nm(pixel_nm: Sequence[float]) -> float:
     return math.sqrt(pixel_nm[0] * pixel_nm[1])
 
 
+def by_cell_nm(area_nm2: float, period_px: float) -> float:
+    """Mean pixel size by a crystal's cell of this area, which is `period_px` squared in the image [nm]."""
+    return math.sqrt(area_nm2) / period_px
+
+
+def decided_nm(by_cell: float | None, header: Sequence[float] | None) -> float | None:
+    """The mean pixel size of an image [nm]: by a cell of known lengths, else by the header; None without both."""
+    if by_cell is not None:
+        return by_cell
+    return mean_nm(header) if header is not None else None
+
+
 def reckoned_nm(lattice: Mapping[str, Any], header: Sequence[float] | None) -> PixelNm:
     """Pixel size (row, col) [nm] to reckon with, from what the tile stage says: nominal where none is known."""
     return by_lattice_nm(lattice["pixel_nm"] or lattice["nominal_pixel_nm"], header)

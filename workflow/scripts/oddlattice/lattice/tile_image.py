@@ -26,7 +26,7 @@ from oddlattice.lattice.not_one_crystal import not_one_crystal
 from oddlattice.lattice.one_grain import alone, cropped
 from oddlattice.lattice.origin import column_weights
 from oddlattice.lattice.own_crystal import OwnCell, register_on_own, strongest_lattice
-from oddlattice.lattice.pixel_size import DISAGREEMENT, header_nm, mean_nm
+from oddlattice.lattice.pixel_size import DISAGREEMENT, by_cell_nm, decided_nm, header_nm, mean_nm
 from oddlattice.lattice.record import CODEC, write_tiles
 from oddlattice.lattice.register import fit_registration
 from oddlattice.lattice.registration import Registration
@@ -152,10 +152,8 @@ def steps_and_blanks(found: Registration) -> list[str]:
 def tiled_attributes(found: Registration, pixel_nm: tuple[float, float] | None) -> dict[str, Any]:
     """Attributes of a tiled image."""
     crystal = found.crystal
-    ruler = mean_nm(pixel_nm) if pixel_nm is not None else None
-    by_cell = float(np.sqrt(crystal.area_nm2)) / found.frame.period_px if crystal is not None else None
-    if crystal is not None and not crystal.nominal:
-        ruler = by_cell
+    by_cell = by_cell_nm(crystal.area_nm2, found.frame.period_px) if crystal is not None else None
+    ruler = decided_nm(None if crystal is None or crystal.nominal else by_cell, pixel_nm)
     a_sigma, b_sigma, rms = vector_errors(found)
     inside = int(found.inside.sum())
     analysed = int(found.mask.sum())
