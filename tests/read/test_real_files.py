@@ -27,7 +27,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str,
     """Rows of the images table by file name."""
     work = tmp_path_factory.mktemp("real")
     done = subprocess.run(
-        [*SNAKEMAKE, str(work), "--cores", "2", "--config", f"archive={REAL}"],
+        [*SNAKEMAKE, str(work), "--cores", "2", "results/4_defects/images.parquet", "--config", f"archive={REAL}"],
         capture_output=True,
         text=True,
         check=False,
