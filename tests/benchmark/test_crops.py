@@ -17,7 +17,7 @@ from oddlattice.benchmark.crops.columns import SIDE_PX as WINDOW_PX
 from oddlattice.benchmark.crops.columns import autocorrelation, cell_sigma, find_columns, find_sites, lay_out, windows
 from oddlattice.benchmark.crops.fit import fit_crops
 from oddlattice.benchmark.crops.learning import learn_cell, row_jitter_px2, scanned_down
-from oddlattice.benchmark.crops.methods import find_scale, learn_off_lattice, limit_at, no_network
+from oddlattice.benchmark.crops.methods import find_scale, learn_off_lattice, limit_at, no_network, off_lattice
 from oddlattice.benchmark.crops.sets import CropsError, read_set, read_sets
 from oddlattice.benchmark.crops.sheet import CONTRAST, Sheet, beyond_cell, bulk_patches
 from oddlattice.benchmark.crops.vectors import find_vectors
@@ -330,7 +330,7 @@ def test_whole_columns_are_found_and_ours_beats_the_components(tmp_path: Path, m
     assert any(line.startswith("lattice: 23.8") for line in said)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].any_cell])
+@pytest.mark.parametrize("method", off_lattice())
 def test_without_a_lattice_a_large_change_is_still_found(method: str) -> None:
     rng = np.random.default_rng(8)
     row, col = np.mgrid[:SIDE, :SIDE] - SIDE / 2

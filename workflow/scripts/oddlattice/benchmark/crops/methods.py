@@ -186,6 +186,11 @@ def no_network(_tiles: Float, _mask: Mask) -> Float:
     raise NoLatticeError("a network needs a lattice that the crops share")
 
 
+def off_lattice() -> list[str]:
+    """Methods that can take a crop for a cell: of any size, and without what its neighbours on the sheet show."""
+    return [name for name, method in METHODS.items() if method.any_cell and method.takes_residual]
+
+
 def learn_off_lattice(method: str, train: Float, scale: Scale) -> Evaluate:
     """Crops that share no lattice: each is one cell of an image; differences over their spread in bulk."""
     bulk = train[:AT_ONCE]
@@ -244,7 +249,7 @@ def score_all(
     scale = find_scale(sets[TRAIN])
     cell, down = find_cell(sets[TRAIN], say)
     sets = {name: scan_rows_first(crops, down) for name, crops in sets.items()}
-    ours = [method for method in methods if method != PUBLISHED and (cell or METHODS[method].any_cell)]
+    ours = [method for method in methods if method != PUBLISHED and (cell or method in off_lattice())]
     trained: dict[str, Evaluate] = {}
     if cell is not None and ours:
         on = OnLattice(sets[TRAIN], scale, cell, seed, workers, say)
