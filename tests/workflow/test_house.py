@@ -104,12 +104,10 @@ def test_scripts_and_functions_are_short() -> None:
     assert not long
 
 
-def test_the_map_of_the_house_names_its_rooms_and_the_modules_of_the_largest() -> None:
+def test_the_map_of_the_house_names_its_rooms_and_files_that_are_there() -> None:
     text = (ROOT / "docs/house.md").read_text()
     rooms = [path for path in (SCRIPTS / "oddlattice").iterdir() if path.is_dir() and path.name != "__pycache__"]
-    modules = {path.stem for path in (SCRIPTS / "oddlattice/lattice").glob("*.py")} - {"__init__"}
     assert not {f"`{room.name}/`" for room in rooms if f"`{room.name}/`" not in text}
-    assert not {name for name in modules if f"`{name}`" not in text}, "name it in the table of docs/house.md"
     named = re.findall(rf"`((?:{'|'.join(room.name for room in rooms)})/\w+\.py)`", text)
     assert len(named) > 10 and not [name for name in named if not (SCRIPTS / "oddlattice" / name).is_file()]
 
