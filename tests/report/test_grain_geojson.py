@@ -61,7 +61,7 @@ def test_what_is_told_of_a_boundary_is_said_in_words() -> None:
     fault |= {"shift_u_sigma": 0.002, "shift_v_sigma": 0.003, "length_nm": 4.0}
     image: Any = SimpleNamespace(boundaries=[boundary(sort="low-angle", **wall), boundary(**fault)])
     first, second = boundary_lines(image)
-    assert first["told"] == "dislocations: 2 × [0 1]; 1 more places not told"
+    assert first["told"] == "dislocations: 2 × [0 1]; about 1 more are not told"
     assert (second["between"], second["length"]) == ("1", "4.00 nm")
     assert second["told"] == "shifted by 0.497 ± 0.002 a, −0.500 ± 0.003 b"
     assert shown_boundaries(image)[0]["dislocations"] == [[30, 40], [90, 40]]

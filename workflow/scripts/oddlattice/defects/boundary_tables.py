@@ -17,6 +17,7 @@ from oddlattice.defects.registered import Registered
 from oddlattice.defects.tables import Tally
 from oddlattice.lattice.boundaries import Line, Turn, turned
 from oddlattice.lattice.breaks import Closure, Fault, waves_of
+from oddlattice.lattice.fourier import reduced
 from oddlattice.lattice.relations import is_twin, side_by_side
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.storage import blocks
@@ -176,7 +177,15 @@ def wall_told(row: Row, image: Float, labels: Labels, one: Side, other: Side, tu
     found = wall(image, (one.vectors_px, other.vectors_px), turn, line_of(row), own)
     known = [one for one in found if one.burgers is not None]
     listed = [[round(r, 1), round(c, 1), *closure.burgers] for closure in known for r, c in [closure.place_px]]  # type: ignore[misc]
-    return {"dislocations": len(known), "dislocations_not_told": len(found) - len(known), "burgers": json.dumps(listed)}
+    left = max(len(found) - len(known), _untold(known, one.vectors_px, turn, row["length_px"]))
+    return {"dislocations": len(known), "dislocations_not_told": left, "burgers": json.dumps(listed)}
+
+
+def _untold(known: list[Closure], vectors_px: Array, turn: Turn, length_px: float) -> int:
+    """How many dislocations of the shortest vector a boundary must have beside those known, by its angle (Frank)."""
+    told = np.array([one.burgers for one in known]).reshape(-1, 2).sum(axis=0) @ vectors_px
+    needed = 2 * math.sin(math.radians(turn.angle_deg) / 2) * length_px
+    return max(round((needed - float(np.hypot(*told))) / float(np.hypot(*reduced(vectors_px).T).min())), 0)
 
 
 def fault_row(image_id: str, grain: int, fault: Fault, side: Side) -> Row:

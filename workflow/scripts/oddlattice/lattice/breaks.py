@@ -45,7 +45,7 @@ class Waves:
     vectors_px : ndarray of shape (2, 2)
         The lattice whose waves they are, a and b as rows.
     orders : ndarray of shape (k, 2)
-        Reflections (h, k).
+        Reflections (h, k), the strongest first; the first two are not parallel.
     waves : ndarray of shape (k, n, m), complex
         Their amplitudes against the perfect lattice.
     grid : Grid
@@ -222,7 +222,8 @@ def dislocations(waves: Waves, near: Bools) -> list[Closure]:
     """Closures around what is wound, one for each dislocation within some grid places (n, m)."""
     turns = windings(waves)
     wound = np.zeros(near.shape, dtype=bool)
-    for i, j in np.argwhere((turns != 0).any(axis=0)):
+    # around a dislocation one of any two waves turns that are not parallel; fainter ones turn where they break, too
+    for i, j in np.argwhere((turns[:2] != 0).any(axis=0)):
         wound[i : i + 2, j : j + 2] = True
     named, count = ndimage.label(waves.dilated(wound & near, APART_PERIODS), structure=np.ones((3, 3)))
     found = [closure_of(waves, turns, named == k) for k in range(1, count + 1)]

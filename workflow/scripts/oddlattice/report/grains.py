@@ -85,7 +85,7 @@ def _told(row: Row) -> list[str]:
         listed = ", ".join(f"{number} × [{u:g} {v:g}]" for (u, v), number in vectors.most_common())
         says.append(f"dislocations: {listed}" if listed else "no dislocation is told")
         if row.get("dislocations_not_told"):
-            says.append(f"{row['dislocations_not_told']} more places not told")
+            says.append(f"about {row['dislocations_not_told']} more are not told")
     return says
 
 

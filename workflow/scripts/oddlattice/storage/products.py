@@ -279,7 +279,7 @@ BOUNDARIES: Schema = {
     "directions_apart_deg": pl.Float64,
     "misfit_along": pl.Float64,  # of the second's step along them against the first's
     "dislocations": pl.Int64,  # of a low-angle boundary: those whose Burgers vectors are told
-    "dislocations_not_told": pl.Int64,
+    "dislocations_not_told": pl.Int64,  # seen without a closed circuit, or needed for the misorientation
     "burgers": pl.String,  # JSON: lists of [row, col, u, v], place [px] and vector in the first grain's cells
     "shift_u": pl.Float64,  # across an antiphase boundary or a stacking fault [cells]: of what is right of the path
     "shift_v": pl.Float64,
