@@ -9,6 +9,7 @@ import pytest
 
 import write_index
 import write_statistics
+from oddlattice.report.index_lines import line, with_later_frames
 from oddlattice.run.settings import load_yaml
 from oddlattice.run.stage_settings import ReportSettings
 from oddlattice.storage.products import INVENTORY, table, write_tsv
@@ -99,3 +100,20 @@ def test_one_folder_of_one_model_is_as_sure_as_the_model(found: dict[str, Any]) 
     """Scatter between images widens the interval of a model's density as it widens a group's."""
     every = next(row for row in found["statistics"]["densities"] if row["kind"] == "all")
     assert every["ci_high_per_nm2"] == found["statistics"]["totals"]["reviewed"]["ci_high_per_nm2"]
+
+
+def test_a_stack_is_one_line_unless_a_frame_needs_a_person() -> None:
+    series = {"s": "x.series/s.html"}
+    rows = [
+        {"image_id": f"s-f000{k}", "path": "s.dm4", "signal": "", "frame": k, "state": state, "reason": ""}
+        for k, state in enumerate(["no_lattice", "rejected", "rejected"])
+    ]
+    lines = with_later_frames([line(row, {}, {}, set(), series) for row in [*rows, rows[0] | {"image_id": "b"}]])
+    assert [(one["series"] != "", one["later"]) for one in lines] == [
+        (True, False),
+        (True, True),
+        (True, True),
+        (False, False),
+    ]
+    lines[2]["state"] = "analysed"
+    assert [one["later"] for one in with_later_frames(lines)] == [True, True, False, False]
