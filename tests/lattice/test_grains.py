@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 from zarr.storage import MemoryStore
 
 from bench.grains import lines_of, score_labels
+from bench.one_crystal import spoilt
 from oddlattice.defects.kinds import NO_POINTS
 from oddlattice.lattice.boundaries import lines_between, turned
 from oddlattice.lattice.columns import as_cells
@@ -18,10 +19,12 @@ from oddlattice.lattice.grains import find_grains, takes_all
 from oddlattice.lattice.one_grain import alone, cropped
 from oddlattice.lattice.own_crystal import register_on_own
 from oddlattice.lattice.record import Record
+from oddlattice.lattice.register import fit_registration
 from oddlattice.lattice.seams import Side, up_to_seams
 from oddlattice.lattice.spoilt import SURROUNDED, Seen
-from oddlattice.lattice.tile_image import tiled_attributes, write_registration
+from oddlattice.lattice.tile_image import tiled_attributes, vector_errors, write_registration
 from support.grain_fields import GrainField, make_grains
+from support.own_crystals import CRYSTALS, make_field
 from support.stages import through_the_stages
 
 TWO = np.array([[0.3, 0.3], [0.7, 0.75]])
@@ -69,6 +72,24 @@ def test_a_dislocation_makes_no_second_grain() -> None:
     burgers = truth.vectors_px[0][0]
     moved = ndimage.map_coordinates(truth.counts, [row - part * burgers[0], col - part * burgers[1]], order=1)
     assert find_grains(moved.astype(np.float32)).count == 1
+
+
+@pytest.mark.parametrize("seed", [5020])
+def test_what_shows_its_strongest_reflections_alone_is_the_same_crystal(seed: int) -> None:
+    """Under contamination of SrTiO3 every second reflection is lost: the others make half a cell."""
+    assert find_grains(spoilt(seed).field.counts).count == 1
+
+
+def test_errors_of_a_lattice_hold_the_jitter_of_lines() -> None:
+    off = []
+    for seed in range(8):
+        field = make_field(CRYSTALS["Au [110]"], side_px=200, rotation_deg=20, dose=300, jitter_pm=8, seed=seed)
+        found = fit_registration(field.counts, [])
+        steps = np.rint(found.frame.vectors_px @ np.linalg.inv(field.vectors_px))
+        error = (found.frame.vectors_px - steps @ field.vectors_px) / np.array(vector_errors(found)[:2])[:, None]
+        off += list(error.ravel())
+    assert 0.3 < np.std(off) < 1.5
+    assert (np.abs(off) < 1).mean() > 0.55
 
 
 def test_a_grain_reaches_up_to_its_seam() -> None:

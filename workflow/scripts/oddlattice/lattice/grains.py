@@ -49,6 +49,7 @@ USUAL_PERCENT = 80  # of the places of its window at which a reflection is weake
 FREE = 0.2  # of a window's middle that may be covered where it is asked for a lattice
 BESIDE_PERIODS = 4.0  # of what is no crystal beside a grain that is registered with it: vacuum, and what is spoilt
 NEAR_STRENGTH = 0.25  # of a lattice's usual strength from which it may be that of a place
+LEAST_PART = 1.5  # cells of a lattice in another's, of whose reflections it has some
 BENT_DEG, BENT_STRETCH = 7.0, 1.08  # by so much the lattice of one crystal may differ between places
 NEAREST_PERIODS = 0.5  # rms width over which it is asked which waves are nearest to the image
 STEP_PERIODS = 1.0  # rms width over which waves are followed over a boundary
@@ -339,16 +340,35 @@ def _large_enough(one: _Followed, found: list[_Followed], grid: Grid) -> bool:
 
 
 def _joined(image: Float, flattener: Flattener, grid: Grid, labels: Labels, lattices: list[Lattice]) -> Labels:
-    """Labels in which lattices that go over into each other are one: a crystal that is bent, or holds a dislocation."""
+    """Labels in which lattices that go over into each other are one: a crystal that is bent, or holds a dislocation.
+
+    Or one that is so weak here and there that its strongest reflections alone are seen: they make a smaller cell.
+    """
     labels = labels.copy()
     for i, first in enumerate(lattices, 1):
         for j, second in enumerate(lattices[i:], i + 1):
-            own = labels == i, labels == j
-            turn = turned(first.vectors_px, second.vectors_px, (np.zeros(2), np.zeros(2)))
-            alike = turn is not None and turn.angle_deg < BENT_DEG and turn.stretch < BENT_STRETCH
-            if alike and own[0].any() and own[1].any() and _go_over(image, flattener, grid, own, first, second):
-                labels[own[1]] = i
+            kept, gone = (j, i) if _is_part(first, second) else (i, j)
+            own = labels == gone, labels == kept
+            pair = lattices[gone - 1], lattices[kept - 1]
+            if own[0].any() and own[1].any() and _alike(*pair) and _go_over(image, flattener, grid, own, *pair):
+                labels[own[0]] = kept
     return labels
+
+
+def _alike(one: Lattice, other: Lattice) -> bool:
+    """Whether two lattices may be one crystal's, as it is bent, or as far as it is seen."""
+    turn = turned(one.vectors_px, other.vectors_px, (np.zeros(2), np.zeros(2)))
+    bent = turn is not None and turn.angle_deg < BENT_DEG and turn.stretch < BENT_STRETCH
+    return bent or _is_part(one, other)
+
+
+def _is_part(one: Lattice, other: Lattice) -> bool:
+    """Whether the reflections of a lattice are some of another's: its cell is a fraction of the other's."""
+    cells = abs(float(np.linalg.det(other.vectors_px) / np.linalg.det(one.vectors_px)))
+    strong = one.peaks[np.argsort(one.powers)[::-1][:4]]
+    orders = strong @ other.vectors_px.T
+    off = (orders - np.rint(orders)) @ other.reciprocal
+    return cells > LEAST_PART and bool((np.hypot(*off.T) < 2 * SAME_STEP * np.hypot(*strong.T)).all())
 
 
 def _go_over(

@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 
 from oddlattice.crystal import OWN, Crystal
+from oddlattice.lattice.fit_frame import FIELD_CELLS
 from oddlattice.lattice.fourier import DISTORTED, Lattice, NoLatticeError, describe, find_lattice, stretch_of
 from oddlattice.lattice.frame import Frame
 from oddlattice.lattice.grains import Grains, Labels, find_grains, takes_all
@@ -69,15 +70,24 @@ def vector_attributes(frame: Frame, pixel_nm: tuple[float, float] | None) -> dic
 def vector_errors(found: Registration) -> tuple[float, float, float]:
     """Standard errors of a and b (per component) and rms distance of the cells from the frame, all [px].
 
-    The cells' own displacements are taken as independent; the rms is robust (from the median).
+    The cells' own displacements are taken as independent, those of the smooth field as alike within FIELD_CELLS and
+    independent beyond; shifts of the lines at random turn what lies across the lines. The rms is robust (a median).
     """
     moved = np.tensordot(found.frame.vectors_px.T, found.shift_uv, 1)[:, found.mask]
     per_axis = 1.4826 * np.median(np.abs(moved - np.median(moved, axis=1, keepdims=True)), axis=1)
     rms = float(np.hypot(*per_axis))
     cells = np.argwhere(found.mask).astype(float)
+    places = found.nodes_px[:, :-1, :-1][:, found.mask].T
+    smooth = found.frame.grid.at(found.frame.field, places).T @ found.frame.vectors_px
+    alike = min((2 * FIELD_CELLS) ** 2, len(cells) / 4)
+    variance = rms**2 / 2 + alike * float(smooth.var(axis=0).mean())
     design = np.concatenate([np.ones((len(cells), 1)), cells], axis=1)
-    covariance = np.linalg.pinv(design.T @ design) * rms**2 / 2
-    return float(np.sqrt(covariance[1, 1])), float(np.sqrt(covariance[2, 2])), rms
+    covariance = np.linalg.pinv(design.T @ design) * variance
+    line = 1 if found.transposed else 0
+    lines = float(np.ptp(places[:, line])) + 1
+    slope = float(found.row_shift_px.std()) * np.sqrt(12) / lines**1.5  # of a straight line through so many at random
+    a, b = np.hypot(np.sqrt(np.diag(covariance)[1:]), slope * found.frame.vectors_px[:, line])
+    return float(a), float(b), rms
 
 
 def stretch_on(crystal: Crystal, frame: Frame, pixel_nm: tuple[float, float] | None) -> float:
