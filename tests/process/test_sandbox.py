@@ -46,7 +46,7 @@ def tell_memory() -> str:
 
 
 def endings(call: str, jobs: dict, limits: Limits = LIMITS, at_once: int = 1):
-    return {e.key: e for e in run_limited(f"process.test_sandbox:{call}", jobs, limits, at_once=at_once)}
+    return {e.key: e for e in run_limited(f"process.test_sandbox:{call}", jobs.items(), limits, at_once=at_once)}
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
@@ -87,7 +87,7 @@ def test_no_child_outlives_a_killed_parent(tmp_path):
         "import sys; sys.path[:0] = sys.argv[2:]\n"
         "from oddlattice.process.sandbox import Limits, run_limited\n"
         "jobs = {'a': {'path': sys.argv[1], 'seconds': 3.0}}\n"
-        "list(run_limited('process.test_sandbox:sleep_and_write', jobs, Limits(400, 30.0, 30.0)))\n"
+        "list(run_limited('process.test_sandbox:sleep_and_write', jobs.items(), Limits(400, 30.0, 30.0)))\n"
     )
     paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "workflow/scripts")]
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "late"), *paths])

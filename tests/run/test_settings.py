@@ -55,9 +55,9 @@ def test_the_shipped_config_fits_as_it_is() -> None:
         ({"defects": {"fdr": 1}}, "my.yaml: defects.fdr: found 1; needed a number between 0 and 1"),
         ({"defects": {"fdr": True}}, "my.yaml: defects.fdr: found true; needed a number between 0 and 1"),
         ({"defects": {"fdr": None}}, "my.yaml: defects.fdr: found null; needed a number between 0 and 1"),
-        ({"archive": ["a"]}, 'my.yaml: archive: found ["a"]; needed the path of a folder'),
-        ({"archive": ""}, 'my.yaml: archive: found ""; needed the path of a folder'),
-        ({"archive": 7}, "my.yaml: archive: found 7; needed the path of a folder"),
+        ({"archive": ["a"]}, 'my.yaml: archive: found ["a"]; needed the path or URL of a folder'),
+        ({"archive": ""}, 'my.yaml: archive: found ""; needed the path or URL of a folder'),
+        ({"archive": 7}, "my.yaml: archive: found 7; needed the path or URL of a folder"),
         ({"shard": {"files": 0}}, "my.yaml: shard.files: found 0; needed a whole number from 1 to 10000"),
         ({"settle_s": -1}, "my.yaml: settle_s: found -1; needed a number of seconds from 0 to a year"),
         (
@@ -87,7 +87,7 @@ def test_unknown_keys_are_refused_by_name() -> None:
 
 def test_a_missing_key_says_what_is_needed() -> None:
     found = {key: value for key, value in SHIPPED.items() if key != "archive"}
-    with pytest.raises(SettingsError, match=r"^config.yaml: archive: found nothing; needed the path of a folder$"):
+    with pytest.raises(SettingsError, match=r"^config.yaml: archive: found nothing; needed the path or URL of a folder$"):
         checked(found, SCHEMA, [("config.yaml", found)])
 
 

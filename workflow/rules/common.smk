@@ -20,7 +20,7 @@ RESULTS = Path("results")
 SCRIPTS = Path("workflow/scripts") if REPOSITORY == Path.cwd() else REPOSITORY / "workflow/scripts"
 sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
 
-from oddlattice.archive import inventory, listing, review_files, verdicts
+from oddlattice.archive import inventory, listing, remote, review_files, verdicts
 from oddlattice.archive.kept import kept_shards, made_by_rules
 from oddlattice.archive.shards import SHARD_NAME, shard_names
 from oddlattice.run import dependencies, lock, packages, progress, settings
@@ -42,7 +42,7 @@ def checked_config():
     except settings.SettingsError as error:
         sys.exit(str(error))
     folders = {key: found[key] and os.path.abspath(os.path.expanduser(found[key])) for key in ("crops", "crystals")}
-    return found | {"archive": os.path.abspath(os.path.expanduser(found["archive"]))} | folders
+    return found | {"archive": os.fspath(remote.place_of(found["archive"]))} | folders
 
 
 def stop(key, error):
@@ -100,7 +100,7 @@ def shards():
 def scan_archive():
     """Look at the archive, once, and say what is new."""
     scan = inventory.scan_archive(
-        Path(config["archive"]),
+        remote.place_of(config["archive"]),
         RESULTS,
         *(config[key] for key in ("include", "exclude", "settle_s")),
         *(config["shard"][key] for key in ("files", "size_mb")),
@@ -115,7 +115,9 @@ def scan_archive():
 
 def read_reviews():
     """Read what people said about earlier reports, once; a file that cannot be used is named and left out."""
-    folder = Path(config["archive"]) / os.path.expanduser(config["reviews"])
+    place = remote.place_of(config["archive"])
+    beside = place if isinstance(place, Path) else Path.cwd()  # what people say of a remote archive lies here
+    folder = beside / os.path.expanduser(config["reviews"])
     schema = settings.load_yaml(REPOSITORY / "workflow/schemas/review.schema.yaml")
     found = review_files.read_reviews(review_files.review_paths(folder, RESULTS / "5_report"), schema)
     for file in found.files:

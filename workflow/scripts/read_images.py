@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from oddlattice.archive.names import unescape
+from oddlattice.archive.remote import Remote, place_of
 from oddlattice.process.logs import log_to
 from oddlattice.read.read_shard import read_shard
 from oddlattice.run.stage_settings import ReadSettings
@@ -17,7 +18,7 @@ from oddlattice.run.stage_settings import ReadSettings
 
 def main(
     shard_tsv: str | Path,
-    archive: str | Path,
+    archive: str | Path | Remote,
     out_zarr: str | Path,
     settings: ReadSettings,
     log: str | Path | None = None,
@@ -28,7 +29,7 @@ def main(
     if log is not None:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
     with nullcontext(sys.stderr) if log is None else open(log, "w", encoding="utf-8") as lines:
-        read_shard(Path(shard_tsv), Path(archive), Path(out_zarr), settings, lines, threads, call)
+        read_shard(Path(shard_tsv), place_of(archive), Path(out_zarr), settings, lines, threads, call)
 
 
 def archive_of(archive_txt: str | Path) -> str:

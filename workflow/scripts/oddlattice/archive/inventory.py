@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oddlattice.archive.entries import Entry, inventory_text, known_entries, read_entries
-from oddlattice.archive.listing import ArchiveError, Listing, any_of, list_archive
+from oddlattice.archive.listing import ArchiveError, Listing, any_of
 from oddlattice.archive.names import escape, unescape
+from oddlattice.archive.remote import Remote, can_be_read, listed, still_there
 from oddlattice.archive.review_files import Reviews, by_shard, dumped
 from oddlattice.archive.settling import read_looks, sort_out, write_looks
 from oddlattice.archive.shards import pack, shard_names, write_shards
@@ -64,7 +65,7 @@ class Scan:
 
 
 def scan_archive(
-    archive: Path,
+    archive: Path | Remote,
     results: Path,
     include: Sequence[str],
     exclude: Sequence[str],
@@ -87,7 +88,8 @@ def scan_archive(
 
     Parameters
     ----------
-    archive, results : Path
+    archive : Path or Remote
+    results : Path
     include, exclude : sequence of str
         Path patterns, see `pattern`.
     settle_s : float
@@ -103,7 +105,7 @@ def scan_archive(
         If the archive is missing, cannot be listed, is another one than before, or is empty though it was not before.
     """
     home = results / "0_archive"
-    listing = list_archive(archive, include, exclude)
+    listing = listed(archive, include, exclude)
     with one_at_a_time(home):
         known = known_entries(results)
         _same_archive(archive, home, known)
@@ -123,7 +125,7 @@ def scan_archive(
     return Scan(entries, shard_names(results), len(shards), _warnings(archive, listing), notes)
 
 
-def _not_emptied(archive: Path, listing: Listing, known: list[Entry], unasked: set[str]) -> None:
+def _not_emptied(archive: Path | Remote, listing: Listing, known: list[Entry], unasked: set[str]) -> None:
     """ArchiveError where an archive that held files is found empty."""
     if not listing.files and len(known) > len(unasked):
         raise ArchiveError(
@@ -150,7 +152,7 @@ def _forget(results: Path, known: list[Entry], unasked: set[str]) -> list[Entry]
     return [entry for entry in known if entry.shard in keep]
 
 
-def _try_again(archive: Path, results: Path, listing: Listing) -> None:
+def _try_again(archive: Path | Remote, results: Path, listing: Listing) -> None:
     """Have the shards read again whose files were out of reach and are as they were."""
     home = results / "0_archive"
     lost = {
@@ -163,7 +165,7 @@ def _try_again(archive: Path, results: Path, listing: Listing) -> None:
     back = {
         lost[found]
         for name, *version in listing.files
-        if (found := (escape(name), *version)) in lost and os.access(os.path.join(os.fsencode(archive), name), os.R_OK)
+        if (found := (escape(name), *version)) in lost and can_be_read(archive, name)
     }
     for shard in back:
         path = home / f"{shard}.again"
@@ -204,7 +206,7 @@ def _shards_with(results: Path, scans: set[str | None]) -> dict[str, list[str]]:
     return found
 
 
-def _same_archive(archive: Path, home: Path, known: list[Entry]) -> None:
+def _same_archive(archive: Path | Remote, home: Path, known: list[Entry]) -> None:
     try:
         before = (home / "archive.txt").read_text(encoding="utf-8").removesuffix("\n")
     except FileNotFoundError:
@@ -216,7 +218,7 @@ def _same_archive(archive: Path, home: Path, known: list[Entry]) -> None:
         )
 
 
-def _warnings(archive: Path, listing: Listing) -> list[str]:
+def _warnings(archive: Path | Remote, listing: Listing) -> list[str]:
     warnings = [
         f"{escape(archive)}/{escape(folder)}: folder cannot be listed: {why.lower()}; needed a readable folder"
         for folder, why in sorted(listing.unreadable.items())
@@ -230,11 +232,11 @@ def _warnings(archive: Path, listing: Listing) -> list[str]:
     return warnings
 
 
-def _notes(archive: Path, listing: Listing, known: list[Entry]) -> list[str]:
+def _notes(archive: Path | Remote, listing: Listing, known: list[Entry]) -> list[str]:
     """Sentences about files that have rows and are not listed any more."""
-    listed = {file.path for file in listing.files}
-    paths = {unescape(entry.file.path) for entry in known} - listed
-    there = sum(os.path.lexists(os.path.join(os.fsencode(archive), path)) for path in paths)
+    seen = {file.path for file in listing.files}
+    paths = {unescape(entry.file.path) for entry in known} - seen
+    there = still_there(archive, paths)
     says = {"are no longer asked for by include and exclude": there, "are gone from the archive": len(paths) - there}
     place = escape(archive)
     return [f"{place}: of the files found earlier {n} {why}; their results stay" for why, n in says.items() if n]

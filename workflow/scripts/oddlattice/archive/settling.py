@@ -1,12 +1,12 @@
 """Which listed files are complete: a file that may still be being written waits for a later look."""
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 from oddlattice.archive.entries import Entry
 from oddlattice.archive.listing import Listing
 from oddlattice.archive.names import escape
+from oddlattice.archive.remote import Remote, can_be_read
 from oddlattice.archive.shards import File, file_id
 from oddlattice.storage.atomic import write_if_changed
 
@@ -22,7 +22,7 @@ class Look(NamedTuple):
 
 
 def sort_out(
-    archive: Path,
+    archive: Path | Remote,
     listing: Listing,
     known: list[Entry],
     looks: dict[str, Look],
@@ -64,7 +64,7 @@ def sort_out(
             reason = f"may still be being written; taken once unchanged for {settle_s:g} s"
         elif mtime_ns > now_ns and not unchanged:
             reason = "its time of modification lies in the future; taken when the next look finds it unchanged"
-        elif not os.access(os.path.join(os.fsencode(archive), name), os.R_OK):
+        elif not can_be_read(archive, name):
             reason = "cannot be opened: permission denied; taken when it can be read"
         else:
             settled.append(file)

@@ -40,7 +40,7 @@ def tile_all(jobs: dict[str, dict[str, Any]], part: Path, threads: int) -> dict[
     killed: dict[str, dict[str, Any]] = {}
     for is_last, some in ((False, jobs), (True, killed)):
         at_once = 1 if is_last else max(1, threads)
-        for ending in run_limited(TILE, some, LIMITS, at_once=at_once) if some else ():
+        for ending in run_limited(TILE, some.items(), LIMITS, at_once=at_once) if some else ():
             if ending.how == "returned" and ending.value[0] is not None:
                 rows[ending.key] = ending.value[0]
                 continue
@@ -71,7 +71,7 @@ def crystals_of_stacks(
     """The crystal that a stack shows itself, for each of its frames; none for stacks of a model, or where it failed."""
     jobs = {first: {**shared, "frames": names} for first, names in stacks.items()}
     found: dict[str, dict[str, Any]] = {}
-    for ending in run_limited(KNOW, jobs, LIMITS, at_once=max(1, threads)) if jobs else ():
+    for ending in run_limited(KNOW, jobs.items(), LIMITS, at_once=max(1, threads)) if jobs else ():
         if ending.how == "returned" and ending.value[0] is not None:
             found |= dict.fromkeys(stacks[ending.key], ending.value[0])
         elif ending.how != "returned" or ending.value[1] is not None:

@@ -15,12 +15,15 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import IO, Any, NamedTuple, ParamSpec, TypeVar
 
 from oddlattice.numerics.compiled import load_kernels
 from oddlattice.process.parent_death import die_with_parent
@@ -29,7 +32,9 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 #: Errors of the file system that is written to: no fault of the job, so they stop the caller.
-_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+_ORDERS = 0  # standard input
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Refused(Exception):
 
 def run_limited(
     call: str,
-    jobs: Mapping[str, Mapping[str, object]],
+    jobs: Iterable[tuple[str, Mapping[str, object]]],
     limits: Limits,
     *,
     at_once: int = 1,
@@ -99,8 +104,8 @@ def run_limited(
     ----------
     call : str
         "module:function"; called with the job's items as keywords, returns something JSON can hold.
-    jobs : mapping of str to mapping
-        Keywords of each call (JSON).
+    jobs : iterable of str and mapping
+        Key and keywords (JSON) of each call; taken in another thread. Their error comes out when all else has ended.
     limits : Limits
         Of each child.
     at_once : int
@@ -115,35 +120,57 @@ def run_limited(
     RuntimeError
         If the server itself ended early.
     """
-    order = {
-        "call": call,
-        "jobs": list(jobs.items()),
-        "limits": asdict(limits),
-        "at_once": at_once,
-        "preload": preload,
-        "parent": os.getpid(),
-    }
+    order = {"call": call, "limits": asdict(limits), "at_once": at_once, "preload": preload, "parent": os.getpid()}
     server = _server()
     assert server.stdin is not None
     assert server.stdout is not None
-    left = set(jobs)
+    feed = _Feed(server.stdin, order, jobs)
+    ended = set()
     try:
-        with server.stdin as request:
-            request.write(json.dumps(order).encode())
+        feed.start()
         for line in server.stdout:
             ending = Ending(**json.loads(line))
             if ending.how == "disk":
                 raise OSError(ending.value, ending.detail)
-            left.discard(ending.key)
+            ended.add(ending.key)
             yield ending
+        if server.wait():
+            raise RuntimeError(f"the process that reads files ended early (status {server.returncode})")
     finally:
         server.kill()
         server.wait()
         server.stdout.close()
-    if left:
-        raise RuntimeError(
-            f"the process that reads files ended early (status {server.returncode}); unread: {len(left)}"
-        )
+    feed.join()
+    if feed.error is not None:
+        raise feed.error
+    assert ended == feed.keys
+
+
+class _Feed(threading.Thread):
+    """Hands an order and then its jobs to the server, a line each."""
+
+    def __init__(self, to: IO[bytes], order: object, jobs: Iterable[tuple[str, Mapping[str, object]]]) -> None:
+        super().__init__(daemon=True)
+        self.keys: set[str] = set()
+        self.error: Exception | None = None
+        self._to, self._order, self._jobs = to, order, jobs
+
+    def run(self) -> None:
+        """Until there are no more jobs, or the server is gone."""
+        with suppress(BrokenPipeError), self._to:
+            self._send(self._order)
+            try:
+                for key, job in self._jobs:
+                    self.keys.add(key)
+                    self._send([key, job])
+            except BrokenPipeError:
+                raise
+            except Exception as error:
+                self.error = error
+
+    def _send(self, message: object) -> None:
+        self._to.write(json.dumps(message).encode() + b"\n")
+        self._to.flush()
 
 
 def _server() -> "subprocess.Popen[bytes]":
@@ -190,9 +217,32 @@ class _Child:
     said: bytearray
 
 
+class _Orders:
+    """What comes in on standard input, a line of JSON each."""
+
+    def __init__(self) -> None:
+        self.open = True
+        self.waiting: deque[Any] = deque()
+        self._said = b""
+
+    def take(self) -> None:
+        """Take what has come."""
+        found = os.read(_ORDERS, 1 << 16)
+        self.open = bool(found)
+        *lines, self._said = (self._said + found).split(b"\n")
+        self.waiting.extend(json.loads(line) for line in lines)
+
+    def first(self) -> Any:
+        """Wait for the first line."""
+        while self.open and not self.waiting:
+            self.take()
+        return self.waiting.popleft()
+
+
 def serve() -> None:
     """Body of the fork server: read the order from standard input, answer one JSON line per ended child."""
-    order = json.loads(sys.stdin.buffer.read())
+    orders = _Orders()
+    order = orders.first()
     die_with_parent(order["parent"])
     _hush()
     for name in order["preload"]:
@@ -202,13 +252,12 @@ def serve() -> None:
     load_kernels()
     limits = Limits(**order["limits"])
     gc.freeze()  # what is loaded here is garbage for no child: its pages stay shared
-    waiting = order["jobs"][::-1]
     running: dict[int, _Child] = {}
-    while waiting or running:
-        while waiting and len(running) < order["at_once"]:
-            child = _start(function, *waiting.pop(), limits=limits)
+    while orders.open or orders.waiting or running:
+        while orders.waiting and len(running) < order["at_once"]:
+            child = _start(function, *orders.waiting.popleft(), limits=limits)
             running[child.pipe] = child
-        for child, late in _finished(running, limits):
+        for child, late in _finished(running, limits, orders):
             ending = _ending(child, late)
             sys.stdout.write(json.dumps(asdict(ending)) + "\n")
             sys.stdout.flush()
@@ -254,12 +303,16 @@ def _live(function: Callable[..., object], job: dict[str, Any], limits: Limits, 
         text = text[os.write(pipe, text) :]
 
 
-def _finished(running: dict[int, _Child], limits: Limits) -> Iterator[tuple[_Child, bool]]:
-    """Wait, then yield the children that ended and those that are late (killed here)."""
+def _finished(running: dict[int, _Child], limits: Limits, orders: _Orders) -> Iterator[tuple[_Child, bool]]:
+    """Wait, then yield the children that ended and those that are late (killed here); more orders end the wait, too."""
     now = time.monotonic()
-    next_deadline = min(child.started for child in running.values()) + limits.wall_s
-    ready, _, _ = select.select(list(running), [], [], max(0.0, next_deadline - now))
+    last = min((child.started for child in running.values()), default=now + 1e6) + limits.wall_s
+    wanted = [_ORDERS] if orders.open and not orders.waiting else []
+    ready, _, _ = select.select([*running, *wanted], [], [], max(0.0, last - now))
     for pipe in ready:
+        if pipe == _ORDERS:
+            orders.take()
+            continue
         said = os.read(pipe, 1 << 16)
         running[pipe].said += said
         if not said:
@@ -294,7 +347,7 @@ def _hush() -> None:
 
 def _disk_errno(error: BaseException | None) -> int | None:
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _DISK_ERRNOS:
+        if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
             return error.errno
         error = error.__cause__ or error.__context__
     return None

@@ -41,7 +41,7 @@ class _Task:
 
 
 def read_file(
-    file: Mapping[str, Any], path: str, folder: str, settings: Mapping[str, Any], threads: int = 1
+    file: Mapping[str, Any], path: str, folder: str, settings: Mapping[str, Any], threads: int = 1, fault: str = ""
 ) -> list[Row]:
     """Read one file in this process; its images are written as groups of a zarr store of their own.
 
@@ -57,6 +57,8 @@ def read_file(
         The configuration's section "read", as it comes through a pipe.
     threads : int
         Chunks compressed at the same time.
+    fault : str
+        Why the file could not be had, "" where it could.
 
     Returns
     -------
@@ -70,6 +72,8 @@ def read_file(
     Exception
         Whatever the reader raises.
     """
+    if fault:
+        raise Refused(fault)
     handle = checks.open_checked(path, file["size_bytes"], file["mtime_ns"])
     formats = registry.candidates(handle)
     Path(folder).mkdir(parents=True, exist_ok=True)

@@ -5,15 +5,16 @@ Whatever a file does to its reader costs that file alone.
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from oddlattice.archive.names import unescape
+from oddlattice.archive.remote import Remote
 from oddlattice.process.sandbox import Ending, Limits, run_limited
 from oddlattice.read.endings import sentence
 from oddlattice.read.formats.registry import FORMATS
 from oddlattice.read.rows import row
+from oddlattice.read.staging import Local, Staged, staged
 from oddlattice.run.stage_settings import ReadSettings
 from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.groups import new_store
@@ -32,14 +33,17 @@ PRELOAD = (
 )
 
 
-def require_archive(archive: Path) -> None:
+def require_archive(archive: Path | Remote) -> None:
     """Raise if the archive is away: that is no reason against any of its files.
 
     Raises
     ------
-    FileNotFoundError
+    OSError
         If the folder is not there, or is empty, as a mount point is while nothing is mounted.
     """
+    if isinstance(archive, Remote):
+        archive.look()
+        return
     if not archive.is_dir():
         raise FileNotFoundError(f"{archive}: the archive is not there; need the folder that was scanned")
     with os.scandir(archive) as entries:
@@ -48,35 +52,35 @@ def require_archive(archive: Path) -> None:
 
 
 def read_all(
-    files: list[dict[str, Any]], archive: Path, part: Path, settings: ReadSettings, threads: int, call: str
+    files: list[dict[str, Any]], stage: Local, part: Path, settings: ReadSettings, threads: int, call: str
 ) -> Iterator[tuple[Ending, list[Row]]]:
     """Read files in children, at most `threads` at a time; yield each file's ending and rows as they come.
 
     A file's images appear in the store `part` when it has been read to its end, and not before.
     """
     at_once = max(1, min(threads, len(files)))
-    paths = {file["file_id"]: os.fsdecode(os.path.join(os.fsencode(archive), unescape(file["path"]))) for file in files}
-    jobs: dict[str, dict[str, Any]] = {
-        file["file_id"]: {
-            "file": file,
-            "path": paths[file["file_id"]],
-            "folder": str(part / f".{file['file_id']}"),
-            "settings": settings.as_dict(),
-            "threads": max(1, threads // at_once),
-        }
-        for file in files
-    }
-    limits = Limits(settings.memory_mb, settings.timeout_s, settings.timeout_s * max(1, threads // at_once))
-    killed: dict[str, Mapping[str, object]] = {}
-    for is_last, some in ((False, jobs), (True, killed)):
+    of_file = max(1, threads // at_once)
+
+    def job(one: Staged) -> tuple[str, dict[str, Any]]:
+        name = str(one.file["file_id"])
+        more = {"folder": str(part / f".{name}"), "settings": settings.as_dict(), "threads": of_file}
+        return name, {"file": one.file, "path": one.path, "fault": one.fault} | more
+
+    by_id = {file["file_id"]: file for file in files}
+    limits = Limits(settings.memory_mb, settings.timeout_s, settings.timeout_s * of_file)
+    killed: list[dict[str, Any]] = []
+    for is_last, some in ((False, files), (True, killed)):
+        jobs = map(job, stage.of(some))
         for ending in (
-            run_limited(call, some, limits, at_once=1 if is_last else at_once, preload=PRELOAD) if some else ()
+            run_limited(call, jobs, limits, at_once=1 if is_last else at_once, preload=PRELOAD) if some else ()
         ):
+            file = by_id[ending.key]
             if ending.detail == "SIGKILL" and not is_last:
-                killed[ending.key] = jobs[ending.key]  # not by us: perhaps the machine was short of memory, once more
+                killed.append(file)  # not by us: perhaps the machine was short of memory, once more
+                stage.done(file)
                 continue
-            file = jobs[ending.key]["file"]
-            reason = sentence(ending, file, paths[ending.key], settings)
+            reason = sentence(ending, file, stage.path_of(file), settings)
+            stage.done(file)
             rows = ending.value if ending.how == "returned" else [row(file, ending.key, "", 0, reason)]
             collect(rows, part, part / f".{ending.key}")
             yield ending, rows
@@ -99,7 +103,7 @@ def described(path: object, rows: list[Row], seconds: float) -> str:
 
 def read_shard(
     shard_tsv: Path,
-    archive: Path,
+    archive: Path | Remote,
     out_zarr: Path,
     settings: ReadSettings,
     lines: IO[str],
@@ -112,7 +116,7 @@ def read_shard(
     ----------
     shard_tsv : Path
         Files of the shard (products.SHARD), paths relative to `archive`.
-    archive : Path
+    archive : Path or Remote
         Folder of the raw files; only read.
     out_zarr : Path
         Store to make; appears whole or not at all.
@@ -130,14 +134,13 @@ def read_shard(
     OSError
         If the products cannot be written.
     """
-    archive = archive.absolute()
     files = read_tsv(shard_tsv, SHARD).to_dicts()
     require_archive(archive)
     rows: dict[str, list[Row]] = {}
     paths = {file["file_id"]: file["path"] for file in files}
-    with whole_directory(out_zarr.absolute()) as part:
+    with whole_directory(out_zarr.absolute()) as part, staged(archive) as stage:
         group = new_store(part)
-        for ending, found in read_all(files, archive, part, settings, threads, call):
+        for ending, found in read_all(files, stage, part, settings, threads, call):
             rows[ending.key] = found
             lines.write(described(paths[ending.key], found, ending.seconds))
             lines.flush()
