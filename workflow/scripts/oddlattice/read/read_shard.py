@@ -64,7 +64,8 @@ def read_all(
     def job(one: Staged) -> tuple[str, dict[str, Any]]:
         name = str(one.file["file_id"])
         more = {"folder": str(part / f".{name}"), "settings": settings.as_dict(), "threads": of_file}
-        return name, {"file": one.file, "path": one.path, "fault": one.fault} | more
+        fault = {"fault": one.fault} if one.fault else {}
+        return name, {"file": one.file, "path": one.path} | more | fault
 
     by_id = {file["file_id"]: file for file in files}
     limits = Limits(settings.memory_mb, settings.timeout_s, settings.timeout_s * of_file)
