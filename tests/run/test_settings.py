@@ -87,7 +87,9 @@ def test_unknown_keys_are_refused_by_name() -> None:
 
 def test_a_missing_key_says_what_is_needed() -> None:
     found = {key: value for key, value in SHIPPED.items() if key != "archive"}
-    with pytest.raises(SettingsError, match=r"^config.yaml: archive: found nothing; needed the path or URL of a folder$"):
+    with pytest.raises(
+        SettingsError, match=r"^config.yaml: archive: found nothing; needed the path or URL of a folder$"
+    ):
         checked(found, SCHEMA, [("config.yaml", found)])
 
 
