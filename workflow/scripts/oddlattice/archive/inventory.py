@@ -16,7 +16,6 @@ listing the archive.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -242,7 +241,7 @@ def _notes(archive: Path | Remote, listing: Listing, known: list[Entry]) -> list
     return [f"{place}: of the files found earlier {n} {why}; their results stay" for why, n in says.items() if n]
 
 
-def _why_waiting(archive: Path, waiting: list[Entry]) -> list[str]:
+def _why_waiting(archive: Path | Remote, waiting: list[Entry]) -> list[str]:
     """A sentence for each reason that files wait for; the inventory names the files."""
     reasons = Counter(entry.reason for entry in waiting)
     files = {why: "1 file waits" if n == 1 else f"{n} files wait" for why, n in reasons.most_common(_MOST_ENDINGS)}
