@@ -49,3 +49,7 @@ def test_pixel_size_of_two_directions():
     size, warnings = pixel_size_nm(axis(9, "", 1.0), axis(9, "[]", 1.0))
     assert size is None
     assert "no pixel size" in warnings[0]
+
+
+def test_units_do_not_show_in_a_length():
+    assert length_nm(1.95e-11, "m") == length_nm(0.0195, "nm") == 0.0195

@@ -173,7 +173,10 @@ REASONS = {
     tif_claim: (".tif", "claims 80 GB of data .the pages. in"),
     tif_no_page: (".tif", "without a page"),
     zip_bomb: (".ndata1", "claims 315 MB of data .in a zip archive. in"),
-    zip_of_something: (".prz", "The file holds no image of Nion Swift or Panta Rhei; need a microscope file"),
+    zip_of_something: (
+        ".prz",
+        "The file is a zip archive that holds no image of Nion Swift or Panta Rhei; need a microscope file",
+    ),
     h5_of_something: (".h5", "holds no image of Velox or HyperSpy or Nion Swift or NCEM EMD; need"),
     h5_elsewhere: (".h5", "refers to another file .*external link"),
     nion_of_another: (".h5", "calibrates 1 axes of an array of 96 x 128"),

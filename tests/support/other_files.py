@@ -114,6 +114,21 @@ def prz(path: Path, data: np.ndarray) -> None:
         np.savez_compressed(file, data=data, meta_data_json=np.array(json.dumps([said])))
 
 
+def emd1(path: Path, data: np.ndarray) -> None:
+    """EMD 1.0 of emdfile and py4DSTEM: an array below a root, each axis told by its first two values."""
+    steps = [(PIXEL_NM, "nm")] * 2 if data.ndim == 2 else [(0.5, "s"), (PIXEL_NM, "nm"), (PIXEL_NM, "nm")]
+    with h5py.File(path, "w") as file:
+        file.attrs.update({"emd_group_type": "file", "version_major": 1, "version_minor": 0})
+        root = file.create_group("root")
+        root.attrs["emd_group_type"] = "root"
+        group = root.create_group("HAADF")
+        group.attrs["emd_group_type"] = "array"
+        group.create_dataset("data", data=data)
+        for axis, (step, unit) in enumerate(steps):
+            told = group.create_dataset(f"dim{axis}", data=np.array([0.0, step]))
+            told.attrs.update({"name": "tyx"[-data.ndim :][axis], "units": unit})
+
+
 #: By name: the file's ending, its writer, and whether it tells a scale.
 FORMATS: dict[str, tuple[str, Writer, bool]] = {
     "imagej": (".tif", tif_imagej, True),
@@ -128,4 +143,5 @@ FORMATS: dict[str, tuple[str, Writer, bool]] = {
     "ndata1": (".ndata1", ndata1, True),
     "nion": (".h5", nion_h5, True),
     "prz": (".prz", prz, True),
+    "emd 1.0": (".emd", emd1, True),
 }

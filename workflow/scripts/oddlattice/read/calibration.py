@@ -39,7 +39,7 @@ def length_nm(scale: float, units: str) -> float | None:
     factor = _NM.get(plain(units))
     if factor is None or not np.isfinite(scale) or scale == 0:
         return None
-    return abs(scale) * factor
+    return float(f"{abs(scale) * factor:.12g}")  # 1.95e-11 m and 0.0195 nm are the same number
 
 
 def plain(units: str) -> str:

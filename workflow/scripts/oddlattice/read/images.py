@@ -185,7 +185,7 @@ def refusal_of_pixels(survey: Survey) -> str:
     """Why the pixels of an image are of no use, for a microscopist; "" if they are. Saturation is judged apart."""
     if survey.scattered > LARGEST_NAN * survey.pixels or survey.not_finite > LARGEST_NAN_EDGE * survey.pixels:
         share = f"{100 * survey.not_finite / survey.pixels:.0f} %"
-        return f"holds no number in {share} of its pixels (NaN or infinite)"
+        return f"holds no number in {share} of its pixels (NaN or infinite); at most 1 % may, but for whole lines"
     if survey.lowest == survey.highest:
         value = "zero" if survey.highest == 0 else f"{survey.highest:g}"
         return f"is blank: every pixel is {value}"

@@ -143,4 +143,5 @@ def load(path: Path, formats: tuple[Format, ...]) -> list[Signal]:
     for known in formats:
         if known.is_one(path):
             return known.load(path)
-    raise Refused(f"holds no image of {' or '.join(known.name for known in formats)}; {_NEEDED}")
+    container = "is a zip archive that" if formats[0].check is zipped.check else "is an HDF5 file that"
+    raise Refused(f"{container} holds no image of {' or '.join(known.name for known in formats)}; {_NEEDED}")
