@@ -17,9 +17,9 @@ ONE_FILE = """
 import importlib, json, logging, os, sys, time
 from bench.stages import config_of, used_s
 from pathlib import Path
-from oddlattice.read.read_shard import PRELOAD
+from oddlattice.read.read_shard import preloaded
 logging.disable(50)
-for name in PRELOAD:
+for name in preloaded([{"path": "a.dm4"}, {"path": "a.emd"}]):
     importlib.import_module(name)  # as the server has them before it forks a child for a file
 from oddlattice.read.read_file import read_file
 from oddlattice.run.stage_settings import ReadSettings

@@ -16,6 +16,7 @@ import zarr
 from ome_zarr_models.v05.image import Image
 
 import read_images
+from oddlattice.read.read_shard import preloaded
 from oddlattice.storage.products import READ
 from support.raw_files import (
     SETTINGS,
@@ -623,3 +624,9 @@ def test_an_apple_double_is_named_as_such(tmp_path):
     (archive / "._a.dm4").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(4000))
     rows, _ = read(archive, tmp_path)
     assert "AppleDouble" in only(rows["._a.dm4"])["reason"]
+
+
+def test_only_readers_of_the_shard_s_formats_are_loaded_for_all_files() -> None:
+    found = preloaded([{"path": "a/b.DM4"}, {"path": "c.unknown"}])
+    assert "rsciio.digitalmicrograph._api" in found and "hyperspy.api" in found
+    assert not [name for name in found if "emd" in name]

@@ -189,7 +189,7 @@ class OnDevice:
         self.shape, self.width = (mask.shape[0], mask.shape[1]), width
         self.cells = engine.to_device(np.argwhere(mask))
         self._index = engine.to_device(np.flatnonzero(mask))
-        self.known = engine.to_device(np.repeat(np.repeat(mask, CELL_PX, 0), CELL_PX, 1))
+        self._mask = engine.to_device(mask.astype(np.float32))
         planes = Planes(mask.astype(np.float64), width)
         self._terms = {
             kind: [engine.to_device(np.ascontiguousarray(x)) for x in planes.terms(as_numpy)]
@@ -204,6 +204,12 @@ class OnDevice:
         """Layers (k, U, V) of values (k, n) of the analysed cells, 0 elsewhere."""
         layers = values.new_zeros(len(values), self.shape[0] * self.shape[1])
         return layers.index_copy_(1, self._index, values).view(-1, *self.shape)
+
+    def masked(self, values: torch.Tensor) -> torch.Tensor:
+        """A map (U 20, V 20) with 0 in the cells that are not analysed."""
+        rows, cols = self.shape
+        cells = values.view(rows, CELL_PX, cols, CELL_PX) * self._mask[:, None, :, None]
+        return cells.view(values.shape)
 
     def smooth(self, layers: torch.Tensor) -> torch.Tensor:
         """`Planes.smooth` of layers (k, U, V)."""

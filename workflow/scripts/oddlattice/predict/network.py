@@ -108,7 +108,7 @@ def predict_on_gpu(careful: Careful, tiles: Float, mask: Mask, width: float, con
     with own_stream(engine.device):
         there, seen = OnDevice(engine, mask, width), engine.to_device(tiles)
         raw = network_on_gpu(careful, seen, there, contrast)
-        whole = raw + own_residual_on_gpu((seen - raw) * there.known, there)
+        whole = raw + own_residual_on_gpu(there.masked(seen - raw), there)
         return engine.to_host(raw), engine.to_host(whole)
 
 

@@ -29,8 +29,14 @@ PRELOAD = (
     "hyperspy._signals.lazy_signal1d",
     "hyperspy._signals.lazy_signal2d",
     "dask.array",
-    *sorted({module for known in FORMATS for module in known.modules}),
 )
+
+
+def preloaded(files: list[dict[str, Any]]) -> tuple[str, ...]:
+    """What the server imports: for all files, and for the formats that their names say; others load their own."""
+    endings = {os.path.splitext(str(file["path"]))[1].lower() for file in files}
+    formats = [known for known in FORMATS if endings & set(known.endings)]
+    return (*PRELOAD, *sorted({module for known in formats for module in known.modules}))
 
 
 def require_archive(archive: Path | Remote) -> None:
@@ -73,7 +79,7 @@ def read_all(
     for is_last, some in ((False, files), (True, killed)):
         jobs = map(job, stage.of(some))
         for ending in (
-            run_limited(call, jobs, limits, at_once=1 if is_last else at_once, preload=PRELOAD) if some else ()
+            run_limited(call, jobs, limits, at_once=1 if is_last else at_once, preload=preloaded(files)) if some else ()
         ):
             file = by_id[ending.key]
             if ending.detail == "SIGKILL" and not is_last:
