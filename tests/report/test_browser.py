@@ -62,7 +62,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = [tables[name] for name in ("images_parquet", "defects_parquet", "reviews_parquet", "precision_csv")]
     index = folder / "5_report" / "index.html"
     listed = (shard.paths.reviews_json, folder / "discovered.tsv", tables["statistics_json"])
-    write_index.main(*names, *listed, [str(pages)], [], index, INDEX_SETTINGS, PROVENANCE)
+    write_index.main(*names, *listed, [str(pages)], index, INDEX_SETTINGS, PROVENANCE)
     return folder / "5_report"
 
 

@@ -47,11 +47,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     write_tsv(table([], INVENTORY), folder / "discovered.tsv")
     parquets = [gathered[f"{name}_parquet"] for name in ("images", "defects", "reviews")]
     write_index.main(
-        *parquets, gathered["precision_csv"], shard.paths.reviews_json, folder / "discovered.tsv", statistics, [], [],
+        *parquets, gathered["precision_csv"], shard.paths.reviews_json, folder / "discovered.tsv", statistics, [],
         folder / "5_report/index.html", default(ReportSettings), provenance,
     )  # fmt: skip
     write_statistics.main(
-        statistics, gathered["images_parquet"], [], [], folder / "5_report/statistics.html", folder / "m.md", provenance
+        statistics, gathered["images_parquet"], [], folder / "5_report/statistics.html", folder / "m.md", provenance
     )
     return {
         "statistics": json.loads(Path(statistics).read_text()),
@@ -103,12 +103,12 @@ def test_one_folder_of_one_model_is_as_sure_as_the_model(found: dict[str, Any]) 
 
 
 def test_a_stack_is_one_line_unless_a_frame_needs_a_person() -> None:
-    series = {"s": "x.series/s.html"}
+    pages = {"s": "x/s.html"}
     rows = [
         {"image_id": f"s-f000{k}", "path": "s.dm4", "signal": "", "frame": k, "state": state, "reason": ""}
         for k, state in enumerate(["no_lattice", "rejected", "rejected"])
     ]
-    lines = with_later_frames([line(row, {}, {}, set(), series) for row in [*rows, rows[0] | {"image_id": "b"}]])
+    lines = with_later_frames([line(row, pages, {}, set()) for row in [*rows, rows[0] | {"image_id": "b"}]])
     assert [(one["series"] != "", one["later"]) for one in lines] == [
         (True, False),
         (True, True),

@@ -356,7 +356,7 @@ def write_index_of(found: made_up.Shard, folder: Path, path: Path, pages: list[s
     names = [tables[name] for name in ("images_parquet", "defects_parquet", "reviews_parquet", "precision_csv")]
     reviews, discovered = found.paths.reviews_json, folder / "discovered.tsv"
     statistics = tables["statistics_json"]
-    write_index.main(*names, reviews, discovered, statistics, pages, [], path, INDEX_SETTINGS, PROVENANCE)
+    write_index.main(*names, reviews, discovered, statistics, pages, path, INDEX_SETTINGS, PROVENANCE)
 
 
 @pytest.fixture(scope="module")

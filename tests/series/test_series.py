@@ -12,8 +12,8 @@ from PIL import Image
 
 import measure_images
 import oddlattice
-import write_series
 from oddlattice.crystal import load_crystal
+from oddlattice.report.series_page import write_series_pages
 from oddlattice.report.series_pictures import mean_of
 from oddlattice.series.dose import Dose, dose_of
 from oddlattice.series.drift import Frame, laid_on_first
@@ -51,7 +51,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = {name: str(folder / f"{name}.parquet") for name in OF_SERIES}
     raw = zarr.open_group(folder / "1.zarr", mode="r")
     measure_images.follow_stacks(stages["images"], stages["columns"], raw, out, 0, measure_images.Watch())
-    write_series.main(folder / "1.zarr", out, folder / "s0001.series")
+    (folder / "pages").mkdir()
+    write_series_pages(out, raw, folder / "pages", measure_images.Watch())
     return folder
 
 
@@ -105,7 +106,7 @@ def test_the_mean_of_frames_is_that_of_the_specimen() -> None:
 
 def test_the_player_shows_what_happened(folder: Path, browser: Any) -> None:
     tab = Tab(browser, 1280, "dark")
-    page = tab.open(folder / "s0001.series/f0000-s0.html")
+    page = tab.open(folder / "pages/f0000-s0.html")
     assert violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
     marks = page.locator("#stage path")
@@ -120,7 +121,7 @@ def test_the_player_shows_what_happened(folder: Path, browser: Any) -> None:
     page.locator("button[data-frame]").first.click()
     assert page.locator("#says").inner_text().startswith(f"Frame {EMPTIED_AT}")
     tab.close()
-    with Image.open(folder / "s0001.series/f0000-s0/moving.gif") as moving:
+    with Image.open(folder / "pages/f0000-s0/moving.gif") as moving:
         assert moving.n_frames == FRAMES
 
 
@@ -130,8 +131,9 @@ def test_a_stack_that_is_not_followed_has_a_page(folder: Path, tmp_path: Path) -
     out = {name: str(tmp_path / f"{name}.parquet") for name in OF_SERIES}
     raw = zarr.open_group(folder / "1.zarr", mode="r")
     measure_images.follow_stacks(images, stages["columns"], raw, out, 0, measure_images.Watch())
-    write_series.main(folder / "1.zarr", out, tmp_path / "s0001.series")
-    text = (tmp_path / "s0001.series/f0000-s0.html").read_text(encoding="utf-8")
+    (tmp_path / "pages").mkdir()
+    write_series_pages(out, raw, tmp_path / "pages", measure_images.Watch())
+    text = (tmp_path / "pages/f0000-s0.html").read_text(encoding="utf-8")
     assert "Not followed" in text and "fewer than 3 frames" in text and "no lattice" in text
 
 

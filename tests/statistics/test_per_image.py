@@ -263,6 +263,6 @@ def test_an_empty_archive_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "statistics.json").write_text(json.dumps(empty))
     made = made_up.Shard(tmp_path / "none").write()
     write_statistics.main(
-        tmp_path / "statistics.json", made.images, [], [], tmp_path / "s.html", tmp_path / "m.md", PROVENANCE
+        tmp_path / "statistics.json", made.images, [], tmp_path / "s.html", tmp_path / "m.md", PROVENANCE
     )
     assert "No image has been analysed yet" in (tmp_path / "s.html").read_text()

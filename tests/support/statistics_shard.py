@@ -36,5 +36,5 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> tuple[made_up.Made, Path,
         default(StatisticsSettings), 1, [str(paths.columns)],
     )  # fmt: skip
     page = folder / "5_report" / "statistics.html"
-    write_statistics.main(out / "statistics.json", paths.images, [], [], page, page.with_name("methods.md"), PROVENANCE)
+    write_statistics.main(out / "statistics.json", paths.images, [], page, page.with_name("methods.md"), PROVENANCE)
     return paths, out, page

@@ -3,7 +3,7 @@
 In:  the zarr stores and tables of a shard; results/4_defects/{defects,images,reviews}.parquet;
      results/4_defects/precision.csv; results/0_archive/discovered.tsv, reviews.json, {shard}.reviews.json
 Out: results/5_report/{shard}/<image_id>.html, .json, .defects.csv, .geojson and the pictures in <image_id>/
-     results/5_report/{shard}.series/   the page of every stack of the shard that was followed through its frames
+     results/5_report/{shard}/<series>.html, .json, .tracks.csv, .events.csv, .geojson   the same of every stack
      results/5_report/index.html, index.json, gallery.html   every image; every defect
      results/ro-crate-metadata.json    what lies in results, and where it comes from (RO-Crate 1.1)
      results/5_report/statistics.html, methods.md   what all images show together; the methods of a paper
@@ -20,6 +20,11 @@ rule write_pages:
         images="results/4_defects/{shard}.images.parquet",
         columns="results/4_defects/{shard}.columns.parquet",
         statistics="results/4_defects/{shard}.statistics.json",
+        series="results/4_defects/{shard}.series.parquet",
+        series_frames="results/4_defects/{shard}.series_frames.parquet",
+        series_depths="results/4_defects/{shard}.series_depths.parquet",
+        tracks="results/4_defects/{shard}.tracks.parquet",
+        events="results/4_defects/{shard}.events.parquet",
         reviews_json="results/0_archive/{shard}.reviews.json",
         modules=modules_of("write_pages"),
     output:
@@ -40,31 +45,6 @@ rule write_pages:
         "../scripts/write_pages.py"
 
 
-rule write_series:
-    input:
-        images_zarr="results/1_images/{shard}.zarr",
-        series="results/4_defects/{shard}.series.parquet",
-        series_frames="results/4_defects/{shard}.series_frames.parquet",
-        series_depths="results/4_defects/{shard}.series_depths.parquet",
-        tracks="results/4_defects/{shard}.tracks.parquet",
-        events="results/4_defects/{shard}.events.parquet",
-        modules=modules_of("write_series"),
-    output:
-        pages=directory("results/5_report/{shard}.series"),
-    log:
-        "results/logs/write_series/{shard}.log",
-    benchmark:
-        "results/benchmarks/write_series/{shard}.tsv"
-    conda:
-        "../../envs/conda.yaml"
-    threads: 1
-    resources:
-        mem_mb=grown(2000),
-        runtime=60,
-    script:
-        "../scripts/write_series.py"
-
-
 rule write_index:
     input:
         images_parquet="results/4_defects/images.parquet",
@@ -76,7 +56,6 @@ rule write_index:
         statistics="results/4_defects/statistics.json",
         statistics_html="results/5_report/statistics.html",
         page_dirs=of_shards("results/5_report/{shard}"),
-        series_dirs=of_shards("results/5_report/{shard}.series"),
         modules=modules_of("write_index"),
     output:
         index_html="results/5_report/index.html",
@@ -102,7 +81,6 @@ rule write_statistics:
         statistics="results/4_defects/statistics.json",
         images_parquet="results/4_defects/images.parquet",
         page_dirs=of_shards("results/5_report/{shard}"),
-        series_dirs=of_shards("results/5_report/{shard}.series"),
         modules=modules_of("write_statistics"),
     output:
         html="results/5_report/statistics.html",

@@ -32,7 +32,6 @@ def main(
     discovered_tsv: str | Path,
     statistics_json: str | Path,
     page_dirs: list[str],
-    series_dirs: list[str],
     out_html: str | Path,
     settings: ReportSettings,
     provenance: dict[str, Any],
@@ -49,8 +48,8 @@ def main(
         Every file found under the archive.
     statistics_json : path
         Of all images: totals and densities of folders are taken from here.
-    page_dirs, series_dirs : list of path
-        Folders written by write_pages and write_series; the index links to the pages in them.
+    page_dirs : list of path
+        Folders written by write_pages; the index links to the pages in them.
     out_html : path
         The index; the folders of pages lie beside it. The JSON takes its name.
     provenance : dict
@@ -63,8 +62,7 @@ def main(
     remarkable = remarkable_densities(rows, settings.density_stands_out)
     unread = lines_of_files(discovered, {str(row["file_id"]) for row in rows})
     read = {str(row["file_id"]) for row in rows if row["state"] != "rejected"}
-    of_stacks = find_pages(series_dirs, Path(out_html).parent)
-    lines = [line(row, pages, remarkable, read, of_stacks) for row in [*rows, *unread]]
+    lines = [line(row, pages, remarkable, read) for row in [*rows, *unread]]
     lines = with_same_scans(with_later_frames(lines), rows)
     lines.sort(key=lambda x: (x["urgent"], x["folder"], x["name"], x["id"]))
     files = json.loads(Path(reviews_json).read_text(encoding="ascii"))["files"]
@@ -95,7 +93,6 @@ if "snakemake" in globals():
         snakemake.input.discovered_tsv,
         snakemake.input.statistics,
         list(snakemake.input.page_dirs),
-        list(snakemake.input.series_dirs),
         snakemake.output.index_html,
         ReportSettings.of(snakemake.params.settings),
         dict(snakemake.params.provenance),

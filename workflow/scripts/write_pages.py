@@ -14,9 +14,11 @@ from oddlattice.process.supervised import Watch, go_on_watched
 from oddlattice.report.gallery import in_page_order
 from oddlattice.report.image_page import write_failure, write_page_of
 from oddlattice.report.images import load_image, places_of
+from oddlattice.report.series_page import write_series_pages
 from oddlattice.statistics.reviews import lay_on
 from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.image_json import ByImage
+from oddlattice.storage.products import OF_SERIES
 
 
 def main(
@@ -32,6 +34,7 @@ def main(
     out_dir: str | Path,
     config: Mapping[str, Any],
     watch: Watch | None = None,
+    series: Mapping[str, str] | None = None,
 ) -> None:
     """Write the pages of one shard into `out_dir`.
 
@@ -51,6 +54,8 @@ def main(
         The sections of the merged configuration that shape results; shown as they are.
     watch : Watch, optional
         Of a process that is watched.
+    series : mapping of str to path, optional
+        The shard's tables named in `products.OF_SERIES`: every stack has a page beside those of its frames.
     """
     watch = watch or Watch()
     paths = {"images": images_zarr, "tiles": tiles_zarr, "differences": differences_zarr, "maps": maps_zarr}
@@ -68,6 +73,8 @@ def main(
             if fault is not None:
                 print(fault.trace)
                 write_failure(row, fault.words, part)
+        if series is not None:
+            write_series_pages(series, stores["images"], part, watch)
 
 
 if "snakemake" in globals():
@@ -86,4 +93,5 @@ if "snakemake" in globals():
         snakemake.output.pages,
         dict(snakemake.params.config),
         go_on_watched(),
+        {name: snakemake.input[name] for name in OF_SERIES},
     )

@@ -19,7 +19,6 @@ def main(
     statistics_json: str | Path,
     images_parquet: str | Path,
     page_dirs: list[str],
-    series_dirs: list[str],
     out_html: str | Path,
     out_methods: str | Path,
     provenance: dict[str, Any],
@@ -32,8 +31,8 @@ def main(
         Of all images.
     images_parquet : path
         The gathered table.
-    page_dirs, series_dirs : list of path
-        Folders of the images' pages, and of those of stacks.
+    page_dirs : list of path
+        Folders of the pages of images and stacks.
     provenance : dict
         ``config``: the merged configuration; ``versions``: of this program and its packages.
     """
@@ -47,7 +46,7 @@ def main(
         "statistics.html.j2",
         ("dom.js", "statistics.js"),
         {},
-        found=many_view(found, find_pages(page_dirs, home), find_pages(series_dirs, home)),
+        found=many_view(found, find_pages(page_dirs, home)),
         methods=text,
         versions=provenance["versions"],
         files=[
@@ -70,7 +69,6 @@ if "snakemake" in globals():
         snakemake.input.statistics,
         snakemake.input.images_parquet,
         list(snakemake.input.page_dirs),
-        list(snakemake.input.series_dirs),
         snakemake.output.html,
         snakemake.output.methods,
         dict(snakemake.params.provenance),

@@ -79,7 +79,7 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, config: 
         provenance=image_facts.provenance(image, shard),
         config=yaml.safe_dump(config, sort_keys=True, allow_unicode=True),
         versions=versions(),
-        series=_series_address(name, shard, config),
+        series=_series_address(name, config),
         **_head(image, numbers),
         **_viewer(image, display, numbers["kinds"], statistics),
         **_results(image, numbers),
@@ -87,10 +87,10 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, config: 
     (folder / f"{name}.html").write_bytes(page)
 
 
-def _series_address(name: str, shard: str, config: Mapping[str, Any]) -> str:
+def _series_address(name: str, config: Mapping[str, Any]) -> str:
     """Address of the page of the stack that an image is a frame of; "" where it is none, or none is followed."""
     series = image_facts.series_name(name)
-    return f"../{shard}.series/{series}.html" if series and config["read"]["frames"] == "series" else ""
+    return f"{series}.html" if series and config["read"]["frames"] == "series" else ""
 
 
 def page_numbers(image: Image, statistics: Row, display: Display, histograms: Row) -> Row:

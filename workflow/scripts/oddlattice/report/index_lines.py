@@ -1,7 +1,5 @@
 """A line of the index for each image and each file without one: what it says, and whether it needs a person."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import polars as pl
 
@@ -19,7 +17,6 @@ STATES = {
     "waiting": "Waiting",
     "ready": "Not yet analysed",
 }
-NO_SERIES: Mapping[str, str] = {}
 ENOUGH_IMAGES = 5  # below this number of analysed images of a model no density is called remarkable
 #: How much a line needs a person, the most urgent first; rejected files of a kind that never is an image come last.
 URGENCY = ("conflict", "density", "no_model", "warning", "rejected", "no_lattice", "")
@@ -76,10 +73,8 @@ def _signal(row: Row) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def line(
-    row: Row, pages: dict[str, str], remarkable: dict[str, float], read: set[str], series: Mapping[str, str] = NO_SERIES
-) -> Row:
-    """One line of the index: what it shows, and what it is sorted and found by. `series`: pages of stacks by name."""
+def line(row: Row, pages: dict[str, str], remarkable: dict[str, float], read: set[str]) -> Row:
+    """One line of the index: what it shows, and what it is sorted and found by."""
     folder, _, name = str(row["path"]).rpartition("/")
     why, says = urgency(row, remarkable, read)
     analysed = row["state"] == "analysed"
@@ -90,7 +85,7 @@ def line(
         "folder": folder,
         "name": name,
         "signal": _signal(row),
-        "series": series.get(series_name(str(row["image_id"])), ""),
+        "series": pages.get(series_name(str(row["image_id"])), ""),
         "state": row["state"],
         "urgent": URGENCY.index(why),
         "why": says,

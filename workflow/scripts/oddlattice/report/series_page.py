@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import zarr
 
 from oddlattice.defects.kinds import KINDS
 from oddlattice.numerics.intervals import poisson_interval
+from oddlattice.process.supervised import Watch
 from oddlattice.report import numbers as n
 from oddlattice.report.charts import Axis, Point, Series, chart
 from oddlattice.report.image_facts import series_name
@@ -30,6 +31,17 @@ Tables = dict[str, pl.DataFrame]
 AGAINST = {"frame": "frame", "time_s": "s since the first frame", "dose_before_e_per_nm2": "electrons per nm²"}
 
 
+def write_series_pages(tables: Mapping[str, str], images: zarr.Group, folder: Path, watch: Watch) -> None:
+    """Write the pages of the stacks of a shard, by its tables (products.OF_SERIES); a failure costs its stack alone."""
+    found = {name: pl.read_parquet(path) for name, path in tables.items()}
+    for row in found["series"].iter_rows(named=True):
+        own = {name: frame.filter(pl.col("series_id") == row["series_id"]) for name, frame in found.items()}
+        _, fault = watch.result_or_fault(row["series_id"], write_series_page, row, own, images, folder)
+        if fault is not None:
+            print(fault.trace)
+            write_series_failure(row, own["series_frames"], fault.words, folder)
+
+
 def write_series_page(row: Row, tables: Tables, images: zarr.Group, folder: Path) -> None:
     """Write the page, the pictures and the files of one series into `folder`.
 
@@ -42,7 +54,7 @@ def write_series_page(row: Row, tables: Tables, images: zarr.Group, folder: Path
     images : zarr.Group
         The shard's images.
     folder : Path
-        `5_report/SHARD.series`.
+        `5_report/SHARD`.
     """
     frames = tables["series_frames"].sort("frame").to_dicts()
     name = series_name(frames[0]["image_id"])
@@ -55,7 +67,7 @@ def write_series_page(row: Row, tables: Tables, images: zarr.Group, folder: Path
         drift = np.array([[frame["drift_row_px"], frame["drift_col_px"]] for _, frame in used])
         write_mean([array for array, _ in used], drift, shown, folder / name)
         write_moving(frames, markers_by_frame(frames, tracks), shown, folder / name)
-    data = player(frames, tracks, tables["events"].to_dicts(), shown, folder.name.removesuffix(".series"))
+    data = player(frames, tracks, tables["events"].to_dicts(), shown)
     numbers = {key: table.to_dicts() for key, table in tables.items()}
     (folder / f"{name}.json").write_text(json_lines(numbers), encoding="ascii")
     (folder / f"{name}.geojson").write_text(json_lines(tracks_geojson(tracks)), encoding="ascii")
@@ -111,7 +123,7 @@ def _moved(track: Row, first: Row, frame: Row) -> tuple[float, float]:
     return row, track["col_px"] + frame["drift_col_px"] - first["drift_col_px"]
 
 
-def player(frames: Sequence[Row], tracks: Sequence[Row], events: Sequence[Row], shown: Shown, shard: str) -> Row:
+def player(frames: Sequence[Row], tracks: Sequence[Row], events: Sequence[Row], shown: Shown) -> Row:
     """What the player draws: pictures, drift, tracks and events."""
     number = {frame["frame"]: k for k, frame in enumerate(frames)}
     return {
@@ -120,7 +132,7 @@ def player(frames: Sequence[Row], tracks: Sequence[Row], events: Sequence[Row], 
             {
                 "number": frame["frame"],
                 "picture": picture,
-                "page": f"../{shard}/{frame['image_id']}.html",
+                "page": f"{frame['image_id']}.html",
                 "used": frame["used"],
                 "why": "" if frame["used"] else frame["reason"] or "left out",
                 "drift": [frame["drift_row_px"], frame["drift_col_px"]] if frame["used"] else None,

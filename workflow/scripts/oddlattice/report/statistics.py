@@ -263,10 +263,10 @@ def _change(row: Row, span: float) -> str:
     return f"{texts[0]} over {over} (95 % interval {texts[1]} to {texts[2]})"
 
 
-def series_line(row: Row, series_pages: Mapping[str, str]) -> Row:
-    """A line of the table of stacks; `series_pages` are addresses of their pages by name."""
+def series_line(row: Row, pages: Mapping[str, str]) -> Row:
+    """A line of the table of stacks; `pages` are addresses of pages by name."""
     line: Row = {"name": f"{row['path']} · {row['signal']}" if row["signal"] else row["path"], "reason": row["reason"]}
-    line |= {"page": series_pages.get(series_name(row["first_image_id"]), ""), "followed": row["state"] == "followed"}
+    line |= {"page": pages.get(series_name(row["first_image_id"]), ""), "followed": row["state"] == "followed"}
     line |= {"frames": f"{n.count(row['frames_used'])} of {n.count(row['frames'])}"}
     line |= {key: n.count(row[key]) if line["followed"] else n.NONE for key in ("tracks", "changes", "returns", "hops")}
     rate = (None if row[key] is None else 1e3 * row[key] for key in RATES)
@@ -315,8 +315,8 @@ def comparison_rows(found: list[Row]) -> list[Row]:
     return rows
 
 
-def many_view(found: Row, pages: dict[str, str], series_pages: Mapping[str, str]) -> Row:
-    """All that the page of statistics says; addresses of the images' pages by image id, of stacks' by name."""
+def many_view(found: Row, pages: dict[str, str]) -> Row:
+    """All that the page of statistics says; `pages` are addresses of the pages of images and stacks by their names."""
     models = sorted({named(row) for row in found["densities"]})
     return {
         "images": n.count(found["images"]),
@@ -335,6 +335,6 @@ def many_view(found: Row, pages: dict[str, str], series_pages: Mapping[str, str]
         "comparisons": comparison_rows(found["comparisons"]),
         "trends": [trend_view(row, pages) for row in found["trends"]],
         "populations": folder_rows(found["populations"]),
-        "series": [series_line(row, series_pages) for row in found.get("series", [])],
+        "series": [series_line(row, pages) for row in found.get("series", [])],
         "top": n.significant(max((row["ci_high_per_nm2"] for row in found["groups"]), default=0.0), 2),
     }
