@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, signal
 
+from bench.material import Lattice, scan
 from oddlattice.defects.image_quality import FWHM, distortion_px, width_of
 from oddlattice.defects.noise_spectrum import noise_spectrum
 from oddlattice.lattice.columns import ColumnShape
@@ -88,3 +89,8 @@ def test_a_regular_lattice_is_not_distorted() -> None:
     assert distortion_px(nodes, mask) == pytest.approx(0, abs=1e-9)
     nodes[1] += np.where(u % 2 > 0, 1.0, -1.0)
     assert distortion_px(nodes, mask) == pytest.approx(1.0, rel=0.05)
+
+
+def test_sharp_columns_on_few_pixels_are_no_filter() -> None:
+    """What jitter makes of reflections beyond the lowest frequency falls, too: 13 px a cell, 640 px, was flagged."""
+    assert not noise_spectrum(scan((640, 640), 3, Lattice(12, 5))).objection

@@ -17,9 +17,9 @@ from oddlattice.numerics.local_plane import finite
 SIDE_PX = 1024  # of the part in the middle that is looked at
 LOWEST, HIGHEST, STEP = 0.25, 0.5, 0.05  # frequencies [cycles/px]: where columns hardly reach, up to the highest
 LEAST_PART = 0.65  # noise that falls below so much of itself was smoothed; 0.77 to 0.97 in 20 scans as taken
-FLAT = (
-    1.12  # columns, too, reach over LOWEST where they are sharp: then a floor that falls no further is reached at last
-)
+REACHES = 1000.0  # a reflection so far over the median: columns reach over LOWEST, and what jitter makes of them, too
+LEAST_PART_BEYOND = 0.15  # is then all that can be asked for
+FLAT = 1.12  # columns, too, reach over LOWEST where they are sharp: then a floor is reached at last, in a direction
 TIES, TIES_OFF = 0.03, 4  # neighbours that are the same, beyond what steps make; pixels that are no neighbours [px]
 STRONGEST_SIGNAL = 1e6  # variance of an image over that of its noise; beyond it no counting comes
 ROUNDING = 1.5  # of the variance that rounding to the file's steps makes; noise below it is not seen
@@ -42,10 +42,10 @@ class NoiseSpectrum:
     objection: str
 
 
-def floors(image: Array) -> Array:
+def floors(image: Array) -> tuple[Array, float]:
     """Power of noise in steps of frequency from LOWEST to HIGHEST, along rows and along columns; shape (2, steps).
 
-    A median leaves reflections out.
+    A median leaves reflections out. With them, how far the strongest one beyond LOWEST stands over the noise there.
 
     Parameters
     ----------
@@ -56,12 +56,15 @@ def floors(image: Array) -> Array:
     spectrum = scipy.fft.rfft2((image - image.mean()) * window)
     power = (spectrum.real**2 + spectrum.imag**2) / (window**2).sum()
     row, col = np.abs(np.fft.fftfreq(image.shape[0]))[:, None], np.fft.rfftfreq(image.shape[1])[None, :]
-    step = ((np.hypot(row, col) - LOWEST) / STEP).astype(int)
+    frequency = np.hypot(row, col)
+    step = ((frequency - LOWEST) / STEP).astype(int)
     number = round((HIGHEST - LOWEST) / STEP)
     sectors = [4 * col < row, 4 * row < col]  # narrow: a detector smears along lines, and across them not at all
-    known = np.hypot(row, col) >= LOWEST
+    known = frequency >= LOWEST
     found = [[np.median(power[s & known & (step == k)]) for k in range(number)] for s in sectors]
-    return np.asarray(np.array(found) / np.log(2), dtype=np.float64)
+    beyond = power[known & (frequency < HIGHEST)]
+    strongest = float(beyond.max() / max(float(np.median(beyond)), 1e-300))
+    return np.asarray(np.array(found) / np.log(2), dtype=np.float64), strongest
 
 
 def step_of(values: Array) -> float:
@@ -103,18 +106,19 @@ def noise_spectrum(image: Any) -> NoiseSpectrum:
     """
     part = tuple(slice(max(n - SIDE_PX, 0) // 2, max(n - SIDE_PX, 0) // 2 + SIDE_PX) for n in image.shape)
     middle = np.asarray(finite(image[part]), dtype=np.float64)
-    found = floors(middle)
+    found, strongest = floors(middle)
     variance = float(found[:, -1].min())
-    return NoiseSpectrum(variance, _objection(middle, found, variance))
+    least = LEAST_PART if strongest < REACHES else LEAST_PART_BEYOND
+    return NoiseSpectrum(variance, _objection(middle, found, variance, least))
 
 
-def _objection(image: Array, found: Array, variance: float) -> str:
-    """Why noise with these floors is not that of counting."""
+def _objection(image: Array, found: Array, variance: float, least: float) -> str:
+    """Why noise with these floors is not that of counting; `least` of itself must be left at high frequencies."""
     left = (found.min(1) / np.maximum(found.max(1), 1e-300)).max()
-    at_last = (found / np.maximum(found[:, -1:], 1e-300)).mean(0)[-3:]
-    is_flat = bool(((at_last < FLAT) & (at_last > 1 / FLAT)).all())
+    at_last = (found / np.maximum(found[:, -1:], 1e-300))[:, -3:]  # a filter falls in both directions
+    is_flat = bool(((at_last < FLAT) & (at_last > 1 / FLAT)).all(1).any())
     step = step_of(image)
-    if left < LEAST_PART and not is_flat:
+    if left < least and not is_flat:
         return f"at high frequencies {max(left, 1e-9):.2g} of its noise is left, in rows and columns"
     if (same := ties(image, step)) > TIES:
         return f"{same:.0%} more neighbouring pixels are the same than chance makes, as a median leaves them"
