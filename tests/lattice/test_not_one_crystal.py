@@ -22,13 +22,13 @@ def layers(first: Sample, second: Sample, turn_deg: float) -> Float:
     return each[0] + each[1]
 
 
-def spots() -> Float:
-    """A diffraction pattern of a square lattice, with its central spot."""
+def spots(fall: float, ground: float) -> Float:
+    """A diffraction pattern of a square lattice, with its central spot; its spots `fall` off with their order."""
     rng, (row, col) = np.random.default_rng(1), np.mgrid[:SIDE, :SIDE] - SIDE / 2
-    image = 2.0 + 3e4 * np.exp(-(row**2 + col**2) / 12.5)
+    image = ground + 3e4 * np.exp(-(row**2 + col**2) / 12.5)
     for h, k in np.argwhere(np.ones((13, 13))) - 6:
         square = (row - 23 * h - 4 * k) ** 2 + (col + 4 * h - 23 * k) ** 2
-        image += 900 * np.exp(-(h**2 + k**2) / 9 - square / 5.1)
+        image += 900 * np.exp(-(h**2 + k**2) / fall - square / 5.1)
     return rng.poisson(image).astype(np.float32)
 
 
@@ -37,9 +37,11 @@ def spots() -> Float:
     [
         (layers(CRYSTALS["MoS2"], CRYSTALS["graphene"], 15), "moiré"),
         (layers(PEROVSKITE, PEROVSKITE, 8), "moiré"),
-        (spots(), "diffraction"),
+        (spots(15, 100), "heights of the peaks fall off"),
+        (spots(9, 60), "diffraction pattern, or no crystal"),
+        (spots(9, 2), "crystalline"),
     ],
-    ids=["two layers", "turned by 8 degrees", "spots"],
+    ids=["two layers", "turned by 8 degrees", "spots", "few spots", "spots on nothing"],
 )
 def test_what_is_no_crystal_is_named(image: Float, says: str) -> None:
     try:

@@ -43,6 +43,8 @@ def not_one_crystal(image: Any, found: Registration) -> str:
         )
     parts = as_cells(found.record.cut(image, cells), found.px_per_cell)
     part = second_lattice(parts.astype(np.float64), seen, found)
+    if part > 1:
+        return "no lattice: what does not repeat is stronger than what does (a diffraction pattern, or no crystal)"
     if part > SECOND:
         return (
             f"no lattice: two lattices on the same place (moiré); the waves of the second have {part:.0%} of the "
