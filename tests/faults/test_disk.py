@@ -87,7 +87,6 @@ class OnDisk(Shard):
             *given,
             statistics,
             [self.pages],
-            [],
             self.disk / "index.html",
             ReportSettings.of(CONFIG["report"]),
             provenance,
