@@ -96,3 +96,18 @@ def test_side_by_side_gives_the_bytes_of_one_by_one(tiles: Path, tmp_path: Path)
         store = zarr.open_group(out, mode="r")
         found.append([np.asarray(store[f"i{k:04d}/1/difference"][:]).tobytes() for k in range(IMAGES)])
     assert found[0] == found[1]
+
+
+def test_nothing_is_under_way_once_it_is_left_early() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        time.sleep(0.3)
+        ended.set()
+
+    results = side_by_side([lambda: None, slow, slow], 2)
+    next(results)()
+    assert begun.wait(5)
+    results.close()
+    assert ended.is_set()

@@ -1,5 +1,6 @@
 """Rule infer_differences: what the model expects of bulk in every cell, and the difference from it."""
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,18 +48,19 @@ def main(
             for row in listed
             if row["state"] == "tiled"
         ]
-        results = side_by_side(calls, 1 if watch.careful else images_at_once(predictors.values(), threads))
+        at_once = 1 if watch.careful else images_at_once(predictors.values(), threads)
         rows = []
-        for row in listed:
-            name, state, reason = row["image_id"], row["state"], row["reason"]
-            if state == "tiled":
-                said, fault = watch.result_or_fault(name, next(results))
-                if fault is not None:
-                    print(fault.trace)
-                state, reason = said or refuse(out, name, fault)
-                reason = reason or row["reason"]
-                print(f"{name}: {state} {reason}")
-            rows.append({"image_id": name, "state": state, "reason": reason})
+        with closing(side_by_side(calls, at_once)) as results:  # nothing writes any more where it is left early
+            for row in listed:
+                name, state, reason = row["image_id"], row["state"], row["reason"]
+                if state == "tiled":
+                    said, fault = watch.result_or_fault(name, next(results))
+                    if fault is not None:
+                        print(fault.trace)
+                    state, reason = said or refuse(out, name, fault)
+                    reason = reason or row["reason"]
+                    print(f"{name}: {state} {reason}")
+                rows.append({"image_id": name, "state": state, "reason": reason})
         out.update_attributes({"images": rows, "models": {name: model.sha256 for name, model in models.items()}})
 
 
