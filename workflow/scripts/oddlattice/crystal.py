@@ -1,6 +1,7 @@
 """The unit cell of a crystal seen along the beam, as `models/<name>/crystal.yaml` states it."""
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ CELL_PX = 20  # of a cell of a special model along each lattice vector: its patc
 PX_PER_CELL: PxPerCell = (CELL_PX, CELL_PX)
 COLUMN_DISTANCE_PX = 10.0  # between the nearest columns of a cell; so SrTiO3 [001] has 20 x 20 px
 NEARLY = 0.25  # a cell whose sides are so near to a special model's is given that many pixels
+#: Changes of a cell's basis, as integer matrices: the bases that may be its shortest, and its point operations.
+TURNS = [np.array(m).reshape(2, 2) for m in product((-1, 0, 1), repeat=4) if abs(m[0] * m[3] - m[1] * m[2]) == 1]
 LEAST_CELLS = 36  # analysed cells that a grain, a noise estimate or a test needs
 Z_OF = {
     symbol: z
@@ -108,6 +111,13 @@ class Crystal:
         return float(abs(np.linalg.det(self.vectors_nm)))
 
 
+def column_distance(vectors: Array, uv: Array) -> float:
+    """Distance between the nearest columns `uv` (n, 2) of a crystal, in the unit of its `vectors` (2, 2), rows."""
+    steps = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 2), -1).reshape(-1, 1, 1, 2)
+    apart = np.hypot(*np.moveaxis((uv[:, None] - uv[None] + steps) @ vectors, -1, 0))
+    return float(apart[apart > 1e-6].min())
+
+
 def px_per_cell_of(vectors: Array, uv: Array) -> PxPerCell:
     """Pixels per cell along (u, v), even numbers, by the distance between its columns: cells are 0.2 to 4 nm long.
 
@@ -118,10 +128,7 @@ def px_per_cell_of(vectors: Array, uv: Array) -> PxPerCell:
     uv : ndarray of shape (n, 2)
         All columns of the cell.
     """
-    steps = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 2), -1).reshape(-1, 1, 1, 2)
-    apart = np.hypot(*np.moveaxis((uv[:, None] - uv[None] + steps) @ vectors, -1, 0))
-    nearest = float(apart[apart > 1e-6].min())
-    ideal = COLUMN_DISTANCE_PX * np.hypot(*vectors.T) / nearest
+    ideal = COLUMN_DISTANCE_PX * np.hypot(*vectors.T) / column_distance(vectors, uv)
     if (np.abs(ideal / CELL_PX - 1) <= NEARLY).all():
         return PX_PER_CELL
     n_u, n_v = (2 * max(round(float(n) / 2), 2) for n in ideal)

@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from oddlattice.crystal import TURNS
 from oddlattice.lattice.projection import SAME_PART, Columns, primitive, reduced, symmetries
 from oddlattice.numerics.arrays import Array, Complex
 
@@ -193,10 +193,8 @@ def _as_json(seen: Columns, prior: float, hidden: list[float]) -> dict[str, Any]
 def _unimodular() -> npt.NDArray[np.int64]:
     """Integer matrices with entries -1, 0, 1 and determinant 1 or -1, one of each pair U, -U; shape (20, 2, 2)."""
     found: list[npt.NDArray[np.int64]] = []
-    for entries in product((-1, 0, 1), repeat=4):
-        one = np.array(entries, dtype=np.int64).reshape(2, 2)
-        determinant = entries[0] * entries[3] - entries[1] * entries[2]
-        if abs(determinant) == 1 and not any(np.array_equal(-one, other) for other in found):
+    for one in TURNS:
+        if not any(np.array_equal(-one, other) for other in found):
             found.append(one)
     return np.array(found)
 

@@ -7,14 +7,13 @@ own symmetry turns into each other share a site, and sites are A, B, C by bright
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.crystal import OWN, Crystal, crystal_from_dict, px_per_cell_of
+from oddlattice.crystal import OWN, TURNS, Crystal, column_distance, crystal_from_dict, px_per_cell_of
 from oddlattice.lattice.flattener import fit_flattener
 from oddlattice.lattice.fourier import Lattice, NoLatticeError, describe, find_lattice, reduced
 from oddlattice.lattice.measure import OnLattice, measured_on
@@ -40,8 +39,6 @@ SAME_STRETCH = 1.12  # of the cell, by scan distortion, under which a symmetry m
 SAME_LENGTH = 1.03  # vectors whose lengths differ by less are not told apart by them
 SAME_SIGMAS, SAME_PLACE_WIDTHS, SAME_PART = 3.0, 0.25, 0.03  # what a symmetry may leave: errors, widths, intensity
 NOMINAL_NM = 0.2
-NEAR_CELLS = [np.array(step) for step in product((-1, 0, 1), repeat=2)]
-TURNS = [np.array(m).reshape(2, 2) for m in product((-1, 0, 1), repeat=4) if abs(m[0] * m[3] - m[1] * m[2]) == 1]
 
 
 @dataclass(frozen=True)
@@ -79,10 +76,7 @@ class OwnCell:
     @property
     def nominal_nm(self) -> tuple[float, float]:
         """A pixel size to reckon with where none is known: neighbouring columns are then NOMINAL_NM apart."""
-        places = self.columns.places
-        apart = [places[i] - places[j] + step for i in range(len(places)) for j in range(i + 1) for step in NEAR_CELLS]
-        distances = np.linalg.norm(np.array(apart) @ self.vectors_px, axis=1)
-        size = NOMINAL_NM / float(distances[distances > 1e-6].min())
+        size = NOMINAL_NM / column_distance(self.vectors_px, self.columns.places)
         return size, size
 
     def crystal(self, pixel_nm: tuple[float, float]) -> Crystal:

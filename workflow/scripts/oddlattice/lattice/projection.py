@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.crystal import scattering_nm2
+from oddlattice.crystal import TURNS, scattering_nm2
 from oddlattice.numerics.arrays import Array, Mask
 
 MERGED_NM = 0.06  # atoms closer than this in projection are one column: HAADF shows one, perhaps drawn out
@@ -248,9 +248,8 @@ def symmetries(columns: Columns) -> list[tuple[npt.NDArray[np.int64], Array]]:
     metric = columns.vectors_nm @ columns.vectors_nm.T
     near = SAME_METRIC * metric.trace()
     found = []
-    for entries in product((-1, 0, 1), repeat=4):
-        turn = np.array(entries).reshape(2, 2)
-        if abs(round(np.linalg.det(turn))) != 1 or np.abs(turn @ metric @ turn.T - metric).max() > near:
+    for turn in TURNS:
+        if np.abs(turn @ metric @ turn.T - metric).max() > near:
             continue
         turned = columns.places @ turn
         shifts = (nearest(place - turned[0]) for place in columns.places)

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import product
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from oddlattice.crystal import column_distance
 from oddlattice.lattice.columns import ColumnShape, peak_at
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.lattice.registration import Registration
@@ -20,7 +20,6 @@ FROM_SEAM = 0.9  # of the distance between columns: nearer a seam, a column is n
 CUT_CELLS = 3  # so many cells beyond those without a blank pixel may hold such columns
 REACH_WIDTHS = 3.5  # of a column's tail: so far its light is reckoned with
 LARGEST_REACH = 2.0  # distances between columns
-NEAR_CELLS = [np.array(step) for step in product((-1, 0, 1), repeat=2)]
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,7 @@ class Side:
     @property
     def column_distance_px(self) -> float:
         """Distance between its nearest columns."""
-        at, vectors = self.places, self.found.frame.vectors_px
-        apart = np.array([(one - other + step) @ vectors for one in at for other in at for step in NEAR_CELLS])
-        distance = np.hypot(*apart.T)
-        return float(distance[distance > 1e-6].min())
+        return column_distance(self.found.frame.vectors_px, self.places)
 
     @property
     def coordinates(self) -> Coordinates:

@@ -8,12 +8,12 @@ images do not tell, because several ways to lay the one onto the other fit as we
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from oddlattice.crystal import TURNS, column_distance
 from oddlattice.numerics.arrays import Array
 from oddlattice.storage.rows import Row
 
@@ -24,8 +24,6 @@ BRIGHTNESS, BRIGHTNESS_ERROR = 0.7, 0.1  # logarithm of brightness: what thickne
 LEAST_BRIGHTNESS = 1e-3  # of the brightest
 FAINT = 0.25  # of the brightest: a column that another image need not show
 AS_WELL = 6.0  # in chi-square: ways to lay a cell onto another that are not told apart
-TURNS = [np.array(m).reshape(2, 2) for m in product((-1, 0, 1), repeat=4) if abs(m[0] * m[3] - m[1] * m[2]) == 1]
-NEAR = np.array(list(product((-1, 0, 1), repeat=2)))
 LETTERS, DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789"
 
 
@@ -80,8 +78,7 @@ class Cell:
     @property
     def apart(self) -> float:
         """Distance between the nearest columns, in the unit of `vectors`."""
-        steps = np.linalg.norm((self.places[:, None] - self.places + NEAR[:, None, None]) @ self.vectors, axis=-1)
-        return float(steps[steps > 1e-6].min())
+        return column_distance(self.vectors, self.places)
 
 
 @dataclass
