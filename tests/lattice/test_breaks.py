@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from oddlattice.lattice.boundaries import lines_between
 from oddlattice.lattice.breaks import around, dislocations, fault_along, line_through, waves_of
-from oddlattice.lattice.relations import is_twin, side_by_side
+from oddlattice.lattice.relations import is_twin, nearest_directions
 from oddlattice.numerics.arrays import Array, Float
 from support.grain_fields import SAMPLES, GrainField, make_grains
 
@@ -117,10 +117,10 @@ def test_directions_that_run_side_by_side_and_their_misfit() -> None:
     square = 0.3905 * np.eye(2)
     angle = np.deg2rad(45.3)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    found = side_by_side(square, 0.5411 / np.sqrt(2) * np.eye(2))
+    found = nearest_directions(square, 0.5411 / np.sqrt(2) * np.eye(2))
     assert (found.first, found.second) == ((0, 1), (0, 1))
     assert found.misfit == pytest.approx(0.5411 / np.sqrt(2) / 0.3905 - 1)
-    cube_on_diagonal = side_by_side(square, 0.5411 * turn)
+    cube_on_diagonal = nearest_directions(square, 0.5411 * turn)
     assert cube_on_diagonal.apart_deg == pytest.approx(0.3, abs=1e-6)
     assert sorted([abs(np.prod(cube_on_diagonal.first)), abs(np.prod(cube_on_diagonal.second))]) == [0, 1]
 

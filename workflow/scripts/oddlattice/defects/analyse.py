@@ -181,7 +181,7 @@ def _fill_tables(
     made.columns = _columns(grains, tallies)
     made.defects = of_population(made.defects, made.columns)
     source = attributes_of(group_of(stores.images, name))
-    made.grains, between = _grain_tables(name, stores, grains, figures, source)
+    made.grains, between = _grain_tables(name, stores, labels, grains, figures, source)
     made.boundaries = breaks.boundaries(name, between)
     pixel_nm = next(iter(grains.values())).image.pixel_nm
     made.defects += [boundary_defect(row, one, pixel_nm) for one in made.boundaries]
@@ -204,14 +204,14 @@ def _columns(grains: dict[int, Grain], tallies: dict[int, Tally]) -> pl.DataFram
 def _grain_tables(
     name: str,
     stores: Stores,
+    labels: npt.NDArray[np.uint8] | None,
     grains: dict[int, Grain],
     figures: dict[int, Row],
     source: Row,
 ) -> tuple[list[Row], list[Row]]:
     """Rows of products.GRAINS and products.BOUNDARIES of an image, by the `figures` of its grains."""
-    numbers, labels = grains_in(stores.tiles, name), labels_of(group_of(stores.tiles, name))
     rows = []
-    for k in numbers:
+    for k in grains_in(stores.tiles, name):
         lattice = attributes_of(grain_of(stores.tiles, name, k))
         known = figures[k] | lattice_figures(source, lattice) if k in grains else {}
         row = grain_row(name, k, lattice, attributes_of(grain_of(stores.differences, name, k)), known)

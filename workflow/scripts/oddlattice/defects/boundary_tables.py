@@ -18,7 +18,7 @@ from oddlattice.defects.tables import Tally
 from oddlattice.lattice.boundaries import Line, Turn, turned
 from oddlattice.lattice.breaks import Closure, Fault, waves_of
 from oddlattice.lattice.fourier import reduced
-from oddlattice.lattice.relations import is_twin, side_by_side
+from oddlattice.lattice.relations import is_twin, nearest_directions
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.storage import blocks
 from oddlattice.storage.rows import Row
@@ -161,7 +161,7 @@ def line_of(row: Row) -> Line:
 
 def directions(first_px: Array, second_px: Array) -> Row:
     """Of two crystals: the directions that run side by side, how much they are turned, and their misfit strain."""
-    found = side_by_side(first_px, second_px)
+    found = nearest_directions(first_px, second_px)
     names = ["[{} {}]".format(*d) for d in (found.first, found.second)]
     return {
         "direction_1": names[0],

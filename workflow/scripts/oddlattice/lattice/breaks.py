@@ -8,6 +8,7 @@ Source: geometric phase, Hytch, Snoeck and Kilaas, Ultramicroscopy 74 (1998) 131
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
@@ -71,6 +72,14 @@ class Waves:
     def places_px(self) -> Array:
         """Places (n, m, 2) of the grid."""
         return np.stack(np.meshgrid(self.grid.rows_px, self.grid.cols_px, indexing="ij"), -1)
+
+    @cached_property
+    def windings(self) -> Index:
+        """Turns of each wave's phase around each square of the grid, anticlockwise as seen; (k, n - 1, m - 1)."""
+        phase = np.angle(self.waves)
+        down, right = (_step(np.diff(phase, axis=axis)) for axis in (1, 2))
+        around = down[:, :, :-1] + right[:, 1:, :] - down[:, :, 1:] - right[:, :-1, :]
+        return np.rint(around / (2 * np.pi)).astype(np.int64)
 
     def dilated(self, places: Bools, periods: float) -> Bools:
         """Grid places (n, m) within so many periods of some of them."""
@@ -178,19 +187,11 @@ def _demodulated(image: Float, vectors_px: Array, orders: Index) -> tuple[tuple[
 # ---------------------------------------------------------------- dislocations
 
 
-def windings(waves: Waves) -> Index:
-    """Turns of the phase of each wave around each square of the grid, anticlockwise as seen; (k, n - 1, m - 1)."""
-    phase = np.angle(waves.waves)
-    down, right = (_step(np.diff(phase, axis=axis)) for axis in (1, 2))
-    around = down[:, :, :-1] + right[:, 1:, :] - down[:, :, 1:] - right[:, :-1, :]
-    return np.rint(around / (2 * np.pi)).astype(np.int64)
-
-
 def _step(phase: Array) -> Array:
     return np.asarray((phase + np.pi) % (2 * np.pi) - np.pi)
 
 
-def closure_of(waves: Waves, turns: Index, places: Bools) -> Closure:
+def closure_of(waves: Waves, places: Bools) -> Closure:
     """The circuit along the rim of some grid places (n, m), which are to be whole squares and a rim around them."""
     inner = ndimage.binary_erosion(places, border_value=0)
     rim = places & ~inner
@@ -204,7 +205,7 @@ def closure_of(waves: Waves, turns: Index, places: Bools) -> Closure:
     if not np.isfinite(_seen_index(waves.orders[strong])):
         return Closure(middle, None, WEAK)
     square = places[:-1, :-1] & places[1:, :-1] & places[:-1, 1:] & places[1:, 1:]
-    total = turns[:, square].sum(axis=1)
+    total = waves.windings[:, square].sum(axis=1)
     burgers, reason = _solved(waves.orders[strong], total[strong])
     return Closure(middle, burgers, reason)
 
@@ -220,13 +221,12 @@ def _solved(orders: Index, total: Index) -> tuple[tuple[float, float] | None, st
 
 def dislocations(waves: Waves, near: Bools) -> list[Closure]:
     """Closures around what is wound, one for each dislocation within some grid places (n, m)."""
-    turns = windings(waves)
     wound = np.zeros(near.shape, dtype=bool)
     # around a dislocation one of any two waves turns that are not parallel; fainter ones turn where they break, too
-    for i, j in np.argwhere((turns[:2] != 0).any(axis=0)):
+    for i, j in np.argwhere((waves.windings[:2] != 0).any(axis=0)):
         wound[i : i + 2, j : j + 2] = True
     named, count = ndimage.label(waves.dilated(wound & near, APART_PERIODS), structure=np.ones((3, 3)))
-    found = [closure_of(waves, turns, named == k) for k in range(1, count + 1)]
+    found = [closure_of(waves, named == k) for k in range(1, count + 1)]
     return [one for one in found if one.burgers != (0.0, 0.0)]
 
 
@@ -235,9 +235,8 @@ def around(waves: Waves, places: Bools) -> tuple[Closure, list[Closure]]:
 
     Where that circuit is not told, and everything wound in it is, it is the sum of these.
     """
-    turns = windings(waves)
     wide = waves.dilated(places, 1.0)
-    whole = closure_of(waves, turns, waves.dilated(places, AROUND_PERIODS))
+    whole = closure_of(waves, waves.dilated(places, AROUND_PERIODS))
     within = dislocations(waves, wide)
     told = [one.burgers for one in within if one.burgers is not None]
     if whole.burgers is None and told and len(told) == len(within):

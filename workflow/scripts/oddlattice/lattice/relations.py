@@ -71,7 +71,7 @@ def _is_lattice(one: Array, other: Array, within_deg: float) -> bool:
     return bool(np.abs(steps - np.rint(steps)).max() < most and abs(abs(np.linalg.det(np.rint(steps))) - 1) < 0.5)
 
 
-def side_by_side(first_px: Array, second_px: Array) -> Directions:
+def nearest_directions(first_px: Array, second_px: Array) -> Directions:
     """The directions of low indices of two lattices that are least turned against each other, in their given cells."""
     found = []
     for d, e in product(_low_indices(), repeat=2):
