@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+from contextlib import chdir
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -346,7 +347,8 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> tuple[made_up.Shard, made
     found.rejected("bad", f"2026/{HOSTILE.replace('/', '')}.emd", f"It is cut off {HOSTILE}")
     made = found.write()
     out = folder / "5_report" / "s0001-a"
-    write_pages.main(*made_up.arguments(made), out, made_up.CONFIG)
+    with chdir(folder):  # pages name the archive of the run that they are made in, and here there may be one
+        write_pages.main(*made_up.arguments(made), out, made_up.CONFIG)
     return found, made, out
 
 
@@ -486,7 +488,7 @@ def test_no_model_page_gives_settings_to_train_with(shard: tuple[Any, Any, Path]
     assert given["models"] == ["srtio3_001", "cafe"]
     repository = Path(write_pages.__file__).parents[2]
     assert blocks[1].startswith(
-        f"snakemake --snakefile {repository}/Snakefile --directory {Path.cwd()} --cores all train "
+        f"snakemake --snakefile {repository}/Snakefile --directory {shard[2].parents[1]} --cores all train "
     )
     schema = settings.load_schema(repository / "workflow/schemas/config.schema.yaml")
     whole = settings.load_yaml(repository / "config.yaml")
@@ -514,7 +516,8 @@ def test_pages_ask_the_index_for_their_neighbours(shard: tuple[Any, Any, Path]) 
 
 def test_same_products_give_the_same_bytes(shard: tuple[Any, made_up.Made, Path], index: Path, tmp_path: Path) -> None:
     _, made, out = shard
-    write_pages.main(*made_up.arguments(made), tmp_path / out.name, made_up.CONFIG)
+    with chdir(out.parents[1]):
+        write_pages.main(*made_up.arguments(made), tmp_path / out.name, made_up.CONFIG)
     files = sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
     assert files == sorted(p.relative_to(tmp_path / out.name) for p in (tmp_path / out.name).rglob("*") if p.is_file())
     for path in files:
