@@ -68,7 +68,7 @@ class Waves:
         """Square root of the cell's area."""
         return float(np.sqrt(abs(np.linalg.det(self.vectors_px))))
 
-    @property
+    @cached_property
     def places_px(self) -> Array:
         """Places (n, m, 2) of the grid."""
         return np.stack(np.meshgrid(self.grid.rows_px, self.grid.cols_px, indexing="ij"), -1)

@@ -29,6 +29,11 @@ def series_name(image_id: str) -> str:
     return image_id[: found.start()] if found else ""
 
 
+def series_title(row: Row) -> str:
+    """What a stack is called: file and signal."""
+    return f"{row['path']} · {row['signal']}" if row["signal"] else str(row["path"])
+
+
 def file_name(row: Row) -> tuple[str, str]:
     """Folder and name of the file of a row."""
     folder, _, name = str(row["path"]).rpartition("/")

@@ -1,7 +1,6 @@
 """The page of one image, its pictures beside it, and every number on it as JSON and CSV."""
 
 import math
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from oddlattice.report.cell_pictures import write_cells, write_crops
 from oddlattice.report.grain_geojson import grain_geojson
 from oddlattice.report.images import Image
 from oddlattice.report.layers import write_maps, write_prediction, write_raw
-from oddlattice.report.pages import render
+from oddlattice.report.pages import render, write_failed
 from oddlattice.report.statistics import image_view
 from oddlattice.report.strain_view import SHOWN, strain_rows
 from oddlattice.report.viewer_data import layers_of, viewer_data
@@ -250,10 +249,5 @@ def write_page_of(
 
 
 def write_failure(row: Row, words: str, folder: Path) -> None:
-    """Write a page that says why there is none; what was written of the page goes."""
-    name = str(row["image_id"])
-    shutil.rmtree(folder / name, ignore_errors=True)
-    for beside in folder.glob(f"{name}.*"):
-        beside.unlink()
-    page = render("failed.html.j2", (), {}, title=image_facts.title(row), name=name, words=words, versions=versions())
-    (folder / f"{name}.html").write_bytes(page)
+    """Write a page that says why an image has none."""
+    write_failed(str(row["image_id"]), image_facts.title(row), words, folder)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 import re
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from oddlattice.run.settings import versions
 from oddlattice.storage.json_text import json_text
 
 HERE = Path(__file__).parent
@@ -81,6 +83,15 @@ def render(template: str, scripts: tuple[str, ...], data: Any, **values: Any) ->
         )
     )
     return text.encode("utf-8", "backslashreplace")
+
+
+def write_failed(name: str, title: str, words: str, folder: Path) -> None:
+    """Write a page that says why there is none; what was written of the page of that name goes."""
+    shutil.rmtree(folder / name, ignore_errors=True)
+    for beside in folder.glob(f"{name}.*"):
+        beside.unlink()
+    page = render("failed.html.j2", (), {}, title=title, name=name, words=words, versions=versions())
+    (folder / f"{name}.html").write_bytes(page)
 
 
 def find_pages(page_dirs: list[str], home: Path) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """The page of a stack followed through its frames: a player, their mean, curves, events, and files beside it."""
 
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,11 +13,11 @@ from oddlattice.numerics.intervals import poisson_interval
 from oddlattice.process.supervised import Watch
 from oddlattice.report import numbers as n
 from oddlattice.report.charts import Axis, Point, Series, chart
-from oddlattice.report.image_facts import series_name
-from oddlattice.report.pages import render
+from oddlattice.report.image_facts import series_name, series_title
+from oddlattice.report.pages import render, write_failed
 from oddlattice.report.plots import ticks
 from oddlattice.report.series_pictures import Shown, write_frames, write_mean, write_moving
-from oddlattice.report.statistics import KIND_COLOURS, RATES, SECTIONS
+from oddlattice.report.statistics import BLUE, ORANGE, RATES, SECTIONS
 from oddlattice.run.settings import versions
 from oddlattice.series.tables import ODD
 from oddlattice.storage.groups import array_of, group_of
@@ -27,6 +26,7 @@ from oddlattice.storage.products import write_csv
 from oddlattice.storage.rows import Row
 
 Tables = dict[str, pl.DataFrame]
+KIND_COLOURS = {"vacancy-like": BLUE, "lighter": "#2a9d6f", "heavier": ORANGE}  # of curves, on light and dark pages
 #: Columns of frames that curves may be drawn against, and what stands below the axis.
 AGAINST = {"frame": "frame", "time_s": "s since the first frame", "dose_before_e_per_nm2": "electrons per nm²"}
 
@@ -39,7 +39,7 @@ def write_series_pages(tables: Mapping[str, str], images: zarr.Group, folder: Pa
         _, fault = watch.result_or_fault(row["series_id"], write_series_page, row, own, images, folder)
         if fault is not None:
             print(fault.trace)
-            write_series_failure(row, own["series_frames"], fault.words, folder)
+            write_failed(series_name(row["first_image_id"]), series_title(row), fault.words, folder)
 
 
 def write_series_page(row: Row, tables: Tables, images: zarr.Group, folder: Path) -> None:
@@ -57,7 +57,7 @@ def write_series_page(row: Row, tables: Tables, images: zarr.Group, folder: Path
         `5_report/SHARD`.
     """
     frames = tables["series_frames"].sort("frame").to_dicts()
-    name = series_name(frames[0]["image_id"])
+    name = series_name(row["first_image_id"])
     (folder / name).mkdir()
     arrays = [array_of(group_of(images, frame["image_id"]), "0") for frame in frames]
     shown = write_frames(arrays, [frame["frame"] for frame in frames], folder / name)
@@ -77,7 +77,7 @@ def write_series_page(row: Row, tables: Tables, images: zarr.Group, folder: Path
         "series.html.j2",
         ("dom.js", "series.js"),
         data,
-        title=title(row),
+        title=series_title(row),
         followed=row["state"] == "followed",
         frames=n.count(row["frames"]),
         events=[event_line(event) for event in tables["events"].sort("frame", "row_px").to_dicts()],
@@ -91,16 +91,6 @@ def write_series_page(row: Row, tables: Tables, images: zarr.Group, folder: Path
         moving=(folder / name / "moving.gif").exists(),
         versions=versions(),
     )
-    (folder / f"{name}.html").write_bytes(page)
-
-
-def write_series_failure(row: Row, frames: pl.DataFrame, words: str, folder: Path) -> None:
-    """Write a page that says why there is none; what was written of the page goes."""
-    name = series_name(str(frames["image_id"][0]))
-    shutil.rmtree(folder / name, ignore_errors=True)
-    for beside in folder.glob(f"{name}.*"):
-        beside.unlink()
-    page = render("failed.html.j2", (), {}, title=title(row), name=name, words=words, versions=versions())
     (folder / f"{name}.html").write_bytes(page)
 
 
@@ -198,11 +188,6 @@ def key_figures(row: Row, depths: Sequence[Row]) -> list[Row]:
             ("Smallest loss", n.percent(best["loss_90"]), "", f"{best['site']}, odd in all frames; in one: {alone}")
         ]
     return [dict(zip(("label", "value", "unit", "note"), line, strict=True)) for line in found]
-
-
-def title(row: Row) -> str:
-    """What the page is called: file and signal."""
-    return f"{row['path']} · {row['signal']}" if row["signal"] else str(row["path"])
 
 
 def event_line(event: Row) -> Row:

@@ -8,12 +8,11 @@ from oddlattice.crystal import OWN
 from oddlattice.report import numbers as n
 from oddlattice.report import vector_fields
 from oddlattice.report.charts import Axis, Point, Series, at_x, at_y, chart
-from oddlattice.report.image_facts import expected_false, series_name
+from oddlattice.report.image_facts import expected_false, series_name, series_title
 from oddlattice.report.plots import ticks
 from oddlattice.storage.rows import Row
 
 BLUE, ORANGE = "#1f78c8", "#d07a1c"
-KIND_COLOURS = {"vacancy-like": BLUE, "lighter": "#2a9d6f", "heavier": ORANGE}
 CLAIM = 0.05
 LEAST_IMAGES = 5  # of a series: fewer do not tell how much images of a sample differ, whatever their defects say
 RATES = ("change_rate", "change_rate_low_95", "change_rate_high_95")
@@ -265,7 +264,7 @@ def _change(row: Row, span: float) -> str:
 
 def series_line(row: Row, pages: Mapping[str, str]) -> Row:
     """A line of the table of stacks; `pages` are addresses of pages by name."""
-    line: Row = {"name": f"{row['path']} · {row['signal']}" if row["signal"] else row["path"], "reason": row["reason"]}
+    line: Row = {"name": series_title(row), "reason": row["reason"]}
     line |= {"page": pages.get(series_name(row["first_image_id"]), ""), "followed": row["state"] == "followed"}
     line |= {"frames": f"{n.count(row['frames_used'])} of {n.count(row['frames'])}"}
     line |= {key: n.count(row[key]) if line["followed"] else n.NONE for key in ("tracks", "changes", "returns", "hops")}

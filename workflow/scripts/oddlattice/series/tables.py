@@ -93,24 +93,19 @@ def about_stack(stack: list[Row]) -> Row:
     return {"series_id": f"{about['file_id']}:{about['signal']}"} | about
 
 
-def not_followed(stack: list[Row], reason: str, left: str = "") -> Row:
-    """The row of a stack that was not followed, and why."""
-    row = about_stack(stack) | {"first_image_id": stack[0]["image_id"], "frames": len(stack)}
-    row |= {"state": "not_followed", "reason": reason}
-    return row | {"frames_used": 0, "frames_left_out": left}
+def named(stack: list[Row]) -> Row:
+    """What the row of a series begins with, followed or not."""
+    return about_stack(stack) | {"first_image_id": stack[0]["image_id"], "frames": len(stack)}
 
 
 def stack_alone(stack: list[Row], reason: str, left: dict[int, str] | None = None) -> Tables:
     """Rows of a stack that was not followed, and why; `left` says why single frames could not be."""
     words, about = left or {}, about_stack(stack)
+    row = named(stack) | {"state": "not_followed", "reason": reason, "frames_used": 0}
+    frames = [about | {"image_id": one["image_id"], "frame": one["frame"], "used": False} for one in stack]
     return {
-        "series": [not_followed(stack, reason, as_words(words))],
-        "series_frames": [
-            about
-            | {key: row[key] for key in ("image_id", "frame")}
-            | {"used": False, "reason": words.get(row["frame"], "")}
-            for row in stack
-        ],
+        "series": [row | {"frames_left_out": as_words(words)}],
+        "series_frames": [frame | {"reason": words.get(frame["frame"], "")} for frame in frames],
     }
 
 
@@ -126,8 +121,7 @@ def follow_stack(stack: list[Row], columns: pl.DataFrame, dose: Dose, seed: int)
         return stack_alone(stack, why, left)
     left |= dict.fromkeys(series.other_cell, "another cell")
     about = about_stack(stack)
-    row = about | {"first_image_id": stack[0]["image_id"], "frames": len(stack), "grain": GRAIN}
-    row |= {"frames_left_out": as_words(left)}
+    row = named(stack) | {"grain": GRAIN, "frames_left_out": as_words(left)}
     return {
         "series": [row | loss_in_frames(stack) | series_figures(series) | rate_figures(series, dose)],
         "series_frames": [about | frame for frame in frame_rows(stack, series, left, dose)],
