@@ -53,7 +53,7 @@ def _inline(translator: nodes.NodeVisitor, node: nodes.math) -> None:
 
 
 def _displayed(translator: nodes.NodeVisitor, node: nodes.math_block) -> None:
-    translator.body.append(f'<div class="equation">{_as_mathml(node.astext(), block=True)}</div>')  # type: ignore[attr-defined]
+    translator.body.append(f'<div class="equation" tabindex="0">{_as_mathml(node.astext(), block=True)}</div>')  # type: ignore[attr-defined]
     raise nodes.SkipNode
 
 

@@ -23,14 +23,8 @@ from oddlattice.run import settings
 from oddlattice.run.stage_settings import ReportSettings
 from oddlattice.storage.products import INVENTORY, table, write_tsv
 from support import report_products as made_up
+from support.in_browser import chromium, violations
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: the report is not looked at"
-)
-axe = pytest.importorskip("axe_playwright_python", reason="axe is not installed: accessibility is not looked at")
-AXE = Path(axe.__file__).parent / "axe.min.js"
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: the report is not looked at in a browser")
 HOSTILE = "<script>document.title='owned'<script>"
 INDEX_SETTINGS = ReportSettings(density_stands_out=3.0)
 PROVENANCE = {"config": {"archive": "/data/microscope", "defects": {"fdr": 0.05}}, "versions": {"oddlattice": "0.1.0"}}
@@ -75,8 +69,7 @@ def mark_on(defect: dict[str, Any], reviewer: str, verdict: str) -> dict[str, An
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as run:
-        found = run.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as found:
         yield found
         found.close()
 
@@ -403,13 +396,6 @@ def test_images_without_defects_and_without_model(tab: Tab, report: Path, name: 
     assert ink(page) > 0.2
     assert page.locator(".list").count() == 0
     assert ("No column is flagged" in page.locator("main").inner_text()) == (name == "aa-2")
-
-
-def violations(page: Any) -> list[str]:
-    """What axe finds of serious and critical faults."""
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then((found) => found.violations)")
-    return [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in found if v["impact"] in ("serious", "critical")]
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(800, "dark"), (1600, "light"), (800, "light"), (1600, "dark")])

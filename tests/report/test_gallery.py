@@ -11,9 +11,8 @@ import pytest
 
 from oddlattice.report.gallery import gallery_data, gallery_page, in_page_order
 from oddlattice.storage.products import DEFECTS, IMAGES, table
+from support.in_browser import chromium
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = "/usr/bin/chromium"
 KINDS = ("vacancy-like", "heavier", "lighter", "displaced")
 
 
@@ -23,7 +22,8 @@ def archive(number: int, per_image: int) -> tuple[pl.DataFrame, pl.DataFrame, di
     rows = [
         {"image_id": names[k // per_image], "path": "", "kind": KINDS[k % 4], "site": ("Sr", "Ti")[k % 2],
          "z": (-1) ** k * (4 + (k * 7919 % 1000) / 100), "p_value": (k * 31 % 97) / 1e6, "row_px": 10.0 + k % 50 * 12,
-         "col_px": 50.0, "probability_real": 0.5 + (k % 50) / 100, "review": "rejected" if k == 1 else ""}
+         "col_px": 50.0, "grain": 1 + (k % 10 == 3), "probability_real": 0.5 + (k % 50) / 100,
+         "review": "rejected" if k == 1 else ""}
         for k in range(number)
     ]  # fmt: skip
     images = [{"image_id": name, "path": f"day {k % 2}/{name}.dm4", "model": "sto"} for k, name in enumerate(names)]
@@ -53,8 +53,7 @@ def test_an_image_without_a_page_has_no_card() -> None:
 def page_of() -> Iterator[Any]:
     """Open a gallery of so many defects; faults in the page fail the test."""
     faults: list[str] = []
-    with playwright.sync_playwright() as run:
-        browser = run.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
 
         def opened(folder: Path, number: int, extra: str = "") -> Any:
             path = folder / "gallery.html"
@@ -65,7 +64,6 @@ def page_of() -> Iterator[Any]:
             return page
 
         yield opened
-        browser.close()
     assert faults == []
 
 
@@ -86,6 +84,18 @@ def test_cards_are_filtered_sorted_and_the_address_keeps_it(page_of: Any, tmp_pa
     page.goto(page.url.split("#")[0] + '#q=DAY+heavier+"1/i00003.dm4"')  # words and a phrase, of image and defect
     assert 0 < page.evaluate("oddlattice.order().length") < 20
     assert set(page.locator(".card .name").all_inner_texts()) == {"i00003.dm4"}
+
+
+def test_cards_stay_in_order_while_the_page_scrolls(page_of: Any, tmp_path: Path) -> None:
+    page = page_of(tmp_path, 400)
+    places = "[...document.querySelectorAll('.card')].map((card) => Number(card.dataset.place))"
+    for top in (0, 300, 5000, 4800, 0):
+        page.evaluate(f"document.getElementById('cards').scrollTop = {top}")
+        page.wait_for_function(f"Number(document.querySelector('.card').style.top.slice(0, -2)) <= {top}")
+        found = page.evaluate(places)
+        assert found == list(range(found[0], found[0] + len(found))) and len(found) < 60
+    page.select_option("#grain", "2")
+    assert page.evaluate("oddlattice.order().length") == 40 and page.locator(".card").first.inner_text() != ""
 
 
 def test_defects_are_marked_by_keys_one_and_many(page_of: Any, tmp_path: Path) -> None:

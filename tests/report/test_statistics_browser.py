@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from report.test_browser import Tab, browser, violations  # noqa: F401 (a fixture)
+from report.test_browser import Tab, browser  # noqa: F401 (a fixture)
+from support.in_browser import violations
 from support.statistics_shard import shard  # noqa: F401 (a fixture)
 
 

@@ -13,6 +13,7 @@ from snakemake.cli import parse_args
 
 from oddlattice.command.places import HERE as ROOT
 from oddlattice.run import settings
+from support.in_browser import chromium, violations
 from support.small_results import write_results
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -72,6 +73,18 @@ def test_the_site_has_every_page_and_needs_no_network(site: Path) -> None:
     assert "<math" in (site / "equations.html").read_text(encoding="utf-8")
     python = (site / "reference_python.html").read_text(encoding="utf-8")
     assert all(name in python for name in ("oddlattice.open", "column_table", "Conditions", "pixel_nm"))
+
+
+def test_every_page_of_the_site_can_be_read_by_everybody(site: Path) -> None:
+    """No fault that axe knows, and nothing wider than the window."""
+    found = {}
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 720})
+        for path in sorted(site.glob("*.html")):
+            page.goto(path.as_uri())
+            found[path.name] = violations(page, ("minor", "moderate", "serious", "critical"))
+            assert page.evaluate("document.documentElement.scrollWidth") <= 1280, path.name
+    assert not {name: faults for name, faults in found.items() if faults}
 
 
 def test_every_page_is_in_the_list_of_pages() -> None:

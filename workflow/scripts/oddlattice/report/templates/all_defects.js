@@ -12,13 +12,15 @@
   const CARD = { width: 240, height: 148 }, CROP_PX = 72, REACH_PX = 3;
   const chosen = new Set();
   let order = [], here = -1, columns = 1, painted = "", printing = false, marked = new Map();
+  const drawn_cards = new Map(); // by place: while the page scrolls, cards that stay in view are kept
 
-  for (const [id, values] of [["site", sites], ["folder", [...new Set(folders)].sort()], ["model", [...new Set(images.model)].sort()]]) {
+  const grains = [...new Set(defects.grain)].filter((grain) => grain !== null).sort((a, b) => a - b);
+  for (const [id, values] of [["site", sites], ["grain", grains], ["folder", [...new Set(folders)].sort()], ["model", [...new Set(images.model)].sort()]]) {
     byId(id).append(...values.map((value) => { const option = element("option", "", value || "top folder"); option.value = value; return option; }));
     byId(id).closest("label").hidden = values.length < 2;
   }
   const chance = (value) => (value < 0.005 ? "< 1 %" : value >= 0.995 ? "> 99 %" : `${Math.round(100 * value)} %`);
-  const FILTERS = ["q", "kind", "site", "folder", "model", "review", "probability", "least", "sort"];
+  const FILTERS = ["q", "kind", "site", "grain", "folder", "model", "review", "probability", "least", "sort"];
   const value = (id) => byId(id).value;
 
   // ---------------------------------------------------------------- what people said
@@ -75,7 +77,7 @@
 
   // ---------------------------------------------------------------- which, and in what order
   function arrange() {
-    const kind = names.indexOf(value("kind")), site = value("site") ? sites.indexOf(value("site")) : -2, review = value("review");
+    const kind = names.indexOf(value("kind")), site = value("site") ? sites.indexOf(value("site")) : -2, grain = Number(value("grain")), review = value("review");
     const least = Number(value("least")) || 0, probability = (Number(value("probability")) || 0) / 100;
     const wanted = wordsOf(value("q")), texts = images.path.map((path, k) => `${path}\n${images.model[k]}`.toLowerCase());
     const has = (k) => wanted.every((word) => texts[defects.image[k]].includes(word) || `${names[defects.kind[k]]} ${sites[defects.site[k]] || ""}`.toLowerCase().includes(word));
@@ -83,7 +85,7 @@
     const fits = (said) => !review || (review === "open" ? !said : review === "any" ? Boolean(said) : said === review);
     order = [];
     for (let k = 0; k < number; k++) {
-      if ((kind < 0 || defects.kind[k] === kind) && (site === -2 || defects.site[k] === site) && fits_image[defects.image[k]] &&
+      if ((kind < 0 || defects.kind[k] === kind) && (site === -2 || defects.site[k] === site) && (!grain || defects.grain[k] === grain) && fits_image[defects.image[k]] &&
           (!least || Math.abs(defects.z[k]) >= least) && (!probability || defects.probability[k] >= probability) && fits(verdict(k)) && (!wanted.length || has(k))) order.push(k);
     }
     const by = {
@@ -144,13 +146,28 @@
   }
 
   function paint(force) {
+    const before = columns;
     columns = Math.max(1, Math.floor((cards.clientWidth - 2) / CARD.width));
+    force = force || columns !== before;
     const lines = Math.ceil(order.length / columns), first = printing ? 0 : Math.max(0, Math.floor(cards.scrollTop / CARD.height) - 1);
     const last = printing ? lines : Math.min(lines, Math.ceil((cards.scrollTop + cards.clientHeight) / CARD.height) + 1), key = `${first} ${last} ${columns}`;
     if (!force && key === painted) return;
     painted = key;
     room.style.height = `${lines * CARD.height}px`;
-    room.replaceChildren(...Array.from({ length: Math.max(0, Math.min(order.length, last * columns) - first * columns) }, (_, k) => card(first * columns + k)));
+    const from = first * columns, to = Math.min(order.length, last * columns);
+    for (const [place, box] of drawn_cards) {
+      if (!force && place >= from && place < to) continue;
+      box.remove();
+      drawn_cards.delete(place);
+    }
+    const fresh = [], upwards = drawn_cards.has(to - 1);
+    for (let place = from; place < to; place++) {
+      if (drawn_cards.has(place)) continue;
+      drawn_cards.set(place, card(place));
+      fresh.push(drawn_cards.get(place));
+    }
+    if (upwards) room.prepend(...fresh);
+    else room.append(...fresh);
     if (byId(`card-${here}`)) cards.setAttribute("aria-activedescendant", `card-${here}`);
     else cards.removeAttribute("aria-activedescendant");
   }
