@@ -17,7 +17,7 @@ from oddlattice.report.series_page import write_series_pages
 from oddlattice.report.series_pictures import mean_of
 from oddlattice.series.dose import Dose, dose_of
 from oddlattice.series.drift import Frame, laid_on_first
-from oddlattice.series.events import runs, single_events, tracks_of, with_hops
+from oddlattice.series.events import exposure, runs, single_events, tracks_of, with_hops
 from oddlattice.series.follow import follow
 from oddlattice.series.states import through_time, windows
 from oddlattice.series.tables import follow_stack, stacks_of
@@ -212,7 +212,7 @@ def test_a_frame_of_another_cell_is_left_out() -> None:
         4, frames[0].cells, frames[0].column, frames[0].site, frames[0].places_px * 1.3, *[frames[0].change] * 2
     )
     assert laid_on_first([*frames, other])[-1] is None
-    series = follow([*frames, other])
+    series = follow([*frames, other], 0.1)
     assert series is not None and series.other_cell == [4] and len(series.frames) == 4
 
 
@@ -244,7 +244,7 @@ def test_what_happened_is_listed_and_nothing_else(watched: tuple[np.ndarray, np.
     ]
     hop = found[2]
     assert (tuple(places[hop.from_site]), tuple(places[hop.site])) == ((80.0, 140.0), (90.0, 150.0))
-    tracks = [(track.first, track.last, track.kind) for track in tracks_of(states)]
+    tracks = [(track.first, track.last, track.kind) for track in tracks_of(states, 0.1)]
     expected = [
         (12, 39, "lighter"),
         (10, 29, "heavier"),
@@ -256,11 +256,24 @@ def test_what_happened_is_listed_and_nothing_else(watched: tuple[np.ndarray, np.
     assert states.scatter[0] == pytest.approx(0.04, abs=0.01)
 
 
+def test_a_column_that_comes_into_view_odd_has_not_changed() -> None:
+    rng = np.random.default_rng(5)
+    change = rng.normal(0, 0.05, (100, 40))
+    change[3, :15], change[4, 25:] = np.nan, np.nan
+    change[3] -= 0.5  # odd when it is first seen, at 15
+    change[4] += 0.5  # and until it is last seen, at 24
+    states = through_time(change, np.where(np.isfinite(change), 0.05, np.nan), np.zeros(100, np.int64))
+    assert single_events(states) == []
+    found = [(track.site, track.first, track.last) for track in tracks_of(states, 0.1)]
+    assert found == [(3, 15, 39), (4, 0, 24)]
+    assert exposure(states, np.isfinite(change)) == pytest.approx(98 * 39, rel=0.01)
+
+
 def test_nothing_happens_in_noise_twice_as_large_as_stated() -> None:
     rng = np.random.default_rng(11)
     change = rng.normal(0, 0.05, (300, 1)) + rng.normal(0, 0.1, (300, 30))
     states = through_time(change, np.full(change.shape, 0.05), np.zeros(300, np.int64))
-    assert not single_events(states) and not tracks_of(states)
+    assert not single_events(states) and not tracks_of(states, 0.1)
 
 
 def test_chances_of_one_event_are_one_event() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from oddlattice.numerics.arrays import Array, Index
-from oddlattice.series.events import LISTED
+from oddlattice.series.events import CANDIDATE, least_probability
 from oddlattice.series.follow import Followed
 from oddlattice.series.states import Rates, odd_under
 
@@ -38,12 +38,12 @@ class Depth:
     scatter: float
 
 
-def _smallest(change: Array, sigma: Array, scatter: float, rates: Rates) -> float | None:
-    """Smallest loss that is listed in nine of ten of the columns (n, T); by halving."""
+def _smallest(change: Array, sigma: Array, scatter: float, rates: Rates, least: float) -> float | None:
+    """Smallest loss that is listed in nine of ten of the columns (n, T), being `least` likely; by halving."""
 
     def part_found(loss: float) -> float:
         odd = odd_under(change - loss, sigma, scatter, rates)
-        return float((odd.max(axis=1) >= LISTED).mean())
+        return float((odd.max(axis=1) >= least).mean())
 
     if part_found(1.0) < FOUND:
         return None
@@ -54,10 +54,14 @@ def _smallest(change: Array, sigma: Array, scatter: float, rates: Rates) -> floa
     return high
 
 
-def depths(series: Followed, seed: int) -> list[Depth]:
-    """The depth of each site, by losses put into columns that are bulk in all frames, at the rates of the series."""
+def depths(series: Followed, fdr: float, seed: int) -> list[Depth]:
+    """The depth of each site, by losses put into columns that are bulk in all frames, at the rates of the series.
+
+    `fdr` is that of the list of tracks.
+    """
     states, rng = series.states, np.random.default_rng(seed)
-    bulk = (states.odd.sum(axis=0).max(axis=1) < 1 - LISTED) & (series.seen.mean(axis=1) > 0.5)
+    least = least_probability(series.tracks, fdr)
+    bulk = (states.odd.sum(axis=0).max(axis=1) < CANDIDATE) & (series.seen.mean(axis=1) > 0.5)
     found = []
     for name in sorted(set(series.site)):
         of_site: Index = np.flatnonzero(bulk & (np.array(series.site) == name))
@@ -65,6 +69,6 @@ def depths(series: Followed, seed: int) -> list[Depth]:
             continue
         some = np.sort(rng.permutation(of_site)[:COLUMNS])
         change, sigma, scatter = states.change[some], states.sigma[some], float(states.scatter[some[0]])
-        loss = _smallest(change, sigma, scatter, states.rates)
+        loss = _smallest(change, sigma, scatter, states.rates, least)
         found.append(Depth(name, len(some), loss, float(np.nanmedian(sigma)), scatter))
     return found

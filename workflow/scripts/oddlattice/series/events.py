@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from oddlattice.numerics.arrays import Array, Bools, Float, Index
-from oddlattice.series.states import States, windows
+from oddlattice.series.states import States, watched, windows
 
-LISTED = 0.9  # least probability of what is listed
+LISTED = 0.9  # least probability of an event that is listed
+CANDIDATE = 0.5  # and of a track, whatever the others are
 LEVEL = 0.95  # of the interval of an event's frame
 NEIGHBOUR = 1.6  # times the distance to the nearest column: an atom hops no farther
 BULK = "bulk"
@@ -68,18 +69,27 @@ def runs(mask: Bools) -> list[tuple[int, int]]:
     return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def tracks_of(states: States) -> list[Track]:
-    """Every column that was odd for a time, as far as that is likely enough to be listed."""
+def tracks_of(states: States, fdr: float) -> list[Track]:
+    """Every column that was odd for a time; of those listed, a part of `fdr` is false.
+
+    The likeliest are listed, for as long as one minus their mean probability is at most `fdr`.
+    """
     odd, found = states.odd.sum(axis=0), []
-    for site in np.flatnonzero(odd.max(axis=1) >= LISTED).tolist():
-        for first, last in runs(odd[site] > 0.5):
+    for site in np.flatnonzero(odd.max(axis=1) >= CANDIDATE).tolist():
+        for first, last in runs(odd[site] > CANDIDATE):
             part = slice(first, last + 1)
-            sure = float(odd[site, part].max())
-            if sure >= LISTED:
-                kind = KINDS[int(states.odd[:, site, part].sum(axis=1).argmax())]
-                change = float(states.level[site, part].mean())
-                found.append(Track(site, first, last, kind, min(sure, 1.0), change))
-    return found
+            kind = KINDS[int(states.odd[:, site, part].sum(axis=1).argmax())]
+            change = float(states.level[site, part].mean())
+            found.append(Track(site, first, last, kind, min(float(odd[site, part].max()), 1.0), change))
+    falling = np.sort([track.probability for track in found])[::-1]
+    listed = np.cumsum(1 - falling) <= fdr * np.arange(1, len(falling) + 1)
+    return [track for track in found if track.probability >= falling[listed].min(initial=np.inf)]
+
+
+def least_probability(tracks: Sequence[Track], fdr: float) -> float:
+    """How likely one track more must be, to be listed beside those that are."""
+    spent = sum(1 - track.probability for track in tracks)
+    return max(CANDIDATE, 1 - fdr * (len(tracks) + 1) + spent)
 
 
 def _kind_at(states: States, site: int, t: int) -> str:
@@ -175,15 +185,10 @@ def _area(places: Array) -> float:
     return float(np.prod(np.ptp(places, axis=0)))
 
 
-def odd_per_frame(states: States, seen: Bools) -> dict[str, list[float]]:
-    """Expected number of columns of each odd kind in every frame, among those seen in it (n, T)."""
-    return {kind: (states.odd[k] * seen).sum(axis=0).tolist() for k, kind in enumerate(KINDS)}
-
-
 def exposure(states: States, seen: Bools) -> float:
-    """Frame intervals in which columns that were bulk were seen: what a rate of changes is counted by."""
-    bulk = 1 - states.odd.sum(axis=0)
-    return float((bulk[:, :-1] * (seen[:, :-1] & seen[:, 1:])).sum())
+    """Frame intervals in which columns that were bulk were watched (n, T): what a rate of changes is counted by."""
+    bulk, during = 1 - states.odd.sum(axis=0), watched(seen)
+    return float((bulk[:, :-1] * (during[:, :-1] & during[:, 1:])).sum())
 
 
 def nearest_track(tracks: Sequence[Track], site: int, at: int, *, ends: bool) -> Index:

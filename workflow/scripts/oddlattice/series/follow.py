@@ -76,8 +76,11 @@ def _stacked(frames: Sequence[Frame], laid: Sequence[Laid]) -> tuple[Index, Arra
     return sites[often], change[often], sigma[often]
 
 
-def follow(frames: Sequence[Frame]) -> Followed | None:
-    """Follow every column of a stack through its frames; None where fewer than `LEAST_FRAMES` have one cell."""
+def follow(frames: Sequence[Frame], fdr: float) -> Followed | None:
+    """Follow every column of a stack through its frames; None where fewer than `LEAST_FRAMES` have one cell.
+
+    A part of `fdr` of the tracks listed is false.
+    """
     if len(frames) < LEAST_FRAMES:
         return None
     found = laid_on_first(frames)
@@ -92,7 +95,7 @@ def follow(frames: Sequence[Frame]) -> Followed | None:
     first = lattice_of(frames[0])
     names = [frames[0].site[c] for c in column.tolist()]
     followed = Followed(
-        kept, laid, other, first, sites[:, :2], column, names, np.isfinite(change), states, tracks_of(states), []
+        kept, laid, other, first, sites[:, :2], column, names, np.isfinite(change), states, tracks_of(states, fdr), []
     )
     return _with_events(followed)
 

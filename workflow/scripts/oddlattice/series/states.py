@@ -18,6 +18,7 @@ LEVELS = (-1.15, 1.5)  # changes that are told apart
 STEP_SIGMA = 0.4  # step of the levels over a frame's noise
 STEPS = (0.005, 0.04)  # least and largest step
 WIDTH = 5.0  # bulk levels reach so many times the columns' own scatter
+LEAST_ODD = 3.0  # times the scatter: smaller odd levels are all equally likely
 WALK = 0.004  # ASSUME: chance in a frame that a level moves by a step: slow changes are no events
 STRAY, STRAY_RANGE = 0.002, 3.0  # ASSUME: part of measurements that are wrong, and the range over which they lie
 EVENTS_AT_FIRST = 0.01  # of each sort in the whole series, before any is counted
@@ -107,9 +108,15 @@ def _grid(sigma: float, scatter: float) -> _Grid:
     reach = max(WIDTH * scatter, step)
     inside = np.flatnonzero(np.abs(levels) <= reach + 1e-9)
     chance = np.exp(-(levels[inside] ** 2) / (2 * max(scatter, step / 2) ** 2))
-    of_odd = np.full(len(levels), 1 / len(levels), np.float32)
+    # a change is as likely between 0.1 and 0.2 as between 0.2 and 0.4: small ones are the many
+    of_odd = 1 / np.maximum(np.abs(levels), max(LEAST_ODD * scatter, step))
     bulk = slice(int(inside[0]), int(inside[-1]) + 1)
-    return _Grid(levels.astype(np.float32), bulk, (chance / chance.sum()).astype(np.float32), of_odd)
+    return _Grid(
+        levels.astype(np.float32),
+        bulk,
+        (chance / chance.sum()).astype(np.float32),
+        (of_odd / of_odd.sum()).astype(np.float32),
+    )
 
 
 def _emission(change: Array, sigma: Array, levels: Float) -> Float:
@@ -210,6 +217,13 @@ def windows(chance: Float) -> list[tuple[int, int, float]]:
         left[low : high + 1] = 0.0
 
 
+def watched(seen: Bools) -> Bools:
+    """When sites (n, T) were watched: from the first frame that shows each to the last one."""
+    since = np.maximum.accumulate(seen, axis=1)
+    until = np.maximum.accumulate(seen[:, ::-1], axis=1)[:, ::-1]
+    return np.asarray(since & until)
+
+
 def _counted(kinds: Float, events: Float, seen: Bools) -> Rates:
     """Rates by what is clear in the series."""
     odd = kinds.sum(axis=0)
@@ -218,7 +232,7 @@ def _counted(kinds: Float, events: Float, seen: Bools) -> Rates:
     asked = [np.flatnonzero(one.sum(axis=1) > CLEAR) for one in events]
     number = [sum(len(windows(one[k])) for k in which) for one, which in zip(events, asked, strict=True)]
     leaves, returns, alters = (k + EVENTS_AT_FIRST for k in number)
-    first = float((odd[:, 0] > CLEAR).sum())
+    first = float((odd[np.arange(len(odd)), seen.argmax(axis=1)] > CLEAR).sum())
     return Rates(
         min(leaves / frames_bulk, 0.3),
         min(returns / max(frames_odd, frames_bulk / 100), 0.3),
@@ -244,6 +258,8 @@ def through_time(change: Array, sigma: Array, site: Index) -> States:
         sigma[own] = scaled_noise(change[own], sigma[own])
         change[own], scatter[own] = centred(change[own], sigma[own])
     seen = np.isfinite(change)
+    during = watched(seen)
+    between = np.concatenate([np.zeros((n, 1), bool), during[:, :-1] & during[:, 1:]], axis=1)
     cells = max(float(seen.sum()), 1.0)
     rates = Rates(*(EVENTS_AT_FIRST / cells,) * 3, ODD_AT_FIRST / n)
     kinds, events = np.zeros((3, n, frames), np.float32), np.zeros((3, n, frames), np.float32)
@@ -258,6 +274,8 @@ def through_time(change: Array, sigma: Array, site: Index) -> States:
             for part in _blocks(len(which), frames * 4 * (len(grid.levels) + len(grid.of_bulk))):
                 k = which[part]
                 kinds[:, k], events[:, k], level[k] = _smoothed(change[k], sigma[k], grid, rates)
+        # what happened before a site came into view or after it left is not known
+        kinds, events = kinds * during, events * between
         ask = (events[0].sum(axis=1) > AGAIN * frames * rates.leaves) | (kinds.sum(axis=0).max(axis=1) > 1e-3)
     return States(kinds, events[0], events[1], events[2], level, rates, scatter, change, sigma)
 

@@ -115,7 +115,8 @@ def follow_stack(stack: list[Row], columns: pl.DataFrame, dose: Dose, seed: int)
     `seed` is of the draw of columns that trial losses are put into.
     """
     frames, left = frames_of(stack, columns)
-    series = follow(frames)
+    fdr = max((row["fdr"] for row in stack if row["fdr"] is not None), default=0.0)  # the same in all frames
+    series = follow(frames, fdr)
     if series is None:
         why = f"fewer than {LEAST_FRAMES} frames with the same lattice"
         return stack_alone(stack, why, left)
@@ -125,7 +126,7 @@ def follow_stack(stack: list[Row], columns: pl.DataFrame, dose: Dose, seed: int)
     return {
         "series": [row | loss_in_frames(stack) | series_figures(series) | rate_figures(series, dose)],
         "series_frames": [about | frame for frame in frame_rows(stack, series, left, dose)],
-        "series_depths": [about | {"grain": GRAIN} | vars(one) for one in depths(series, seed)],
+        "series_depths": [about | {"grain": GRAIN} | vars(one) for one in depths(series, fdr, seed)],
         "tracks": [about | track for track in track_rows(series)],
         "events": [about | event for event in event_rows(series)],
     }
