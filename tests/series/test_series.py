@@ -1,6 +1,7 @@
 """A stack through the stages: a column emptied at a known frame, while the specimen drifts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from oddlattice.report.series_page import write_series_pages
 from oddlattice.report.series_pictures import mean_of
 from oddlattice.series.dose import Dose, dose_of
 from oddlattice.series.drift import Frame, laid_on_first
-from oddlattice.series.events import exposure, runs, single_events, tracks_of, with_hops
+from oddlattice.series.events import rate_of_changes, runs, single_events, tracks_of, with_hops
 from oddlattice.series.follow import follow
 from oddlattice.series.states import through_time, windows
 from oddlattice.series.tables import follow_stack, stacks_of
@@ -266,7 +267,8 @@ def test_a_column_that_comes_into_view_odd_has_not_changed() -> None:
     assert single_events(states) == []
     found = [(track.site, track.first, track.last) for track in tracks_of(states, 0.1)]
     assert found == [(3, 15, 39), (4, 0, 24)]
-    assert exposure(states, np.isfinite(change)) == pytest.approx(98 * 39, rel=0.01)
+    # of 40 frames, changes at 2 to 38 are asked about
+    assert rate_of_changes([], states, np.isfinite(change)) == (0, pytest.approx(98 * 37, rel=0.01))
 
 
 def test_nothing_happens_in_noise_twice_as_large_as_stated() -> None:
@@ -274,6 +276,22 @@ def test_nothing_happens_in_noise_twice_as_large_as_stated() -> None:
     change = rng.normal(0, 0.05, (300, 1)) + rng.normal(0, 0.1, (300, 30))
     states = through_time(change, np.full(change.shape, 0.05), np.zeros(300, np.int64))
     assert not single_events(states) and not tracks_of(states, 0.1)
+
+
+def test_a_reading_that_jumps_with_what_is_listed_beside_it_is_no_event() -> None:
+    frames = []
+    for t in range(10):
+        change = np.zeros((24, 24, 2))
+        change[11, 10, 1] = change[14, 12, 0] = -0.4 if t < 5 else 0.0
+        frame = frame_at(t, (6.0, 6.0), change)
+        jumps = np.abs(frame.places_px - 20 * np.array([8.0, 6.0])).max(axis=1) < 1
+        assert jumps.sum() == 1
+        frames.append(replace(frame, plain=np.where(jumps, 0.0, frame.change)))
+    series = follow(frames, 0.1)
+    assert series is not None
+    assert [(event.event, event.at, tuple(series.sites_px[event.site].round())) for event in series.events] == [
+        ("returns", 5, (110.0, 90.0))
+    ]
 
 
 def test_chances_of_one_event_are_one_event() -> None:

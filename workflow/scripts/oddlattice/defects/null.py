@@ -1,6 +1,6 @@
 """How bulk columns of an image scatter, and what that says of each column: p-values of each kind of column."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -215,6 +215,8 @@ class SiteColumns:
         Why none of them can be listed, "" where they can: the site has several populations and none is the bulk.
     of_bulk : ndarray of shape (n,), bool, or None
         The columns of the largest population; None before it was asked for.
+    plain : ndarray of shape (n,)
+        Relative intensity, read with nothing taken out beside: it does not depend on what is listed.
     """
 
     shape: ColumnShape
@@ -232,6 +234,7 @@ class SiteColumns:
     moved: Array
     reason: str = ""
     of_bulk: npt.NDArray[np.bool_] | None = None
+    plain: Array = field(default_factory=lambda: np.empty(0))
 
     @property
     def tested(self) -> npt.NDArray[np.bool_]:
@@ -430,7 +433,8 @@ def judge_columns(
         readings_of_moved(shape, views[0].kernel, vectors_pm, response),
     )
     site = site if foreign is None else _unlit(site, foreign)
-    return site.judged_by(site.estimates(difference), np.ones(len(cells), dtype=bool), shift_share)
+    found = site.estimates(difference)
+    return replace(site, plain=found[:, 0]).judged_by(found, np.ones(len(cells), dtype=bool), shift_share)
 
 
 def _unlit(site: SiteColumns, foreign: Float) -> SiteColumns:

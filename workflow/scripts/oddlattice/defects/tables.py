@@ -65,6 +65,7 @@ def column_rows(image_id: str, grain: int, judged: Judged, coordinates: Coordina
                     # without a bulk: against the mean column
                     "intensity_change": tested.found[:, 0] if tested.reason else v.change,
                     "intensity_change_sigma": change_error(v.change_sigma, v.change),
+                    "intensity_plain": tested.plain if len(tested.plain) else [None] * n,
                     "intensity_noise": tested.level * tested.factor[:, 0] * math.sqrt(tested.kernel.covariance[0, 0]),
                     "shift_row_pm": v.shift_pm[:, 0],
                     "shift_col_pm": v.shift_pm[:, 1],

@@ -31,6 +31,16 @@ def poisson_interval(number: float, level: float = 0.95, dispersion: float | Non
     return scale * low, scale * float(gammaincinv(number / scale + 1, 1 - tail))
 
 
+def jeffreys_interval(number: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a Poisson mean that holds it as often as said on average; the exact one does so at least.
+
+    Source: Brown, Cai and DasGupta 2003, Statistica Sinica 13, 19.
+    """
+    tail = (1 - level) / 2
+    low = float(gammaincinv(number + 0.5, tail)) if number else 0.0
+    return low, float(gammaincinv(number + 0.5, 1 - tail))
+
+
 def weighted_poisson_interval(weights: npt.NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
     """Interval of a sum of Poisson counts that stand for `weights` (n,) each.
 

@@ -38,6 +38,8 @@ class Frame:
     places_px : ndarray of shape (n, 2)
     change, sigma : ndarray of shape (n,)
         Change of intensity [fraction of a bulk column] and its standard error by the frame's noise.
+    plain : ndarray of shape (n,), optional
+        Change as read whatever else the frame lists; without it `change` is taken for it.
     """
 
     frame: int
@@ -47,6 +49,7 @@ class Frame:
     places_px: Array
     change: Array
     sigma: Array
+    plain: Array | None = None
 
 
 @dataclass(frozen=True)

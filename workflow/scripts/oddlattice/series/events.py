@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from oddlattice.numerics.arrays import Array, Bools, Float, Index
-from oddlattice.series.states import States, watched, windows
+from oddlattice.series.states import EVENTS_AT_FIRST, States, watched, windows
 
 LISTED = 0.9  # least probability of an event that is listed
 CANDIDATE = 0.5  # and of a track, whatever the others are
 LEVEL = 0.95  # of the interval of an event's frame
+BESIDE = 2  # frames that must show a column before and after a change that enters rates
+AROUND = 5  # frames before and after an event, of which the plain readings are held against its step
+AGREES = 0.5  # part of the step that they must show
 NEIGHBOUR = 1.6  # times the distance to the nearest column: an atom hops no farther
 BULK = "bulk"
 KINDS = ("vacancy-like", "lighter", "heavier")  # as `States.odd` has them
@@ -123,6 +126,48 @@ def single_events(states: States) -> list[Event]:
     return sorted(found, key=lambda event: (event.at, event.site, event.event))
 
 
+def seen_plainly(found: Sequence[Event], plain: Array) -> tuple[list[Event], list[Event]]:
+    """Events that the plain readings (n, T) show, too, and the others: jumps of the readings.
+
+    A strongly changed column is taken out of the readings beside it, where a frame lists it: these jump from a frame
+    that lists it to one that does not. A plain reading does not; it only feels what happens beside it. Jumps have made
+    events look more frequent than they are: what is not likely enough without that is left out, too.
+    """
+    told = [event for event in found if _plain_step(event, plain) * np.sign(event.step) >= AGREES * abs(event.step)]
+    while True:
+        rarer = (len(told) + EVENTS_AT_FIRST) / (len(found) + EVENTS_AT_FIRST)
+        kept = [event for event in told if _at_rate(event.probability, rarer) >= LISTED]
+        if len(kept) == len(told):
+            break
+        told = kept
+    real = {id(event) for event in told}
+    sure = [replace(event, probability=_at_rate(event.probability, rarer)) for event in told]
+    return sure, [event for event in found if id(event) not in real]
+
+
+def _at_rate(probability: float, factor: float) -> float:
+    """Probability of an event if events are so many times as frequent."""
+    return factor * probability / (factor * probability + max(1 - probability, 1e-9))
+
+
+def _plain_step(event: Event, plain: Array) -> float:
+    """Step of the plain readings (n, T) at an event; the event's own where they are not known."""
+    before = plain[event.site, max(event.low - AROUND, 0) : event.low]
+    after = plain[event.site, event.high : event.high + AROUND]
+    if not (np.isfinite(before).any() and np.isfinite(after).any()):
+        return event.step
+    return float(np.nanmedian(after) - np.nanmedian(before))
+
+
+def without(tracks: Sequence[Track], jumps: Sequence[Event]) -> list[Track]:
+    """Tracks but for those that begin with a jump of the reading alone."""
+    return [
+        track
+        for track in tracks
+        if not any(jump.site == track.site and jump.low <= track.first <= jump.high for jump in jumps)
+    ]
+
+
 def with_hops(found: Sequence[Event], places: Array) -> list[Event]:
     """Events with those paired that are a hop: a column loses while a neighbour gains in the same interval.
 
@@ -185,10 +230,21 @@ def _area(places: Array) -> float:
     return float(np.prod(np.ptp(places, axis=0)))
 
 
-def exposure(states: States, seen: Bools) -> float:
-    """Frame intervals in which columns that were bulk were watched (n, T): what a rate of changes is counted by."""
-    bulk, during = 1 - states.odd.sum(axis=0), watched(seen)
-    return float((bulk[:, :-1] * (during[:, :-1] & during[:, 1:])).sum())
+def counted(seen: Bools) -> Bools:
+    """Whether a change between frames t - 1 and t (n, T) enters rates: `BESIDE` frames show the column on both sides.
+
+    Fewer hardly ever make a change sure.
+    """
+    during, frames = watched(seen), seen.shape[1]
+    padded = np.pad(during, [(0, 0), (BESIDE, BESIDE)])
+    return np.asarray(during & padded[:, :frames] & padded[:, 2 * BESIDE - 1 : frames + 2 * BESIDE - 1])
+
+
+def rate_of_changes(found: Sequence[Event], states: States, seen: Bools) -> tuple[int, float]:
+    """Changes of bulk columns, and the intervals between frames (n, T) in which bulk columns could have changed."""
+    asked, bulk = counted(seen), 1 - states.odd.sum(axis=0)
+    left = [event for event in found if event.before == BULK and event.event != "returns"]
+    return sum(bool(asked[event.site, event.at]) for event in left), float((bulk[:, :-1] * asked[:, 1:]).sum())
 
 
 def nearest_track(tracks: Sequence[Track], site: int, at: int, *, ends: bool) -> Index:

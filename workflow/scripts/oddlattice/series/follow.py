@@ -1,13 +1,13 @@
 """A stack of frames as one specimen seen many times: from the columns of its frames to tracks and events."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from oddlattice.numerics.arrays import Array, Bools, Index
 from oddlattice.series.drift import Frame, Laid, Lattice, laid_on_first, lattice_of
-from oddlattice.series.events import Event, Track, single_events, tracks_of, with_hops
+from oddlattice.series.events import Event, Track, seen_plainly, single_events, tracks_of, with_hops, without
 from oddlattice.series.states import States, through_time
 
 LEAST_FRAMES = 3  # fewer tell no noise of their own beside what happens
@@ -62,18 +62,19 @@ class Followed:
         return np.asarray(self.cells @ self.lattice.vectors_px + corner)
 
 
-def _stacked(frames: Sequence[Frame], laid: Sequence[Laid]) -> tuple[Index, Array, Array]:
-    """Keys (n, 3: u, v, column) of the sites seen at least twice, and changes and errors (n, T); NaN where unseen."""
+def _stacked(frames: Sequence[Frame], laid: Sequence[Laid]) -> tuple[Index, Array, Array, Array]:
+    """Keys (n, 3: u, v, column) of the sites seen at least twice; changes, errors, plain readings (n, T) or NaN."""
     keys = np.concatenate([np.column_stack([one.cells, one.column]) for one in laid])
     sites, which, number = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
-    change, sigma = (np.full((len(sites), len(frames)), np.nan) for _ in range(2))
+    change, sigma, plain = (np.full((len(sites), len(frames)), np.nan) for _ in range(3))
     start = 0
     for t, frame in enumerate(frames):
         own = which[start : start + len(frame.change)]
         change[own, t], sigma[own, t] = frame.change, frame.sigma
+        plain[own, t] = frame.change if frame.plain is None else frame.plain
         start += len(own)
     often = number > 1
-    return sites[often], change[often], sigma[often]
+    return sites[often], change[often], sigma[often], plain[often]
 
 
 def follow(frames: Sequence[Frame], fdr: float) -> Followed | None:
@@ -88,18 +89,16 @@ def follow(frames: Sequence[Frame], fdr: float) -> Followed | None:
     if len(used) < LEAST_FRAMES:
         return None
     kept, laid = [frame for frame, _ in used], [one for _, one in used]
-    sites, change, sigma = _stacked(kept, laid)
+    sites, change, sigma, plain = _stacked(kept, laid)
     column = sites[:, 2]
     states = through_time(change, sigma, column)
+    # what all columns of a site have in common in a frame is no column's
+    for one in np.unique(column):
+        plain[column == one] -= np.nanmedian((plain - change)[column == one], axis=0)
+    told, jumps = seen_plainly(single_events(states), plain)
     other = [frame.frame for frame, one in zip(frames, found, strict=True) if one is None]
     first = lattice_of(frames[0])
     names = [frames[0].site[c] for c in column.tolist()]
-    followed = Followed(
-        kept, laid, other, first, sites[:, :2], column, names, np.isfinite(change), states, tracks_of(states, fdr), []
-    )
-    return _with_events(followed)
-
-
-def _with_events(series: Followed) -> Followed:
-    events = with_hops(single_events(series.states), series.sites_px)
-    return Followed(**{**series.__dict__, "events": events})
+    tracks = without(tracks_of(states, fdr), jumps)
+    series = Followed(kept, laid, other, first, sites[:, :2], column, names, np.isfinite(change), states, tracks, told)
+    return replace(series, events=with_hops(told, series.sites_px))

@@ -9,11 +9,11 @@ import polars as pl
 import zarr
 
 from oddlattice.lattice.pixel_size import header_nm, pixel_nm
-from oddlattice.numerics.intervals import poisson_interval
+from oddlattice.numerics.intervals import jeffreys_interval
 from oddlattice.series.depth import depths
 from oddlattice.series.dose import Dose, dose_of
 from oddlattice.series.drift import Frame
-from oddlattice.series.events import KINDS, Event, exposure, nearest_track
+from oddlattice.series.events import KINDS, Event, nearest_track, rate_of_changes
 from oddlattice.series.follow import LEAST_FRAMES, Followed, follow
 from oddlattice.series.survival import survival
 from oddlattice.storage.groups import attributes_of, group_of
@@ -54,6 +54,7 @@ def frame_of(number: int, columns: pl.DataFrame) -> Frame:
         columns.select("row_px", "col_px").to_numpy(),
         columns["intensity_change"].to_numpy(),
         columns["intensity_noise"].to_numpy(),
+        columns["intensity_plain"].to_numpy(),
     )
 
 
@@ -154,15 +155,15 @@ def series_figures(series: Followed) -> Row:
 def rate_figures(series: Followed, dose: Dose) -> Row:
     """How often columns leave bulk: per interval between frames, and per electron and area where the dose is known.
 
-    Intervals between frames that were left out count as one: the rate is then of the frames used.
+    Intervals between frames that were left out count as one: the rate is then of the frames used. Changes near the
+    first and last frames that show a column are counted neither above nor below (`events.counted`).
     """
-    left_bulk = sum(event.before == "bulk" and event.event != "returns" for event in series.events)
-    watched = exposure(series.states, series.seen)
+    left_bulk, watched = rate_of_changes(series.events, series.states, series.seen)
     row: Row = {"column_frames": watched, "frame_s": dose.frame_s, "dose_e_per_nm2": dose.e_per_nm2}
     row["dose_from"] = dose.source
     if watched <= 0:
         return row
-    number = {"": (left_bulk,)} | {f"_{level}": poisson_interval(left_bulk, level / 100) for level in (68, 95)}
+    number = {"": (left_bulk,)} | {f"_{level}": jeffreys_interval(left_bulk, level / 100) for level in (68, 95)}
     for level, values in number.items():
         for end, value in zip(("low", "high") if level else ("",), values, strict=True):
             name = f"_{end}{level}" if level else ""

@@ -148,6 +148,7 @@ COLUMNS: Schema = {
     "intensity_change": pl.Float64,  # fraction of a bulk column
     "intensity_change_sigma": pl.Float64,
     "intensity_noise": pl.Float64,  # standard error of the change by the image's noise alone
+    "intensity_plain": pl.Float64,  # change as read with nothing taken out beside it: whatever else is listed
     "population": pl.Int64,  # component of 4_defects/populations: 0 the bulk; null of a column of none
     "in_region": pl.Boolean,  # in an extended region or at its rim
     "shift_row_pm": pl.Float64,
@@ -423,7 +424,7 @@ SERIES: Schema = {
     "changes": pl.Int64,  # of a column of bulk or of another kind
     "returns": pl.Int64,
     "hops": pl.Int64,
-    "column_frames": pl.Float64,  # intervals between frames in which columns of bulk were watched
+    "column_frames": pl.Float64,  # intervals in which changes of bulk columns count: two frames show these on each side
     "change_rate": pl.Float64,  # changes and hops out of bulk, per column and interval
     "change_rate_low_68": pl.Float64,
     "change_rate_high_68": pl.Float64,
