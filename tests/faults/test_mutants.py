@@ -21,7 +21,7 @@ from support.other_files import FORMATS
 from support.raw_files import SETTINGS, counts, write_dm, write_ncem, write_velox
 
 MEMORY_MB, TIMEOUT_S = 600, 20.0
-CHECKED = ("prz",)  # packed under a checksum: hardly a change of theirs is let pass
+CHECKED = ("prz", "ndata1")  # packed under a checksum: hardly a change of theirs is let pass, and none need be
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:
@@ -92,7 +92,7 @@ def check_mutants(folder: Path, each: int) -> None:
     assert longest_s < TIMEOUT_S + 10
     for kind in kinds:  # some survive their mutation, some do not: the test tests something
         of_kind = Counter(inventory.filter(pl.col("path").str.starts_with(f"{kind}-"))["state"])
-        assert of_kind["done"] >= each // (100 if kind in CHECKED else 20), kind
+        assert of_kind["done"] >= (0 if kind in CHECKED else each // 20), kind
         assert of_kind["rejected"] >= each // 20, kind
     print(dict(counted), f"longest {longest_s:.1f} s")
     for reason, number in Counter(

@@ -290,7 +290,8 @@ class SiteColumns:
         null = null_of(found[chosen], (self.level[:, None] * self.factor)[chosen], shift_share, self.moved)
         doubts = self.factor if doubt is None else self.factor * doubt
         verdict = null.judge(found, self.level, doubts)
-        return replace(self, found=found, null=null, doubt=doubts, verdict=verdict, reason=reason, of_bulk=of_bulk)
+        judged = replace(self, found=found, null=null, doubt=doubts, verdict=verdict, reason=reason, of_bulk=of_bulk)
+        return judged if len(self.plain) else replace(judged, plain=found[:, 0])
 
     def _largest(self, found: Array) -> tuple[npt.NDArray[np.bool_], str]:
         """The columns (n,) of the largest population, all where there is but one, and why it is no bulk, else ""."""
@@ -433,8 +434,7 @@ def judge_columns(
         readings_of_moved(shape, views[0].kernel, vectors_pm, response),
     )
     site = site if foreign is None else _unlit(site, foreign)
-    found = site.estimates(difference)
-    return replace(site, plain=found[:, 0]).judged_by(found, np.ones(len(cells), dtype=bool), shift_share)
+    return site.judged_by(site.estimates(difference), np.ones(len(cells), dtype=bool), shift_share)
 
 
 def _unlit(site: SiteColumns, foreign: Float) -> SiteColumns:
