@@ -77,6 +77,11 @@ def test_missing_bytes(tmp_path):
         assert dm.missing_bytes(opened(path)) == pytest.approx(5000, abs=30)
 
 
+def test_only_digital_micrograph_says_how_long_it_is(tmp_path):
+    (tmp_path / "a.tif").write_bytes(b"MM\0*" + (8).to_bytes(4, "big") + (14 << 16).to_bytes(4, "big") + bytes(100))
+    assert dm.missing_bytes(opened(tmp_path / "a.tif")) == 0
+
+
 @pytest.mark.parametrize(
     ("n_bytes", "words"),
     [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (40e9, "40 GB"), (4.2e9, "4.2 GB"), (5e15, "5000 TB")],

@@ -23,9 +23,11 @@ def starts(head: bytes) -> bool:
 
 
 def missing_bytes(handle: int) -> int:
-    """How many bytes a DM file lacks of the length in its header; 0 where it is complete or does not tell."""
+    """How many bytes a DM file lacks of the length in its header; 0 where that is not told."""
     head = os.pread(handle, 12, 0)
     version = int.from_bytes(head[:4], "big")
+    if version not in (3, 4):
+        return 0
     claimed = int.from_bytes(head[4:8], "big") + 16 if version == 3 else int.from_bytes(head[4:12], "big") + 24
     missing = claimed - os.fstat(handle).st_size
     return missing if 64 < missing < 1 << 40 else 0  # writers differ by some bytes in what they count
