@@ -23,7 +23,7 @@ sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
 from oddlattice.archive import inventory, listing, remote, review_files, verdicts
 from oddlattice.archive.kept import kept_shards, made_by_rules
 from oddlattice.archive.shards import SHARD_NAME, shard_names
-from oddlattice.run import dependencies, lock, packages, progress, settings
+from oddlattice.run import dependencies, lock, packages, progress, settings, warm_jobs
 from oddlattice.storage.atomic import write_if_changed
 
 
@@ -137,9 +137,11 @@ def say_counts():
 
 
 def begin():
-    """Write the config and the versions beside the results; the main process does, once."""
+    """Write the config and the versions beside the results, and keep Python warm for jobs on this machine; once."""
     if not workflow.is_main_process:
         return
+    if workflow.local_exec and not workflow.deployment_settings.deployment_method:
+        warm_jobs.keep_jobs_warm(REPOSITORY / "workflow/scripts")
     write_if_changed(RESULTS / "config.yaml", settings.dumped(config))
     write_if_changed(
         RESULTS / "versions.txt", "".join(f"{name} {number}\n" for name, number in settings.versions().items())

@@ -1,7 +1,8 @@
 """Calls that may raise, hang, crash or eat memory, each in a process of its own with limits.
 
-A fork server, a fresh and single-threaded Python, loads the modules once and forks one child per job. A child that dies
-takes nothing with it. This module holds the one place of the package where `Exception` is caught.
+A fork server, a fresh and single-threaded Python or a fork of one (process/warm.py), loads the modules once and forks
+one child per job. A child that dies takes nothing with it. This module holds the one place of the package where
+`Exception` is caught.
 """
 
 import errno
@@ -20,13 +21,15 @@ import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import IO, Any, NamedTuple, ParamSpec, TypeVar
 
 from oddlattice.numerics.compiled import load_kernels
+from oddlattice.process import warm
 from oddlattice.process.parent_death import die_with_parent
+from oddlattice.process.warm import Forked
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -44,7 +47,7 @@ class Limits:
     Attributes
     ----------
     memory_mb : int
-        Private memory [MiB].
+        Private memory that it may take beside what it begins with [MiB].
     wall_s, cpu_s : float
         Time on the clock and on the processors [s].
     """
@@ -120,10 +123,8 @@ def run_limited(
     RuntimeError
         If the server itself ended early.
     """
-    order = {"call": call, "limits": asdict(limits), "at_once": at_once, "preload": preload, "parent": os.getpid()}
-    server = _server()
-    assert server.stdin is not None
-    assert server.stdout is not None
+    server = _server((*preload, call.partition(":")[0]))
+    order = {"call": call, "limits": asdict(limits), "at_once": at_once, "preload": preload, "parent": server.parent}
     feed = _Feed(server.stdin, order, jobs)
     ended = set()
     try:
@@ -134,8 +135,8 @@ def run_limited(
                 raise OSError(ending.value, ending.detail)
             ended.add(ending.key)
             yield ending
-        if server.wait():
-            raise RuntimeError(f"the process that reads files ended early (status {server.returncode})")
+        if status := server.wait():
+            raise RuntimeError(f"the process that reads files ended early (status {status})")
     finally:
         server.kill()
         server.wait()
@@ -173,17 +174,50 @@ class _Feed(threading.Thread):
         self._to.flush()
 
 
-def _server() -> "subprocess.Popen[bytes]":
+class _Server:
+    """The process that forks the children: a fresh Python, or, where one is kept warm, a fork of that."""
+
+    def __init__(self, process: "subprocess.Popen[bytes] | Forked", stdin: IO[bytes], stdout: IO[bytes]) -> None:
+        self.stdin, self.stdout = stdin, stdout
+        self.parent = None if isinstance(process, Forked) else os.getpid()
+        self._process = process
+        self._status: int | None = None
+
+    def kill(self) -> None:
+        """Kill it, if it has not ended."""
+        if self._status is None:
+            self._process.kill()
+
+    def wait(self) -> int:
+        """Its exit status."""
+        if self._status is None:
+            try:
+                self._status = self._process.wait()
+            except ConnectionResetError:  # killed
+                self._status = -signal.SIGKILL
+        return self._status
+
+
+def _server(modules: Sequence[str]) -> _Server:
     """Start the process that forks the children; it waits for its order."""
-    code = (
-        "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from oddlattice.process.sandbox import serve; serve()"
-    )
-    paths = json.dumps([path or os.getcwd() for path in sys.path])
     # Archives are often mounted read-only without locks, which HDF5 would ask for; times are kept in UTC everywhere.
-    environment = os.environ | {"HDF5_USE_FILE_LOCKING": "FALSE", "TZ": "UTC", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-    )
+    environment = {"HDF5_USE_FILE_LOCKING": "FALSE", "TZ": "UTC", "OMP_NUM_THREADS": "1"}
+    (theirs_in, ours_in), (ours_out, theirs_out) = os.pipe(), os.pipe()
+    process: subprocess.Popen[bytes] | Forked
+    try:
+        order = {"call": "oddlattice.process.sandbox:serve", "modules": modules}
+        process = warm.fork(order, (theirs_in, theirs_out, 2), environment)
+    except OSError:  # none is kept warm
+        code = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
+        code += "from oddlattice.process.sandbox import serve; serve()"
+        paths = json.dumps([path or os.getcwd() for path in sys.path])
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, paths], stdin=theirs_in, stdout=theirs_out, env=os.environ | environment
+        )
+    finally:
+        os.close(theirs_in)
+        os.close(theirs_out)
+    return _Server(process, open(ours_in, "wb"), open(ours_out, "rb"))
 
 
 def result_or_fault(
@@ -243,7 +277,8 @@ def serve() -> None:
     """Body of the fork server: read the order from standard input, answer one JSON line per ended child."""
     orders = _Orders()
     order = orders.first()
-    die_with_parent(order["parent"])
+    if order["parent"] is not None:  # a fork of a warm process dies when the one who asked for it does
+        die_with_parent(order["parent"])
     _hush()
     for name in order["preload"]:
         importlib.import_module(name)
@@ -284,7 +319,7 @@ def _live(function: Callable[..., object], job: dict[str, Any], limits: Limits, 
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
-    memory = limits.memory_mb << 20
+    memory = (limits.memory_mb << 20) + _data_bytes()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))  # not RLIMIT_AS: mapped files cost no memory
     cpu_s = int(limits.cpu_s) + 1
@@ -301,6 +336,15 @@ def _live(function: Callable[..., object], job: dict[str, Any], limits: Limits, 
     text = json.dumps(answer).encode()
     while text:
         text = text[os.write(pipe, text) :]
+
+
+def _data_bytes() -> int:
+    """Private memory that this process holds already, shared with the server as it may be; 0 where nobody tells."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as lines:
+            return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData:"))
+    except (OSError, StopIteration):
+        return 0
 
 
 def _finished(running: dict[int, _Child], limits: Limits, orders: _Orders) -> Iterator[tuple[_Child, bool]]:
