@@ -322,29 +322,6 @@ class Order:
         return [*found, *self.rest, *more]
 
 
-def config_of(order: Order) -> dict[str, Any]:
-    """Read the config as Snakemake will, and check it.
-
-    Raises
-    ------
-    oddlattice.run.settings.SettingsError
-        One sentence for the first thing that does not fit.
-    """
-    files = [REPOSITORY / "config.yaml", *order.configfiles]
-    sources = [(str(file), settings.load_yaml(file)) for file in files]
-    found: dict[str, Any] = {}
-    for _, content in sources:
-        found = merged(found, content)
-    return settings.checked(found, settings.load_schema(REPOSITORY / "workflow/schemas/config.schema.yaml"), sources)
-
-
-def merged(base: Any, over: Any) -> Any:
-    """Merge mappings into one another, key by key."""
-    if not (isinstance(base, dict) and isinstance(over, dict)):
-        return over
-    return base | {key: merged(base.get(key), value) for key, value in over.items()}
-
-
 def run_snakemake(order: Order, handle: int, run: str, log: Path, tidy: Callable[[], None]) -> int:
     """Run Snakemake, all it prints into the log; tell it to stop when we are told to. Its exit code."""
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -484,7 +461,7 @@ def schedule(order: Order) -> Summary:
     config: dict[str, Any] = {}
     with only_one(order.home / "lock") as handle:
         try:
-            config = config_of(order)
+            config = settings.load_config(REPOSITORY, order.configfiles)
             summary.archive = config["archive"]
             work(order, config, handle, summary)
         except (PersonNeeded, settings.SettingsError) as error:

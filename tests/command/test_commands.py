@@ -13,7 +13,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from oddlattice.command import commands, doctor, export
+from oddlattice.command import commands, doctor, export, watch
 from oddlattice.command.places import HERE
 from oddlattice.run.packages import packages_apart
 from support.small_results import write_results
@@ -32,6 +32,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(commands, "become", lambda order: print(shlex.join(order[2:])))
+    monkeypatch.setattr(
+        watch, "watch", lambda one, unchanged_s: print(shlex.join(one.order), f"after {unchanged_s:g} s")
+    )
     monkeypatch.setattr(commands.webbrowser, "open", lambda address: address.endswith("5_report/index.html"))
     return tmp_path / "work"
 

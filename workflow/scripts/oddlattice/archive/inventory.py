@@ -5,6 +5,7 @@ The archive is only ever listed and read. What is known of it lives in ``results
 - ``{shard}.tsv`` (products.SHARD): the files of a shard. Frozen: never rewritten, and the truth about what is taken.
 - ``discovered.tsv`` (products.INVENTORY; state ready or waiting): every file, rewritten only when it changes.
 - ``waiting.tsv``: since when each waiting file has looked as it does (first_seen_ns); no product depends on it.
+- ``complete.tsv``: files that somebody who watches has seen to be complete: they need not settle.
 - ``{shard}.again``: how often the shard is read again, because files that were out of reach have come back.
 - ``inventory.tsv`` (products.INVENTORY): a view with the states after analysis, refreshed before and after a run.
 - ``judged.tsv``: which version of each shard's results (mtime_ns) that view shows.
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from oddlattice.archive.complete import read_complete
 from oddlattice.archive.entries import Entry, inventory_text, known_entries, read_entries
 from oddlattice.archive.listing import ArchiveError, Listing, any_of
 from oddlattice.archive.names import escape, unescape
@@ -111,7 +113,9 @@ def scan_archive(
         unasked = _unasked(known, include, exclude)
         _not_emptied(archive, listing, known, unasked)
         known = _forget(results, known, unasked)
-        waiting, settled, looks = sort_out(archive, listing, known, read_looks(home), settle_s, now_ns)
+        waiting, settled, looks = sort_out(
+            archive, listing, known, read_looks(home), settle_s, now_ns, read_complete(home)
+        )
         shards = dict(pack(settled, shard_files, shard_mb))
         write_shards(home, shards)
         _try_again(archive, results, listing)

@@ -1,8 +1,10 @@
 """Which listed files are complete: a file that may still be being written waits for a later look."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
+from oddlattice.archive.complete import Version
 from oddlattice.archive.entries import Entry
 from oddlattice.archive.listing import Listing
 from oddlattice.archive.names import escape
@@ -28,6 +30,7 @@ def sort_out(
     looks: dict[str, Look],
     settle_s: float,
     now_ns: int,
+    complete: Collection[Version] = (),
 ) -> tuple[list[Entry], list[File], dict[str, Look]]:
     """Sort what a listing shows and no shard holds into waiting and settled; see `scan_archive` for the rule.
 
@@ -35,6 +38,8 @@ def sort_out(
     ----------
     looks : dict of str to Look
         By path, the files that waited at the previous look.
+    complete : collection of Version
+        Files that are known to be complete, whatever their age.
 
     Returns
     -------
@@ -58,11 +63,12 @@ def sort_out(
         unchanged = look is not None and look.file_id == file.file_id
         # never in the future: a clock that was ahead would have the file wait for ever
         since_ns = min(look.first_seen_ns, now_ns) if look is not None and unchanged else now_ns
-        if path in seen and not unchanged:
+        known_whole = (path, size_bytes, mtime_ns) in complete
+        if not known_whole and path in seen and not unchanged:
             reason = "changed since the previous look; taken when it has stopped changing"
-        elif now_ns - mtime_ns < settle_ns and (not unchanged or now_ns - since_ns < settle_ns):
+        elif not known_whole and now_ns - mtime_ns < settle_ns and (not unchanged or now_ns - since_ns < settle_ns):
             reason = f"may still be being written; taken once unchanged for {settle_s:g} s"
-        elif mtime_ns > now_ns and not unchanged:
+        elif not known_whole and mtime_ns > now_ns and not unchanged:
             reason = "its time of modification lies in the future; taken when the next look finds it unchanged"
         elif not can_be_read(archive, name):
             reason = "cannot be opened: permission denied; taken when it can be read"

@@ -12,8 +12,9 @@ import yaml
 from oddlattice import __version__
 from oddlattice.command import doctor as doctors
 from oddlattice.command.first_config import commented, training
-from oddlattice.command.order import become, snakemake_order
+from oddlattice.command.order import become, nested, snakemake_order
 from oddlattice.command.places import Mistake, made, repository, results_of
+from oddlattice.run import settings
 from oddlattice.storage.atomic import write_text
 
 CODES = (
@@ -78,6 +79,51 @@ def run(archive: Path, work: Path, cores: str, own: Sequence[str], files: Sequen
     oddlattice run /data/microscope --configfile my.yaml -- --dry-run
     """  # noqa: D301 (click reads the backspace as: keep these lines)
     become(snakemake_order(work, cores, own, files, rest, archive))
+
+
+@oddlattice.command(epilog=CODES)
+@click.argument("archive", type=click.Path(path_type=Path))
+@_INTO
+@_CORES
+@_SET
+@_FILES
+@click.option(
+    "--unchanged",
+    "unchanged_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+    default=2.0,
+    help="A file is complete when it has not changed for so long and is whole by its own header; 2 s unless told.",
+)
+@_REST
+def watch(
+    archive: Path,
+    work: Path,
+    cores: str,
+    own: Sequence[str],
+    files: Sequence[Path],
+    unchanged_s: float,
+    rest: Sequence[str],
+) -> None:
+    """Analyse what lands below ARCHIVE as it lands, until Ctrl-C. It says where the page is that shows it by itself.
+
+    \b
+    oddlattice watch /data/microscope
+    oddlattice watch /data/microscope --into work --unchanged 5
+    """  # noqa: D301 (click reads the backspace as: keep these lines)
+    from oddlattice.command import watch as watches
+
+    order = snakemake_order(work, cores, own, files, rest, archive)
+    results = work.resolve() / "results"
+    try:
+        config = settings.load_config(repository(), files, nested(own))
+    except settings.SettingsError as error:
+        raise Mistake(str(error)) from None
+    one = watches.Watch(archive.resolve(), results, config, order[3:], partial(click.echo))
+    try:
+        watches.watch(one, unchanged_s)
+    except KeyboardInterrupt:
+        click.echo("the watch has ended; what is not done is done by the next run")
 
 
 @oddlattice.command(name="open", epilog=CODES)

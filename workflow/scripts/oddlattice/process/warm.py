@@ -36,6 +36,7 @@ LARGEST_ORDER = 1 << 16
 _STREAMS = 3  # input, output, error
 
 _orders: socket.socket | None = None  # where this process can ask for forks
+_server: "subprocess.Popen[bytes] | None" = None  # the warm process, where this one has started it
 
 
 @dataclass
@@ -61,11 +62,6 @@ class Forked:
         """Kill it, if it has not ended."""
         with suppress(OSError):
             self._line.shutdown(socket.SHUT_WR)
-
-
-def can_fork() -> bool:
-    """Whether this process can ask for forks."""
-    return _orders is not None
 
 
 def fork(
@@ -117,7 +113,7 @@ def keep_warm(modules: Sequence[str]) -> bool:
 
     It dies with this process. Jobs need not wait until all is loaded: what a fork lacks, it imports itself.
     """
-    global _orders
+    global _orders, _server
     if _orders is not None:
         return True
     if not hasattr(os, "pidfd_open") or sys.platform != "linux":
@@ -132,7 +128,7 @@ def keep_warm(modules: Sequence[str]) -> bool:
     # as the jobs would set it, before anything is loaded that reads it
     environment = os.environ | {"HDF5_USE_FILE_LOCKING": "FALSE", "OMP_NUM_THREADS": "1"}
     with theirs:
-        subprocess.Popen(
+        _server = subprocess.Popen(
             [sys.executable, "-c", code, json.dumps(about)],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -142,12 +138,22 @@ def keep_warm(modules: Sequence[str]) -> bool:
     return True
 
 
+def stop() -> None:
+    """End the warm process that this one has started, and with it all forks."""
+    global _orders, _server
+    if _server is not None:
+        _server.kill()
+        _server.wait()
+    _orders = _server = None
+
+
 # ---------------------------------------------------------------- the warm process
 
 
 def main(about: Mapping[str, Any]) -> None:
     """Serve; in each fork, do as ordered."""
     global _orders
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # typed at a terminal: the jobs have it, and end
     die_with_parent(int(about["parent"]))
     _orders = socket.socket(fileno=int(about["outbox"]))
     order = _serve(socket.socket(fileno=int(about["inbox"])), deque(about["modules"]))
@@ -188,7 +194,6 @@ def _leave(status: object) -> NoReturn:
 
 def _serve(inbox: socket.socket, modules: deque[str]) -> dict[str, Any]:
     """Import, and fork as ordered, until the parent dies; returns in the forks, each with its order."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # typed at a terminal: the jobs have it, and end
     running: dict[int, tuple[int, socket.socket]] = {}  # by the handle of the process: its id, its line
     while True:
         lines = {line.fileno(): handle for handle, (_, line) in running.items()}

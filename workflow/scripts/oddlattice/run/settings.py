@@ -59,6 +59,38 @@ def load_schema(path: Path) -> dict[str, Any]:
     return filled
 
 
+def load_config(repository: Path, files: Sequence[Path], own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read the config as Snakemake will, and check it.
+
+    Parameters
+    ----------
+    repository : Path
+        Folder of the shipped config and the schema.
+    files : sequence of Path
+        Config files, each over the ones before.
+    own : mapping, optional
+        What was typed, over all files.
+
+    Raises
+    ------
+    SettingsError
+        One sentence for the first thing that does not fit.
+    """
+    sources: list[tuple[str, Any]] = [(str(file), load_yaml(file)) for file in (repository / "config.yaml", *files)]
+    sources += [("--config", dict(own))] if own else []
+    found: dict[str, Any] = {}
+    for _, content in sources:
+        found = _merged(found, content)
+    return checked(found, load_schema(repository / "workflow/schemas/config.schema.yaml"), sources)
+
+
+def _merged(base: Any, over: Any) -> Any:
+    """Merge mappings into one another, key by key."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    return base | {key: _merged(base.get(key), value) for key, value in over.items()}
+
+
 @cache
 def method_names() -> tuple[str, ...]:
     """Names of the methods in their registry, METHODS."""
