@@ -14,9 +14,10 @@ ASKER = """
 import json, os, sys, time
 from oddlattice.process import warm
 from oddlattice.process.sandbox import Limits, run_limited
-assert warm.keep_warm(["colorsys", "no_such_module"])
+assert warm.keep_warm(["no_such_module"])
 """
-LIMITED = 'jobs = {str(n): {"value": n} for n in range(3)}; limits = Limits(400, 30.0, 30.0)\n' + (
+LIMITED = (
+    'jobs = {str(n): {"value": n} for n in range(3)}; limits = Limits(400, 30.0, 30.0)\n'
     'print(sorted(e.value for e in run_limited("process.test_sandbox:double", jobs.items(), limits)))\n'
 )
 
@@ -54,8 +55,8 @@ def test_a_script_is_run_as_python_would(tmp_path: Path) -> None:
         "told = [__name__, sys.argv, os.getcwd(), os.environ['TOLD'], 'colorsys' in sys.modules]\n"
         "print(json.dumps(told)); sys.exit(3)\n"
     )
-    text = 'job = warm.fork({"script": "script.py", "words": ["a"]}, environment={"TOLD": "so"})\nprint(job.wait())'
-    first, status = said(tmp_path, "time.sleep(0.3)\n" + text)
+    text = 'order = {"script": "script.py", "words": ["a"], "modules": ["colorsys"]}\n'
+    first, status = said(tmp_path, text + 'print(warm.fork(order, environment={"TOLD": "so"}).wait())')
     assert json.loads(first) == ["__main__", ["script.py", "a"], os.fspath(tmp_path), "so", True]
     assert status == "3"
 

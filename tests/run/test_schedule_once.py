@@ -433,7 +433,7 @@ def test_a_real_run_drops_stages_that_cost_no_work_again_and_can_be_made_again(t
     work.mkdir()
     lay_out_archive(work / "archive")
     (work / "archive/bad/text.dm3").rename(work / "archive/text.dm3")  # one shard is enough
-    mine = {"archive": "archive", "settle_s": 0, "schedule": {"drop": ["tiles", "differences"]}}
+    mine = {"archive": "archive", "settle_s": 0, "schedule": {"drop": ["tiles", "differences", "maps"]}}
     (work / "my.yaml").write_text(yaml.safe_dump(mine))
     (work / "other.yaml").write_text(yaml.safe_dump(mine | {"report": {"density_stands_out": 4.0}}))
 
@@ -451,12 +451,17 @@ def test_a_real_run_drops_stages_that_cost_no_work_again_and_can_be_made_again(t
     first = scheduled()
     assert first["files"] == {"done": 1, "rejected": 2, "ready": 0, "waiting": 0}
     assert first["jobs"]["find_defects"] == first["jobs"]["write_index"] == 1
-    assert (first["images"], first["dropped"]) == (1, 2)
+    assert (first["images"], first["dropped"]) == (1, 3)
     assert not [*work.glob("results/2_tiles/*"), *work.glob("results/3_differences/*")]
-    assert list((work / "results/4_defects").glob("*.zarr"))
+    assert not list((work / "results/4_defects").glob("*.zarr"))
+    assert list((work / "results/4_middles").glob("*.zarr"))
     before = contents(work / "results/5_report")
     second = scheduled()
     assert (second["jobs"], second["log"], second["new_done"], second["new_rejected"]) == ({}, "", 0, 0)
     assert contents(work / "results/5_report") == before
     assert would_run("my.yaml") == set()
-    assert {"cut_tiles", "infer_differences", "write_pages"} <= would_run("other.yaml")
+    assert {"cut_tiles", "infer_differences", "find_defects", "write_pages"} <= would_run("other.yaml")
+    new = work / "archive/new.dm3"
+    new.write_text("no image")  # tables of all images are made again, of what every shard has kept
+    assert would_run("my.yaml") >= {"read_images", "gather_defects", "write_index"}
+    assert scheduled()["jobs"]["find_defects"] == 1

@@ -11,6 +11,7 @@ from oddlattice.process.logs import log_to
 from oddlattice.process.single_thread import one_thread
 from oddlattice.process.supervised import Watch, go_on_watched
 from oddlattice.run.stage_settings import DefectSettings
+from oddlattice.statistics.guises import write_middles
 from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.groups import listed_in, new_store
 from oddlattice.storage.omezarr import make_collection
@@ -25,10 +26,12 @@ def main(
     out_maps: str,
     settings: DefectSettings,
     watch: Watch | None = None,
+    out_middles: str | None = None,
 ) -> None:
     """List the defects of every image of a shard; refused images keep their row and their reason.
 
-    `out` has paths of the tables ``defects``, ``images``, ``columns``, ``completeness``, ``grains``, ``boundaries``.
+    `out` has paths of the tables ``defects``, ``images``, ``columns``, ``completeness``, ``grains``, ``boundaries``;
+    `out_middles` takes the middles of the maps.
     """
     images = zarr.open_group(images_zarr, mode="r")
     watch, found = watch or Watch(), list[Analysis]()
@@ -51,6 +54,8 @@ def main(
                 f"{len(found[-1].defects)} defects of {len(found[-1].columns)} columns"
             )
         make_collection(part, depth=2)
+        if out_middles is not None:
+            write_middles(maps, out_middles)
     write_parquet(table([one.image for one in found], IMAGES), out["images"])
     write_parquet(pl.concat([table([], COLUMNS), *(one.columns for one in found)]), out["columns"])
     write_parquet(table([row for one in found for row in one.trials], COMPLETENESS), out["completeness"])
@@ -67,8 +72,9 @@ if "snakemake" in globals():
         snakemake.input.images_zarr,
         snakemake.input.tiles_zarr,
         snakemake.input.differences_zarr,
-        {name: str(path) for name, path in snakemake.output.items() if name != "maps_zarr"},
+        {name: str(path) for name, path in snakemake.output.items() if not name.endswith("_zarr")},
         snakemake.output.maps_zarr,
         DefectSettings.of(snakemake.params.settings),
         go_on_watched(),
+        snakemake.output.middles_zarr,
     )

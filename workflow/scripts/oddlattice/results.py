@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from oddlattice.lattice import pixel_size
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.lattice.record import Record, write_tiles
 from oddlattice.report.structures import column_table, elements_of, structure
+from oddlattice.run.settings import find_model, load_yaml, model_names
+from oddlattice.run.stage_settings import DefectSettings, InferSettings
 from oddlattice.statistics.strain import COMPONENTS, Strain
 from oddlattice.statistics.strain_maps import strain_from_table, write_strain
 from oddlattice.storage.atomic import whole_directory
@@ -312,15 +315,39 @@ class ResultImage:
         """The image as it was read, dask array of shape (rows, cols) [counts]."""
         return _lazy(self._group("1_images")["0"])
 
-    @property
+    @cached_property
     def maps(self) -> dict[str, Any]:
-        """Maps in the image's frame by name, dask arrays of shape (rows, cols): difference [local mean], z, ..."""
+        """Maps in the image's frame by name, dask arrays of shape (rows, cols): difference [local mean], z, ...
+
+        Where they were dropped to save space they are made again, in seconds; the models of the run must be here.
+        """
         path = self.results.path / f"4_defects/{self.shard}.zarr"
+        if path.is_dir():
+            return self._maps_in(path)
+        if self.row["state"] != "analysed":
+            return {}
+        with TemporaryDirectory() as folder:
+            self._make_maps(Path(folder))
+            found = self._maps_in(Path(folder) / "maps")
+            return {name: _dask(values.compute()) for name, values in found.items()}
+
+    def _maps_in(self, path: Path) -> dict[str, Any]:
         root = zarr.open_group(path, mode="r")
         if self.image_id not in root:
             return {}
         names = sorted(p.name for p in (path / self.image_id).iterdir() if p.is_dir())
         return {name: _lazy(root[f"{self.image_id}/{name}/0"]) for name in names}
+
+    def _make_maps(self, folder: Path) -> None:
+        from oddlattice.defects.maps_again import maps_again  # here: it brings PyTorch
+
+        config = load_yaml(self.results.path / "config.yaml")
+        places = [Path.cwd() / "models", Path(__file__).parents[3] / "models"]
+        models = {name: find_model(name, places) for name in model_names(config["models"], places)}
+        settings = InferSettings.of(config["infer"]), DefectSettings.of(config["defects"])
+        images = zarr.open_group(self.results.path / f"1_images/{self.shard}.zarr", mode="r")
+        stages = (self.results.path / stage / f"{self.shard}.zarr" for stage in ("2_tiles", "2_records"))
+        maps_again(images, next(path for path in stages if path.exists()), self.image_id, models, settings, folder)
 
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
@@ -467,9 +494,13 @@ class ResultImage:
 
 
 def _lazy(array: Any) -> Any:
+    return _dask(array, array.chunks)
+
+
+def _dask(array: Any, chunks: Any = "auto") -> Any:
     import dask.array as da
 
-    return da.from_array(array, chunks=array.chunks)  # type: ignore[no-untyped-call]
+    return da.from_array(array, chunks=chunks)  # type: ignore[no-untyped-call]
 
 
 def defect_markers(defects: pl.DataFrame, pixel_nm: tuple[float, float]) -> list[Any]:

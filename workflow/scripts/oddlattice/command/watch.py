@@ -15,17 +15,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from oddlattice.archive.complete import Version, write_complete
-from oddlattice.archive.entries import known_entries, read_entries
+from oddlattice.archive.entries import Entry, known_entries, read_entries
 from oddlattice.archive.listing import ArchiveError, list_archive
 from oddlattice.archive.names import escape, unescape
 from oddlattice.command.places import HERE, Mistake
 from oddlattice.process import warm
 from oddlattice.read.whole import are_whole
+from oddlattice.run import retention
 from oddlattice.run.warm_jobs import modules_of_scripts
-from oddlattice.storage.atomic import write_text
+from oddlattice.storage.atomic import write_if_changed
 
 POLL_S = 0.5
 LONGEST_PART = 0.2  # of the time, for listing: a large archive is looked at less often
@@ -133,35 +134,39 @@ class Watch:
         report = self.results / "5_report/index.html"
         beat = report.stat().st_mtime_ns if report.exists() else 0
         told = {"report": str(beat), "says": words, "archive": str(self.archive), "landed": self.landed[-LATEST:]}
-        write_text(self.home / "latest.js", f"latest({json.dumps(told)})\n")
+        write_if_changed(self.home / "latest.js", f"latest({json.dumps(told)})\n")
 
     def run(self) -> int:
-        """One run of Snakemake; its exit code."""
+        """One run of Snakemake; its exit code. OSError where the warm process is gone."""
         with open(self.home / "run.log", "wb") as log, open(os.devnull, "rb") as nothing:
             order = {"call": "snakemake.cli:main", "words": list(self.order), "modules": SNAKEMAKE}
             return warm.fork(order, (nothing.fileno(), log.fileno(), log.fileno())).wait()
 
+    def states(self) -> dict[str, Entry]:
+        """The files that are done or rejected, by id."""
+        entries = read_entries(self.results / "0_archive/inventory.tsv")
+        return {entry.file.file_id: entry for entry in entries if entry.state in ("done", "rejected")}
+
     def take(self, looks: Looks) -> bool:
         """Have Snakemake take what is complete; whether it did, to the end."""
-        new = {version.path: since_s for version, since_s in looks.since.items()}
+        before, since = self.states(), dict(looks.since)
         write_complete(self.results / "0_archive", looks.complete)
-        self.show(
-            f"analysing {len(looks.complete) or 'older'} files" if len(looks.complete) != 1 else "analysing a file"
-        )
+        self.show("analysing " + (", ".join(sorted(v.path for v in looks.complete)[:3]) or "what is not done yet"))
         status = self.run()
-        for entry in read_entries(self.results / "0_archive/inventory.tsv"):
-            if entry.file.path in new and entry.shard and Version(*entry.file[1:]) in looks.since:
-                seconds = time.time() - new[entry.file.path]
+        retention.drop_stages(self.results, self.config["schedule"]["drop"])
+        for file_id, entry in self.states().items():
+            if file_id not in before:
                 self.landed.append({"path": entry.file.path, "state": entry.state, "reason": entry.reason})
-                reason = f": {entry.reason}" if entry.reason else ""
-                self.say(f"{entry.file.path}: {entry.state}, {seconds:.1f} s after its last change was seen{reason}")
+                seen_s = since.get(Version(*entry.file[1:]))
+                waited = f", {time.time() - seen_s:.1f} s after its last change was seen" if seen_s else ""
+                self.say(f"{entry.file.path}: {entry.state}{waited}{': ' * bool(entry.reason)}{entry.reason}")
         if status:
             self.say(f"the run did not end well (exit code {status}); what it printed: {self.home / 'run.log'}")
         return status == 0
 
 
-def watch(one: Watch, unchanged_s: float, rounds: int | None = None) -> None:
-    """Watch until this process is ended; `rounds` ends it after so many looks, for tests."""
+def watch(one: Watch, unchanged_s: float) -> None:
+    """Watch until this process is ended."""
     (one.results / "0_archive").mkdir(parents=True, exist_ok=True)
     one.home.mkdir(exist_ok=True)
     with only_one(one.home):
@@ -171,23 +176,26 @@ def watch(one: Watch, unchanged_s: float, rounds: int | None = None) -> None:
         one.say(f"watching {one.archive}; the page: {one.home.resolve() / 'index.html'}")
         code_ns = newest_ns(HERE)
         looks = Looks(unchanged_s, one.config["settle_s"], one.is_whole)
-        taken, not_before_s = one.taken(), 0.0
-        while rounds is None or (rounds := rounds - 1) >= 0:
+        taken = one.taken()
+        pending, not_before_s = bool(taken), 0.0  # what an earlier watch or run may have left half done
+        while True:
             began_s = time.time()
             try:
-                due = looks.look(one.listed(), taken, began_s)
+                pending = looks.look(one.listed(), taken, began_s) or pending
+                one.show(f"{len(looks.since)} files are not complete yet" if looks.since else "watching")
             except ArchiveError as error:
-                due = False
                 one.show(str(error))
-            else:
-                one.show("watching" if not looks.since else f"{len(looks.since)} files are not complete yet")
-            if due and began_s >= not_before_s:
+            if pending and began_s >= not_before_s:
                 if newest_ns(HERE) != code_ns:
                     start_again()
-                not_before_s = 0.0 if one.take(looks) else time.time() + AGAIN_S
+                try:
+                    pending = not one.take(looks)
+                except ConnectionError:  # somebody ended the warm process: perhaps the machine was short of memory
+                    start_again()
+                not_before_s = time.time() + AGAIN_S if pending else 0.0
                 taken = one.taken()
-                continue
-            time.sleep(max(POLL_S, (time.time() - began_s) / LONGEST_PART))
+            else:
+                time.sleep(max(POLL_S, (time.time() - began_s) / LONGEST_PART))
 
 
 def newest_ns(repository: Path) -> int:
@@ -195,7 +203,7 @@ def newest_ns(repository: Path) -> int:
     return max(path.stat().st_mtime_ns for path in (repository / "workflow/scripts").rglob("*.py"))
 
 
-def start_again() -> None:
+def start_again() -> NoReturn:
     """Go on as a new process, with the program as it is now."""
     warm.stop()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 (this very program)

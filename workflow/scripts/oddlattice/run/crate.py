@@ -41,6 +41,7 @@ FOLDERS = {
     "2_tiles/*.zarr": "images on their own lattice, zarr 3",
     "3_differences/*.zarr": "prediction of the bulk and difference from it, zarr 3",
     "4_defects/*.zarr": "maps in the frame of the images, OME-Zarr 0.5",
+    "4_middles/*.zarr": "middles of the maps in few levels, by which one scan in several guises is known, zarr 3",
     "5_report/*/": "pages of the images of a shard, with their numbers and pictures",
 }
 

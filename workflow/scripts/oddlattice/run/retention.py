@@ -9,7 +9,7 @@ from pathlib import Path
 from oddlattice.storage.atomic import whole_directory
 
 #: Stages that may be dropped; Snakemake makes them again by itself where something asks for them.
-STAGES = {"tiles": "2_tiles", "differences": "3_differences"}
+STAGES = {"tiles": "2_tiles", "differences": "3_differences", "maps": "4_defects"}
 PAGES = "5_report"
 #: Of these a record is kept: the arrays so named are left out of it, for they are made again with what else is there.
 RECORDS = {"tiles": ("2_records", "tiles")}

@@ -8,17 +8,19 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import combinations
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import scipy.fft
 import zarr
 
 from oddlattice.numerics.arrays import Array, Bools
 from oddlattice.read.images import DARK_FIELD
 from oddlattice.storage import blocks
-from oddlattice.storage.groups import array_if_any, group_if_any
+from oddlattice.storage.atomic import whole_directory
+from oddlattice.storage.groups import array_if_any, group_if_any, new_store
 from oddlattice.storage.products import IMAGES, read_table
 from oddlattice.storage.rows import Row
 
@@ -32,7 +34,9 @@ MOST_OF_A_WAVE = 3.0
 NEARLY = 0.99  # a lattice lies on itself again a cell further
 LEAST_PIXELS = 10_000
 TINY = float(np.finfo(np.float32).tiny)
-MAP_PX = 1024  # so much of the middle of an image is enough to know its scan
+MAP_PX = 512  # so much of the middle of an image is enough to know its scan
+LEVELS = 127  # of the middle of a map, on either side of 0
+WIDEST = 8.0  # difference, in robust standard deviations, that has the last level
 KEPT_MAPS = 32
 PICTURES = (".tif", ".tiff")  # exports, whose time is that of the export
 
@@ -51,6 +55,40 @@ class Same(NamedTuple):
     how: str
 
 
+def write_middles(maps: zarr.Group, path: str | Path) -> None:
+    """Write the middle of the maps of every image, in few levels: what later runs know a scan by; maps may be dropped.
+
+    Parameters
+    ----------
+    maps : Group
+        Store of the maps of a shard.
+    path : path
+        Store to make, whole or not at all: per image int8 ``difference/0`` and ``prediction/0`` (rows, cols), 0 where
+        nothing was analysed.
+    """
+    with whole_directory(path) as part:
+        root = new_store(part)
+        for name in sorted(maps.group_keys()):
+            found = _middle_of(group_if_any(maps, name))
+            for key, values in found._asdict().items() if found else ():
+                root.create_array(f"{name}/{key}/0", data=_levelled(values), chunks=values.shape)
+
+
+def _middle_of(group: zarr.Group | None) -> Maps | None:
+    """The middle of the maps of an image; None where it has none."""
+    found = [array_if_any(group_if_any(group, name), "0") for name in Maps._fields]
+    whole = [array for array in found if array is not None]
+    return Maps(*(blocks.read(one, middle(one.shape)) for one in whole)) if len(whole) == len(found) else None
+
+
+def _levelled(values: Array) -> npt.NDArray[np.int8]:
+    """Values in `LEVELS` on either side of 0, which is kept for what is 0."""
+    there = values != 0
+    spread = 1.4826 * float(np.median(np.abs(values[there]))) if there.any() else 1.0
+    levels = np.clip(np.rint(values * (LEVELS / (WIDEST * spread))), -LEVELS, LEVELS).astype(np.int8)
+    return np.where(there & (levels == 0), np.int8(1), levels)
+
+
 def maps_of(images: list[str], stores: list[str]) -> Callable[[str], Maps | None]:
     """A function that reads the middle of the maps of an image of any shard; None of one that has none."""
     shard_of: dict[str, str] = {}
@@ -60,10 +98,8 @@ def maps_of(images: list[str], stores: list[str]) -> Callable[[str], Maps | None
         if not shard_of:
             for table_path, store in zip(images, stores, strict=True):
                 shard_of.update(dict.fromkeys(read_table(table_path, IMAGES)["image_id"], store))
-        group = group_if_any(zarr.open_group(shard_of[image_id], mode="r"), image_id)
-        found = [array_if_any(group_if_any(group, name), "0") for name in Maps._fields]
-        whole = [array for array in found if array is not None]
-        return Maps(*(blocks.read(one, middle(one.shape)) for one in whole)) if len(whole) == len(found) else None
+        found = _middle_of(group_if_any(zarr.open_group(shard_of[image_id], mode="r"), image_id))
+        return found and Maps(found.difference.astype(np.float64), found.prediction.astype(np.float64))
 
     return read
 
