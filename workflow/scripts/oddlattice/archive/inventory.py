@@ -113,9 +113,8 @@ def scan_archive(
         unasked = _unasked(known, include, exclude)
         _not_emptied(archive, listing, known, unasked)
         known = _forget(results, known, unasked)
-        waiting, settled, looks = sort_out(
-            archive, listing, known, read_looks(home), settle_s, now_ns, read_complete(home)
-        )
+        before = read_looks(home), read_complete(home)
+        waiting, settled, looks = sort_out(archive, listing, known, *before, settle_s, now_ns)
         shards = dict(pack(settled, shard_files, shard_mb))
         write_shards(home, shards)
         _try_again(archive, results, listing)

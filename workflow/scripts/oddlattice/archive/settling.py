@@ -28,9 +28,9 @@ def sort_out(
     listing: Listing,
     known: list[Entry],
     looks: dict[str, Look],
+    complete: Collection[Version],
     settle_s: float,
     now_ns: int,
-    complete: Collection[Version] = (),
 ) -> tuple[list[Entry], list[File], dict[str, Look]]:
     """Sort what a listing shows and no shard holds into waiting and settled; see `scan_archive` for the rule.
 
