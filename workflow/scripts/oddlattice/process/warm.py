@@ -92,7 +92,7 @@ def fork(
         socket.send_fds(_orders, [json.dumps(message).encode()], [theirs.fileno(), *streams])
     try:
         return Forked(int(_said(ours)), ours)
-    except BaseException:
+    except OSError:
         ours.close()
         raise
 
@@ -157,15 +157,17 @@ def main(about: Mapping[str, Any]) -> None:
     die_with_parent(int(about["parent"]))
     _orders = socket.socket(fileno=int(about["outbox"]))
     order = _serve(socket.socket(fileno=int(about["inbox"])), deque(about["modules"]))
-    status: object = 0
+    status: object = 1
     try:
         _obey(order)
+        status = 0
     except SystemExit as ending:
         status = ending.code
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        status = 1
-    _leave(status)
+    finally:  # an error ends here too, as it would end Python
+        kind, error, trace = sys.exc_info()
+        if kind is not None and error is not None:
+            sys.excepthook(kind, error, trace)
+        _leave(status)
 
 
 def _obey(order: Mapping[str, Any]) -> None:
