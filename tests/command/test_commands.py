@@ -209,6 +209,13 @@ def test_the_doctor_says_what_does_not_work(work: Path, monkeypatch: pytest.Monk
     assert (done.exit_code, done.stderr) == (1, "Error: what does not work: disk\n")
 
 
+def test_the_doctor_makes_no_folder(tmp_path: Path) -> None:
+    assert "which can be written to" in doctor._disk(tmp_path / "not/there")[1]
+    (tmp_path / "file").touch()
+    assert doctor._disk(tmp_path / "file/there")[0] == doctor.BAD
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_the_program_starts_as_a_module_and_says_what_python_lacks(tmp_path: Path) -> None:
     lame = "import sys; sys.modules['click'] = None; from oddlattice.command.start import main; main()"
     done = subprocess.run(

@@ -183,6 +183,16 @@ def test_tiles_of_the_native_level_are_lossless(tmp_path: Path) -> None:
     assert np.array_equal(back, view)
 
 
+def test_the_finest_level_of_a_layer_may_be_left_out(tmp_path: Path) -> None:
+    image = np.arange(60.0 * 64).reshape(60, 64)
+    writer = pictures.LayerWriter(tmp_path / "a1/z", lambda x: pictures.signed_bytes(x, 4000.0), 64, 90, first=1)
+    layer, views = writer.write([image], image.shape)
+    assert (layer.first, layer.levels, layer.rows) == (1, 2, 60) and [len(view) for view in views] == [0, 30]
+    assert [path.name for path in (tmp_path / "a1/z").iterdir()] == ["1_0_0.jpg"]
+    with Picture.open(tmp_path / "a1/z/1_0_0.jpg") as tile:
+        assert tile.size == (32, 30)
+
+
 def test_tiles_with_gaps_have_a_picture_that_is_see_through_there(tmp_path: Path) -> None:
     image = np.zeros((70, 90))
     image[10:20, 70:90] = np.nan
@@ -418,7 +428,7 @@ def test_tiles_the_viewer_asks_for_are_there(shard: tuple[Any, Any, Path]) -> No
         for layer in (data["raw"], *filter(None, [data["prediction"]]), *data["maps"].values()):
             for name in layer["covers"]:
                 assert (shard[2] / layer["folder"] / f"{name}.cover.png").exists()
-            for level in range(layer["levels"]):
+            for level in range(layer["first"], layer["levels"]):
                 side = layer["tile_px"] * 2**level
                 for i in range(math.ceil(layer["rows"] / side)):
                     for j in range(math.ceil(layer["cols"] / side)):

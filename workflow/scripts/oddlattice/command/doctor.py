@@ -103,12 +103,17 @@ def _gpu() -> tuple[str, str]:
 
 
 def _disk(work: Path) -> tuple[str, str]:
+    work = work.resolve()
+    there = next(folder for folder in (work, *work.parents) if folder.exists())
     try:
-        made(work)
+        if there.is_dir():
+            made(there)
     except Mistake as mistake:
         return BAD, mistake.message
-    free_gb = shutil.disk_usage(work).free / _GB
-    says = f"{free_gb:.0f} GB free in {work.resolve()}, which can be written to"
+    if not there.is_dir():
+        return BAD, f"{there}: found a file; needed a folder"
+    free_gb = shutil.disk_usage(there).free / _GB
+    says = f"{free_gb:.0f} GB free in {there}, which can be written to"
     return (
         (OK, says) if free_gb >= LEAST_FREE_GB else (BAD, f"{says}; needed {LEAST_FREE_GB:.0f} GB for a small archive")
     )

@@ -159,8 +159,8 @@ def write_cells(image: Image, folder: Path) -> Row | None:
     limit = max(float(np.abs(difference).max()), 1e-6)
     high = high if high > low else low + 1
     for name, cell in zip(("seen", "predicted"), cells, strict=True):
-        pictures.save_webp(pictures.to_bytes(cell, low, high), folder / f"cell_{name}.webp")
-    pictures.save_webp(pictures.coloured(difference, limit), folder / "cell_difference.webp")
+        pictures.save_lossy(pictures.to_bytes(cell, low, high), folder / f"cell_{name}.jpg", 92)
+    pictures.save_lossy(pictures.coloured(difference, limit), folder / "cell_difference.jpg", 92)
     sites = site_places(image)
     scaled = vectors_px * CELL_VIEW_PX / view.side_px
     corners = [_spot(corner, scaled) for corner in ((0, 0), (0, 1), (1, 1), (1, 0))]

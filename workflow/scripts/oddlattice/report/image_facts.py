@@ -102,7 +102,7 @@ def key_figures(row: Row) -> list[Row]:
     corrected, around = n.interval(*(row[f"density_corrected_{end}"] for end in ("per_nm2", "ci_low", "ci_high")))
     note = f"95 % interval {between}" if density != n.NONE else "not known: see the notes"
     if corrected != n.NONE:
-        note += f"; {corrected} ({around}) corrected for what is missed and for false alarms{_left_out(row)}"
+        note += f"; corrected for missed and false ones {corrected} ({around}){_left_out(row)}"
     found = [
         _figure("Defects per nm²", density, "nm⁻²" if density != n.NONE else "", note),
         _figure("Flagged columns", n.count(flagged), "", f"of {n.count(tested)} tested{false}"),
@@ -139,8 +139,7 @@ def _left_out(row: Row) -> str:
     out = row.get("density_corrected_left_out")
     if not out:
         return ""
-    verb = "is" if out == 1 else "are"
-    return f"; {n.count(out)} of the flagged {verb} left out of it, too faint: fewer than half of their like are found"
+    return f", without {n.count(out)} too faint to count"
 
 
 def _of_image(row: Row) -> str:

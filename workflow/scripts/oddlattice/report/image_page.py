@@ -25,7 +25,7 @@ from oddlattice.report.strain_view import SHOWN, strain_rows
 from oddlattice.report.viewer_data import layers_of, viewer_data
 from oddlattice.run.settings import versions
 from oddlattice.run.stage_settings import DefectSettings
-from oddlattice.storage.json_text import json_indented, json_lines
+from oddlattice.storage.json_text import json_indented, json_lines, shortened
 from oddlattice.storage.products import COLUMN_KEY, write_csv
 from oddlattice.storage.rows import Row
 
@@ -66,7 +66,7 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, config: 
     histograms = _histograms(image, DefectSettings.of(config["defects"]).published_band_std)
     numbers = page_numbers(image, statistics, display, histograms)
     provenance = {"shard": shard, "versions": versions(), "config": config}
-    (folder / f"{name}.json").write_text(json_lines(numbers | {"provenance": provenance}), encoding="ascii")
+    (folder / f"{name}.json").write_text(json_lines(shortened(numbers) | {"provenance": provenance}), encoding="ascii")
     write_csv(image.defects, folder / f"{name}.defects.csv")
     pixel_nm, _ = image_facts.pixel_size_nm(image)
     page = render(

@@ -55,6 +55,12 @@ def environment() -> jinja2.Environment:
     )
 
 
+@cache
+def _embedded(name: str) -> str:
+    """A style or script as it stands in a page: without the spaces that begin its lines."""
+    return re.sub(r"^[ ]+", "", (HERE / "templates" / name).read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
 def render(template: str, scripts: tuple[str, ...], data: Any, **values: Any) -> bytes:
     """One page as bytes.
 
@@ -69,8 +75,8 @@ def render(template: str, scripts: tuple[str, ...], data: Any, **values: Any) ->
     **values
         What the template shows.
     """
-    style = (HERE / "templates" / "report.css").read_text(encoding="utf-8")
-    script = "\n".join((HERE / "templates" / name).read_text(encoding="utf-8") for name in scripts)
+    style = _embedded("report.css")
+    script = "\n".join(map(_embedded, scripts))
     text = (
         environment()
         .get_template(template)

@@ -133,10 +133,10 @@ def halved(image: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
     return means
 
 
-def level_shapes(shape: tuple[int, int], tile_px: int) -> list[tuple[int, int]]:
-    """Shapes of an image and its halvings until one tile holds the whole of it."""
+def level_shapes(shape: tuple[int, int], tile_px: int, first: int = 0) -> list[tuple[int, int]]:
+    """Shapes of an image and its halvings until one tile holds the whole of it, and level `first` at least."""
     shapes = [shape]
-    while max(shapes[-1]) > tile_px:
+    while max(shapes[-1]) > tile_px or len(shapes) <= first:
         rows, cols = shapes[-1]
         shapes.append((-(-rows // 2), -(-cols // 2)))
     return shapes
@@ -159,7 +159,7 @@ def save_gray(view: Bytes, path: Path | BinaryIO) -> None:
 
 def save_lossy(view: Bytes, path: Path, quality: int) -> None:
     """Save gray (M, N) or RGB (M, N, 3) as JPEG, colours as sharp as light and dark."""
-    Image.fromarray(np.ascontiguousarray(view)).save(path, "JPEG", quality=quality, subsampling=0)
+    Image.fromarray(np.ascontiguousarray(view)).save(path, "JPEG", quality=quality, subsampling=0, optimize=True)
 
 
 def save_cover(gaps: npt.NDArray[np.bool_], path: Path) -> None:
@@ -178,10 +178,12 @@ def _with_palette(view: Bytes, grays: Iterable[int]) -> Image.Image:
 class Layer:
     """Tiles of one layer of the viewer: `folder`/<level>_<tile row>_<tile column>.`ending`, level 0 is the raw frame.
 
-    Tiles named in `covers` have gaps: <name>.cover.png is see-through where there is no data.
+    Tiles named in `covers` have gaps: <name>.cover.png is see-through where there is no data. Levels below `first` are
+    not kept.
     """
 
     folder: str
+    first: int
     levels: int
     rows: int
     cols: int
@@ -234,6 +236,8 @@ class LayerWriter:
         Even.
     quality : int or None
         Of JPEG tiles; None: PNG tiles, lossless.
+    first : int
+        The finest level that is kept: 1, 2x2 pixels are one.
     covers : list of str
         Names of tiles with gaps; filled here.
     """
@@ -242,12 +246,13 @@ class LayerWriter:
     view: Callable[[npt.NDArray[np.generic]], Covered]
     tile_px: int
     quality: int | None
+    first: int = 0
     covers: list[str] = field(default_factory=list)
 
     def write(self, bands: Iterable[npt.NDArray[np.generic]], shape: tuple[int, int]) -> tuple[Layer, list[Bytes]]:
         """Write the layer; with it the views of its levels: those from KEPT_LEVEL on, and small ones."""
         self.folder.mkdir(parents=True)
-        shapes = level_shapes(shape, self.tile_px)
+        shapes = level_shapes(shape, self.tile_px, self.first)
         level: _Level | None = _Level(0, shapes, self)
         top = level
         assert top is not None
@@ -261,11 +266,13 @@ class LayerWriter:
             level = level.next
         place = f"{self.folder.parent.name}/{self.folder.name}"
         ending = "png" if self.quality is None else "jpg"
-        layer = Layer(place, len(shapes), *shape, self.tile_px, ending, sorted(self.covers))
+        layer = Layer(place, self.first, len(shapes), *shape, self.tile_px, ending, sorted(self.covers))
         return layer, views
 
     def tiles(self, level: int, row: int, band: npt.NDArray[np.generic]) -> Bytes:
-        """Write a row of tiles; its 8-bit view."""
+        """Write a row of tiles; its 8-bit view, empty where the level is not kept."""
+        if level < self.first:
+            return np.zeros((0, band.shape[1]), dtype=np.uint8)
         view, gaps = self.view(band)
         for j in range(-(-view.shape[1] // self.tile_px)):
             here = np.s_[:, j * self.tile_px : (j + 1) * self.tile_px]

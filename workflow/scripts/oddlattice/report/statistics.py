@@ -243,7 +243,7 @@ def trend_view(row: Row, pages: dict[str, str]) -> Row:
         "p": n.probability(row["p_value"]),
         "p_holm": n.probability(row["p_holm"]),
         "p_poisson": n.probability(row["p_poisson"]),
-        "dispersion": n.significant(row["dispersion"], 2) if n.usable(row["dispersion"]) else n.NONE,
+        "dispersion": n.fixed(row["dispersion"], 2),
         "claim": n.usable(row["p_holm"]) and row["p_holm"] < CLAIM and row["images"] >= LEAST_IMAGES,
         "few": row["images"] < LEAST_IMAGES,
         "links": [(p["image_id"], pages.get(p["image_id"], "")) for p in row["points"]],
@@ -289,7 +289,7 @@ def group_rows(found: list[Row]) -> list[Row]:
                 "density": density,
                 "interval": between,
                 "forest": [round(100 * row[key] / top, 2) for key in FOREST],
-                "dispersion": n.significant(row["dispersion"], 2) if n.usable(row["dispersion"]) else n.NONE,
+                "dispersion": n.fixed(row["dispersion"], 2),
             }
         )
     return rows

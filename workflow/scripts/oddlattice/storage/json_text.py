@@ -16,6 +16,17 @@ def without_nan(value: Any) -> Any:
     return value
 
 
+def shortened(value: Any) -> Any:
+    """`value` with every float to nine significant digits: half of the room, and more than any of them is known to."""
+    if isinstance(value, float):
+        return float(f"{value:.9g}")
+    if isinstance(value, dict):
+        return {key: shortened(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [shortened(v) for v in value]
+    return value
+
+
 def json_text(value: Any) -> str:
     """JSON in ASCII, the same bytes for the same value; numbers that are not finite become null."""
     try:

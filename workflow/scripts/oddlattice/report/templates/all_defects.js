@@ -20,6 +20,7 @@
     byId(id).closest("label").hidden = values.length < 2;
   }
   const chance = (value) => (value < 0.005 ? "< 1 %" : value >= 0.995 ? "> 99 %" : `${Math.round(100 * value)} %`);
+  const signed = (value) => `${value > 0 ? "+" : ""}${value.toFixed(0).replace("-", "−")}`;
   const FILTERS = ["q", "kind", "site", "grain", "folder", "model", "review", "probability", "least", "sort"];
   const value = (id) => byId(id).value;
 
@@ -138,10 +139,10 @@
     const head = element("div", "line"), z = defects.z[k] === null ? "" : `z ${defects.z[k].toFixed(1).replace("-", "−")}`;
     head.append(svg, element("b", "", [kind, sites[defects.site[k]]].filter(Boolean).join(" · ")), element("span", "soft", said ? { confirmed: "✓ confirmed", rejected: "✕ rejected", other: "+ other kind", conflict: "! disagreement" }[said] : ""));
     const probability = defects.probability[k] === null ? "" : `real ${chance(defects.probability[k])}`;
-    const change = defects.change[k] === null ? "" : `${(100 * defects.change[k]).toFixed(0).replace("-", "−")} %`;
-    const name = element("div", "soft name", images.path[image].slice(folders[image].length).replace(/^\//, ""));
+    const change = defects.change[k] === null ? "" : `intensity ${signed(100 * defects.change[k])} %`;
+    const name = element("div", "soft name", [z, images.path[image].slice(folders[image].length).replace(/^\//, "")].filter(Boolean).join(" · "));
     name.title = images.path[image];
-    box.append(crops, head, element("div", "soft", [z, probability, change].filter(Boolean).join(" · ")), name);
+    box.append(crops, head, element("div", "soft", [probability, change].filter(Boolean).join(" · ")), name);
     return box;
   }
 

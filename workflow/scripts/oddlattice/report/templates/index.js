@@ -240,6 +240,13 @@
     return cell;
   }
 
+  /* From when to when: days, and hours within one day. */
+  function spanOf(from, to) {
+    const [day, hour] = from.split(" "), [last, later] = to.split(" ");
+    if (!to) return from;
+    return day === last ? `${day} ${hour} to ${later}` : `${day} to ${last}`;
+  }
+
   function paintSessions() {
     const body = byId("session-rows");
     if (!body) return;
@@ -250,7 +257,7 @@
       head.append(go);
       const number = (value) => element("td", "num", value ? String(value) : "–");
       const members = analysed.get(one.folder) || [], done = members.length - members.filter(open).length;
-      row.append(head, element("td", "soft", [one.from, one.to].filter(Boolean).join(" to ")), number(one.images), number(one.analysed), pair(one.density_text, one.interval_text), bar(done, members.length), number(one.urgent));
+      row.append(head, element("td", "soft", spanOf(one.from, one.to)), number(one.images), number(one.analysed), pair(one.density_text, one.interval_text), bar(done, members.length), number(one.urgent));
       return row;
     }));
   }

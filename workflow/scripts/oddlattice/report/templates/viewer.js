@@ -69,8 +69,8 @@ class TileLayer {
   /* Draw what of the layer lies in `box` [left, top, right, bottom, canvas px]; x, y: canvas px of the image's corner,
      scale: canvas px per image px. */
   draw(context, x, y, scale, box, budget) {
-    const { levels, rows, cols, tile_px } = this.source;
-    const wanted = Math.max(0, Math.min(levels - 1, Math.floor(Math.log2(1 / scale) + 0.25)));
+    const { first, levels, rows, cols, tile_px } = this.source;
+    const wanted = Math.max(first, Math.min(levels - 1, Math.floor(Math.log2(1 / scale) + 0.25)));
     const part = (level) => {
       const step = 2 ** level, side = tile_px * step;
       const j0 = Math.max(0, Math.floor((box[0] - x) / scale / side)), i0 = Math.max(0, Math.floor((box[1] - y) / scale / side));
@@ -89,7 +89,7 @@ class TileLayer {
     };
     const [all, sharp] = part(wanted);
     const drawn = all || wanted === levels - 1 ? sharp : [...part(levels - 1)[1], ...sharp];
-    context.imageSmoothingEnabled = scale < 2;
+    context.imageSmoothingEnabled = scale < 2 || first > 0; // halved pixels are no pixels of the image: no edges to see
     context.imageSmoothingQuality = "low"; // a level is never shown below 0.84 of its size
     for (const [picture, row, col, step] of drawn) {
       const left = Math.round(x + col * scale), top = Math.round(y + row * scale);
