@@ -5,6 +5,7 @@ from typing import Any
 import polars as pl
 
 from oddlattice.defects.kinds import KINDS, kind_of
+from oddlattice.report import numbers as n
 from oddlattice.report.cell_pictures import CROPS_PER_SHEET
 from oddlattice.report.pages import render
 from oddlattice.storage.rows import Row
@@ -74,4 +75,6 @@ def _column(defects: pl.DataFrame, name: str, decimals: int) -> list[Any]:
 def gallery_page(data: Row, versions: dict[str, str]) -> bytes:
     """The gallery as a page."""
     scripts = ("dom.js", "review.js", "all_defects.js")
-    return render("gallery.html.j2", scripts, data, kinds=KINDS, versions=versions, number=len(data["defects"]["at"]))
+    return render(
+        "gallery.html.j2", scripts, data, kinds=KINDS, versions=versions, number=n.count(len(data["defects"]["at"]))
+    )

@@ -16,8 +16,8 @@ MAP_PERCENTILES = 0.025, 99.975
 MAP_QUALITY, SHOWN_Z = 95, 6.0  # of JPEG: less makes rings about strong defects; z up to which colours go at first
 
 
-# From so many pixels on, pictures of noise would take more room than half of the raw image: there the raw image is JPEG,
-# with errors well below the noise, and maps are kept at half the resolution, where columns are wide enough for it.
+# From so many pixels on, pictures of noise would take more room than half of the raw image: there the raw image is
+# JPEG, with errors well below the noise, and maps have half the resolution where columns are wide enough for it.
 MANY_PX, RAW_QUALITY, HALVED_QUALITY, WIDE_PX = 1 << 20, 80, 90, 4.0
 
 
@@ -62,7 +62,7 @@ def write_prediction(image: Image, raw: Row, folder: Path) -> Row | None:
 
 
 def _finest(image: Image) -> int:
-    """The finest level of the maps of an image: 0, or 1 where it has many pixels and a column is several of them wide."""
+    """The finest level of the maps: 1 where the image has many pixels and a column is several of them wide, else 0."""
     width = image.row.get("column_fwhm_px") or 0.0
     return int(image.raw.shape[0] * image.raw.shape[1] >= MANY_PX and width >= WIDE_PX)
 

@@ -20,6 +20,7 @@
     byId(id).closest("label").hidden = values.length < 2;
   }
   const chance = (value) => (value < 0.005 ? "< 1 %" : value >= 0.995 ? "> 99 %" : `${Math.round(100 * value)} %`);
+  const grouped = (value) => (value < 10000 ? String(value) : String(value).replace(/\B(?=(\d{3})+$)/g, "\u202f"));
   const signed = (value) => `${value > 0 ? "+" : ""}${value.toFixed(0).replace("-", "−")}`;
   const FILTERS = ["q", "kind", "site", "grain", "folder", "model", "review", "probability", "least", "sort"];
   const value = (id) => byId(id).value;
@@ -99,7 +100,7 @@
     const parts = new URLSearchParams();
     for (const id of FILTERS) if (value(id) && !(id === "sort" && value(id) === "z")) parts.set(id, value(id));
     history.replaceState(null, "", `${location.pathname}${location.search}${parts.size ? `#${parts}` : ""}`);
-    say(order.length < number ? `${order.length} of ${number} shown` : `${number} defects`);
+    say(order.length < number ? `${grouped(order.length)} of ${grouped(number)} shown` : `${grouped(number)} defects`);
     paint(true);
   }
 
