@@ -66,7 +66,7 @@ def write_page(image: Image, statistics: Row, shard: str, folder: Path, config: 
     histograms = _histograms(image, DefectSettings.of(config["defects"]).published_band_std)
     numbers = page_numbers(image, statistics, display, histograms)
     provenance = {"shard": shard, "versions": versions(), "config": config}
-    (folder / f"{name}.json").write_text(json_lines(shortened(numbers) | {"provenance": provenance}), encoding="ascii")
+    (folder / f"{name}.json").write_text(json_lines(numbers | {"provenance": provenance}), encoding="ascii")
     write_csv(image.defects, folder / f"{name}.defects.csv")
     pixel_nm, _ = image_facts.pixel_size_nm(image)
     page = render(
@@ -110,7 +110,7 @@ def page_numbers(image: Image, statistics: Row, display: Display, histograms: Ro
         "completeness": image.losses,
         "trials": image.trials,
         "histograms": histograms,
-        "statistics": statistics,
+        "statistics": shortened(statistics),
         "review": image_facts.review_facts(image),
         "display": vars(display),
         "defects": image.defects.to_dicts(),

@@ -18,7 +18,7 @@ MAP_QUALITY, SHOWN_Z = 95, 6.0  # of JPEG: less makes rings about strong defects
 
 # From so many pixels on, pictures of noise would take more room than half of the raw image: there the raw image is
 # JPEG, with errors well below the noise, and maps have half the resolution where columns are wide enough for it.
-MANY_PX, RAW_QUALITY, HALVED_QUALITY, WIDE_PX = 1 << 20, 80, 90, 4.0
+MANY_PX, RAW_QUALITY, HALVED_QUALITY, WIDE_PX = 900_000, 80, 90, 4.0
 
 
 def write_raw(image: Image, folder: Path) -> Row:

@@ -139,7 +139,7 @@ def defect_columns(image: Image) -> dict[str, list[Any]]:
             "arrow_col": arrow[1],
             "radius": radius,
             "area_text": " · ".join(_extent(row)),
-            "place_text": f"{n.fixed(row['row_px'], 1)}, {n.fixed(row['col_px'], 1)}",
+            "place_text": f"{n.significant(row['row_px'], 4)}, {n.significant(row['col_px'], 4)}",
             "of_grains": [row["grain"]] if row["grain"] else sides.get(row["number"], []),
             "grain": row["grain"],
             "cell_u": row["cell_u"],
