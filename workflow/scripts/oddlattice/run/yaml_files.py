@@ -5,12 +5,9 @@ from typing import Any
 
 import yaml
 
-
-class _PlainLoader(yaml.SafeLoader):
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias (*name), which is not allowed")
-        return super().compose_node(parent, index)
+#: The parser in C where PyYAML has it: every process that fits a lattice reads the crystals anew.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+DEEPEST = 100  # lists and mappings within one another
 
 
 def parse(text: str) -> Any:
@@ -21,10 +18,14 @@ def parse(text: str) -> Any:
     yaml.YAMLError
         If it is no YAML, holds an alias, or nests too deeply.
     """
-    try:
-        return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 (it is a SafeLoader)
-    except RecursionError:
-        raise yaml.YAMLError("lists or mappings nested too deeply") from None
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*name), which is not allowed")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise yaml.YAMLError("lists or mappings nested too deeply")
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 (it is a SafeLoader)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
