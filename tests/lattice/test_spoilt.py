@@ -28,6 +28,16 @@ def test_counting_noise_is_not_blank() -> None:
     assert Seen.of(scan()).blank is None
 
 
+@pytest.mark.parametrize("run_px", [24, 25])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_run_is_blank_from_its_first_pixel_to_its_last(run_px: int, axis: int) -> None:
+    image = np.moveaxis(scan(), axis, 0)
+    image[40 : 40 + run_px, 7] = -1
+    image[80 : 80 + run_px - 1, 9] = -1  # one too short
+    found = np.moveaxis(blank_pixels(np.moveaxis(image, 0, axis), run_px), axis, 0)
+    assert found[40 : 40 + run_px, 7].all() and found.sum() == run_px
+
+
 def test_zeros_among_few_electrons_are_an_image() -> None:
     few = RNG.poisson(0.3, (320, 300)).astype(np.float32)  # runs of up to 40 zeros
     assert Seen.of(few).blank is None

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from oddlattice.numerics.arrays import Array, Bools, Float
+from oddlattice.numerics.compiled import compiled
 from oddlattice.numerics.local_plane import block_mean, finite
 
 RUN_PX = 24  # so many equal pixels in a line are no image
@@ -141,13 +142,25 @@ def longest_chance_run(image: Any) -> int:
 def blank_pixels(band: npt.NDArray[Any], run_px: int = RUN_PX) -> Bools:
     """Pixels that are not finite or lie in a run of `run_px` equal ones along a row or a column; shape as `band`."""
     blank = ~np.isfinite(band)
-    for axis in (0, 1):
-        if band.shape[axis] < run_px:
-            continue
-        same = (np.diff(band, axis=axis) == 0).view(np.uint8)
-        first = ndimage.minimum_filter1d(same, run_px - 1, axis=axis, mode="constant")
-        whole = ndimage.maximum_filter1d(first, run_px - 1, axis=axis, mode="constant", origin=-1) > 0
-        pad = [(0, 0), (0, 0)]
-        pad[axis] = (0, 1)
-        blank |= np.pad(whole, pad) | np.pad(whole, [(b, a) for a, b in pad])
+    _mark_runs(np.ascontiguousarray(band, np.float64), run_px, blank)
     return np.asarray(blank, dtype=bool)
+
+
+@compiled("void(float64[:, ::1], int64, boolean[:, ::1])")
+def _mark_runs(band: Array, run_px: int, blank: Bools) -> None:
+    """Set `blank` where a pixel of a band (rows, cols) lies in a run of at least `run_px` equal ones."""
+    rows, cols = band.shape
+    for row in range(rows):
+        start = 0
+        for col in range(1, cols + 1):
+            if col == cols or band[row, col] != band[row, col - 1]:
+                if col - start >= run_px:
+                    blank[row, start:col] = True
+                start = col
+    above = np.zeros(cols, np.int64)  # where the run of each column begins
+    for row in range(1, rows + 1):
+        for col in range(cols):
+            if row == rows or band[row, col] != band[row - 1, col]:
+                if row - above[col] >= run_px:
+                    blank[above[col] : row, col] = True
+                above[col] = row
