@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 #: The parser in C where PyYAML has it: every process that fits a lattice reads the crystals anew.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_PlainLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 DEEPEST = 100  # lists and mappings within one another
 
 
@@ -19,13 +19,13 @@ def parse(text: str) -> Any:
         If it is no YAML, holds an alias, or nests too deeply.
     """
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for event in yaml.parse(text, Loader=_PlainLoader):
         if isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError("an alias (*name), which is not allowed")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise yaml.YAMLError("lists or mappings nested too deeply")
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 (it is a SafeLoader)
+    return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 (it is a SafeLoader)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
