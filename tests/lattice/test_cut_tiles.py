@@ -175,9 +175,7 @@ def test_real_images(tmp_path: Path) -> None:
     names = {
         "strontium": "Acquisition_18.emd",
         "barium": "BTO_crystal_1.dm4",
-        "survey": "DMReader_Image_SI-Survey.dm3",
         "mos2": "example_Se_implanted_MoS2.dm3",
-        "gold": "example_Au_nanoparticle.emd",
         "moire": "STEM Moire Hologram.dm3",
     }
     images = {key: real_image(name) for key, name in names.items()}
