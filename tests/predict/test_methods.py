@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from oddlattice.predict.methods import METHODS
+from oddlattice.predict.methods import METHODS, quiet_patches
 from oddlattice.report.methods import REFERENCES, Cited, _words_of
 from oddlattice.run.settings import load_schema
 from support.settings import ROOT
@@ -28,3 +28,14 @@ def test_a_method_predicts_every_analysed_cell_and_has_words_for_a_paper(name: s
     cite = Cited()
     assert "{" not in _words_of(name, cite)
     assert set(cite.order) <= set(REFERENCES)
+
+
+def test_odd_patches_are_not_taken_for_quiet_where_most_show_but_a_part() -> None:
+    """As those of crops: what few show makes nobody odd, what stands out does."""
+    rng = np.random.default_rng(3)
+    patches = rng.standard_normal((300, 40, 40)).astype(np.float32)
+    patches[90:, :, 20:] = 0.0  # most show their left half alone
+    odd = np.arange(300) % 5 == 0
+    patches[odd, 8:13, 8:13] += 3.0
+    assert not odd[quiet_patches(patches)].any()
+    assert quiet_patches(np.zeros((5, 40, 40), np.float32)).all()

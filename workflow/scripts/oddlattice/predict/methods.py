@@ -19,6 +19,7 @@ Predict = Callable[[Float, Mask, Network], Float]
 
 COMPONENTS = 20
 COLUMN_PX, QUIET_PART = 2.3, 0.6  # width of a column; part of the patches that components are taken from
+SHOWN_PART = 0.2  # of the largest scatter of a pixel
 BLOCK_CELLS, CHUNK = 8, 1024
 SAMPLE = 2048  # patches from which the components are computed, evenly taken
 
@@ -29,10 +30,15 @@ def predict_template(tiles: Float, mask: Mask, _network: Network | None = None) 
 
 
 def quiet_patches(patches: Float) -> npt.NDArray[np.bool_]:
-    """Which patches (n, 40, 40) hold nothing that stands out of the median patch over the width of a column."""
-    off = gaussian_filter(patches - np.median(patches, axis=0), (0.0, COLUMN_PX, COLUMN_PX))
-    off /= 1.4826 * np.median(np.abs(off), axis=0) + 1e-9
-    height = np.abs(off).max(axis=(1, 2))
+    """Which patches (n, 40, 40) hold nothing that stands out of the median patch over the width of a column.
+
+    Pixels that hardly scatter are left out: most patches do not show them, as those of crops, and the few that do would
+    be taken for odd.
+    """
+    off = np.abs(gaussian_filter(patches - np.median(patches, axis=0), (0.0, COLUMN_PX, COLUMN_PX)))
+    spread = np.median(off, axis=0)
+    shown = spread > SHOWN_PART * spread.max()
+    height = (off[:, shown] / spread[shown]).max(axis=1, initial=0.0)
     return np.asarray(height <= np.quantile(height, QUIET_PART))
 
 
