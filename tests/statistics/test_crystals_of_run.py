@@ -64,6 +64,16 @@ def test_other_crystals_keep_apart_and_names_of_the_library_hold_for_all() -> No
     assert names([grain("i1", three), grain("i5", three, **unsized)])["i5"] == ("crystal 1", ["A", "B", "C"])
 
 
+def test_names_that_leave_open_more_take_in_those_that_leave_open_less() -> None:
+    """One crystal; an image that tells more of it does not make a second one, nor the first surer."""
+    three = [("ABC"[k], *one) for k, one in enumerate(OBLIQUE)]
+    rows = [grain(f"i{k}", three, columns_tested=500 - k) for k in range(4)]
+    said = {"i0": "MoS2 or WS2 [0001]", "i1": "MoS2 [0001]", "i2": "MoS2, MoSe2 or WS2 [0001]", "i3": "NbS2 [0001]"}
+    found = names(rows, said)
+    assert {found[image][0] for image in ("i0", "i1", "i2")} == {"MoS2, MoSe2 or WS2 [0001]"}
+    assert found["i3"][0] == "NbS2 [0001]"
+
+
 def test_a_faint_column_may_be_unseen() -> None:
     four = [*(("ABC"[k], *one) for k, one in enumerate(OBLIQUE)), ("D", 0.2, 0.75, 0.1)]
     found = names([grain("i1", four, columns_tested=100), grain("i2", turned(OBLIQUE))])

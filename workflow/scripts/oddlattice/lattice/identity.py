@@ -5,6 +5,7 @@ likelihoods are those of the cell's shape (scan distortion), its length (headers
 brightness). What the image cannot tell apart is named as a class.
 """
 
+import re
 from dataclasses import dataclass, replace
 from math import log, sqrt
 
@@ -26,6 +27,7 @@ UNKNOWN_PRIOR = 0.5  # ASSUME: so many images show a crystal that the library do
 #: The same of two columns a cell: by chance they look like one of the library oftener than a probability tells. Of
 #: 3,000 random cells eight were named from 0.9 on, all of them of two columns, and four from here on.
 SURE_OF_TWO = 0.97
+EITHER = re.compile(", | or ")
 
 
 @dataclass(frozen=True)
@@ -129,19 +131,28 @@ def _members(found: list[Candidate], enough: float, faint: float) -> list[Candid
 
 
 def label(members: list[Candidate]) -> str:
-    """Name of a class: crystals by axis where they are few, else axes by family."""
+    """Name of a class: crystals by axis where they are few, else axes by family; the same whichever is likeliest."""
     names: dict[str, dict[str, None]] = {}
     if len(members) <= MANY:
         for one in members:
             names.setdefault(one.entry.axis, {})[one.entry.crystal] = None
-        return "; ".join(f"{_either(list(crystals))} {axis}" for axis, crystals in names.items())
+        return "; ".join(f"{_either(sorted(crystals))} {axis}" for axis, crystals in sorted(names.items()))
     for one in members:
         names.setdefault(one.entry.family or one.entry.crystal, {})[one.entry.axis] = None
-    return "; ".join(f"{family} {_either(list(axes))}" for family, axes in names.items())
+    return "; ".join(f"{family} {_either(sorted(axes))}" for family, axes in sorted(names.items()))
 
 
 def _either(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def alternatives(name: str) -> frozenset[tuple[str, str]]:
+    """Each crystal or family, with its axis, that a name given by `label` leaves open."""
+    found = set()
+    for part in name.split("; "):
+        crystals, _, axes = part.partition(" [")
+        found |= {(one, axis) for one in EITHER.split(crystals) for axis in EITHER.split(f"[{axes}" if axes else "")}
+    return frozenset(found)
 
 
 def _sites(cell: "SeenCell", members: list[Candidate]) -> tuple[str, ...]:

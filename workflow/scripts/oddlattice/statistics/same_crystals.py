@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oddlattice.crystal import TURNS, column_distance
+from oddlattice.lattice.identity import alternatives
 from oddlattice.numerics.arrays import Array
 from oddlattice.storage.rows import Row
 
@@ -100,7 +101,7 @@ class Group:
 
     def take(self, cell: Cell, onto: npt.NDArray[np.intp]) -> None:
         """Let a grain be of this crystal."""
-        self.onto[cell.grain], self.name = onto, self.name or cell.name
+        self.onto[cell.grain], self.name = onto, max(self.name, cell.name, key=_open)
         bright = np.full(len(self.first.bright), np.nan)
         bright[onto[onto >= 0]] = np.exp(cell.bright[onto >= 0])
         self.brightness.append((cell.weight, bright))
@@ -118,12 +119,25 @@ class Group:
         return [LETTERS[order.index(site)] for site in sites]
 
 
+def _open(name: str) -> int:
+    """How many crystals a name leaves open; none where there is no name."""
+    return len(alternatives(name)) if name else 0
+
+
+def may_be_one(name: str, other: str) -> bool:
+    """Whether crystals of these names may be one: one name leaves open all that the other does, or there is none."""
+    if not name or not other:
+        return True
+    few, many = sorted((alternatives(name), alternatives(other)), key=len)
+    return few <= many
+
+
 def laid_onto(cell: Cell, other: Cell) -> npt.NDArray[np.intp] | None:
     """For each column of a cell the column of another that it is, -1 where that is not told; None: not one crystal.
 
     A faint column may be missing in `cell`, no column in `other`.
     """
-    if len(cell.places) > len(other.places) or (cell.name and other.name and cell.name != other.name):
+    if len(cell.places) > len(other.places) or not may_be_one(cell.name, other.name):
         return None
     ways: list[tuple[float, npt.NDArray[np.intp]]] = []
     for turn in TURNS:
@@ -173,8 +187,7 @@ def groups_of(cells: Sequence[Cell]) -> list[Group]:
     for cell in order:
         for group in found:
             first = group.first
-            known = group.name and cell.name and group.name != cell.name
-            onto = None if known else laid_onto(cell, first)
+            onto = laid_onto(cell, first) if may_be_one(cell.name, group.name) else None
             if onto is not None:
                 group.take(cell, onto)
                 break
