@@ -27,15 +27,20 @@ Site = tuple[int, int, int]
 
 @dataclass
 class Made:
-    """A specimen: change of every site in every frame, (U, V, 2, T); where the field begins in each [cells]."""
+    """A specimen: change of every site in every frame, (U, V, 2, T), and displacement [100 pm], (U, V, 2, 2, T).
+
+    The field begins in each frame at `field_at` [cells].
+    """
 
     change: np.ndarray
+    shift: np.ndarray
     field_at: np.ndarray
     sigma: float
     cells: int
     true: list[tuple[str, Site, int]] = field(default_factory=list)
     odd: list[Site] = field(default_factory=list)
     used: set[Site] = field(default_factory=set)
+    moved: set[Site] = field(default_factory=set)
 
 
 PAD = 5
@@ -44,8 +49,9 @@ PAD = 5
 def specimen(rng: np.random.Generator, cells: int, frames: int, sigma: float, scatter: float, jump: float) -> Made:
     """Bulk that drifts."""
     side = cells + 2 * PAD
-    change = np.repeat(
-        rng.normal(0, scatter, (side, side, 2, 1)) if scatter else np.zeros((side, side, 2, 1)), frames, 3
+    change, shift = (
+        np.repeat(rng.normal(0, scatter, shape) if scatter else np.zeros(shape), frames, -1)
+        for shape in ((side, side, 2, 1), (side, side, 2, 2, 1))
     )
     walk = np.cumsum(rng.normal(size=(frames, 2)), axis=0)
     walk -= walk[0]
@@ -53,7 +59,7 @@ def specimen(rng: np.random.Generator, cells: int, frames: int, sigma: float, sc
         walk = np.cumsum(np.vstack([np.zeros((1, 2)), rng.uniform(-jump, jump, (frames - 1, 2)) / 1.4]), axis=0)
     most = np.hypot(*walk.T).max()
     walk *= min(RECIPE["series"]["drift_cells"] / most, 1.0 if jump else np.inf)
-    return Made(change, PAD + walk, sigma, cells)
+    return Made(change, shift, PAD + walk, sigma, cells)
 
 
 def tables(rng: np.random.Generator, made: Made) -> list[Frame]:
@@ -71,7 +77,9 @@ def tables(rng: np.random.Generator, made: Made) -> list[Frame]:
             u, v = cells.T
             cells = np.column_stack([v, -u - (k[:, 2] == 1)])
         change = made.change[tuple(k.T)][:, t] + rng.normal(0, made.sigma, len(k))
-        found.append(Frame(t, cells, k[:, 2], {0: "Sr", 1: "Ti"}, places, change, np.full(len(k), made.sigma)))
+        moved = 100 * (made.shift[tuple(k.T)][..., t] + rng.normal(0, made.sigma, (len(k), 2)))
+        errors = {"sigma": np.full(len(k), made.sigma), "shift_sigma_pm": np.full(len(k), 100 * made.sigma)}
+        found.append(Frame(t, cells, k[:, 2], {0: "Sr", 1: "Ti"}, places, change, shift_pm=moved, **errors))
     return found
 
 
@@ -135,6 +143,31 @@ def happens(rng: np.random.Generator, made: Made) -> None:
         made.odd.append(s)
 
 
+def move(rng: np.random.Generator, made: Made) -> None:
+    """Put columns that move, and that are displaced in all frames, into a specimen."""
+    recipe, error = RECIPE["moves"], made.sigma * np.sqrt(2 / 5)
+    alone = np.sqrt(RECIPE["series"]["static_scatter"] ** 2 + made.sigma**2 / 5)
+
+    def length(error: float) -> np.ndarray:
+        angle = rng.uniform(0, 2 * np.pi)
+        return abs(step(rng, error)) * np.array([[np.sin(angle)], [np.cos(angle)]])
+
+    for k in range(recipe["changes"]):
+        s, t, end = place(rng, made), int(rng.integers(*RECIPE["events"]["frames"])), made.shift.shape[-1]
+        if k < recipe["returns"]:
+            t = min(t, 50)
+            end = t + int(rng.integers(15, 41))
+            made.true.append(("returns", s, end))
+        made.shift[s][:, t:end] += length(error)
+        made.true.append(("changes", s, t))
+        made.moved.add(s)
+    for _ in range(recipe["from_the_first"]):
+        s = place(rng, made)
+        made.shift[s] += length(alone)
+        made.odd.append(s)
+        made.moved.add(s)
+
+
 class Tally(dict[str, list[float]]):
     def add(self, name: str, *values: float) -> None:
         self.setdefault(name, []).extend(values)
@@ -146,7 +179,7 @@ def count_events(made: Made, series: Followed, tally: Tally, name: str) -> None:
         hit = any(
             q == s and abs(at - t) <= 1 and (e == sort or {e, sort} == {"hops", "changes"}) for e, q, at in listed
         )
-        tally.add(f"{name} {sort} found", hit)
+        tally.add(f"{name} {sort}{' of place' if s in made.moved else ''} found", hit)
         if sort == "hops":
             tally.add(
                 f"{name} hops told as hops", any(e == "hops" and q == s and abs(at - t) <= 1 for e, q, at in listed)
@@ -165,8 +198,9 @@ def count_events(made: Made, series: Followed, tally: Tally, name: str) -> None:
     tally.add(f"{name} false events", len(false))
     for s in made.odd:
         own = [t for t in series.tracks if site_of(made, series, t.site) == s]
+        what = "displaced" if s in made.moved else "odd"
         tally.add(
-            f"{name} odd from the first: one track, no event", len(own) == 1 and all(q != s for _, q, _ in listed)
+            f"{name} {what} from the first: one track, no event", len(own) == 1 and all(q != s for _, q, _ in listed)
         )
 
 
@@ -179,6 +213,7 @@ def try_events(base: int, name: str, number: int, share: float, tally: Tally) ->
             made = specimen(rng, recipe["cells"], recipe["frames"], sigma, recipe["static_scatter"], 0.0)
             if name == "events":
                 happens(rng, made)
+                move(rng, made)
             series = followed(rng, made)
             tally.add(f"{name} {dose} e/px frames told", *[one.told for one in series.laid])
             tally.add(

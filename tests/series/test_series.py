@@ -21,7 +21,7 @@ from oddlattice.series.drift import Frame, laid_on_first
 from oddlattice.series.events import rate_of_changes, runs, single_events, tracks_of, with_hops
 from oddlattice.series.follow import follow
 from oddlattice.series.states import through_time, windows
-from oddlattice.series.tables import follow_stack, stacks_of
+from oddlattice.series.tables import event_rows, follow_stack, stacks_of, track_rows
 from oddlattice.simulate.columnwise import Conditions, Defect, simulate_scan
 from oddlattice.storage.products import OF_SERIES
 from report.test_browser import Tab, browser, violations  # noqa: F401 (a fixture)
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stages = through_the_stages([(stack(), PIXEL_NM)], folder)
     out = {name: str(folder / f"{name}.parquet") for name in OF_SERIES}
     raw = zarr.open_group(folder / "1.zarr", mode="r")
-    measure_images.follow_stacks(stages["images"], stages["columns"], raw, out, 0, measure_images.Watch())
+    measure_images.follow_stacks(stages, raw, out, 0, measure_images.Watch())
     (folder / "pages").mkdir()
     write_series_pages(out, raw, folder / "pages", measure_images.Watch())
     return folder
@@ -127,11 +127,11 @@ def test_the_player_shows_what_happened(folder: Path, browser: Any) -> None:
 
 
 def test_a_stack_that_is_not_followed_has_a_page(folder: Path, tmp_path: Path) -> None:
-    stages = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("images", "columns")}
+    stages = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("images", "columns", "defects")}
     images = stages["images"].with_columns(state=pl.lit("no_lattice"))
     out = {name: str(tmp_path / f"{name}.parquet") for name in OF_SERIES}
     raw = zarr.open_group(folder / "1.zarr", mode="r")
-    measure_images.follow_stacks(images, stages["columns"], raw, out, 0, measure_images.Watch())
+    measure_images.follow_stacks(stages | {"images": images}, raw, out, 0, measure_images.Watch())
     (tmp_path / "pages").mkdir()
     write_series_pages(out, raw, tmp_path / "pages", measure_images.Watch())
     text = (tmp_path / "pages/f0000-s0.html").read_text(encoding="utf-8")
@@ -159,9 +159,9 @@ def test_dose_of_a_frame(tags: dict[str, Any], frame_s: float | None, dose: floa
 
 
 def test_rates_of_a_series_per_electron(folder: Path) -> None:
-    stages = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("images", "columns")}
+    stages = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("images", "columns", "defects")}
     (stack_rows,) = stacks_of(stages["images"])
-    (row,) = follow_stack(stack_rows, stages["columns"], Dose(2.0, 500.0, "by hand"), 0)["series"]
+    (row,) = follow_stack(stack_rows, stages["columns"], stages["defects"], Dose(2.0, 500.0, "by hand"), 0)["series"]
     assert row["cross_section_barn"] == pytest.approx(1e10 * row["change_rate"] / 500)
     assert row["cross_section_low_95_barn"] == pytest.approx(1e10 * row["change_rate_low_95"] / 500)
     assert row["change_rate"] == pytest.approx(1 / row["column_frames"])
@@ -292,6 +292,47 @@ def test_a_reading_that_jumps_with_what_is_listed_beside_it_is_no_event() -> Non
     assert [(event.event, event.at, tuple(series.sites_px[event.site].round())) for event in series.events] == [
         ("returns", 5, (110.0, 90.0))
     ]
+
+
+def test_columns_that_move_and_extra_ones_are_followed() -> None:
+    rng, specimen, frames = np.random.default_rng(3), np.zeros((24, 24, 2)), []
+    specimen[10, 9, 0] = -1.0  # a landmark, whose place says nothing
+    for t in range(24):
+        frame = frame_at(t, (6.0, 6.0), specimen)
+        shift = rng.normal(0, 4, (len(frame.change), 2))
+        at = frame.places_px / 20
+        shift[np.abs(at - [5, 5]).max(axis=1) < 0.1] += [25.0 * (t >= 10), 0.0]
+        shift[np.abs(at - [8, 8]).max(axis=1) < 0.1] += [-20.0 * (t < 14), 20.0 * (t < 14)]
+        shift[frame.change < -0.7] += 90 * (t % 2)
+        extra = [(133.0, 97.0)] * (t >= 6 and t % 5 != 0) + [tuple(rng.uniform(40, 200, 2))] * (t in (3, 17))
+        extras = np.array(extra).reshape(-1, 2)
+        frames.append(
+            replace(
+                frame,
+                shift_pm=shift,
+                shift_sigma_pm=np.full(len(shift), 4.0),
+                extra_px=extras,
+                extra_chance=np.full(len(extras), 0.95),
+            )
+        )
+    series = follow(frames, 0.1)
+    assert series is not None
+    found = {(one.kind, one.first, one.last): tuple(series.home_px(one.site).round()) for one in series.tracks}
+    assert found == {
+        ("vacancy-like", 0, 23): (80.0, 60.0),
+        ("displaced", 10, 23): (100.0, 100.0),
+        ("displaced", 0, 13): (160.0, 160.0),
+        ("extra", 6, 23): (133.0, 97.0),
+    }
+    assert [(one.event, one.at, one.before, one.after) for one in series.events] == [
+        ("changes", 6, "bulk", "extra"),
+        ("changes", 10, "bulk", "displaced"),
+        ("returns", 14, "displaced", "bulk"),
+    ]
+    rows = {row["kind"]: row for row in track_rows(series)}
+    assert rows["extra"]["column"] is None and rows["extra"]["site"] == ""
+    assert abs(rows["displaced"]["shift_row_pm"]) > 15
+    assert [row["track"] for row in event_rows(series)] == [3, 4, 2]
 
 
 def test_chances_of_one_event_are_one_event() -> None:

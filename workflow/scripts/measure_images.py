@@ -20,13 +20,16 @@ from oddlattice.storage.rows import Row
 
 
 def follow_stacks(
-    images: pl.DataFrame, columns: pl.DataFrame, raw: zarr.Group, out: dict[str, str], seed: int, watch: Watch
+    tables: dict[str, pl.DataFrame], raw: zarr.Group, out: dict[str, str], seed: int, watch: Watch
 ) -> None:
-    """Write the tables of the stacks of a shard, of which `raw` is the store; a failure costs its stack alone."""
+    """Write the tables of the stacks of a shard; a failure costs its stack alone.
+
+    `tables` are images (of stacks), columns and defects; `raw` is the store.
+    """
     found: dict[str, list[Row]] = {name: [] for name in OF_SERIES}
-    for stack in stacks_of(images):
+    for stack in stacks_of(tables["images"]):
         name = str(about_stack(stack)["series_id"])
-        given = (stack, columns, dose_of_stack(stack, raw), seed_for(name, seed))
+        given = (stack, tables["columns"], tables["defects"], dose_of_stack(stack, raw), seed_for(name, seed))
         rows, fault = watch.result_or_fault(name, follow_stack, *given)
         if rows is None:
             assert fault is not None
@@ -95,8 +98,8 @@ def main(
 
     write_by_image(each(), out_statistics)
     write_parquet(pl.concat(places), out_places)
-    stacks = listed.filter(pl.lit(frames == "series"))
-    follow_stacks(stacks, tables["columns"], stores["images"], out_series, seed, watch)
+    tables["images"] = listed.filter(pl.lit(frames == "series"))
+    follow_stacks(tables, stores["images"], out_series, seed, watch)
 
 
 if "snakemake" in globals():

@@ -26,7 +26,13 @@ from oddlattice.storage.products import write_csv
 from oddlattice.storage.rows import Row
 
 Tables = dict[str, pl.DataFrame]
-KIND_COLOURS = {"vacancy-like": BLUE, "lighter": "#2a9d6f", "heavier": ORANGE}  # of curves, on light and dark pages
+KIND_COLOURS = {  # of curves, on light and dark pages
+    "vacancy-like": BLUE,
+    "lighter": "#2a9d6f",
+    "heavier": ORANGE,
+    "displaced": "#9467c8",
+    "extra": "#c2549d",
+}
 #: Columns of frames that curves may be drawn against, and what stands below the axis.
 AGAINST = {"frame": "frame", "time_s": "s since the first frame", "dose_before_e_per_nm2": "electrons per nm²"}
 

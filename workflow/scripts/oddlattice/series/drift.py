@@ -40,6 +40,10 @@ class Frame:
         Change of intensity [fraction of a bulk column] and its standard error by the frame's noise.
     plain : ndarray of shape (n,), optional
         Change as read whatever else the frame lists; without it `change` is taken for it.
+    shift_pm, shift_sigma_pm : ndarray of shape (n, 2) and (n,), optional
+        Displacement (row, col) and its standard error in each direction.
+    extra_px, extra_chance : ndarray of shape (m, 2) and (m,), optional
+        Places of the extra columns that the frame lists, and how likely each is real.
     """
 
     frame: int
@@ -50,6 +54,10 @@ class Frame:
     change: Array
     sigma: Array
     plain: Array | None = None
+    shift_pm: Array | None = None
+    shift_sigma_pm: Array | None = None
+    extra_px: Array | None = None
+    extra_chance: Array | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ AROUND = 5  # frames before and after an event, of which the plain readings are 
 AGREES = 0.5  # part of the step that they must show
 NEIGHBOUR = 1.6  # times the distance to the nearest column: an atom hops no farther
 BULK = "bulk"
-KINDS = ("vacancy-like", "lighter", "heavier")  # as `States.odd` has them
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def tracks_of(states: States, fdr: float) -> list[Track]:
     for site in np.flatnonzero(odd.max(axis=1) >= CANDIDATE).tolist():
         for first, last in runs(odd[site] > CANDIDATE):
             part = slice(first, last + 1)
-            kind = KINDS[int(states.odd[:, site, part].sum(axis=1).argmax())]
+            kind = states.kinds[int(states.odd[:, site, part].sum(axis=1).argmax())]
             change = float(states.level[site, part].mean())
             found.append(Track(site, first, last, kind, min(float(odd[site, part].max()), 1.0), change))
     falling = np.sort([track.probability for track in found])[::-1]
@@ -97,7 +96,7 @@ def least_probability(tracks: Sequence[Track], fdr: float) -> float:
 
 def _kind_at(states: States, site: int, t: int) -> str:
     parts = states.odd[:, site, t]
-    return BULK if parts.sum() < 0.5 else KINDS[int(parts.argmax())]
+    return BULK if parts.sum() < 0.5 else states.kinds[int(parts.argmax())]
 
 
 def _quantiles(chance: Float, low: int) -> tuple[int, int, int]:
@@ -201,7 +200,7 @@ def _pairs(found: Sequence[Event], places: Array) -> list[tuple[float, int, int]
     """
     if len(found) < 2:
         return []
-    reach = NEIGHBOUR * _nearest(places)
+    reach = NEIGHBOUR * nearest_distance(places)
     at = places[[event.site for event in found]]
     per_site = np.pi * reach**2 / max(_area(places), reach**2)
     pairs = []
@@ -218,7 +217,7 @@ def _pairs(found: Sequence[Event], places: Array) -> list[tuple[float, int, int]
     return pairs
 
 
-def _nearest(places: Array) -> float:
+def nearest_distance(places: Array) -> float:
     """Typical distance of a column to the nearest one [px]."""
     some = places[:: max(1, len(places) // 200)]
     away = np.hypot(*(some[:, None] - places).transpose(2, 0, 1))
@@ -243,7 +242,8 @@ def counted(seen: Bools) -> Bools:
 def rate_of_changes(found: Sequence[Event], states: States, seen: Bools) -> tuple[int, float]:
     """Changes of bulk columns, and the intervals between frames (n, T) in which bulk columns could have changed."""
     asked, bulk = counted(seen), 1 - states.odd.sum(axis=0)
-    left = [event for event in found if event.before == BULK and event.event != "returns"]
+    own = [event for event in found if event.site < len(seen)]  # an extra column is no bulk column that changed
+    left = [event for event in own if event.before == BULK and event.event != "returns"]
     return sum(bool(asked[event.site, event.at]) for event in left), float((bulk[:, :-1] * asked[:, 1:]).sum())
 
 

@@ -29,6 +29,7 @@ AGAIN = 3.0  # times what is believed without looking: sites that show less are 
 BLOCK_BYTES = 64 << 20
 LEAST_SITES = 30  # for a frame to tell its own noise
 EMPTY, LIGHTER, HEAVIER = 0, 1, 2
+KINDS = ("vacancy-like", "lighter", "heavier")
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class States:
 
     Attributes
     ----------
-    odd : ndarray of shape (3, n, T)
-        Probability of each odd kind: emptied, lighter, heavier.
+    odd : ndarray of shape (K, n, T)
+        Probability of each odd kind.
     leaves, returns, alters : ndarray of shape (n, T)
         Probability that a site left bulk, went back or became odd in another way between frame t - 1 and t.
     level : ndarray of shape (n, T)
@@ -59,6 +60,8 @@ class States:
     change, sigma : ndarray of shape (n, T)
         What was judged: changes from the middle of the site, frame by frame, and their standard errors; NaN where
         a site was not seen.
+    kinds : tuple of str
+        Names of the odd kinds.
     """
 
     odd: Float
@@ -70,6 +73,7 @@ class States:
     scatter: Array
     change: Array
     sigma: Array
+    kinds: tuple[str, ...] = KINDS
 
 
 def scaled_noise(change: Array, sigma: Array) -> Array:
@@ -102,11 +106,10 @@ class _Grid:
     of_odd: Float
 
 
-def _grid(sigma: float, scatter: float) -> _Grid:
+def _grid(sigma: float, scatter: float, reach: tuple[float, float] = LEVELS) -> _Grid:
     step = min(max(STEP_SIGMA * sigma, STEPS[0]), STEPS[1])
-    levels = step * np.arange(round(LEVELS[0] / step), round(LEVELS[1] / step) + 1)
-    reach = max(WIDTH * scatter, step)
-    inside = np.flatnonzero(np.abs(levels) <= reach + 1e-9)
+    levels = step * np.arange(round(reach[0] / step), round(reach[1] / step) + 1)
+    inside = np.flatnonzero(np.abs(levels) <= max(WIDTH * scatter, step) + 1e-9)
     chance = np.exp(-(levels[inside] ** 2) / (2 * max(scatter, step / 2) ** 2))
     # a change is as likely between 0.1 and 0.2 as between 0.2 and 0.4: small ones are the many
     of_odd = 1 / np.maximum(np.abs(levels), max(LEAST_ODD * scatter, step))
@@ -241,7 +244,7 @@ def _counted(kinds: Float, events: Float, seen: Bools) -> Rates:
     )
 
 
-def through_time(change: Array, sigma: Array, site: Index) -> States:
+def through_time(change: Array, sigma: Array, site: Index, levels: tuple[float, float] = LEVELS) -> States:
     """States of sites through the frames of a series.
 
     Parameters
@@ -250,6 +253,8 @@ def through_time(change: Array, sigma: Array, site: Index) -> States:
         Change of intensity and its standard error by noise; NaN where a site was not seen or not tested.
     site : ndarray of shape (n,), int
         Which columns share a scatter.
+    levels : tuple of float
+        Least and largest change that is told apart.
     """
     n, frames = change.shape
     change, sigma, scatter = change.copy(), sigma.copy(), np.zeros(n)
@@ -270,7 +275,7 @@ def through_time(change: Array, sigma: Array, site: Index) -> States:
             which = np.flatnonzero((site == one) & ask)
             if not which.size:
                 continue
-            grid = _grid(float(np.nanmedian(sigma[site == one])), float(scatter[site == one][0]))
+            grid = _grid(float(np.nanmedian(sigma[site == one])), float(scatter[site == one][0]), levels)
             for part in _blocks(len(which), frames * 4 * (len(grid.levels) + len(grid.of_bulk))):
                 k = which[part]
                 kinds[:, k], events[:, k], level[k] = _smoothed(change[k], sigma[k], grid, rates)

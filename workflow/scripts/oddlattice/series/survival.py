@@ -34,7 +34,9 @@ def survival(series: Followed) -> Survival | None:
         return None
     frames = series.seen.shape[1]
     last = frames - 1 - np.argmax(series.seen[:, ::-1], axis=1)
-    left = {event.site: event.at for event in reversed(series.events) if event.before == "bulk"}
+    left = {
+        event.site: event.at for event in reversed(series.events) if event.before == "bulk" and event.site < len(begins)
+    }
     changed = np.array([k in left for k in range(len(begins))])
     at = np.array([left.get(k, last[k]) for k in range(len(begins))])
     observed = begins & changed

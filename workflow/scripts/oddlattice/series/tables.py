@@ -9,12 +9,16 @@ import polars as pl
 import zarr
 
 from oddlattice.lattice.pixel_size import header_nm, pixel_nm
+from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.intervals import jeffreys_interval
 from oddlattice.series.depth import depths
 from oddlattice.series.dose import Dose, dose_of
 from oddlattice.series.drift import Frame
-from oddlattice.series.events import KINDS, Event, nearest_track, rate_of_changes
+from oddlattice.series.events import Event, Track, nearest_track, rate_of_changes
+from oddlattice.series.extras import EXTRA
 from oddlattice.series.follow import LEAST_FRAMES, Followed, follow
+from oddlattice.series.moves import DISPLACED
+from oddlattice.series.states import KINDS
 from oddlattice.series.survival import survival
 from oddlattice.storage.groups import attributes_of, group_of
 from oddlattice.storage.rows import Row
@@ -22,7 +26,7 @@ from oddlattice.storage.rows import Row
 GRAIN = 1  # the largest
 LEAST_COLUMNS = 36
 BARN_PER_NM2 = 1e10
-ODD = dict(zip(KINDS, ("vacancy_like", "lighter", "heavier"), strict=True))  # kinds as names of columns
+ODD = {kind: kind.replace("-", "_") for kind in (*KINDS, *DISPLACED, *EXTRA)}  # kinds as names of columns
 Tables = dict[str, list[Row]]
 
 
@@ -43,8 +47,8 @@ def dose_of_stack(stack: list[Row], raw: zarr.Group) -> Dose:
     return dose_of(about.get("original_metadata", {}), shape, pixel)
 
 
-def frame_of(number: int, columns: pl.DataFrame) -> Frame:
-    """The tested columns of one image (products.COLUMNS) as a frame."""
+def frame_of(number: int, columns: pl.DataFrame, extra: pl.DataFrame) -> Frame:
+    """The tested columns of one image (products.COLUMNS) and its `extra` ones (products.DEFECTS) as a frame."""
     sites = dict(zip(columns["column"].to_list(), columns["site"].to_list(), strict=True))
     return Frame(
         number,
@@ -55,10 +59,14 @@ def frame_of(number: int, columns: pl.DataFrame) -> Frame:
         columns["intensity_change"].to_numpy(),
         columns["intensity_noise"].to_numpy(),
         columns["intensity_plain"].to_numpy(),
+        columns.select("shift_row_pm", "shift_col_pm").to_numpy(),
+        columns["shift_sigma_pm"].to_numpy(),
+        extra.select("row_px", "col_px").to_numpy(),
+        extra["probability_real"].fill_null(0.5).to_numpy(),
     )
 
 
-def frames_of(stack: list[Row], columns: pl.DataFrame) -> tuple[list[Frame], dict[int, str]]:
+def frames_of(stack: list[Row], columns: pl.DataFrame, defects: pl.DataFrame) -> tuple[list[Frame], dict[int, str]]:
     """Frames of a stack that can be followed, and why others are left out, by their numbers."""
     models = Counter(row["model"] for row in stack if row["state"] == "analysed")
     model = max(models, key=lambda name: models[name]) if models else None
@@ -66,6 +74,7 @@ def frames_of(stack: list[Row], columns: pl.DataFrame) -> tuple[list[Frame], dic
     names = [row["image_id"] for row in stack]
     columns = columns.filter(can & (pl.col("intensity_noise") > 0) & pl.col("image_id").is_in(names))
     by_image = columns.partition_by("image_id", as_dict=True)
+    extra = defects.filter((pl.col("grain") == GRAIN) & (pl.col("kind") == EXTRA[0]))
     kept, left = [], dict[int, str]()
     for row in stack:
         own = by_image.get((row["image_id"],))
@@ -76,7 +85,7 @@ def frames_of(stack: list[Row], columns: pl.DataFrame) -> tuple[list[Frame], dic
         elif own is None or own.height < LEAST_COLUMNS:
             left[row["frame"]] = f"fewer than {LEAST_COLUMNS} columns tested"
         else:
-            kept.append(frame_of(row["frame"], own))
+            kept.append(frame_of(row["frame"], own, extra.filter(pl.col("image_id") == row["image_id"])))
     return kept, left
 
 
@@ -110,12 +119,12 @@ def stack_alone(stack: list[Row], reason: str, left: dict[int, str] | None = Non
     }
 
 
-def follow_stack(stack: list[Row], columns: pl.DataFrame, dose: Dose, seed: int) -> Tables:
-    """Rows of all tables of a stack of frames, of which `columns` were tested; a frame cost `dose`.
+def follow_stack(stack: list[Row], columns: pl.DataFrame, defects: pl.DataFrame, dose: Dose, seed: int) -> Tables:
+    """Rows of all tables of a stack of frames, of which `columns` were tested and `defects` listed.
 
-    `seed` is of the draw of columns that trial losses are put into.
+    A frame cost `dose`; `seed` is of the draw of columns that trial losses are put into.
     """
-    frames, left = frames_of(stack, columns)
+    frames, left = frames_of(stack, columns, defects)
     fdr = max((row["fdr"] for row in stack if row["fdr"] is not None), default=0.0)  # the same in all frames
     series = follow(frames, fdr)
     if series is None:
@@ -201,8 +210,18 @@ def frame_rows(stack: list[Row], series: Followed, left: dict[int, str], dose: D
 
 def _in_order(series: Followed) -> list[int]:
     """Indices of the tracks in order of appearance; a track's number is its place in it, from 1."""
-    keys = [(track.first, *series.sites_px[track.site].round(1), track.last) for track in series.tracks]
+    keys = [(track.first, *series.home_px(track.site).round(1), track.last) for track in series.tracks]
     return sorted(range(len(keys)), key=lambda k: keys[k])
+
+
+def _mean(values: Array) -> float:
+    return float(np.nanmean(values))
+
+
+def _mean_shift_pm(series: Followed, track: Track) -> Array | None:
+    """Mean displacement (2,) while a track lasts; None where no frame tells it."""
+    own = series.shift_pm[track.site, track.first : track.last + 1]
+    return np.nanmean(own, axis=0) if np.isfinite(own).any() else None
 
 
 def track_rows(series: Followed) -> list[Row]:
@@ -210,20 +229,24 @@ def track_rows(series: Followed) -> list[Row]:
     rows = []
     for number, k in enumerate(_in_order(series), 1):
         track = series.tracks[k]
-        place, cell = series.place_px(track.site, track.first), series.cells[track.site]
+        place, near = series.place_px(track.site, track.first), series.nearest_site(track.site)
+        cell, extra = series.cells[near], series.is_extra(track.site)
+        moved = None if extra else _mean_shift_pm(series, track)
         rows.append(
             {
                 "track": number,
                 "grain": GRAIN,
-                "site": series.site[track.site],
-                "column": int(series.column[track.site]),
+                "site": "" if extra else series.site[near],
+                "column": None if extra else int(series.column[near]),
                 "cell_u": int(cell[0]),
                 "cell_v": int(cell[1]),
                 "kind": track.kind,
                 "first_frame": series.frames[track.first].frame,
                 "last_frame": series.frames[track.last].frame,
                 "probability": track.probability,
-                "intensity_change": track.change,
+                "intensity_change": None if extra else _mean(series.states.change[near, track.first : track.last + 1]),
+                "shift_row_pm": None if moved is None else float(moved[0]),
+                "shift_col_pm": None if moved is None else float(moved[1]),
                 "row_px": float(place[0]),
                 "col_px": float(place[1]),
             }

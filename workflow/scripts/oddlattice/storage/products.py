@@ -456,6 +456,8 @@ SERIES_FRAMES: Schema = {
     "odd_vacancy_like": pl.Int64,  # tracks of each kind that it belongs to
     "odd_lighter": pl.Int64,
     "odd_heavier": pl.Int64,
+    "odd_displaced": pl.Int64,
+    "odd_extra": pl.Int64,
     "bulk_left": pl.Float64,  # part of the columns bulk in the first frame that has not left it (Kaplan-Meier)
     "bulk_left_low_95": pl.Float64,
     "bulk_left_high_95": pl.Float64,
@@ -483,15 +485,17 @@ TRACKS: Schema = {
     "signal": pl.String,
     "track": pl.Int64,  # 1, 2, ... within the series, in order of appearance
     "grain": pl.Int64,
-    "site": pl.String,
-    "column": pl.Int64,  # index in the crystal's cell
-    "cell_u": pl.Int64,  # as the first frame used counts them
+    "site": pl.String,  # "" of an extra column
+    "column": pl.Int64,  # index in the crystal's cell; null of an extra column
+    "cell_u": pl.Int64,  # as the first frame used counts them; of an extra column the nearest one's
     "cell_v": pl.Int64,
-    "kind": pl.String,  # vacancy-like | lighter | heavier
+    "kind": pl.String,  # vacancy-like | lighter | heavier | displaced | extra
     "first_frame": pl.Int64,
     "last_frame": pl.Int64,
     "probability": pl.Float64,  # that it was odd
-    "intensity_change": pl.Float64,  # mean over its frames, fraction of a bulk column
+    "intensity_change": pl.Float64,  # mean over its frames, fraction of a bulk column; null of an extra column
+    "shift_row_pm": pl.Float64,  # mean displacement over its frames
+    "shift_col_pm": pl.Float64,
     "row_px": pl.Float64,  # in its first frame
     "col_px": pl.Float64,
 }
