@@ -22,10 +22,7 @@ from oddlattice.storage.rows import Row
 def follow_stacks(
     tables: dict[str, pl.DataFrame], raw: zarr.Group, out: dict[str, str], seed: int, watch: Watch
 ) -> None:
-    """Write the tables of the stacks of a shard; a failure costs its stack alone.
-
-    `tables` are images (of stacks), columns and defects; `raw` is the store.
-    """
+    """Write the tables of stacks, by images, columns, defects and the store `raw`; a failure costs its stack alone."""
     found: dict[str, list[Row]] = {name: [] for name in OF_SERIES}
     for stack in stacks_of(tables["images"]):
         name = str(about_stack(stack)["series_id"])
