@@ -107,6 +107,6 @@ def test_a_kernel_of_part_of_a_window_is_unbiased() -> None:
     valid = np.ones((SIDE_PX, SIDE_PX), dtype=bool)
     valid[:, :8] = False
     kernel = make_kernel(SR, noise, VECTORS_PM, (1.0, 1.0), valid)
-    assert not kernel.weights.reshape(3, SIDE_PX, SIDE_PX)[:, ~valid].any()
+    assert not kernel.weights.reshape(-1, SIDE_PX, SIDE_PX)[:, ~valid].any()
     peak = moved_peak(SR, -0.2, np.zeros(2), VECTORS_PM).ravel()
-    assert kernel.weights @ peak == pytest.approx([-0.2, 0.0, 0.0], abs=1e-9)
+    assert kernel.weights[:3] @ peak == pytest.approx([-0.2, 0.0, 0.0], abs=1e-9)

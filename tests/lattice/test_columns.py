@@ -9,6 +9,7 @@ from oddlattice.lattice.columns import (
     REACH_PX,
     ColumnShape,
     as_cells,
+    bends,
     column_cells,
     cut_windows,
     peak_at,
@@ -140,3 +141,20 @@ def test_cells_are_a_view() -> None:
     tiles = np.zeros((40, 60), np.float32)
     as_cells(tiles, PX_PER_CELL)[1, 2, 3, 4] = 7.0
     assert tiles[23, 44] == 7.0
+
+
+def test_bends_are_what_signatures_leave_of_a_moved_column() -> None:
+    """Second differences of the peak, of a skew cell and a column with a tail."""
+    shape = ColumnShape("x", 0.3, 0.6, 2.0, (90.0, 20.0, 70.0), tail_weight=0.1)
+    vectors_pm, h = np.array([[390.0, 40.0], [-30.0, 380.0]]), 2.0
+    du, dv = window_offsets(shape)
+
+    def at(row: float, col: float) -> np.ndarray:
+        su, sv = np.array([row, col]) @ np.linalg.inv(vectors_pm)
+        return peak_at(shape, du - su, dv - sv)
+
+    steps = [((h, 0), (h, 0)), ((h, 0), (0, h)), ((0, h), (0, h))]
+    for one, other, found in zip(*zip(*steps, strict=True), bends(shape, vectors_pm), strict=True):
+        plus, minus = np.add(one, other), np.subtract(one, other)
+        second = (at(*plus) - at(*minus) - at(*-minus) + at(*-plus)) / (4 * h * h)
+        np.testing.assert_allclose(found, second, atol=3e-3 * np.abs(found).max())

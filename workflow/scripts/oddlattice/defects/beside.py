@@ -11,6 +11,7 @@ from oddlattice.defects.fdr import q_values
 from oddlattice.defects.kernels import moved_peak, refine
 from oddlattice.defects.noise import Noise
 from oddlattice.defects.null import SiteColumns, Verdict
+from oddlattice.defects.shared_scatter import with_shared_scatter
 from oddlattice.lattice.cell_statistics import LOCAL_MEAN_CELLS
 from oddlattice.lattice.columns import (
     SIDE_PX,
@@ -174,10 +175,12 @@ def _judged_again(
         clean.append((site.judged_by(found, bulk, site.null.shift_share, known=True), bulk))
     strong = [(sites[kind].cells[i], float(fit[0])) for (kind, i), fit in without.fits.items()]
     gains = gains_at([site for site, _ in clean], strong, cell, shape)
-    return [
-        _without_tails(site, gain, sites, without, bulk, vectors_pm)
-        for (site, bulk), gain in zip(clean, gains, strict=True)
-    ]
+    return with_shared_scatter(
+        [
+            _without_tails(site, gain, sites, without, bulk, vectors_pm)
+            for (site, bulk), gain in zip(clean, gains, strict=True)
+        ]
+    )
 
 
 def gains_at(
@@ -277,7 +280,7 @@ def _without_tails(
     near = np.flatnonzero(np.abs(tails).sum(axis=(1, 2)) > 0)
     null, level = site.null, site.level[near, None]
     centre = np.array([null.middle, *null.centre])
-    off = site.found[near] - centre * level
+    off = site.found[near, :3] - centre * level
     found = site.found.copy()
     for part, (rows, spread) in enumerate(
         ((slice(0, 1), np.array([[null.spread]])), (slice(1, 3), np.linalg.cholesky(null.covariance)))
@@ -316,7 +319,7 @@ def tails_at(site: SiteColumns, sites: list[SiteColumns], without: Without, vect
             at = cells + offset
             inside = ((at >= 0) & (at < index.shape)).all(axis=1)
             hit = np.where(inside, index[tuple(np.where(inside[:, None], at, 0).T)], -1)
-            effect = weights @ _tail(other.shape, site.shape, away).ravel()  # (views, 3)
+            effect = weights[:, :3] @ _tail(other.shape, site.shape, away).ravel()  # (views, 3)
             column = columns.setdefault((kind, round(distance)), np.zeros((len(site.cells), 3)))
             np.add.at(column, hit[hit >= 0], changes[hit >= 0, None] * effect[site.view[hit[hit >= 0]]])
     return np.stack(list(columns.values()), axis=-1) if columns else np.zeros((len(site.cells), 3, 0))

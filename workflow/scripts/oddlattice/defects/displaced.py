@@ -1,8 +1,9 @@
-"""One question for a column that moved: its displacement, and the intensity that it seems to have lost.
+"""One question for a column that moved: its displacement, and how it seems to be broadened along it.
 
-A column that moved far reads as one that moved less and lost a part. Both readings are asked together: how much more
-likely they are of a column moved by any length than of bulk. Source: the likelihood ratio of a curved hypothesis, Efron
-1978, doi:10.1214/aos/1176344130; its tail is integrated over the readings of bulk.
+A column that moved far reads as one that moved less, is lower and wider along its way: a half of the squared
+displacement times its second derivative. Both readings are asked together: how much more likely they are of a column
+moved by any length than of bulk. Source: the likelihood ratio of a curved hypothesis, Efron 1978,
+doi:10.1214/aos/1176344130; its tail is integrated over the readings of bulk.
 """
 
 from dataclasses import dataclass
@@ -19,11 +20,28 @@ LENGTHS_PM = np.arange(0.0, 160.0, 4.0)  # displacements whose readings are told
 READ = 0.4 * 1.12 ** np.arange(41)  # displacements read by which it is asked [standard deviations], 0.4 to 37
 WAYS = 4  # of displacements
 RATIOS = np.linspace(0.0, 80.0, 41)  # of which the tail is tabulated; beyond it falls as that of chi-square
-CHANGES = np.arange(-13.0, 13.05, 0.1)  # of bulk's intensity, over which it is integrated [standard deviations]
+BENDS = np.arange(-13.0, 13.05, 0.1)  # of bulk's bends, over which it is integrated [standard deviations]
+
+
+def bends_along(found: Array, shift_pm: Array, bend: Array) -> Array:
+    """What columns hold of their second derivative along their displacements [standard deviations of noise alone].
+
+    Parameters
+    ----------
+    found : ndarray of shape (..., 3)
+        The last three readings of a `Kernel`.
+    shift_pm : ndarray of shape (..., 2)
+    bend : ndarray of shape (3, 3)
+        Their covariance.
+    """
+    row, col = np.moveaxis(shift_pm / np.maximum(np.hypot(*np.moveaxis(shift_pm, -1, 0)), 1e-9)[..., None], -1, 0)
+    form = np.stack([row**2, 2 * row * col, col**2], axis=-1)
+    variance = np.einsum("...i,ij,...j->...", form, bend, form)
+    return np.asarray((form * found).sum(axis=-1) / np.sqrt(np.maximum(variance, 1e-300)))
 
 
 def readings_of_moved(shape: ColumnShape, kernel: Kernel, vectors_pm: Array, response: tuple[float, float]) -> Array:
-    """What columns read that moved by LENGTHS_PM: change of intensity, displacement [pm]; shape (k, 2).
+    """What columns read that moved by LENGTHS_PM: bend along it (`bends_along`), displacement [pm]; shape (k, 2).
 
     Only up to the length that reads as the longest: a column that moved farther is gone.
     """
@@ -31,9 +49,10 @@ def readings_of_moved(shape: ColumnShape, kernel: Kernel, vectors_pm: Array, res
     way = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     windows = moved_peak(shape, 0.0, LENGTHS_PM[:, None, None] * way, vectors_pm, 0, response)
     read = windows.reshape(len(LENGTHS_PM), WAYS, -1) @ kernel.weights.T
-    along = (read[..., 1:] * way).sum(axis=-1).mean(axis=1)
+    along = (read[..., 1:3] * way).sum(axis=-1).mean(axis=1)
+    bent = bends_along(read[..., 3:], np.broadcast_to(way, (*read.shape[:2], 2)), kernel.bend).mean(axis=1)
     longest = int(np.argmax(along)) + 1
-    return np.stack([read[..., 0].mean(axis=1), along], axis=-1)[:longest]
+    return np.stack([bent, along], axis=-1)[:longest]
 
 
 @dataclass(frozen=True)
@@ -42,41 +61,40 @@ class Moved:
 
     Attributes
     ----------
-    change : ndarray of shape (k,)
-        Negative: what a column that moved seems to have lost.
+    bent : ndarray of shape (k,)
     distance : ndarray of shape (k,)
     """
 
-    change: Array
+    bent: Array
     distance: Array
 
     @classmethod
     def of(cls, readings: Array, spread: float, spread_pm: float) -> Self:
-        """From `readings_of_moved` (m, 2) and the standard deviations of bulk's change and displacement."""
+        """From `readings_of_moved` (m, 2) and the standard deviations of bulk's bends and displacement."""
         distance = READ[max(readings[-1, 1] / spread_pm, READ[1]) >= READ]
         return cls(np.interp(distance, readings[:, 1] / spread_pm, readings[:, 0] / spread), distance)
 
-    def p_values(self, change: Array, distance: Array) -> Array:
+    def p_values(self, bent: Array, distance: Array) -> Array:
         """Of bulk, as likely as (n,) columns with these readings, or likelier, to have moved; shape (n,).
 
         Parameters
         ----------
-        change, distance : ndarray of shape (n,)
+        bent, distance : ndarray of shape (n,)
             Of bulk standard normal, and the distance of a standard normal in two dimensions.
         """
-        best = np.zeros(len(change))
-        for a, b in zip(self.change, self.distance, strict=True):
-            np.maximum(best, 2 * (change * a + distance * b) - a**2 - b**2, out=best)
+        best = np.zeros(len(bent))
+        for a, b in zip(self.bent, self.distance, strict=True):
+            np.maximum(best, 2 * (bent * a + distance * b) - a**2 - b**2, out=best)
         beyond = np.maximum(best - RATIOS[-1], 0.0)
         return np.asarray(np.exp(np.interp(best, RATIOS, self._log_tail) - beyond / 2))
 
     @cached_property
     def _log_tail(self) -> Array:
         """Logarithm of the part of bulk with likelihood ratios above RATIOS; the first is that of no ratio at all."""
-        a, b = self.change[:, None, None], self.distance[:, None, None]
-        # bulk with this change is as likely to have moved where it lies farther away than
-        least = ((RATIOS[:, None] + a**2 + b**2) / 2 - CHANGES * a) / b
-        density = np.exp(-(CHANGES**2) / 2)
+        a, b = self.bent[:, None, None], self.distance[:, None, None]
+        # bulk with this bend is as likely to have moved where it lies farther away than
+        least = ((RATIOS[:, None] + a**2 + b**2) / 2 - BENDS * a) / b
+        density = np.exp(-(BENDS**2) / 2)
         part = np.exp(-(np.maximum(least.min(axis=0), 0.0) ** 2) / 2) @ (density / density.sum())
         part[0] = 1.0
         return np.asarray(np.log(np.maximum(part, 1e-300)))

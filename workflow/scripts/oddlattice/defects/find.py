@@ -24,6 +24,7 @@ from oddlattice.defects.regions import (
     off_site,
 )
 from oddlattice.defects.registered import Registered, load_registered
+from oddlattice.defects.shared_scatter import with_shared_scatter
 from oddlattice.defects.tables import Piece, Tally
 from oddlattice.lattice.columns import as_cells, mean_cell, px_of
 from oddlattice.lattice.pixel_size import PixelNm
@@ -130,7 +131,7 @@ def _tested(image: Registered, difference: Float, noise: Noise, settings: Defect
         )
         for shape, response in zip(image.shapes, image.responses, strict=True)
     ]
-    return [site for site in tested if site]
+    return with_shared_scatter([site for site in tested if site])
 
 
 def beside_px(image: Registered) -> float:

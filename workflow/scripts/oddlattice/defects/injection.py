@@ -39,11 +39,13 @@ def own_share(tested: SiteColumns, noise: Noise, mean_cell: Array) -> float:
 
 
 def changed(tested: SiteColumns, some: npt.NDArray[np.intp], change: float, share: float) -> Array:
-    """Estimates (n, 3) of bulk columns had their intensity changed; counting noise goes with the intensity."""
+    """Estimates (n, 6) of bulk columns had their intensity changed; counting noise goes with the intensity."""
     found, null = tested.found[some], tested.null
     level = tested.level[some, None]
-    centre = np.array([null.middle, *null.centre]) * level
-    return np.asarray(centre + (found - centre) * np.sqrt(max(1 + change * share, 0.0)) + [change, 0.0, 0.0])
+    centre = np.array([null.middle, *null.centre, 0.0, 0.0, 0.0]) * level
+    bends = tested.kernel.weights[3:] @ peak_at(tested.shape, *window_offsets(tested.shape)).ravel()
+    added = change * np.array([1.0, 0.0, 0.0, *(tested.response[0] * bends)])
+    return np.asarray(centre + (found - centre) * np.sqrt(max(1 + change * share, 0.0)) + added)
 
 
 def ways(shift_pm: float) -> Array:
@@ -53,7 +55,7 @@ def ways(shift_pm: float) -> Array:
 
 
 def displaced(tested: SiteColumns, some: npt.NDArray[np.intp], shift_pm: float, vectors_pm: Array) -> Array:
-    """Estimates (n, 3) of bulk columns had they been moved, each in one of DIRECTIONS directions."""
+    """Estimates (n, 6) of bulk columns had they been moved, each in one of DIRECTIONS directions."""
     moved = moved_peak(tested.shape, 0.0, ways(shift_pm), vectors_pm).reshape(DIRECTIONS, -1)
     added = tested.response[1] * moved @ tested.kernel.weights.T
     return np.asarray(tested.found[some] + added[np.arange(len(some)) % DIRECTIONS])

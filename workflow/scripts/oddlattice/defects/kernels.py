@@ -11,6 +11,7 @@ from oddlattice.defects.noise import Noise, in_its_noise
 from oddlattice.lattice.columns import (
     SIDE_PX,
     ColumnShape,
+    bends,
     cells_at,
     cut_windows,
     median_cell,
@@ -30,14 +31,18 @@ class Kernel:
 
     Attributes
     ----------
-    weights : ndarray of shape (3, 256)
-        Applied to a window of difference / sigma: relative intensity, displacement along row and col [pm].
+    weights : ndarray of shape (6, 256)
+        Applied to a window of difference / sigma: relative intensity, displacement along row and col [pm]; then what
+        the window holds of the second derivatives of the column (`columns.bends`), independent of the displacement.
     covariance : ndarray of shape (3, 3)
-        Of the estimates where the noise level is 1, if the noise were all there is.
+        Of the first three estimates where the noise level is 1, if the noise were all there is.
+    bend : ndarray of shape (3, 3)
+        The same of the last three.
     """
 
     weights: Array
     covariance: Array
+    bend: Array
 
 
 def make_kernel(
@@ -64,14 +69,18 @@ def make_kernel(
     design = (signatures(shape, vectors_pm).reshape(3, -1)[:, used] * left[:, None] / sigma).T
     solved = np.linalg.solve(noise.covariance[np.ix_(used, used)], design)
     covariance = np.linalg.inv(design.T @ solved)
-    weights = np.zeros((3, SIDE_PX**2))
-    weights[:, used] = covariance @ solved.T / sigma
-    return Kernel(weights, covariance)
+    weights = np.zeros((6, SIDE_PX**2))
+    weights[:3, used] = covariance @ solved.T / sigma
+    bent = (bends(shape, vectors_pm).reshape(3, -1)[:, used] / sigma).T
+    bent -= design[:, 1:] @ (covariance @ (solved.T @ bent))[1:]
+    asked = np.linalg.solve(noise.covariance[np.ix_(used, used)], bent)
+    weights[3:, used] = asked.T / sigma
+    return Kernel(weights, covariance, bent.T @ asked)
 
 
 def estimates(difference: Float, shape: ColumnShape, kernel: Kernel, cells: npt.NDArray[np.intp]) -> Array:
-    """Relative intensity change and displacement (row, col) [pm] of each column; shape (n, 3)."""
-    out = np.empty((len(cells), 3))
+    """What the kernel reads of each column: intensity change, displacement (row, col) [pm], bends; shape (n, 6)."""
+    out = np.empty((len(cells), len(kernel.weights)))
     for start in range(0, len(cells), 4096):  # windows of 4,096 columns at once: memory stays small
         part = slice(start, start + 4096)
         out[part] = cut_windows(difference, shape, cells[part]).reshape(-1, SIDE_PX**2) @ kernel.weights.T

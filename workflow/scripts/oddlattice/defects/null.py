@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import map_coordinates
 
-from oddlattice.defects.displaced import Moved, readings_of_moved
+from oddlattice.defects.displaced import Moved, bends_along, readings_of_moved
 from oddlattice.defects.kernels import Kernel, estimates, make_kernel
 from oddlattice.defects.noise import Noise
 from oddlattice.defects.populations import bulk_of
@@ -22,8 +22,9 @@ LEAST_SIGNAL = 1e-4  # part of a change that a window cut by the rim must still 
 MIN_COLUMNS = 30  # fewer columns of a kind give no null to judge by
 SHAPE_ERROR = 0.04  # of a change or a displacement: what 68 % intervals need in composed fields not of the benchmark
 # Of the columns, so many are worth as much to a standard deviation as all of them without the cuts that keep outliers
-# away: measured on 40 to 1,000 normal columns, see test_null. Of intensity, of displacement.
-WORTH = 0.6, 0.45
+# away: measured on 40 to 1,000 normal columns. Of intensity, of displacement.
+WORTH = 0.6, 0.7
+KEPT = 0.99  # of bulk's displacements: those beyond are cut away to know their scatter
 TYPICAL_SKEWNESS = 0.08, 0.1  # typical skewness of a column's intensity, and how far from it
 
 
@@ -45,8 +46,14 @@ class Null:
         How far from it the skewness may be.
     shift_share : float
         Part of the false alarms that may come from displacements; the rest from intensity.
+    bent : tuple of float
+        Centre and standard deviation of what columns hold of their second derivative along their displacement.
     moved : Moved or None
         What columns read that moved; None: their displacement alone.
+    bend : ndarray of shape (3, 3)
+        Covariance of the bends by noise alone.
+    shared_freedom : float
+        Degrees of freedom of the covariance that other kinds of columns bring, beside those of its own columns.
     """
 
     middle: float
@@ -57,7 +64,20 @@ class Null:
     skewness: float = 0.0
     skewness_error: float = 0.0
     shift_share: float = 0.5
+    bent: tuple[float, float] = (0.0, 1.0)
     moved: Moved | None = None
+    bend: Array = field(default_factory=lambda: np.eye(3))
+    shared_freedom: float = 0.0
+
+    @property
+    def shift_freedom(self) -> float:
+        """Degrees of freedom by which the covariance is known."""
+        return max(WORTH[1] * (self.columns - 1), 2.0) + self.shared_freedom
+
+    @property
+    def shift_spread(self) -> float:
+        """Standard deviation of the displacement, of all directions together [pm]."""
+        return float(np.linalg.det(self.covariance) ** 0.25)
 
     @property
     def false_shares(self) -> dict[str, float]:
@@ -66,16 +86,16 @@ class Null:
         return {"displaced": self.shift_share, "lighter": of_change, "heavier": of_change}
 
     def judge(self, found: Array, level: Array, doubt: Array | None = None) -> "Verdict":
-        """Judge estimates (n, 3) at places with noise `level` (n,); see `Verdict`.
+        """Judge estimates (n, 6) at places with noise `level` (n,); see `Verdict`.
 
         `doubt` (n, 2) are factors on the standard errors of intensity and displacement, for what is not bulk's scatter.
         """
         by_change, by_shift = (level, level) if doubt is None else level * doubt.T
         change, change_sigma = found[:, 0] - self.middle * level, self.spread * by_change
-        shift = found[:, 1:] - self.centre * level[:, None]
+        shift = found[:, 1:3] - self.centre * level[:, None]
         distance = np.einsum("ni,ij,nj->n", shift, np.linalg.inv(self.covariance), shift) / by_shift**2
         # the scale itself comes from `columns` columns: Student's and Hotelling's tails instead of the normal's
-        of_change, freedom = (max(worth * (self.columns - 1), 2.0) for worth in WORTH)
+        of_change, freedom = max(WORTH[0] * (self.columns - 1), 2.0), self.shift_freedom
         tail = distributions.student_sf(np.abs(change / change_sigma), of_change)
         up = change > 0
         tail[up] = np.maximum(tail[up], self._leaning(tail[up], 1))
@@ -83,8 +103,8 @@ class Null:
         p_change = 2 * tail
         p_shift = distributions.fisher_sf(distance / 2 * (freedom - 1) / freedom, 2, freedom - 1)
         if self.moved is not None:
-            deviate = np.where(up, 1, -1) * distributions.normal_isf(np.maximum(tail, 1e-300))
-            p_shift = self.moved.p_values(deviate, np.sqrt(-2 * np.log(np.maximum(p_shift, 1e-300))))
+            bent = (bends_along(found[:, 3:], shift, self.bend) / by_shift - self.bent[0]) / self.bent[1]
+            p_shift = self.moved.p_values(bent, np.sqrt(-2 * np.log(np.maximum(p_shift, 1e-300))))
         p_value, moved = either(p_change, p_shift, self.shift_share)
         sign = np.where(moved, 1.0, np.sign(change))
         return Verdict(
@@ -194,8 +214,8 @@ class SiteColumns:
         The first is of whole windows.
     view : ndarray of shape (n,)
         Which of them each column has.
-    found : ndarray of shape (n, 3)
-        Estimates: relative intensity, displacement (row, col) [pm].
+    found : ndarray of shape (n, 6)
+        Estimates: relative intensity, displacement (row, col) [pm], bends.
     level : ndarray of shape (n,)
         Noise level.
     doubt : ndarray of shape (n, 2)
@@ -256,15 +276,15 @@ class SiteColumns:
         return self.views[int(self.view[i])]
 
     def estimates(self, difference: Float, moved_cells: int = 0) -> Array:
-        """Estimates (n, 3) in another difference, in which the cells are moved by so many along both axes."""
-        found = np.empty((len(self.cells), 3))
+        """Estimates (n, 6) in another difference, in which the cells are moved by so many along both axes."""
+        found = np.empty((len(self.cells), len(self.kernel.weights)))
         for number, view in enumerate(self.views):
             here = np.flatnonzero(self.view == number)
             found[here] = estimates(difference, self.shape, view.kernel, self.cells[here] + moved_cells)
         return found
 
     def judge(self, found: Array, which: npt.NDArray[np.intp]) -> Verdict:
-        """Judge estimates (n, 3) of columns `which` (n,)."""
+        """Judge estimates (n, 6) of columns `which` (n,)."""
         return self.null.judge(found, self.level[which], self.doubt[which])
 
     def judged_by(
@@ -275,7 +295,7 @@ class SiteColumns:
         doubt: Array | None = None,
         known: bool = False,
     ) -> "SiteColumns":
-        """The same columns with these estimates (n, 3), judged against the scatter of the `bulk` (n,) among them.
+        """The same columns with these estimates (n, 6), judged against the scatter of the `bulk` (n,) among them.
 
         Where the site has several populations, the largest of them is the bulk; where it is `known`, as it was.
 
@@ -287,11 +307,15 @@ class SiteColumns:
         bulk = bulk & of_bulk
         whole = bulk & (self.view == 0)
         chosen = next(some for some in (whole, bulk, np.ones_like(bulk)) if some.sum() >= MIN_COLUMNS or some.all())
-        null = null_of(found[chosen], (self.level[:, None] * self.factor)[chosen], shift_share, self.moved)
+        null = null_of(found[chosen], (self.level[:, None] * self.factor)[chosen], shift_share, self.kernel.bend)
         doubts = self.factor if doubt is None else self.factor * doubt
-        verdict = null.judge(found, self.level, doubts)
-        judged = replace(self, found=found, null=null, doubt=doubts, verdict=verdict, reason=reason, of_bulk=of_bulk)
+        judged = replace(self, found=found, doubt=doubts, reason=reason, of_bulk=of_bulk).judged_in(null)
         return judged if len(self.plain) else replace(judged, plain=found[:, 0])
+
+    def judged_in(self, null: Null) -> "SiteColumns":
+        """The same columns judged against this scatter."""
+        null = replace(null, moved=Moved.of(self.moved, null.bent[1], null.shift_spread))
+        return replace(self, null=null, verdict=null.judge(self.found, self.level, self.doubt))
 
     def _largest(self, found: Array) -> tuple[npt.NDArray[np.bool_], str]:
         """The columns (n,) of the largest population, all where there is but one, and why it is no bulk, else ""."""
@@ -335,7 +359,7 @@ def robust_plane(values: Array) -> tuple[Array, Array]:
     """Centre (2,) and covariance (2, 2) of the bulk of two-dimensional `values` (n, 2)."""
     centre = np.median(values, axis=0)
     covariance = np.diag(np.maximum(1.4826 * np.median(np.abs(values - centre), axis=0), 1e-9) ** 2)
-    cut = -2 * np.log(1 - 0.95)  # 95 % of chi-square with two degrees of freedom
+    cut = -2 * np.log(1 - KEPT)  # of chi-square with two degrees of freedom
     # variance left after cutting a normal at `cut`: source: Rousseeuw and Leroy 1987, sec. 7.1
     shrink = distributions.chi2_cdf(cut, 4) / distributions.chi2_cdf(cut, 2)
     for _ in range(20):
@@ -363,16 +387,23 @@ def either(p_change: Array, p_shift: Array, shift_share: float) -> tuple[Array, 
     return np.maximum(2 * smaller - weights[0] * weights[1] * smaller**2, 1e-300), by_shift < by_change
 
 
-def null_of(found: Array, level: Array, shift_share: float, moved: Array | None = None) -> Null:
-    """Scatter of columns with estimates (n, 3), where the noise level of intensity and displacement (n, 2) is 1.
+def null_of(found: Array, level: Array, shift_share: float, bend: Array | None = None) -> Null:
+    """Scatter of columns with estimates (n, 3 or more), where the noise level of intensity and displacement is 1.
 
-    `moved` (k, 2) is what columns read that moved.
+    Parameters
+    ----------
+    level : ndarray of shape (n, 2)
+    bend : ndarray of shape (3, 3), optional
+        Covariance of the last three estimates by noise alone; None: bends are not asked for.
     """
     middle, spread = robust_normal(found[:, 0] / level[:, 0])
-    centre, covariance = robust_plane(found[:, 1:] / level[:, 1:])
+    centre, covariance = robust_plane(found[:, 1:3] / level[:, 1:])
     skewness = skewness_of((found[:, 0] / level[:, 0] - middle) / spread)
-    path = None if moved is None else Moved.of(moved, spread, float(np.linalg.det(covariance) ** 0.25))
-    return Null(middle, spread, centre, covariance, len(found), *skewness, shift_share, path)
+    null = Null(middle, spread, centre, covariance, len(found), *skewness, shift_share)
+    if bend is None:
+        return null
+    bent = bends_along(found[:, 3:], found[:, 1:3] - centre * level[:, 1:], bend) / level[:, 1]
+    return replace(null, bent=robust_normal(bent), bend=bend)
 
 
 def judge_columns(
@@ -416,7 +447,7 @@ def judge_columns(
         return None
     order = np.lexsort(cells.T[::-1])
     cells, view_of = cells[order], np.concatenate(numbers)[order]
-    empty, level = np.zeros((len(cells), 3)), noise.level[np.clip(cells[:, 0], 0, None), np.clip(cells[:, 1], 0, None)]
+    empty, level = np.zeros((len(cells), 6)), noise.level[np.clip(cells[:, 0], 0, None), np.clip(cells[:, 1], 0, None)]
     blank = Null(0.0, 1.0, np.zeros(2), np.eye(2), len(cells))
     site = SiteColumns(
         shape,
@@ -472,7 +503,11 @@ def _views_on(
 def _cut_view(valid: npt.NDArray[np.bool_], whole: Kernel, kernel: Kernel) -> View:
     """A view of the `valid` pixels (16, 16) of a window."""
     more = np.sqrt(np.diag(kernel.covariance) / np.diag(whole.covariance))
-    return View(valid, kernel, np.array([more[0], more[1:].max()]))
+    factor = np.array([more[0], more[1:].max()])
+    # bends: with the covariance of the whole window's, times the factor on a displacement
+    even = factor[1] * np.linalg.cholesky(whole.bend) @ np.linalg.inv(np.linalg.cholesky(kernel.bend))
+    weights = np.concatenate([kernel.weights[:3], even @ kernel.weights[3:]])
+    return View(valid, replace(kernel, weights=weights), factor)
 
 
 def windows_on(mask: Mask, column: ColumnShape) -> list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]]:

@@ -171,6 +171,25 @@ def signatures(shape: ColumnShape, vectors_pm: Array) -> Array:
     return np.stack([peak_at(shape, du, dv), along_row, along_col])
 
 
+def bends(shape: ColumnShape, vectors_pm: Array) -> Array:
+    """Second derivatives of the column's peak, by row and row, row and col, col and col; shape (3, 16, 16) [1 / pm^2].
+
+    Half of them times the squared displacement is what `signatures` leave of a column that moved.
+    """
+    du, dv = window_offsets(shape)
+    du, dv = np.broadcast_arrays(du, dv)
+    to_uv = np.linalg.inv(vectors_pm)
+    form = np.zeros((2, 2, *du.shape))
+    for weight, width in ((1.0, 1.0), (shape.tail_weight, shape.tail_width)):
+        precision = np.array(shape.precision) / width**2
+        matrix = precision[[[0, 1], [1, 2]]]
+        slope = np.einsum("ij,jmn->imn", matrix, np.stack([du, dv]))
+        square = slope[:, None] * slope[None] - matrix[:, :, None, None]
+        form += shape.amplitude * weight * gaussian(du, dv, precision) * square
+    row, col = np.einsum("ai,bj,ijmn->abmn", to_uv, to_uv, form)
+    return np.stack([row[0], row[1], col[1]])
+
+
 def column_cells(mask: npt.NDArray[np.uint8], column: ColumnShape) -> npt.NDArray[np.intp]:
     """Cells (u, v) whose column has its whole window on analysed cells; shape (n, 2)."""
     start_u, start_v = window_start_px(column)
