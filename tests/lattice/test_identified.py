@@ -60,21 +60,28 @@ def test_mxene_and_its_false_friends_are_a_class() -> None:
 def test_a_header_that_disagrees_is_said() -> None:
     found = identify_own(strontium_titanate_layers(), (0.0111, 0.0111), LIBRARIES)
     (line,) = header_warning(found, (0.0111, 0.0111))
-    assert line == (
-        "header says 11.10 pm/px, the lattice of Sr2TiO4 [110] says 10.00 pm/px (11.0 %); the lattice is used"
-    )
+    said = "header says 11.10 pm/px, the lattice of Sr2TiO4 [110] says 10.00 pm/px (11.0 %)"
+    assert line == f"{said}: the header is wrong; the lattice is used"
     close = identify_own(strontium_titanate_layers(), (0.0101, 0.0101), LIBRARIES)
     assert header_warning(close, (0.0101, 0.0101)) == []
 
 
-@pytest.mark.parametrize(("factor", "says"), [(0.5, True), (2.0, True), (1.16, True), (1.0, False), (1.04, False)])
-def test_a_header_in_whose_size_nothing_alike_comes_is_doubted(factor: float, says: bool) -> None:
+@pytest.mark.parametrize(
+    ("factor", "says"), [(0.1, True), (0.5, True), (2.0, True), (10.0, True), (1.16, True), (1.0, False), (1.04, False)]
+)
+def test_a_header_in_whose_size_nothing_alike_comes_is_wrong(factor: float, says: bool) -> None:
     """SrTiO3 [001] at 12.5 pm a pixel: what it looks like is a class of crystals of about one size."""
     cell = own([[31.24, 0.0], [0.0, 31.24]], [[0, 0], [0.5, 0.5]], [1.0, 0.52], "AB")
     header = (0.0125 * factor, 0.0125 * factor)
-    lines = header_warning(identify_own(cell, header, LIBRARIES), header)
-    assert bool(lines) == says
-    assert not says or ("SrTiO3 [001]" in lines[0] and "the header may be wrong" in lines[0])
+    found = identify_own(cell, header, LIBRARIES)
+    lines, size = header_warning(found, header), ruler_nm(found, header)
+    assert bool(lines) == says and size is not None
+    if says:
+        known = "the header is wrong; lengths are by the lattice, good to " in lines[0]
+        assert known or (factor == 1.16 and "the header may be wrong" in lines[0])
+        assert size[0] == (pytest.approx(0.0125, rel=0.02) if known else header[0])
+    else:
+        assert size == header
 
 
 def test_the_header_of_a_crystal_of_no_library_is_not_doubted() -> None:
@@ -118,3 +125,22 @@ def test_an_own_site_with_two_elements_keeps_all_letters() -> None:
     assert named_sites("ABC", ("Mo", "S", "")) == ("Mo", "S", "C")
     assert named_sites(("A1", "A2", "B"), ("Sr", "Sr", "Ti")) == ("Sr1", "Sr2", "Ti")
     assert named_sites(("A", "B1", "B2"), ("Ti", "Ti", "Ti")) == ("Ti-A", "Ti-B1", "Ti-B2")
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.5, 2.0, 10.0])
+def test_a_crystal_known_without_a_header_is_known_with_a_wrong_one(factor: float) -> None:
+    cell, header = strontium_titanate_layers(), (0.01 * factor, 0.01 * factor)
+    found = identify_own(cell, header, LIBRARIES)
+    assert found.name == "Sr2TiO4 [110]" and ruler_nm(found, header) == pytest.approx((0.01, 0.01), rel=2e-3)
+    (line,) = header_warning(found, header)
+    assert line.endswith("the header is wrong; the lattice is used")
+
+
+@pytest.mark.parametrize("a_px", [31.24 * 1.35, 31.24 * 1.6])
+def test_a_crystal_of_no_library_keeps_a_right_header(a_px: float) -> None:
+    """A cell of two columns as SrTiO3 has it, a third or more longer: no header is wrong by that."""
+    cell, header = own([[a_px, 0.0], [0.0, a_px]], [[0, 0], [0.5, 0.5]], [1.0, 0.52], "AB"), (0.0125, 0.0125)
+    found = identify_own(cell, header, LIBRARIES)
+    assert not found.name.startswith("perovskite") or found.probability < 0.9
+    assert not any("header is wrong" in line for line in header_warning(found, header))
+    assert ruler_nm(found, header) == header

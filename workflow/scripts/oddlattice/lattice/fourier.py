@@ -34,6 +34,10 @@ class NoLatticeError(ValueError):
     """The image shows no lattice that can be analysed; the message says why in words for a microscopist."""
 
 
+class TooLongError(NoLatticeError):
+    """By the header's pixel size the repeats are too long for atomic columns (`not_atomic`)."""
+
+
 @dataclass(frozen=True)
 class Lattice:
     """A lattice seen in the Fourier peaks of an image.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ SEEN_SIGMAS = 4.0  # a column fainter than so many errors of its brightness is n
 FAINTEST_PART = 0.05  # of the brightest column: tails of bright ones hide what is fainter
 LEAST_ERROR = 0.01  # relative, of a column's brightness
 FAR_OFF, FITTING_PART = 0.1, 0.05  # of a length; probability of crystals that are less off, for a header to be doubted
+LIKELY_PART = 0.95  # candidates that hold so much of the probability are likely
+ABOUT = 0.05  # of a length: sizes of a class that differ by no more from their mean are better than a wrong header
 HELD = 0.5  # probability that the library holds the crystal, to doubt a header by it
+TEN = 10.0  # ångström in a nanometre
 LISTED = 6  # candidates that are told
 ALIKE_PART = 0.05  # of the mean cell's variance; less does not tell two columns of a crystal apart
 LIKELY = 0.25  # of the likeliest crystal's probability; a model's crystal less likely is not the image's
@@ -125,10 +129,40 @@ def named_sites(letters: Sequence[str], names: Sequence[str]) -> tuple[str, ...]
 
 
 def ruler_nm(found: Identity, header_nm: PixelNm | None) -> PixelNm | None:
-    """Pixel size (row, col) by the crystal's lattice constants [nm]; None where it is not known for certain."""
-    if found.pixel_nm is None:
-        return None
-    return by_lattice_nm(found.pixel_nm, header_nm)
+    """Pixel size (row, col) to measure by [nm]; None where none is known.
+
+    By the crystal's lattice constants; where these are not known for certain the header's, but for one that is wrong:
+    then about that of the crystals of the class, if they are of about one size.
+    """
+    if found.pixel_nm is not None:
+        return by_lattice_nm(found.pixel_nm, header_nm)
+    if not is_wrong(found, header_nm):
+        return header_nm
+    size, off = _about_nm(found)
+    return by_lattice_nm(size, header_nm) if off <= ABOUT else None
+
+
+def is_wrong(found: Identity, header_nm: PixelNm | None) -> bool:
+    """Whether the crystal is known, or its class, and comes in no size near the one that the header says."""
+    if header_nm is None or found.kind not in ("crystal", "class"):
+        return False
+    return bool((np.abs(mean_nm(header_nm) / np.array(found.sizes_nm) - 1) > FAR_OFF).all())
+
+
+def is_in_another_unit(found: Identity, header_nm: PixelNm) -> bool:
+    """Whether the header is wrong by the ten of a unit; by another factor a lattice so large may be a moire."""
+    size = ruler_nm(found, header_nm) if is_wrong(found, header_nm) else None
+    return size is not None and abs(log(mean_nm(header_nm) / mean_nm(size) / TEN)) < ABOUT
+
+
+def _about_nm(found: Identity) -> tuple[float, float]:
+    """Mean pixel size by the likely candidates of a class [nm], and how far the farthest is from it, as a part."""
+    chances = np.array([one.probability for one in found.candidates])
+    before = np.cumsum(chances) - chances
+    likely = before < LIKELY_PART * chances.sum()
+    sizes = np.array(found.sizes_nm)[likely]
+    mean = float(np.average(sizes, weights=chances[likely]))
+    return mean, float(np.abs(sizes / mean - 1).max())
 
 
 def header_warning(found: Identity, header_nm: PixelNm | None) -> list[str]:
@@ -137,12 +171,21 @@ def header_warning(found: Identity, header_nm: PixelNm | None) -> list[str]:
         return []
     header = mean_nm(header_nm)
     if found.pixel_nm is None:
-        return _no_size_fits(found, header)
+        return _of_a_class(found, header_nm) if is_wrong(found, header_nm) else _no_size_fits(found, header)
     apart = abs(header / found.pixel_nm - 1)
     if apart <= DISAGREEMENT:
         return []
     said = f"header says {header * 1000:.2f} pm/px, the lattice of {found.name} says {found.pixel_nm * 1000:.2f} pm/px"
-    return [f"{said} ({100 * apart:.1f} %); the lattice is used"]
+    wrong = ": the header is wrong" if is_wrong(found, header_nm) else ""
+    return [f"{said} ({100 * apart:.1f} %){wrong}; the lattice is used"]
+
+
+def _of_a_class(found: Identity, header_nm: PixelNm) -> list[str]:
+    """A sentence where the header is wrong by all crystals of a class."""
+    size, off = _about_nm(found)
+    said = f"header says {1000 * mean_nm(header_nm):.2f} pm/px, the lattice of {found.name} says"
+    used = f"lengths are by the lattice, good to {100 * off:.0f} %" if off <= ABOUT else "no length in nm is told"
+    return [f"{said} about {1000 * size:.2f} pm/px: the header is wrong; {used}"]
 
 
 def _no_size_fits(found: Identity, header: float) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from oddlattice.crystal import Crystal
 from oddlattice.lattice.fit_frame import fit_frame
 from oddlattice.lattice.flattener import fit_flattener
-from oddlattice.lattice.fourier import Lattice, NoLatticeError, find_lattice, not_atomic
+from oddlattice.lattice.fourier import Lattice, TooLongError, find_lattice, not_atomic
 from oddlattice.lattice.mean_cell import peaks_of_mean_cell
 from oddlattice.lattice.measure import OnLattice, measured_on
 from oddlattice.lattice.registration import Registration, Tiles, render
@@ -58,7 +58,7 @@ def fit_registration(
     lattice = lattice or find_lattice(image)
     largest = max([LARGEST_PERIOD_NM, *(1.3 * np.sqrt(crystal.area_nm2) for crystal in crystals)])
     if reason := not_atomic(lattice.vectors_px, pixel_nm, float(largest)):
-        raise NoLatticeError(reason)
+        raise TooLongError(reason)
     period = float(np.sqrt(abs(np.linalg.det(lattice.vectors_px))))
     flattener = fit_flattener(image, period)
     frame = fit_frame(image, lattice, flattener)

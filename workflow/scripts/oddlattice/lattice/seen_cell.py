@@ -15,9 +15,16 @@ from oddlattice.numerics.arrays import Array
 STRAIN = 0.012  # ASSUME: scale of scan distortion (half the aspect, half the shear), Student's t with STRAIN_FREEDOM
 STRAIN_FREEDOM = 8.0
 #: ASSUME: headers: weight and relative error of each sort; the last sort knows nothing over a factor of HEADER_RANGE.
-HEADERS = ((0.65, 0.010), (0.2, 0.03), (0.12, 0.12))
-HEADER_BROAD, HEADER_RANGE = 0.03, 25.0
+HEADERS = ((0.65, 0.010), (0.19, 0.03), (0.1, 0.12))
+#: ASSUME: wrong by a factor, up or down alike: binning by two, and ångström for nanometre; weight of both, and error.
+HEADER_FACTORS, FACTOR_ERROR = ((2.0, 0.02), (10.0, 0.01)), 0.012
+HEADER_BROAD, HEADER_RANGE = 0.03, 1000.0
 LENGTH_DENSITY = 0.8  # of the logarithm of the distance between columns, for an unknown crystal
+USUAL_NM, USUAL_RANGE, LENGTH_SOFTNESS = (
+    0.22,
+    0.6,
+    0.25,
+)  # that distance, its logarithm to either side, and its fall beyond
 PLACE_NM = 0.006  # ASSUME: how far a column may stand off its place in the library: tilts, strain, polar shifts
 LOOSE_PART = 0.15  # of the distance between columns: a shift that brings columns so near others may be a lattice's
 KIND_PART, KIND_SLOPE = 0.1, 0.2  # ASSUME: error of ln(expected brightness): constant, and per ln(brightness)
@@ -90,8 +97,23 @@ def strain_density(strain: npt.ArrayLike, dimensions: int) -> Array:
 def header_density(off: npt.ArrayLike) -> Array:
     """Density of ln(length by the header / true length)."""
     off = np.asarray(off)
-    narrow = sum(w / (s * sqrt(2 * pi)) * np.exp(-0.5 * (off / s) ** 2) for w, s in HEADERS)
+    sorts = [(w, s, 0.0) for w, s in HEADERS]
+    sorts += [(w / 2, FACTOR_ERROR, way * log(f)) for f, w in HEADER_FACTORS for way in (1, -1)]
+    narrow = sum(w / (s * sqrt(2 * pi)) * np.exp(-0.5 * ((off - at) / s) ** 2) for w, s, at in sorts)
     return np.asarray(narrow + HEADER_BROAD / log(HEADER_RANGE) * (np.abs(off) < log(HEADER_RANGE) / 2))
+
+
+def length_density(distance_nm: float) -> float:
+    """Density of the logarithm of the distance between columns [nm by the header], for an unknown crystal."""
+
+    def usual(off: float) -> float:
+        beyond = max(abs(off) - USUAL_RANGE, 0.0)
+        return float(LENGTH_DENSITY * np.exp(-0.5 * (beyond / LENGTH_SOFTNESS) ** 2))
+
+    off = log(distance_nm / USUAL_NM)
+    wrong = sum(w / 2 * (usual(off - log(f)) + usual(off + log(f))) for f, w in HEADER_FACTORS)
+    right = 1 - HEADER_BROAD - sum(w for _, w in HEADER_FACTORS)
+    return right * usual(off) + wrong + HEADER_BROAD / log(HEADER_RANGE)
 
 
 def seen_chance(brightness: npt.ArrayLike, floor: float) -> Array:
@@ -177,7 +199,8 @@ class SeenCell:
             special + np.logaddexp(log(1 - SPECIAL) + anywhere, log(SPECIAL) + halves),
             six + np.logaddexp(log(1 - SPECIAL) + anywhere, log(SPECIAL) + in_six),
         ]
-        length = log(LENGTH_DENSITY) if self.seen.pixel_nm is not None else 0.0
+        apart_px = sqrt(self.area_px / len(self.places))
+        length = log(length_density(apart_px * self.seen.pixel_nm)) if self.seen.pixel_nm is not None else 0.0
         return float(np.logaddexp.reduce(ways)) + length + self._log_any_brightness() - log(4.3 * len(self.brightness))
 
     def place_sigma(self, pixel_nm: float) -> float:

@@ -11,13 +11,22 @@ import zarr
 
 from oddlattice.crystal import OWN, Crystal
 from oddlattice.lattice.fit_frame import FIELD_CELLS
-from oddlattice.lattice.fourier import DISTORTED, Lattice, NoLatticeError, describe, find_lattice, stretch_of
+from oddlattice.lattice.fourier import (
+    DISTORTED,
+    Lattice,
+    NoLatticeError,
+    TooLongError,
+    describe,
+    find_lattice,
+    stretch_of,
+)
 from oddlattice.lattice.frame import Frame
 from oddlattice.lattice.grains import Grains, Labels, find_grains, takes_all
 from oddlattice.lattice.identified import (
     header_warning,
     identify_own,
     identity_attributes,
+    is_in_another_unit,
     is_of,
     named_sites,
     ruler_nm,
@@ -50,6 +59,7 @@ NOT_SEARCHED = (
     "one lattice does not take all of the image: other grains are not looked for in more than 16 million pixels"
 )
 WITHOUT_SIZE = "without a pixel size lengths are in pixels and cells, and what would be in nm, pm or per nm² is empty"
+OF_SIZE = "the file states no pixel size", "header says"  # beginnings of what `warnings_of` says of a pixel's size
 LABEL_CHUNK_PX = 1024
 
 
@@ -266,6 +276,11 @@ def laid(image: Any, how: How, lattice: Lattice | None = None) -> Laid:
     """Lay an image on its lattice, where it is not known on the one that it shows."""
     try:
         found, cell = registered_as(image, how, lattice)
+    except TooLongError as error:
+        known = known_in_another_unit(image, how, lattice)
+        if known is None:
+            return Laid(not_tiled("no_lattice", str(error)))
+        found, cell = known
     except NoLatticeError as error:
         return Laid(not_tiled("no_lattice", str(error)))
     except NoModelError as error:
@@ -279,6 +294,17 @@ def laid(image: Any, how: How, lattice: Lattice | None = None) -> Laid:
         who = identify_own(cell, how.pixel_nm, how.libraries) if how.libraries else None
         said |= own_attributes(cell, who, how.pixel_nm, said["warnings"])
     return Laid(said, found)
+
+
+def known_in_another_unit(image: Any, how: How, lattice: Lattice | None) -> tuple[Registration, OwnCell] | None:
+    """An image on its own crystal where that is recognised, were the header in another unit."""
+    if how.pixel_nm is None or not how.own or not how.libraries:
+        return None
+    with suppress(NoLatticeError):
+        found, cell = register_on_own(image, None, how.settings, lattice)
+        if is_in_another_unit(identify_own(cell, how.pixel_nm, how.libraries), how.pixel_nm):
+            return found, cell
+    return None
 
 
 def registered_as(image: Any, how: How, lattice: Lattice | None = None) -> tuple[Registration, OwnCell | None]:
@@ -455,7 +481,7 @@ def own_attributes(
     A crystal that is recognised gives sites their names, and the size of a pixel. Where neither it nor the header does,
     lengths are reckoned with a nominal one (`nominal_pixel_nm`), and none is told to a reader.
     """
-    pixel_nm = (ruler_nm(who, header) if who is not None else None) or header
+    pixel_nm = ruler_nm(who, header) if who is not None else header
     if who is not None:
         cell = replace(cell, sites=named_sites(cell.sites, who.sites))
     said: dict[str, Any] = {
@@ -465,16 +491,17 @@ def own_attributes(
         "rotation_deg": None,
         "pixel_nm": mean_nm(pixel_nm) if pixel_nm is not None else None,
     }
-    of_size = [line for line in warnings if not line.startswith("the file states no pixel size")]
+    told = [line for line in warnings if not line.startswith(OF_SIZE)]
     if pixel_nm is None:
-        said |= {"nominal_pixel_nm": mean_nm(cell.nominal_nm), "warnings": [WITHOUT_SIZE, *of_size]}
+        said["nominal_pixel_nm"] = mean_nm(cell.nominal_nm)
+        told = [WITHOUT_SIZE, *told]
     elif header is None and who is not None:
-        told = f"the file states no pixel size: it is that of {who.name}, as which the crystal was recognised"
-        said["warnings"] = [f"{told} ({who.probability:.0%})", *of_size]
+        size = f"the file states no pixel size: it is that of {who.name}, as which the crystal was recognised"
+        told = [f"{size} ({who.probability:.0%})", *told]
     if who is not None:
         said["identity"] = identity_attributes(who)
-        said["warnings"] = [*header_warning(who, header), *said.get("warnings", warnings)]
-    return said
+        told = [*header_warning(who, header), *told]
+    return said | {"warnings": told}
 
 
 def not_tiled(state: str, reason: str) -> dict[str, Any]:
