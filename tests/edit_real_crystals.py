@@ -1,10 +1,11 @@
 """Columns of real images of other crystals edited in place, against each image's own scatter.
 
-`edit_real_crystals.py OUT.csv [FILES]`. Each image is laid on its own crystal. In a copy isolated columns are emptied,
-halved, or moved by a tenth of the distance between columns: the image's own mean column (a Gaussian with a tail, times
-the local mean) is taken away, or added beside its place, so the noise stays. Copies and images as they are go through
-the stages with a made-up pixel size, so that displacements have a length. The limit is that of `edit_real_scan.limits`:
-what an observer finds at one false alarm in 1,000 columns, were the scatter of the image's own readings Gaussian.
+`edit_real_crystals.py OUT.csv [FILES]`. The middle of each image, at most SIDE_PX a side, is laid on its own crystal.
+In copies of it isolated columns are emptied, halved, or moved by a tenth of the distance between columns: the image's
+own mean column (a Gaussian with a tail, times the local mean) is taken away, or added beside its place, so the noise
+stays. Copies and images as they are go through the stages with a made-up pixel size, so that displacements have a
+length. The limit is that of `edit_real_scan.limits`: what an observer finds at one false alarm in 1,000 columns, were
+the scatter of the image's own readings Gaussian.
 """
 
 import argparse
@@ -42,7 +43,9 @@ PIXEL_NM = 0.01  # made up
 MOVED_PART = 0.1  # of the distance between columns
 SPACING = 5.0  # distances between columns, from edit to edit
 RIM_PX = 30
-MOST = 45  # edits of an image
+SIDE_PX = 512  # of a part
+COPIES = 2
+MOST = 45  # edits of a copy
 LEAST_PART = 0.25  # of the brightest column: fainter ones are not edited
 Z_CUT = 3.29  # one false alarm in 1,000
 
@@ -85,10 +88,11 @@ class Scan:
 
 
 def read(path: Path) -> Array:
-    """The image of a file [counts]."""
+    """The middle of the image of a file [counts]."""
     loaded = hs.load(str(path))
     one = next(s for s in (loaded if isinstance(loaded, list) else [loaded]) if s.data.ndim == 2)
-    return np.asarray(one.data, dtype=np.float64)
+    low = [max((n - SIDE_PX) // 2, 0) for n in one.data.shape]
+    return np.asarray(one.data[low[0] : low[0] + SIDE_PX, low[1] : low[1] + SIDE_PX], dtype=np.float64)
 
 
 def edited(scan: Scan, seed: int) -> tuple[Array, list[str], Array]:
@@ -129,47 +133,49 @@ def limit_of(change: float, scatter: float, moved: float, shift: float) -> float
     return float(1 - missed * (1 - _beyond(ALARM_RATE * share, (moved / shift) ** 2, 2)))
 
 
-def rows_of(name: str, kinds: list[str], places: Array, tables: list[pl.DataFrame], distance_px: float) -> list[Row]:
-    """Recall and limit of each edit in one image; tables of tested columns: of the copy, and as it is."""
+def edits_of(kinds: list[str], places: Array, tables: list[pl.DataFrame], distance_px: float) -> list[Row]:
+    """Every edit of a copy: whether it is found, and its limit; tables of tested columns: of the copy, and as it is."""
     trees = [cKDTree(table.select("row_px", "col_px").to_numpy()) for table in tables]
     sites = {site: some for (site,), some in tables[1].group_by("site")}
     rows: list[Row] = []
-    for kind in EDITS:
-        here = places[[k == kind for k in kinds]]
-        hits, limits, tested = 0, list[float](), 0
-        for place in here:
-            (off, after), (away, before) = (tree.query(place) for tree in trees)
-            if max(off, away) > 0.3 * distance_px:
-                continue
-            row, bare = tables[0].row(int(after), named=True), tables[1].row(int(before), named=True)
-            own = sites[bare["site"]]
-            shift = np.sqrt(np.mean([spread(own[f"shift_{axis}_pm"].to_numpy()) ** 2 for axis in ("row", "col")]))
-            by = np.array([row[f"shift_{axis}_pm"] - bare[f"shift_{axis}_pm"] for axis in ("row", "col")])
-            change = row["intensity_change"] - bare["intensity_change"]
-            moved = float(np.hypot(*by)) if kind == "moved" else 0.0
-            limits.append(limit_of(change, spread(own["intensity_change"].to_numpy()), moved, float(shift)))
-            hits, tested = hits + int(abs(row["z"]) >= Z_CUT), tested + 1
-        found = {"image": name, "edit": kind, "placed": len(here), "tested": tested}
-        rows.append(found | {"recall": hits / max(tested, 1), "limit": float(np.mean(limits)) if limits else None})
+    for kind, place in zip(kinds, places, strict=True):
+        (off, after), (away, before) = (tree.query(place) for tree in trees)
+        if max(off, away) > 0.3 * distance_px:
+            rows.append({"edit": kind, "tested": False, "found": None, "limit": None})
+            continue
+        row, bare = tables[0].row(int(after), named=True), tables[1].row(int(before), named=True)
+        own = sites[bare["site"]]
+        shift = np.sqrt(np.mean([spread(own[f"shift_{axis}_pm"].to_numpy()) ** 2 for axis in ("row", "col")]))
+        by = np.array([row[f"shift_{axis}_pm"] - bare[f"shift_{axis}_pm"] for axis in ("row", "col")])
+        change = row["intensity_change"] - bare["intensity_change"]
+        moved = float(np.hypot(*by)) if kind == "moved" else 0.0
+        limit = limit_of(change, spread(own["intensity_change"].to_numpy()), moved, float(shift))
+        rows.append({"edit": kind, "tested": True, "found": abs(row["z"]) >= Z_CUT, "limit": limit})
     return rows
 
 
-def run(path: Path, seed: int) -> list[Row]:
-    """Rows of one file."""
+def run(path: Path, seed: int) -> pl.DataFrame | None:
+    """Recall and limit of each kind of edit in one file; None where it cannot be told."""
     counts = read(path)
     try:
         scan = Scan(counts, *register_on_own(counts.astype(np.float32)))
     except NoLatticeError as error:
         print(f"{path.name}: {error}")
-        return []
-    copy, kinds, places = edited(scan, seed)
+        return None
+    copies = [edited(scan, 100 * seed + copy) for copy in range(COPIES)]
     with TemporaryDirectory() as folder:
-        tables = through_the_stages([(copy, PIXEL_NM), (counts, PIXEL_NM)], Path(folder))
-    both = [tables["columns"].filter(pl.col("number") == k) for k in (0, 1)]
-    if min(map(len, both)) == 0:
+        tables = through_the_stages([(one, PIXEL_NM) for one in (counts, *(copy[0] for copy in copies))], Path(folder))
+    bare, *after = (tables["columns"].filter(pl.col("number") == k) for k in range(COPIES + 1))
+    if min(map(len, (bare, *after))) == 0:
         print(f"{path.name}: {tables['images']['state'].to_list()} {tables['images']['reason'].to_list()}")
-        return []
-    return rows_of(path.name, kinds, places, both, scan.distance_px)
+        return None
+    made = [
+        edits_of(kinds, places, [table, bare], scan.distance_px)
+        for (_, kinds, places), table in zip(copies, after, strict=True)
+    ]
+    told = pl.DataFrame([row for rows in made for row in rows]).group_by("edit", maintain_order=True)
+    figures = pl.len().alias("placed"), pl.col("tested").sum(), pl.col("found").mean(), pl.col("limit").mean()
+    return told.agg(*figures).select(pl.lit(path.name).alias("image"), pl.all())
 
 
 def main(arguments: list[str]) -> None:
@@ -179,14 +185,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("files", type=Path, nargs="*")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args(arguments)
-    rows = []
+    found = []
     for path in given.files or FILES:
         if path.suffix == ".csv" or path.is_dir():
             continue
-        rows += (made := run(path, given.seed))
-        for row in made:
-            print(row, flush=True)
-    pl.DataFrame(rows).write_csv(given.out)
+        if (one := run(path, given.seed)) is not None:
+            found.append(one)
+            print(*one.iter_rows(), sep="\n", flush=True)
+            pl.concat(found).write_csv(given.out)
 
 
 if __name__ == "__main__":
