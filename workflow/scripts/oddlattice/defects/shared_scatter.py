@@ -21,7 +21,7 @@ def with_shared_scatter(sites: list[SiteColumns]) -> list[SiteColumns]:
     if len(sites) < 2:
         return sites
     freedom = np.array([site.null.shift_freedom for site in sites])
-    shapes = [np.linalg.cholesky(site.kernel.covariance[1:, 1:]) for site in sites]
+    shapes: list[Array] = [np.asarray(np.linalg.cholesky(site.kernel.covariance[1:, 1:])) for site in sites]
     over = np.array([_over(site.null.covariance, shape) for site, shape in zip(sites, shapes, strict=True)])
     return [_drawn(k, sites[k], shapes[k], freedom, over) for k in range(len(sites))]
 
