@@ -60,7 +60,7 @@ class OnDisk(Shard):
         out = {f"{name}_{ending}": str(folder / f"{name}.{ending}") for name in names for ending in ("parquet", "csv")}
         out["precision_csv"] = str(folder / "precision.csv")
         (self.folder / "said.json").write_text('{"files": [], "statements": []}')
-        tables = {name: [getattr(self, name)] for name in gather_defects.TABLES if name != "images"}
+        tables = {name: [getattr(self, name)] for name in gather_defects.OF_IMAGES if name != "images"}
         tables["images"] = [self.table]
         gather_defects.main(tables, [self.maps], str(self.folder / "said.json"), out)
         return out

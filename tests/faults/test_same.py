@@ -75,7 +75,7 @@ def test_any_batch_and_any_device_flag_the_same_defects(shard: Shard, settings: 
 def test_tables_do_not_depend_on_the_order_of_shards(shard: Shard, tmp_path: Path) -> None:
     """Gathered of two shards in one order and in the other: the same bytes."""
     tables: dict[str, list[str]] = {}
-    for name in gather_defects.TABLES:
+    for name in gather_defects.OF_IMAGES:
         first = shard.table if name == "images" else getattr(shard, name)
         other = pl.read_parquet(first).with_columns(image_id=pl.lit("a0000"))
         other.write_parquet(tmp_path / name)

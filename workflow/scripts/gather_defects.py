@@ -15,6 +15,7 @@ from oddlattice.statistics.crystals_of_run import with_names
 from oddlattice.statistics.guises import maps_of
 from oddlattice.statistics.over_run import listed_over_run
 from oddlattice.statistics.reviews import lay_on, precision
+from oddlattice.statistics.stack_lists import with_tracks
 from oddlattice.storage.products import (
     BOUNDARIES,
     COLUMNS,
@@ -22,6 +23,7 @@ from oddlattice.storage.products import (
     DEFECTS,
     GRAINS,
     IMAGES,
+    OF_SERIES,
     PRECISION,
     VERSION,
     gathered,
@@ -31,7 +33,9 @@ from oddlattice.storage.products import (
     write_csv,
 )
 
-TABLES = ("defects", "images", "completeness", "columns", "grains", "boundaries")
+OF_IMAGES = ("defects", "images", "completeness", "columns", "grains", "boundaries")
+OF_STACKS = ("series", "series_frames", "tracks")
+TABLES = (*OF_IMAGES, *OF_STACKS)
 
 
 def places_of(paths: list[str], image_id: str) -> npt.NDArray[np.float64]:
@@ -52,7 +56,7 @@ def main(
     Parameters
     ----------
     tables : dict of str to list of path
-        ``defects``, ``images``, ``completeness``, ``columns``, ``grains`` and ``boundaries`` of the shards.
+        Those of the shards that TABLES names.
     middles_zarr : list of path
         Stores of the middles of maps, or of the maps, of the shards, in the order of their tables.
     reviews_json : path
@@ -80,6 +84,7 @@ def main(
     print(f"{len(found.images)} images, {len(found.defects)} defects, {len(found.statements)} statements in reviews")
     trials = gathered(tables["completeness"], COMPLETENESS, ["image_id", "site", "kind", "change", "shift_pm", "name"])
     images, defects = with_counted(found.images, found.defects)
+    defects = with_tracks(defects, images, *(gathered(tables.get(name, []), *OF_SERIES[name]) for name in OF_STACKS))
     whole = {"defects": defects, "images": images, "reviews": found.statements, "completeness": trials}
     whole["grains"] = grains
     whole["boundaries"] = gathered(tables["boundaries"], BOUNDARIES, ["image_id", "boundary"])

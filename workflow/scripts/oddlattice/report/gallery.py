@@ -19,7 +19,7 @@ def in_page_order(defects: pl.DataFrame) -> pl.DataFrame:
 
 
 def gallery_data(defects: pl.DataFrame, images: pl.DataFrame, pages: dict[str, str]) -> Row:
-    """What the gallery draws: images and defects as columns, of the images that have a page.
+    """What the gallery draws: images that have a page, and defects, as columns; of a stack each track once.
 
     Parameters
     ----------
@@ -28,6 +28,7 @@ def gallery_data(defects: pl.DataFrame, images: pl.DataFrame, pages: dict[str, s
     pages : dict of str to str
         Address of each image's page.
     """
+    defects = defects.filter(~pl.col("again").fill_null(False)) if "again" in defects.columns else defects
     listed = images.filter(
         pl.col("image_id").is_in(list(pages)) & pl.col("image_id").is_in(defects["image_id"].implode())
     )

@@ -14,7 +14,7 @@ from oddlattice.numerics.intervals import jeffreys_interval
 from oddlattice.series.depth import depths
 from oddlattice.series.dose import Dose, dose_of
 from oddlattice.series.drift import Frame
-from oddlattice.series.events import Event, Track, nearest_track, rate_of_changes
+from oddlattice.series.events import Event, Track, nearest_distance, nearest_track, rate_of_changes
 from oddlattice.series.extras import EXTRA
 from oddlattice.series.follow import LEAST_FRAMES, Followed, follow
 from oddlattice.series.moves import DISPLACED
@@ -158,6 +158,7 @@ def series_figures(series: Followed) -> Row:
         row["reason"] = f"no landmark tells drift by whole cells in {assumed} of the frames: the smallest was taken"
     row |= {"drift_row_px": float(drift[-1, 0]), "drift_col_px": float(drift[-1, 1])}
     row |= {"drift_largest_px": float(np.hypot(*drift.T).max()), "sites": len(series.site)}
+    row["column_distance_px"] = nearest_distance(series.sites_px)
     return row | {"tracks": len(series.tracks)} | {name: number[name] for name in ("changes", "returns", "hops")}
 
 

@@ -212,6 +212,8 @@ DEFECTS: Schema = {
     "population": pl.Int64,  # component of 4_defects/populations: 0 the bulk; null of a column of none
     "in_region": pl.Boolean,  # a column in an extended region or at its rim: not counted in densities
     "counted": pl.Boolean,  # whether its image is (see images), filled by gather
+    "track": pl.Int64,  # of the series that its image is a frame of (see tracks), filled by gather; null of none
+    "again": pl.Boolean,  # of a stack: another frame's row stands for it, or the series does not confirm it; by gather
     "page_row": pl.Int64,  # place in the list of its image's page, filled by gather; null of what the run alone lists
     "review": pl.String,  # "" | confirmed | rejected | other (kind) | conflict
     "review_kind": pl.String,  # what a person says it is, where review is other
@@ -415,6 +417,7 @@ SERIES: Schema = {
     "drift_row_px": pl.Float64,  # of the specimen in the field, from the first frame used to the last
     "drift_col_px": pl.Float64,
     "drift_largest_px": pl.Float64,  # farthest from the first frame
+    "column_distance_px": pl.Float64,  # from a column to the nearest one
     "frame_s": pl.Float64,  # from the beginning of a frame to that of the next; null: the header does not state it
     "dose_e_per_nm2": pl.Float64,  # electrons per area of a frame; null: the header does not state it
     "dose_from": pl.String,  # what of the header both were taken from
