@@ -49,7 +49,7 @@ def test_bulk_beside_vacancies_is_not_listed_near_the_rim_either() -> None:
 def test_what_the_prediction_takes_up_is_given_back_to_each_alone(response: tuple[float, float]) -> None:
     noise = estimate_noise(noise_map(3), MASK)
     whole = np.ones((SIDE_PX, SIDE_PX), dtype=bool)
-    for change, shift in ((-0.5, (0.0, 0.0)), (0.0, (30.0, -20.0)), (-0.3, (0.0, 40.0))):
+    for change, shift in ((-0.5, (0.0, 0.0)), (0.0, (30.0, -20.0)), (-0.3, (0.0, 40.0)), (12.0, (5.0, 0.0))):
         window = moved_peak(SR, change, np.array(shift), VECTORS_PM, 0, response)
         found = refine(window, whole, SR, np.array([change, *shift]) * 0.9, noise, VECTORS_PM, response)
         assert found == pytest.approx([change, *shift], abs=1e-3)

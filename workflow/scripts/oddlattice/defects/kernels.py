@@ -24,6 +24,10 @@ from oddlattice.lattice.columns import (
 from oddlattice.numerics.arrays import Array, Float, Mask
 from oddlattice.numerics.filters import gaussian_blur
 
+#: Largest change: no column on its site comes near it, and what a bound holds back would be listed as if measured. Atoms
+#: upon a faint column add ten times its own brightness.
+MOST_CHANGE = 100.0
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -148,17 +152,17 @@ def refine(
         Change, displacement (row, col) [pm]. An emptied column has no place: its displacement stays 0.
     """
     sigma = np.where(valid, window_of_cell(noise.sigma, shape), np.inf)
-    found = np.array([np.clip(start[0], -1.0, 3.0), *np.clip(start[1:], -80, 80)])
+    found = np.array([np.clip(start[0], -1.0, MOST_CHANGE), *np.clip(start[1:], -80, 80)])
     if start[0] < EMPTY_BELOW:
         found[1:] = 0.0
-    most = np.array([0.5, 40.0, 40.0])
+    most = np.array([max(0.5, abs(found[0]) / 2), 40.0, 40.0])
     free = slice(0, 1) if start[0] < EMPTY_BELOW else slice(0, 3)
     for _ in range(6):
         here, slopes = _linear(found, shape, vectors_pm, response)
         seen = slopes[:, free] / sigma.ravel()[:, None]
         move = np.linalg.lstsq(seen, (window.ravel() - here) / sigma.ravel(), rcond=1e-6)[0]
         found[free] += np.clip(move, -most[free], most[free])
-        found = np.clip(found, [-1.0, -150, -150], [5.0, 150, 150])
+        found = np.clip(found, [-1.0, -150, -150], [MOST_CHANGE, 150, 150])
     return found
 
 
