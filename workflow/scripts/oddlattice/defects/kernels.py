@@ -24,8 +24,8 @@ from oddlattice.lattice.columns import (
 from oddlattice.numerics.arrays import Array, Float, Mask
 from oddlattice.numerics.filters import gaussian_blur
 
-#: Largest change: no column on its site comes near it, and what a bound holds back would be listed as if measured. Atoms
-#: upon a faint column add ten times its own brightness.
+#: Largest change: atoms upon a faint column add ten times its brightness, and what a bound holds back would be listed
+#: as if measured.
 MOST_CHANGE = 100.0
 
 
