@@ -9,11 +9,11 @@ import zarr
 
 from oddlattice.crystal import load_crystal
 from oddlattice.defects.maps_again import maps_again
-from oddlattice.run.retention import keep_record
 from oddlattice.run.stage_settings import DefectSettings, InferSettings
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from oddlattice.statistics.guises import Maps, maps_of, same_scan, write_middles
 from oddlattice.storage.groups import group_of, values_of
+from oddlattice.storage.packed_stores import pack_store
 from support.settings import default
 from support.stages import MODEL, through_the_stages
 
@@ -32,10 +32,9 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_maps_that_were_dropped_are_made_again_to_the_last_bit(shard: tuple[Path, str], tmp_path: Path) -> None:
     folder, name = shard
-    keep_record(folder / "2.zarr", tmp_path / "record.zarr", "tiles")
-    assert not list((tmp_path / "record.zarr").rglob("tiles"))
+    pack_store(folder / "2.zarr", tmp_path / "record.zarr.zip", "tiles")
     images = zarr.open_group(folder / "1.zarr", mode="r")
-    made = maps_again(images, tmp_path / "record.zarr", name, {MODEL.name: MODEL}, SETTINGS, tmp_path)
+    made = maps_again(images, tmp_path / "record.zarr.zip", name, {MODEL.name: MODEL}, SETTINGS, tmp_path)
     kept = zarr.open_group(folder / "4.zarr", mode="r")
     for key in ("difference", "z", "prediction"):
         again, before = (values_of(group_of(group_of(root, name), key), "0") for root in (made, kept))
@@ -45,10 +44,10 @@ def test_maps_that_were_dropped_are_made_again_to_the_last_bit(shard: tuple[Path
 
 def test_the_middles_tell_the_scan_as_the_maps_do(shard: tuple[Path, str], tmp_path: Path) -> None:
     folder, name = shard
-    write_middles(zarr.open_group(folder / "4.zarr", mode="r"), tmp_path / "middles.zarr")
+    write_middles(zarr.open_group(folder / "4.zarr", mode="r"), tmp_path / "middles.zarr.zip")
     of_maps, of_middles = (
         maps_of([str(folder / "images.parquet")], [str(store)])(name)
-        for store in (folder / "4.zarr", tmp_path / "middles.zarr")
+        for store in (folder / "4.zarr", tmp_path / "middles.zarr.zip")
     )
     assert of_maps is not None and of_middles is not None
     assert ((of_maps.difference != 0) == (of_middles.difference != 0)).all()

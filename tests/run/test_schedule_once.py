@@ -454,7 +454,7 @@ def test_a_real_run_drops_stages_that_cost_no_work_again_and_can_be_made_again(t
     assert (first["images"], first["dropped"]) == (1, 3)
     assert not [*work.glob("results/2_tiles/*"), *work.glob("results/3_differences/*")]
     assert not list((work / "results/4_defects").glob("*.zarr"))
-    assert list((work / "results/4_middles").glob("*.zarr"))
+    assert list((work / "results/4_middles").glob("*.zip"))
     before = contents(work / "results/5_report")
     second = scheduled()
     assert (second["jobs"], second["log"], second["new_done"], second["new_rejected"]) == ({}, "", 0, 0)

@@ -8,7 +8,7 @@ Out: results/4_defects/{shard}.parquet          flagged columns (products.DEFECT
      results/4_defects/{shard}.{grains,boundaries}.parquet  grains of every image, and where they meet
      results/4_defects/{shard}.zarr             OME-Zarr 0.5 maps float32 (row, col) of the raw image: difference, z,
                                                 and prediction [counts]; 0 where nothing was analysed
-     results/4_middles/{shard}.zarr             their middles in few levels: what a scan is known by when maps were dropped
+     results/4_middles/{shard}.zarr.zip         their middles in few levels: what a scan is known by when maps were dropped
      results/4_defects/{defects,images,completeness,grains,boundaries}.{parquet,csv}  the same of all shards; what people said of them
      results/4_defects/reviews.{parquet,csv}    every statement of a person (products.REVIEWS), and what became of it
      results/4_defects/precision.csv            how many of the reviewed defects are real (products.PRECISION)
@@ -34,7 +34,7 @@ rule find_defects:
         grains="results/4_defects/{shard}.grains.parquet",
         boundaries="results/4_defects/{shard}.boundaries.parquet",
         maps_zarr=directory("results/4_defects/{shard}.zarr"),
-        middles_zarr=directory("results/4_middles/{shard}.zarr"),
+        middles="results/4_middles/{shard}.zarr.zip",
     log:
         "results/logs/find_defects/{shard}.log",
     benchmark:
@@ -63,7 +63,7 @@ rule gather_defects:
         series=of_shards("results/4_defects/{shard}.series.parquet"),
         series_frames=of_shards("results/4_defects/{shard}.series_frames.parquet"),
         tracks=of_shards("results/4_defects/{shard}.tracks.parquet"),
-        middles_zarr=of_shards("results/4_middles/{shard}.zarr"),
+        middles=of_shards("results/4_middles/{shard}.zarr.zip"),
         reviews_json="results/0_archive/reviews.json",
         modules=modules_of("gather_defects"),
     output:

@@ -1,6 +1,7 @@
 """Rule find_defects: every column tested, the odd ones listed, and maps laid back onto the raw image."""
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -55,7 +56,7 @@ def main(
             )
         make_collection(part, depth=2)
         if out_middles is not None:
-            write_middles(maps, out_middles)
+            write_middles(maps, Path(out_middles))
     write_parquet(table([one.image for one in found], IMAGES), out["images"])
     write_parquet(pl.concat([table([], COLUMNS), *(one.columns for one in found)]), out["columns"])
     write_parquet(table([row for one in found for row in one.trials], COMPLETENESS), out["completeness"])
@@ -72,9 +73,9 @@ if "snakemake" in globals():
         snakemake.input.images_zarr,
         snakemake.input.tiles_zarr,
         snakemake.input.differences_zarr,
-        {name: str(path) for name, path in snakemake.output.items() if not name.endswith("_zarr")},
+        {name: str(path) for name, path in snakemake.output.items() if name not in ("maps_zarr", "middles")},
         snakemake.output.maps_zarr,
         DefectSettings.of(snakemake.params.settings),
         go_on_watched(),
-        snakemake.output.middles_zarr,
+        snakemake.output.middles,
     )

@@ -46,7 +46,7 @@ def places_of(paths: list[str], image_id: str) -> npt.NDArray[np.float64]:
 
 def main(
     tables: dict[str, list[str]],
-    middles_zarr: list[str],
+    middles: list[str],
     reviews_json: str,
     out: dict[str, str],
     fdr: float | None = None,
@@ -57,7 +57,7 @@ def main(
     ----------
     tables : dict of str to list of path
         Those of the shards that TABLES names.
-    middles_zarr : list of path
+    middles : list of path
         Stores of the middles of maps, or of the maps, of the shards, in the order of their tables.
     reviews_json : path
         What people said, see `oddlattice.archive.review_files`.
@@ -77,7 +77,7 @@ def main(
     listed, about, grains = with_names(listed, about, grains)
     found = lay_on(
         listed,
-        with_copies(about, maps_of(tables["images"], middles_zarr)),
+        with_copies(about, maps_of(tables["images"], middles)),
         lambda image_id: places_of(tables["columns"], image_id),
         said,
     )
@@ -102,7 +102,7 @@ if "snakemake" in globals():
     log_to(snakemake.log[0])
     main(
         {name: [str(p) for p in paths] for name, paths in snakemake.input.items() if name in TABLES},
-        [str(path) for path in snakemake.input.middles_zarr],
+        [str(path) for path in snakemake.input.middles],
         snakemake.input.reviews_json,
         {name: str(path) for name, path in snakemake.output.items()},
         snakemake.params.fdr if snakemake.params.fdr_over == "run" else None,

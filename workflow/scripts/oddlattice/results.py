@@ -38,6 +38,7 @@ from oddlattice.storage.groups import (
     values_of,
 )
 from oddlattice.storage.image_json import ByImage
+from oddlattice.storage.packed_stores import ENDING, open_store
 from oddlattice.storage.products import BOUNDARIES, GRAINS, Schema, table
 from oddlattice.storage.rows import Row
 
@@ -346,8 +347,7 @@ class ResultImage:
         models = {name: find_model(name, places) for name in model_names(config["models"], places)}
         settings = InferSettings.of(config["infer"]), DefectSettings.of(config["defects"])
         images = zarr.open_group(self.results.path / f"1_images/{self.shard}.zarr", mode="r")
-        stages = (self.results.path / stage / f"{self.shard}.zarr" for stage in ("2_tiles", "2_records"))
-        maps_again(images, next(path for path in stages if path.exists()), self.image_id, models, settings, folder)
+        maps_again(images, next(self._lattice_stores()), self.image_id, models, settings, folder)
 
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
@@ -428,10 +428,12 @@ class ResultImage:
     @property
     def _lattices(self) -> zarr.Group | None:
         """The store of the tile stage, or what was kept of it."""
-        for stage in ("2_tiles", "2_records"):
-            if (path := self.results.path / stage / f"{self.shard}.zarr").exists():
-                return zarr.open_group(path, mode="r")
-        return None
+        path = next(self._lattice_stores(), None)
+        return None if path is None else open_store(path)
+
+    def _lattice_stores(self) -> Iterator[Path]:
+        places = (f"2_tiles/{self.shard}.zarr", f"2_records/{self.shard}{ENDING}")
+        return (path for place in places if (path := self.results.path / place).exists())
 
     def _tile(self, name: str) -> Any:
         found = array_if_any(self._lattice(), name)

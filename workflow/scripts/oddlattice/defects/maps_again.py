@@ -13,6 +13,7 @@ from oddlattice.predict.infer_image import infer_one
 from oddlattice.predict.predictor import Predictor
 from oddlattice.run.stage_settings import DefectSettings, InferSettings
 from oddlattice.storage.groups import attributes_of, grain_of, grains_in, group_of, listed_in, new_store, values_of
+from oddlattice.storage.packed_stores import unpack_group
 
 
 def maps_again(
@@ -45,7 +46,10 @@ def maps_again(
         Store of the maps.
     """
     tiles = new_store(folder / "tiles")
-    shutil.copytree(lattices / image_id, folder / "tiles" / image_id)
+    if lattices.is_dir():
+        shutil.copytree(lattices / image_id, folder / "tiles" / image_id)
+    else:
+        unpack_group(lattices, image_id, folder / "tiles")
     raw = values_of(group_of(images, image_id), "0")
     for number in grains_in(tiles, image_id):
         grain = grain_of(tiles, image_id, number)

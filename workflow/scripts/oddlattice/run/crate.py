@@ -22,12 +22,15 @@ FORMATS = {
     ".tsv": "text/tab-separated-values",
     ".txt": "text/plain",
     ".yaml": "application/yaml",
+    ".zip": "application/zip",
 }
 #: Files of a result, as patterns, and what they are.
 FILES = {
     "config.yaml": "every setting of the run",
     "versions.txt": "versions of the program, of Python and of the packages that results depend on",
     "0_archive/discovered.tsv": "every file found under the archive",
+    "2_records/*.zip": "records of how images lie on their own lattice, of which the tiles were dropped, zarr 3",
+    "4_middles/*.zip": "middles of the maps in few levels, by which one scan in several guises is known, zarr 3",
     "4_defects/*.parquet": "table: images, defects, columns and their measured places, by shard and all together",
     "4_defects/*.csv": "table of all images",
     "4_defects/*.json": "statistics",
@@ -37,11 +40,9 @@ FILES = {
 }
 FOLDERS = {
     "1_images/*.zarr": "images as they were read, OME-Zarr 0.5",
-    "2_records/*.zarr": "records of how images lie on their own lattice, of which the tiles were dropped, zarr 3",
     "2_tiles/*.zarr": "images on their own lattice, zarr 3",
     "3_differences/*.zarr": "prediction of the bulk and difference from it, zarr 3",
     "4_defects/*.zarr": "maps in the frame of the images, OME-Zarr 0.5",
-    "4_middles/*.zarr": "middles of the maps in few levels, by which one scan in several guises is known, zarr 3",
     "5_report/*/": "pages of the images of a shard, with their numbers and pictures",
 }
 

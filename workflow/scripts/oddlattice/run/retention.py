@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from oddlattice.storage.atomic import whole_directory
+from oddlattice.storage.packed_stores import ENDING, pack_store
 
 #: Stages that may be dropped; Snakemake makes them again by itself where something asks for them.
 STAGES = {"tiles": "2_tiles", "differences": "3_differences", "maps": "4_defects"}
@@ -47,18 +47,11 @@ def drop_stages(results: Path, names: Iterable[str], newer_than_ns: int = 0) -> 
                 pages_ns = (results / PAGES / store.stem).stat().st_mtime_ns
                 if pages_ns > max(newer_than_ns, store.stat().st_mtime_ns):
                     if name in RECORDS:
-                        keep_record(store, results / RECORDS[name][0] / store.name, RECORDS[name][1])
+                        place, without = RECORDS[name]
+                        pack_store(store, results / place / f"{store.stem}{ENDING}", without)
                     _remove(store)
                     gone.append(store)
     return gone
-
-
-def keep_record(store: Path, record: Path, without: str) -> None:
-    """Keep a store without its arrays called `without`, whole or not at all; an older record is replaced."""
-    with whole_directory(record) as part:
-        shutil.copytree(
-            store, part, ignore=lambda _, names: {n for n in names if n == without or n[0] == "."}, dirs_exist_ok=True
-        )
 
 
 def _remove(store: Path) -> None:

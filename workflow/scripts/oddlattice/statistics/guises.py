@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +20,8 @@ import zarr
 from oddlattice.numerics.arrays import Array, Bools
 from oddlattice.read.images import DARK_FIELD
 from oddlattice.storage import blocks
-from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.groups import array_if_any, group_if_any, new_store
+from oddlattice.storage.packed_stores import open_store, pack_store
 from oddlattice.storage.products import IMAGES, read_table
 from oddlattice.storage.rows import Row
 
@@ -55,23 +56,24 @@ class Same(NamedTuple):
     how: str
 
 
-def write_middles(maps: zarr.Group, path: str | Path) -> None:
+def write_middles(maps: zarr.Group, path: Path) -> None:
     """Write the middle of the maps of every image, in few levels: what later runs know a scan by; maps may be dropped.
 
     Parameters
     ----------
     maps : Group
         Store of the maps of a shard.
-    path : path
-        Store to make, whole or not at all: per image int8 ``difference/0`` and ``prediction/0`` (rows, cols), 0 where
-        nothing was analysed.
+    path : Path
+        Packed store to make, whole or not at all: per image int8 ``difference/0`` and ``prediction/0`` (rows, cols),
+        0 where nothing was analysed.
     """
-    with whole_directory(path) as part:
-        root = new_store(part)
+    with TemporaryDirectory() as folder:
+        root = new_store(Path(folder))
         for name in sorted(maps.group_keys()):
             found = _middle_of(group_if_any(maps, name))
             for key, values in found._asdict().items() if found else ():
                 root.create_array(f"{name}/{key}/0", data=_levelled(values), chunks=values.shape)
+        pack_store(Path(folder), path)
 
 
 def _middle_of(group: zarr.Group | None) -> Maps | None:
@@ -98,7 +100,7 @@ def maps_of(images: list[str], stores: list[str]) -> Callable[[str], Maps | None
         if not shard_of:
             for table_path, store in zip(images, stores, strict=True):
                 shard_of.update(dict.fromkeys(read_table(table_path, IMAGES)["image_id"], store))
-        found = _middle_of(group_if_any(zarr.open_group(shard_of[image_id], mode="r"), image_id))
+        found = _middle_of(group_if_any(open_store(Path(shard_of[image_id])), image_id))
         return found and Maps(found.difference.astype(np.float64), found.prediction.astype(np.float64))
 
     return read
