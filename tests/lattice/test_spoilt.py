@@ -5,7 +5,7 @@ import pytest
 
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.lattice.register import fit_registration
-from oddlattice.lattice.spoilt import Seen, blank_pixels
+from oddlattice.lattice.spoilt import Seen, blank_pixels, without_overlay
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from support.lattice_samples import SRTIO3
 
@@ -111,3 +111,15 @@ def test_a_dark_place_inside_or_a_dim_half_is_no_vacuum() -> None:
     assert Seen.of(image).without_vacuum(image, PERIOD_PX).blank is None
     dim = np.where(np.arange(300) < 150, scan(), 0.4 * scan()).astype(np.float32)
     assert Seen.of(dim).without_vacuum(dim, PERIOD_PX).blank is None
+
+
+def test_what_is_written_over_an_image_is_blank() -> None:
+    """A scale bar and letters of one value; the brightest pixels of a scan, and saturated ones, are none."""
+    image = scan()
+    assert without_overlay(image) is image
+    image[image > np.percentile(image, 99)] = np.percentile(image, 99)
+    assert without_overlay(image) is image
+    image[300:304, 20:100], image[280:290, 20:22] = 65535, 65535
+    found = without_overlay(image)
+    assert int(np.isnan(found).sum()) == 4 * 80 + 10 * 2 and np.isnan(found[302, 30])
+    np.testing.assert_array_equal(found[:280], image[:280])

@@ -20,6 +20,7 @@ VACUUM, CRYSTAL = 0.2, 0.5  # of the crystal's mean: vacuum is darker, and ends 
 EDGE_PERIODS, VACUUM_PERIODS = 0.7, 4.0  # over which the mean is taken; so far away the crystal is looked for
 POOL_PX = 4  # pixels a side of a square of the map
 BAND_ROWS = 256  # a multiple of POOL_PX
+OVERLAY_PX, OVERLAY_PART, OVERLAY_ABOVE = 30, 0.2, 4.0  # pixels and part of an image; height over that of the brightest
 SURROUNDED = 1.25  # of the shortest lattice vector: nearer what is not seen, what stands beside a column may be changed
 
 
@@ -124,6 +125,20 @@ class Seen:
         away = POOL_PX * np.maximum(ndimage.distance_transform_edt(~self.blank) - 0.5, 0.0)
         at = (places_px - (POOL_PX - 1) / 2) / POOL_PX
         return np.asarray(np.minimum(depth, ndimage.map_coordinates(away, at, order=1, mode="nearest")))
+
+
+def without_overlay(image: Float) -> Float:
+    """An image with what is written over it blank (nan): scale bars and text of one value, far above all others."""
+    top = image.max()
+    over = image == top
+    count = int(over.sum())
+    if not OVERLAY_PX <= count < OVERLAY_PART * image.size:
+        return image
+    rest = image[~over]
+    middle, high = np.percentile(rest, [50, 99.9])
+    if top - middle < OVERLAY_ABOVE * (high - middle):
+        return image
+    return np.where(over, np.nan, image).astype(np.float32)
 
 
 def longest_chance_run(image: Any) -> int:

@@ -41,7 +41,7 @@ from oddlattice.lattice.record import CODEC, write_tiles
 from oddlattice.lattice.register import fit_registration
 from oddlattice.lattice.registration import Registration
 from oddlattice.lattice.seams import Side, up_to_seams
-from oddlattice.lattice.spoilt import Seen
+from oddlattice.lattice.spoilt import Seen, without_overlay
 from oddlattice.lattice.stack_crystal import StackCrystal, seen_again, sum_of_some
 from oddlattice.lattice.which_crystal import Judge, NoModelError, rotation_deg
 from oddlattice.run.stage_settings import TileSettings
@@ -234,19 +234,20 @@ def tile_image(
     its `stack` shows (`crystal_of_stack`).
     """
     source = group_of(zarr.open_group(images_zarr, mode="r"), image_id)
-    image: Any = array_of(source, "0")
+    raw: Any = array_of(source, "0")
     pixel_nm = header_nm(attributes_of(source))
     group = zarr.open_group(out, mode="r+").create_group(image_id)
-    image = blocks.read(image) if image.shape[0] * image.shape[1] <= AT_ONCE_PX else Windows(image)
+    raw = blocks.read(raw) if raw.shape[0] * raw.shape[1] <= AT_ONCE_PX else Windows(raw)
+    image = raw if isinstance(raw, Windows) else without_overlay(raw)
     of_stack = StackCrystal.of(stack) if stack is not None else None
     how = How(models, pixel_nm, TileSettings.of(settings), judge, own, libraries, of_stack)
     whole = laid(image, how)
     grains = other_grains(image, whole)
     each = _each_grain(image, grains, how) if grains is not None else {}
     if grains is not None and _worth_it(each, whole):
-        attributes = _write_grains(image, each, grains.labels, group)
+        attributes = _write_grains(raw, each, grains.labels, group)
     else:
-        attributes = _write_one(image, whole, group)
+        attributes = _write_one(raw, whole, group)
     group.attrs["oddlattice"] = attributes
     return {"image_id": image_id, "state": attributes["state"], "reason": attributes["reason"]}
 
