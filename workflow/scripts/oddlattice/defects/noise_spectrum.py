@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import scipy.fft
 
+from oddlattice.lattice.spoilt import without_overlay
 from oddlattice.numerics.arrays import Array
 from oddlattice.numerics.local_plane import finite
 
@@ -105,7 +106,8 @@ def noise_spectrum(image: Any) -> NoiseSpectrum:
         Counts; anything that slices to an ndarray.
     """
     part = tuple(slice(max(n - SIDE_PX, 0) // 2, max(n - SIDE_PX, 0) // 2 + SIDE_PX) for n in image.shape)
-    middle = np.asarray(finite(image[part]), dtype=np.float64)
+    seen = without_overlay(finite(image[part]))
+    middle = np.nan_to_num(seen, nan=float(np.nanmedian(seen))).astype(np.float64)
     found, strongest = floors(middle)
     variance = float(found[:, -1].min())
     least = LEAST_PART if strongest < REACHES else LEAST_PART_BEYOND
