@@ -3,13 +3,14 @@
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench import __main__ as bench
-from bench import machine
+from bench import machine, scale
 from bench.figures import Figure, as_json, table
 from bench.material import Lattice, scan
 from oddlattice.lattice.fourier import describe, find_lattice
@@ -79,3 +80,14 @@ def test_figures_know_whether_their_aim_is_reached() -> None:
 def test_the_machine_is_named() -> None:
     about = machine.described()
     assert {"processor", "cores", "gpu", "bfloat16_in_hardware", "versions"} <= about.keys()
+
+
+def test_the_model_of_a_cluster_counts_every_job_and_every_loss() -> None:
+    plan = scale.Plan(images=3200, archives=2, nodes=2, cores=5, failing=0.0)
+    one, grouped = scale.play(plan), scale.play(replace(plan, grouped=True))
+    assert (one.submissions, grouped.submissions) == (600, 100)
+    core_h = 100 * sum(plan.durations_s) / 3600
+    assert core_h / 10 <= one.hours <= 1.05 * core_h / 10
+    assert grouped.hours < one.hours and one.lost_core_h == 0
+    failing = scale.play(replace(plan, failing=0.5))
+    assert failing.submissions == 600 + 5 and failing.lost_core_h > 0
