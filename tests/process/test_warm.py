@@ -77,10 +77,19 @@ def test_how_a_script_ends_is_told(tmp_path: Path, script: str, status: int) -> 
     assert lines == ["late"] * ("late" in script) + [str(status)]
 
 
-def test_a_fork_asks_for_forks(tmp_path: Path) -> None:
-    """As a job does that reads files, each in a child of its own."""
-    (tmp_path / "script.py").write_text(f"from oddlattice.process.sandbox import Limits, run_limited\n{LIMITED}")
-    assert said(tmp_path, 'print(warm.fork({"script": "script.py"}).wait())') == ["[0, 2, 4]", "0"]
+@pytest.mark.parametrize("own", [False, True])
+def test_a_fork_asks_for_forks(tmp_path: Path, own: bool) -> None:
+    """As a job does that reads files, each in a child of its own; they descend from it where they are to."""
+    tell = "import os; from oddlattice.process import warm\nopen('me', 'w').write(str(os.getpid()))\n"
+    (tmp_path / "family.py").write_text(
+        "import psutil; print(open('me').read() in {str(one.pid) for one in psutil.Process().parents()})\n"
+    )
+    (tmp_path / "script.py").write_text(
+        f"{tell}warm.fork({{'script': 'family.py'}}).wait()\n"
+        f"from oddlattice.process.sandbox import Limits, run_limited\n{LIMITED}"
+    )
+    text = f'print(warm.fork({{"script": "script.py", "own_forks": {own}}}).wait())'
+    assert said(tmp_path, text) == [str(own), "[0, 2, 4]", "0"]
 
 
 @pytest.mark.parametrize("server_too", [False, True])

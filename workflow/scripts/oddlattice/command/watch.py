@@ -25,6 +25,7 @@ from oddlattice.command.places import HERE, Mistake
 from oddlattice.process import warm
 from oddlattice.read.whole import are_whole
 from oddlattice.run import retention
+from oddlattice.run.dependencies import newest_ns
 from oddlattice.run.warm_jobs import modules_of_scripts
 from oddlattice.storage.atomic import write_if_changed
 
@@ -174,7 +175,7 @@ def watch(one: Watch, unchanged_s: float) -> None:
         if not warm.keep_warm([*SNAKEMAKE, *modules_of_scripts(HERE / "workflow/scripts")]):
             raise Mistake("found a system on which no process can be kept warm; needed Linux")
         one.say(f"watching {one.archive}; the page: {one.home.resolve() / 'index.html'}")
-        code_ns = newest_ns(HERE)
+        code_ns = newest_ns(HERE / "workflow/scripts")
         looks = Looks(unchanged_s, one.config["settle_s"], one.is_whole)
         taken = one.taken()
         pending, not_before_s = bool(taken), 0.0  # what an earlier watch or run may have left half done
@@ -186,7 +187,7 @@ def watch(one: Watch, unchanged_s: float) -> None:
             except ArchiveError as error:
                 one.show(str(error))
             if pending and began_s >= not_before_s:
-                if newest_ns(HERE) != code_ns:
+                if newest_ns(HERE / "workflow/scripts") != code_ns:
                     start_again()
                 try:
                     pending = not one.take(looks)
@@ -196,11 +197,6 @@ def watch(one: Watch, unchanged_s: float) -> None:
                 taken = one.taken()
             else:
                 time.sleep(max(POLL_S, (time.time() - began_s) / LONGEST_PART))
-
-
-def newest_ns(repository: Path) -> int:
-    """When the program was changed last: what is kept warm must not be older [ns since 1970]."""
-    return max(path.stat().st_mtime_ns for path in (repository / "workflow/scripts").rglob("*.py"))
 
 
 def start_again() -> NoReturn:

@@ -73,7 +73,8 @@ def fork(
     ----------
     order : mapping
         ``script``: a file to run as Python would; or ``call``: "module:function"; ``words``: ``sys.argv`` behind the
-        first; ``modules``: what the warm process imports before, for later forks too.
+        first; ``modules``: what the warm process imports before, for later forks too; ``own_forks``: whether what the
+        fork asks for shall descend from it.
     streams : sequence of int
         Handles that become its standard input, output and error.
     environment : mapping, optional
@@ -153,10 +154,11 @@ def stop() -> None:
 def main(about: Mapping[str, Any]) -> None:
     """Serve; in each fork, do as ordered."""
     global _orders
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # typed at a terminal: the jobs have it, and end
     die_with_parent(int(about["parent"]))
     _orders = socket.socket(fileno=int(about["outbox"]))
     order = _serve(socket.socket(fileno=int(about["inbox"])), deque(about["modules"]))
+    if order.get("own_forks") and (inbox := _begin_own_server()) is not None:
+        order = _serve(inbox, deque())
     status: object = 1
     try:
         _obey(order)
@@ -168,6 +170,24 @@ def main(about: Mapping[str, Any]) -> None:
         if kind is not None and error is not None:
             sys.excepthook(kind, error, trace)
         _leave(status)
+
+
+def _begin_own_server() -> socket.socket | None:
+    """Fork a server for this process, so that what it asks for descends from it and is measured with it.
+
+    Returns
+    -------
+    socket or None
+        The inbox in the new server; None in this process.
+    """
+    global _orders
+    _orders, inbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    parent = os.getpid()
+    if os.fork() == 0:
+        die_with_parent(parent)
+        return inbox
+    inbox.close()
+    return None
 
 
 def _obey(order: Mapping[str, Any]) -> None:
@@ -196,6 +216,7 @@ def _leave(status: object) -> NoReturn:
 
 def _serve(inbox: socket.socket, modules: deque[str]) -> dict[str, Any]:
     """Import, and fork as ordered, until the parent dies; returns in the forks, each with its order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # typed at a terminal: the jobs have it, and end
     running: dict[int, tuple[int, socket.socket]] = {}  # by the handle of the process: its id, its line
     while True:
         lines = {line.fileno(): handle for handle, (_, line) in running.items()}

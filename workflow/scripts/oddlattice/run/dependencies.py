@@ -45,6 +45,11 @@ def described(script: Path, root: Path) -> str:
     return "".join(f"{path.as_posix()} {digest}\n" for path, digest in hashes)
 
 
+def newest_ns(root: Path) -> int:
+    """When a module below `root` was changed last [ns since 1970]: what is kept in memory must not be older."""
+    return max(path.stat().st_mtime_ns for path in root.rglob("*.py"))
+
+
 @cache
 def _direct(file: Path, root: Path) -> frozenset[Path]:
     """The files that one file names: modules that it imports or has called, and files that it reads."""

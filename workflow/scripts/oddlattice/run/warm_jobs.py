@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from oddlattice.process import warm
-from oddlattice.run.dependencies import PACKAGE, imported
+from oddlattice.run.dependencies import PACKAGE, imported, newest_ns
 
 #: What every script begins with, whatever it is about.
 FIRST = ("snakemake.script", "snakemake.logging", "snakemake.iocontainers")
@@ -25,6 +25,8 @@ SCRIPTS = (
     "write_index",
     "write_crate",
 )
+#: Of these, the ones whose work is done by processes that they ask for.
+FORKING = ("read_images", "cut_tiles")
 
 
 def modules_of_scripts(root: Path) -> list[str]:
@@ -43,17 +45,22 @@ def modules_of_scripts(root: Path) -> list[str]:
 def keep_jobs_warm(root: Path) -> None:
     """Have this Snakemake run its Python scripts as forks of a process that has loaded what they import.
 
-    They do the same as in a Python of their own, and where there is no such process that is what they get.
+    They do the same as in a Python of their own. Where there is no such process, or a module has been changed since it
+    began, that is what they get.
     """
     from snakemake.script import PythonScript
 
     if not warm.keep_warm(modules_of_scripts(root)):
         return
-    ordinary = PythonScript.execute_script
+    ordinary, as_of_ns = PythonScript.execute_script, newest_ns(root)
 
     def execute_script(script: Any, fname: str, edit: bool = False) -> None:
+        if newest_ns(root) != as_of_ns:
+            ordinary(script, fname, edit)
+            return
         try:
-            job = warm.fork({"script": fname}, environment=_environment(script.threads, script.resources))
+            order = {"script": fname, "own_forks": Path(script.path.get_filename()).stem in FORKING}
+            job = warm.fork(order, environment=_environment(script.threads, script.resources))
         except OSError:
             ordinary(script, fname, edit)
             return
