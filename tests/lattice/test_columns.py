@@ -97,10 +97,23 @@ def test_a_fit_goes_on_to_the_end_where_there_are_no_tails() -> None:
     assert (model.misfit(np.array([level, *each, found[0].tail_width])) ** 2).sum() <= 1.01 * best
 
 
-def test_slopes_of_the_mean_cell_are_its_derivatives() -> None:
+@pytest.mark.parametrize("widths", [1.0, 0.2], ids=["narrow", "too wide"])
+def test_slopes_of_the_mean_cell_are_its_derivatives(widths: float) -> None:
     model = _MeanCell(periodic_cell(CORNER), [(0.0, 0.0), (0.5, 0.5), (0.5, 0.0), (0.0, 0.5)], 2)
     p = np.array([0.3, 1.0, 90.0, 3.0, 100.0, 0.2, 0.5, 110.0, -2.0, 95.0, 0.1, 2.1, 0.05, 0.03])
+    p[[2, 3, 4, 7, 8, 9]] *= widths
     np.testing.assert_allclose(model.slopes(p), approx_derivative(model.misfit, p, method="3-point"), atol=1e-6)
+
+
+def test_columns_of_which_one_wave_is_seen_are_no_wider_than_those_that_are_told_apart() -> None:
+    """Three columns of a hexagonal cell: one wave tells height and width only together (MXene out of focus)."""
+    hexagon, line = [(0.0, 0.0), (1 / 3, 2 / 3), (2 / 3, 1 / 3)], (np.arange(CELL_PX) + 0.5) / CELL_PX
+    waves = [np.cos(2 * np.pi * (h * line[:, None] + k * line[None, :])) for h, k in ((1, 1), (2, -1), (1, -2))]
+    cell = 1 + 0.02 * sum(waves, np.zeros((CELL_PX, CELL_PX)))
+    shapes = fit_shapes(cell, tuple(Column(f"A{k}", *at, {"Ti": 1}, 0.008, True) for k, at in enumerate(hexagon)))
+    for shape in shapes:
+        p_uu, p_uv, p_vv = shape.precision
+        assert CELL_PX / (p_uu * p_vv - p_uv**2) ** 0.25 < 4.1
 
 
 def test_a_column_without_a_peak_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,10 @@ from oddlattice.numerics.arrays import Array
 
 TAIL_WEIGHT, TAIL_WIDTH = (0.12, 0.2), (2.0, 0.4)  # typical, and how far from it [of the column's own]
 FIT_PX = 6.0  # radius in which a column is fitted by itself
+WIDEST_PX, WIDER = (
+    4.0,
+    0.1,
+)  # of a column, and ln of how far beyond: a wider one shows one wave, and no width of its own
 CELL_ERROR = 0.01  # misfit of a mean cell that says nothing, of the local mean
 
 
@@ -64,7 +68,8 @@ def fit_shapes(cell: Array, columns: tuple[Column, ...]) -> list[ColumnShape]:
 
     The whole cell is fitted at once, by its Fourier coefficients: every tested column a Gaussian and a wider one of
     the same centre, every other column a Gaussian, on a level that is not negative. Tails and level are told apart
-    because tails are wavy. Where the cell says little of them, they stay near what is typical.
+    because tails are wavy. Where the cell says little of them, they stay near what is typical; and where columns are so
+    wide that they merge, height and width are told only together: they stay near the widest that are told apart.
     """
     starts = []
     for number, column in enumerate(columns):
@@ -119,13 +124,22 @@ class _MeanCell:
         self._seen = np.fft.rfft2(cell).ravel() * half_pixel / (n_u * n_v)
         self._phases = [np.exp(-2j * np.pi * (u * place[0] + v * place[1])) for place in places]
         self.peaks = peaks
+        self._px2 = float(n_u * n_v)
+
+    def _too_wide(self, each: Array) -> tuple[Array, Array]:
+        """How much wider than WIDEST_PX columns are, in WIDER, and its slopes by the precision; shapes (n,), (n, 3)."""
+        p_uu, p_uv, p_vv = each[:, 1:4].T
+        determinant = np.maximum(p_uu * p_vv - p_uv**2, 1e-3)
+        beyond = np.log(self._px2 / WIDEST_PX**2) / 2 - np.log(determinant) / 4
+        slopes = -np.stack([p_vv, -2 * p_uv, p_uu], axis=1) / determinant[:, None] / 4
+        return np.maximum(beyond, 0) / WIDER, slopes * (beyond > 0)[:, None] / WIDER
 
     def _parts(self, p: Array) -> tuple[Array, float, Array]:
         n = self.peaks
         return p[1 : 1 + 5 * n].reshape(n, 5), float(p[1 + 5 * n]), p[2 + 5 * n :]
 
     def misfit(self, p: Array) -> Array:
-        """Weighted difference, real and imaginary parts, and how far the tails are from typical ones."""
+        """Weighted difference, real and imaginary parts, how far tails are from typical ones, widths from too wide."""
         each, width, rest = self._parts(p)
         total = -self._seen
         total[0] += p[0]
@@ -138,7 +152,7 @@ class _MeanCell:
             total += height * area * np.exp(log_decay) * phase
         total *= self._weight
         typical = [(width - TAIL_WIDTH[0]) / TAIL_WIDTH[1], *((each[:, 4] - TAIL_WEIGHT[0]) / TAIL_WEIGHT[1])]
-        return np.concatenate([total.real, total.imag, typical])
+        return np.concatenate([total.real, total.imag, typical, self._too_wide(each)[0]])
 
     def slopes(self, p: Array) -> Array:
         """Derivatives of the misfit; shape (misfits, parameters)."""
@@ -163,10 +177,13 @@ class _MeanCell:
             for axis in range(3):
                 by[2 + axis : 1 + 5 * n : 5] += height * core * (by_area[axis] + by_decay[axis]) / n
         by *= self._weight
+        wide_by = np.zeros((len(p), n))
+        for axis in range(3):
+            wide_by[2 + axis + 5 * np.arange(n), np.arange(n)] = self._too_wide(each)[1][:, axis]
         typical = np.zeros((len(p), 1 + n))
         typical[1 + 5 * n, 0] = 1 / TAIL_WIDTH[1]
         typical[5 + 5 * np.arange(n), 1 + np.arange(n)] = 1 / TAIL_WEIGHT[1]
-        return np.concatenate([by.real, by.imag, typical], axis=1).T
+        return np.concatenate([by.real, by.imag, typical, wide_by], axis=1).T
 
     def _gaussian(self, precision: npt.ArrayLike) -> tuple[Array, float, tuple[Array, Array]]:
         """Coefficients of a periodic Gaussian: that of order 0, the others' logarithm over it; slopes of logarithms."""
