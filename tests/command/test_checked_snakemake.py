@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from sysconfig import get_path
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_setup_puts_it_in_place_of_the_script_of_the_same_name(tmp_path: Path) -
         assert program.read_text().endswith(f'-m oddlattice.command{"." + module if module else ""} "$@"\n')
     done = subprocess.run(
         [tmp_path / ".venv/bin/snakemake", "--configfile", "missing.yaml"], capture_output=True, text=True, check=False,
-        cwd=tmp_path, env={"PYTHONPATH": str(HERE / "workflow/scripts"), "PATH": "/usr/bin:/bin"},
+        cwd=tmp_path, env={"PYTHONPATH": f"{HERE}/workflow/scripts:{get_path('purelib')}", "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("Error: --configfile: missing.yaml: found") and done.stderr.count("\n") == 1
