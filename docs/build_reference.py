@@ -8,6 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow/scripts"))
 
 import click  # noqa: E402
+import yaml  # noqa: E402
 
 from oddlattice.command.commands import oddlattice  # noqa: E402
 from oddlattice.results import unit_of  # noqa: E402
@@ -20,11 +21,12 @@ TYPES = {"String": "text", "Int64": "whole number", "Float64": "number", "Boolea
 
 def cell(text: str) -> str:
     """Text as it may stand in a cell of a Markdown table."""
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 
 def tables_page() -> str:
-    """Every table and column with its type, unit and meaning, as storage/products.py states them."""
+    """Every table and column with its type, unit and meaning, as storage/products.py and docs/columns.yaml state them."""
+    meanings = yaml.safe_load((ROOT / "docs/columns.yaml").read_text(encoding="utf-8"))
     text = (ROOT / "workflow/scripts/oddlattice/storage/products.py").read_text(encoding="utf-8")
     lines = [
         "# Tables and their columns",
@@ -41,7 +43,10 @@ def tables_page() -> str:
         title = path.removeprefix("results/") if path.startswith("results/") else name.lower()
         lines += ["", f"## {title}", "", (rest if path.startswith("results/") else about) or "-", ""]
         lines += ["| column | type | unit | meaning |", "| --- | --- | --- | --- |"]
-        lines += [f"| `{key}` | {TYPES.get(kind, kind)} | {unit_of(key)} | {cell(why)} |" for key, kind, why in columns]
+        lines += [
+            f"| `{key}` | {TYPES.get(kind, kind)} | {unit_of(key)} | {cell(why or meanings[key])} |"
+            for key, kind, why in columns
+        ]
     return "\n".join(lines) + "\n"
 
 

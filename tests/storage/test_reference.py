@@ -24,6 +24,7 @@ def test_every_column_and_key_is_in_it() -> None:
     for schema in (products.IMAGES, products.DEFECTS, products.COLUMNS, products.REVIEWS, products.TRENDS):
         assert all(f"| `{column}` |" in tables for column in schema)
     config = build_reference.config_page()
+    assert "|  |\n" not in tables, "a column without a meaning"
     assert "| `defects.fdr` | `0.05` |" in config and "| `keep_results_of` |" in config
 
 
