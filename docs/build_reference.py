@@ -25,7 +25,7 @@ def cell(text: str) -> str:
 
 
 def tables_page() -> str:
-    """Every table and column with its type, unit and meaning, as storage/products.py and docs/columns.yaml state them."""
+    """Every table and column with its type, unit and meaning, by storage/products.py and docs/columns.yaml."""
     meanings = yaml.safe_load((ROOT / "docs/columns.yaml").read_text(encoding="utf-8"))
     text = (ROOT / "workflow/scripts/oddlattice/storage/products.py").read_text(encoding="utf-8")
     lines = [
