@@ -17,6 +17,7 @@ from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.groups import listed_in, new_store
 from oddlattice.storage.omezarr import make_collection
 from oddlattice.storage.products import BOUNDARIES, COLUMNS, COMPLETENESS, DEFECTS, GRAINS, IMAGES, table, write_parquet
+from oddlattice.storage.rounding import rounded
 
 
 def main(
@@ -58,7 +59,7 @@ def main(
         if out_middles is not None:
             write_middles(maps, Path(out_middles))
     write_parquet(table([one.image for one in found], IMAGES), out["images"])
-    write_parquet(pl.concat([table([], COLUMNS), *(one.columns for one in found)]), out["columns"])
+    write_parquet(rounded(pl.concat([table([], COLUMNS), *(one.columns for one in found)])), out["columns"])
     write_parquet(table([row for one in found for row in one.trials], COMPLETENESS), out["completeness"])
     write_parquet(table([row for one in found for row in one.defects], DEFECTS), out["defects"])
     write_parquet(table([row for one in found for row in one.grains], GRAINS), out["grains"])

@@ -16,6 +16,7 @@ from oddlattice.statistics.counting import seed_for
 from oddlattice.statistics.per_image import measure
 from oddlattice.storage.image_json import write_by_image
 from oddlattice.storage.products import OF_SERIES, PLACES, table, write_parquet
+from oddlattice.storage.rounding import rounded
 from oddlattice.storage.rows import Row
 
 
@@ -75,8 +76,7 @@ def main(
     stores = {key: zarr.open_group(str(path), mode="r") for key, path in paths.items()}
     tables = {"defects": pl.read_parquet(defects), "columns": pl.read_parquet(columns)}
     known = {Path(path).parent.name: load_crystal(Path(path)) for path in crystals}
-    watch = watch or Watch()
-    listed, places = pl.read_parquet(images), [table([], PLACES)]
+    watch, listed, places = watch or Watch(), pl.read_parquet(images), [table([], PLACES)]
 
     def each() -> Iterator[tuple[str, Row]]:
         for row in listed.iter_rows(named=True):
@@ -89,7 +89,7 @@ def main(
                 print(f"{name}: {fault.trace}")
                 yield name, {"failed": fault.words}
                 continue
-            places.extend(measured[1])
+            places.extend(map(rounded, measured[1]))
             print(f"{name}: g(r) p {measured[0]['clustering'].get('p_value')}")
             yield name, measured[0]
 
