@@ -92,7 +92,7 @@ def read(path: Path) -> Array:
     loaded = hs.load(str(path))
     one = next(s for s in (loaded if isinstance(loaded, list) else [loaded]) if s.data.ndim == 2)
     low = [max((n - SIDE_PX) // 2, 0) for n in one.data.shape]
-    return np.asarray(one.data[low[0] : low[0] + SIDE_PX, low[1] : low[1] + SIDE_PX], dtype=np.float64)
+    return np.ascontiguousarray(one.data[low[0] : low[0] + SIDE_PX, low[1] : low[1] + SIDE_PX], dtype=np.float64)
 
 
 def edited(scan: Scan, seed: int) -> tuple[Array, list[str], Array]:
