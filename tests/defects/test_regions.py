@@ -110,7 +110,7 @@ def through_the_stages(name: str) -> tuple[Any, Registered, Judged]:
     ("name", "least_cells", "most_cells"),
     [
         ("antiphase boundary", 20, 200),
-        ("dislocation", 4, 300),
+        ("dislocation", 8, 24),
         ("grain boundary", 100, 300),
         ("second phase", 50, 130),
         ("hole", 40, 110),

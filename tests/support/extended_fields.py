@@ -93,29 +93,53 @@ def antiphase_boundary(make: Maker) -> tuple[Array, Mask]:
     return mixed(make.bulk(), make.bulk((0.5, 0.5)), step(line)), np.abs(line) < make.cell_px / 2
 
 
-def dislocation(make: Maker) -> tuple[Array, Mask]:
-    """An edge dislocation in the middle: an extra half plane; isotropic elasticity, Poisson's ratio 0.23.
+def dislocations(make: Maker, *cores: tuple[tuple[float, float], tuple[int, int]]) -> tuple[Array, Mask]:
+    """Edge dislocations at places (u, v) from the middle, with Burgers vectors (u, v); what is odd are their cores.
 
-    Source: Hirth and Lothe, Theory of Dislocations (1982), eq. 3-45.
+    Isotropic elasticity, Poisson's ratio 0.23. Source: Hirth and Lothe, Theory of Dislocations (1982), eq. 3-45.
     """
     row, col = places()
-    turn = np.deg2rad(make.conditions.rotation_deg)
-    along = np.cos(turn) * row + np.sin(turn) * col + 1e-3  # of the Burgers vector, a
-    across = -np.sin(turn) * row + np.cos(turn) * col + 1e-3
-    square = along**2 + across**2
-    nu = 0.23
-    by_along = np.arctan2(across, along) + along * across / (2 * (1 - nu) * square)
-    by_across = (1 - 2 * nu) / (4 * (1 - nu)) * np.log(square / make.cell_px**2) + (along**2 - across**2) / (
-        4 * (1 - nu) * square
-    )
-    moved = make.cell_px / (2 * np.pi) * np.stack([by_along, -by_across])
-    rows = row - np.cos(turn) * moved[0] + np.sin(turn) * moved[1]
-    cols = col - np.sin(turn) * moved[0] - np.cos(turn) * moved[1]
+    turn, nu = np.deg2rad(make.conditions.rotation_deg), 0.23
+    cell = make.cell_px * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    rows, cols, odd = row.copy(), col.copy(), np.zeros(row.shape, dtype=bool)
+    for place, burgers in cores:
+        vector, middle = np.array(burgers) @ cell, np.array(place) @ cell
+        length = float(np.hypot(*vector))
+        way = vector / length
+        along = way[0] * (row - middle[0]) + way[1] * (col - middle[1]) + 1e-3
+        across = -way[1] * (row - middle[0]) + way[0] * (col - middle[1]) + 1e-3
+        square = along**2 + across**2
+        by_along = np.arctan2(across, along) + along * across / (2 * (1 - nu) * square)
+        by_across = (1 - 2 * nu) / (4 * (1 - nu)) * np.log(square / length**2) + (along**2 - across**2) / (
+            4 * (1 - nu) * square
+        )
+        rows -= length / (2 * np.pi) * (way[0] * by_along + way[1] * by_across)
+        cols -= length / (2 * np.pi) * (way[1] * by_along - way[0] * by_across)
+        odd |= square < (2 * length) ** 2
     wide = SIDE_PX + 128
     knots = spline_filter(make.bulk(side_px=wide), order=3, mode="mirror")
-    at = np.stack([rows, cols]) + (wide - 1) / 2
-    image = map_coordinates(knots, at, order=3, mode="mirror", prefilter=False)
-    return np.maximum(image, 0), np.hypot(row, col) < 2 * make.cell_px
+    image = map_coordinates(knots, np.stack([rows, cols]) + (wide - 1) / 2, order=3, mode="mirror", prefilter=False)
+    return np.maximum(image, 0), odd
+
+
+def dislocation(make: Maker) -> tuple[Array, Mask]:
+    """An edge dislocation in the middle: an extra half plane."""
+    return dislocations(make, ((0.0, 0.0), (1, 0)))
+
+
+def dislocation_along_the_diagonal(make: Maker) -> tuple[Array, Mask]:
+    """One whose Burgers vector is the cell's diagonal."""
+    return dislocations(make, ((1.3, -2.6), (1, 1)))
+
+
+def dislocation_dipole(make: Maker) -> tuple[Array, Mask]:
+    """Two of opposite Burgers vectors: an extra piece of a plane between them."""
+    return dislocations(make, ((-4.2, -2.1), (0, 1)), ((3.7, 1.4), (0, -1)))
+
+
+def two_dislocations(make: Maker) -> tuple[Array, Mask]:
+    """Two that do not cancel."""
+    return dislocations(make, ((-5.1, -3.3), (1, 0)), ((4.2, 3.1), (0, 1)))
 
 
 def grain_boundary(make: Maker) -> tuple[Array, Mask]:
@@ -168,6 +192,9 @@ def perfect(make: Maker) -> tuple[Array, Mask]:
 FIELDS: dict[str, Callable[[Maker], tuple[Array, Mask]]] = {
     "antiphase boundary": antiphase_boundary,
     "dislocation": dislocation,
+    "dislocation along the diagonal": dislocation_along_the_diagonal,
+    "dislocation dipole": dislocation_dipole,
+    "two dislocations": two_dislocations,
     "grain boundary": grain_boundary,
     "second phase": second_phase,
     "hole": hole,

@@ -1,26 +1,19 @@
 """What breaks the lattice of a grain: the Burgers vector of each extended region, and the faults among them."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from oddlattice.lattice.boundaries import Line, Turn
-from oddlattice.lattice.breaks import Closure, Fault, Waves, around, dislocations, fault_along, line_through, waves_of
+from oddlattice.lattice.breaks import Closure, Fault, Waves, around, dislocations, faults, waves_of
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.numerics.arrays import Array, Bools, Float
 
 Regions = npt.NDArray[np.intp]
 
-ELONGATED = 3.0  # times longer than wide: a region that may be a line
-LEAST_LINE_PERIODS = 8.0
-CERTAIN = 5.0  # standard errors from which a shift is one
-LEAST_SHIFT = 0.05  # [cells]
-AGREE = 3.0  # times their errors that reflections may be off one shift
 HALF = 0.06, 3.0  # cells and standard errors by which twice an antiphase shift may miss a lattice vector
 LARGEST_WALL_DEG = 15.0  # of a low-angle boundary
 ALONG_PERIODS = 3.0  # from a boundary, of its dislocations
@@ -50,9 +43,7 @@ def broken(waves: Waves, coordinates: Coordinates, regions: Regions) -> Broken:
     number[known] = regions[tuple(cell[known].T)]
     at = number.reshape(shape)
     closures = [_closure(waves, at == k, coordinates, regions == k) for k in range(1, int(regions.max(initial=0)) + 1)]
-    lines, count = ndimage.label(waves.weak, structure=np.ones((3, 3)))
-    faults = [_fault(waves, lines == k) for k in range(1, count + 1)]
-    return Broken(closures, [fault for fault in faults if fault is not None])
+    return Broken(closures, faults(waves))
 
 
 def _closure(waves: Waves, places: Bools, coordinates: Coordinates, cells: Bools) -> Closure:
@@ -62,21 +53,6 @@ def _closure(waves: Waves, places: Bools, coordinates: Coordinates, cells: Bools
         away = np.hypot(*np.moveaxis(waves.places_px - middle, -1, 0))
         places = away == away.min()
     return around(waves, places)[0]
-
-
-def _fault(waves: Waves, places: Bools) -> Fault | None:
-    line = line_through(places, waves)
-    if (
-        line is None
-        or line[1] < ELONGATED
-        or np.hypot(*np.diff(line[0], axis=0)[0]) < LEAST_LINE_PERIODS * waves.period_px
-    ):
-        return None
-    found = fault_along(waves, line[0])
-    if found is None or found.misfit > AGREE:
-        return None
-    size, sigma = math.hypot(*found.shift), math.hypot(*found.sigma)
-    return found if size > max(CERTAIN * sigma, LEAST_SHIFT) else None
 
 
 def fault_sort(fault: Fault) -> str:

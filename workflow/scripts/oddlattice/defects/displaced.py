@@ -15,6 +15,7 @@ import numpy as np
 from oddlattice.defects.kernels import Kernel, moved_peak
 from oddlattice.lattice.columns import ColumnShape
 from oddlattice.numerics.arrays import Array
+from oddlattice.numerics.compiled import compiled
 
 LENGTHS_PM = np.arange(0.0, 160.0, 4.0)  # displacements whose readings are told
 READ = 0.4 * 1.12 ** np.arange(41)  # displacements read by which it is asked [standard deviations], 0.4 to 37
@@ -55,6 +56,17 @@ def readings_of_moved(shape: ColumnShape, kernel: Kernel, vectors_pm: Array, res
     return np.stack([bent, along], axis=-1)[:longest]
 
 
+@compiled("float64[::1](float64[::1], float64[::1], float64[::1], float64[::1])")
+def _best_ratios(bent: Array, distance: Array, of_bent: Array, of_distance: Array) -> Array:
+    """Twice the logarithm of the best likelihood ratio of each of n readings over some lengths (k,); never below 0."""
+    best = np.zeros(len(bent))
+    for i in range(len(bent)):
+        for k in range(len(of_bent)):
+            a, b = of_bent[k], of_distance[k]
+            best[i] = max(best[i], 2 * (bent[i] * a + distance[i] * b) - a * a - b * b)
+    return best
+
+
 @dataclass(frozen=True)
 class Moved:
     """The readings of moved columns, in the standard deviations of bulk.
@@ -82,9 +94,7 @@ class Moved:
         bent, distance : ndarray of shape (n,)
             Of bulk standard normal, and the distance of a standard normal in two dimensions.
         """
-        best = np.zeros(len(bent))
-        for a, b in zip(self.bent, self.distance, strict=True):
-            np.maximum(best, 2 * (bent * a + distance * b) - a**2 - b**2, out=best)
+        best = _best_ratios(*(np.ascontiguousarray(x) for x in (bent, distance, self.bent, self.distance)))
         beyond = np.maximum(best - RATIOS[-1], 0.0)
         return np.asarray(np.exp(np.interp(best, RATIOS, self._log_tail) - beyond / 2))
 

@@ -18,6 +18,7 @@ from scipy.special import betaincinv
 
 from oddlattice.numerics import distributions
 from oddlattice.numerics.arrays import Array, Bools, Index
+from oddlattice.numerics.compiled import compiled
 
 MOST = 5  # components
 FEWEST = 30  # columns: fewer tell no distribution
@@ -32,6 +33,7 @@ TRIAL_STEPS, STEPS, LAST_STEPS = 15, 300, 30
 UNLIKE, FAR, FEW_FAR = 1.6, 4.0, 0.004  # what is no more than one population: distance, deviates, part beyond them
 HALF = 0.5  # the bulk has more than this part of the columns
 LEVELS = (0.68, 0.95)
+ROOT_2_PI = float(np.sqrt(2 * np.pi))
 
 
 @dataclass(frozen=True)
@@ -98,23 +100,58 @@ class _Mixture:
 
 def _fitted(values: Array, errors: Array, start: _Mixture, steps: int) -> _Mixture:
     """Expectation-maximisation from a start until the likelihood rests."""
-    now, floor = start, 1e-3 * float(errors.mean()) + 1e-9
+    weights, means, scatters = start.weights.copy(), start.means.copy(), start.scatters.copy()
+    floor = 1e-3 * float(errors.mean()) + 1e-9
+    values, errors = (np.ascontiguousarray(some, dtype=np.float64) for some in (values, errors))
+    likelihood = _climb(values, errors, weights, means, scatters, start.height, floor, steps, start.log_likelihood)
+    return _Mixture(weights, means, scatters, start.height, likelihood)
+
+
+@compiled(
+    "float64(float64[::1], float64[::1], float64[::1], float64[::1], float64[::1], float64, float64, int64, float64)"
+)
+def _climb(
+    values: Array,
+    errors: Array,
+    weights: Array,
+    means: Array,
+    scatters: Array,
+    height: float,
+    floor: float,
+    steps: int,
+    last: float,
+) -> float:
+    """Steps of expectation-maximisation, in place: weights (k + 1,), means and scatters (k,); the log-likelihood."""
+    number, n = len(means), len(values)
+    part = np.empty(number)
     for _ in range(steps):
-        parts = now.parts(values, errors)
-        total = parts.sum(axis=1)
-        log_likelihood = float(np.log(np.maximum(total, 1e-300)).sum())
-        member = parts / np.maximum(total, 1e-300)[:, None]
-        number = np.maximum(member[:, :-1].sum(axis=0), 1e-9)
-        variance = now.scatters**2 / (now.scatters**2 + errors[:, None] ** 2)
-        true = now.means + variance * (values[:, None] - now.means)
-        means = (member[:, :-1] * true).sum(axis=0) / number
-        left = (true - means) ** 2 + variance * errors[:, None] ** 2
-        scatters = np.maximum(np.sqrt((member[:, :-1] * left).sum(axis=0) / number), floor)
-        rests = abs(log_likelihood - now.log_likelihood) < 1e-5 * abs(log_likelihood) + 1e-3
-        now = _Mixture(member.mean(axis=0), means, scatters, now.height, log_likelihood)
+        total, member, first, second = 0.0, np.zeros(number + 1), np.zeros(number), np.zeros(number)
+        for i in range(n):
+            everything = weights[number] * height
+            for k in range(number):
+                width = np.sqrt(scatters[k] ** 2 + errors[i] ** 2)
+                part[k] = weights[k] * np.exp(-0.5 * ((values[i] - means[k]) / width) ** 2) / (width * ROOT_2_PI)
+                everything += part[k]
+            everything = max(everything, 1e-300)
+            total += np.log(everything)
+            member[number] += weights[number] * height / everything
+            for k in range(number):
+                its = part[k] / everything
+                kept = scatters[k] ** 2 / (scatters[k] ** 2 + errors[i] ** 2)
+                moved = kept * (values[i] - means[k])  # of the true value, from the mean
+                member[k] += its
+                first[k] += its * moved
+                second[k] += its * (moved**2 + kept * errors[i] ** 2)
+        for k in range(number):
+            mean = first[k] / max(member[k], 1e-9)
+            means[k] += mean
+            scatters[k] = max(np.sqrt(max(second[k] / max(member[k], 1e-9) - mean**2, 0.0)), floor)
+        weights[:] = member / n
+        rests = abs(total - last) < 1e-5 * abs(total) + 1e-3
+        last = total
         if rests:
             break
-    return now
+    return last
 
 
 def _with_one_more(values: Array, errors: Array, now: _Mixture) -> _Mixture:

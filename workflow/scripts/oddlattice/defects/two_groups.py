@@ -24,10 +24,13 @@ from oddlattice.numerics.arrays import Array, Bools, Index
 from oddlattice.storage.rows import Row
 
 CANDIDATE = 2.0  # |z| from which a column is looked at by itself; the others are counted
+BULK_BELOW = float(2 * ndtr(CANDIDATE) - 1)  # part of bulk whose |z| is smaller
 SIZES = 2.0 * 1.25 ** np.arange(13)  # |z| that changes have on average, 2 to 29
 SPREAD = 0.15  # of |z| about each of them, as a part of it, beside the null's own
 PARTS = np.geomspace(1e-5, 0.3, 12)  # of an image's columns that changed: means of beta distributions
 LIKENESS = 2.0  # their first parameter: they are about as wide as 0.7 of their means
+UNLIKENESS = LIKENESS / PARTS - LIKENESS  # their second
+PART_NORMS = betaln(LIKENESS, UNLIKENESS)
 WARM_UP, DRAWS = 150, 400
 SWEEPS, MANY = 1, 100_000  # between two draws where candidates are few; so many candidates are looked at in all of them
 LEVELS = (0.68, 0.95)
@@ -227,23 +230,17 @@ def _members(
     number = np.bincount(seen.image[real], minlength=len(parts))
     # of the others, which are looked at together
     hidden = weights * seen.hidden
-    odds = parts[:, None] * hidden.sum(axis=1) / ((1 - parts[:, None]) * seen.bulk_share * _bulk_below())
+    odds = parts[:, None] * hidden.sum(axis=1) / ((1 - parts[:, None]) * seen.bulk_share * BULK_BELOW)
     changed = rng.binomial(seen.others, odds / (1 + odds))
     shares = hidden / np.maximum(hidden.sum(axis=1, keepdims=True), 1e-300)
     counts += np.stack([rng.multinomial(n, share) for n, share in zip(changed.sum(axis=0), shares, strict=True)])
     return counts, number + changed.sum(axis=1)
 
 
-def _bulk_below() -> float:
-    """Part of bulk whose |z| is below CANDIDATE."""
-    return float(2 * ndtr(CANDIDATE) - 1)
-
-
 def _parts(changed: Index, columns: Index, prior: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """Share of changed columns of each image (images,), and the mixture of PARTS (parts,) that images have it from."""
-    beyond = LIKENESS / PARTS - LIKENESS
-    more, rest = changed[:, None] + LIKENESS, (columns - changed)[:, None] + beyond
-    chance = betaln(more, rest) - betaln(LIKENESS, beyond) + np.log(prior)
+    more, rest = changed[:, None] + LIKENESS, (columns - changed)[:, None] + UNLIKENESS
+    chance = betaln(more, rest) - PART_NORMS + np.log(prior)
     chance = np.cumsum(np.exp(chance - chance.max(axis=1, keepdims=True)), axis=1)
     chosen = (rng.random(len(chance))[:, None] * chance[:, -1:] > chance).sum(axis=1)
     parts = rng.beta(more[:, 0], rest[np.arange(len(chosen)), chosen])

@@ -13,8 +13,7 @@ from functools import cached_property
 import numpy as np
 from scipy import ndimage
 
-from oddlattice.lattice.demodulate import demodulate
-from oddlattice.lattice.fit_frame import GRID_CELLS, WINDOW_CELLS
+from oddlattice.lattice.demodulate import GRID_CELLS, WINDOW_CELLS, demodulate
 from oddlattice.lattice.flattener import fit_flattener
 from oddlattice.lattice.grid import Grid, grid_over
 from oddlattice.numerics.arrays import Array, Bools, Complex, Float, Index
@@ -27,11 +26,17 @@ STRONG = 0.45  # of its usual strength that every wave must have all along a cir
 USUAL_PERCENT = 75  # of the places of good crystal where a wave is weaker than its usual strength
 CLEAR = 6.0  # times its noise that a wave usually has at least
 APART_PERIODS = 2.0  # windings half as far from each other are one dislocation; its circuit runs so far around them
+WIDER_PERIODS = 1.0, 2.0  # by which a circuit is wider that is tried after one that tells nothing
 AROUND_PERIODS = 3.0  # from a region, of the circuit around it
 WHOLE = 0.05  # by which a Burgers vector may miss a lattice vector, and what each reflection tells of it
 NEAREST_PERIODS, FARTHEST_PERIODS = 3.0, 8.0  # from a fault, of the places on its sides
 LEAST_BLOCKS, BLOCK_PERIODS = 4, 3.0  # pieces of a fault, along it, whose scatter tells the error of its shift
 FEWEST_IN_BLOCK = 4
+ELONGATED = 3.0  # times longer than wide: what may be a fault
+LEAST_LINE_PERIODS = 8.0
+CERTAIN = 5.0  # standard errors from which a shift is one
+LEAST_SHIFT = 0.05  # [cells]
+AGREE = 3.0  # times their errors that reflections may be off one shift
 WEAK = "the lattice is too weak along a circuit around it"
 AT_EDGE = "no circuit around it lies in the image and in its grain"
 UNCLEAR = "the closures that reflections tell are not those of one lattice vector"
@@ -71,7 +76,7 @@ class Waves:
     @cached_property
     def places_px(self) -> Array:
         """Places (n, m, 2) of the grid."""
-        return np.stack(np.meshgrid(self.grid.rows_px, self.grid.cols_px, indexing="ij"), -1)
+        return self.grid.places_px
 
     @cached_property
     def windings(self) -> Index:
@@ -121,8 +126,8 @@ def _chosen(orders: Index, strength: Array) -> Index:
     """
     left = list(np.argsort(-strength))
     kept = [left.pop(0)]
-    while _seen_index(orders[kept]) != 1:
-        better = next((k for k in left if _seen_index(orders[[*kept, k]]) < _seen_index(orders[kept])), None)
+    while seen_index(orders[kept]) != 1:
+        better = next((k for k in left if seen_index(orders[[*kept, k]]) < seen_index(orders[kept])), None)
         if better is None:
             break
         kept.append(better)
@@ -130,7 +135,7 @@ def _chosen(orders: Index, strength: Array) -> Index:
     return np.array(kept + left[: max(REFLECTIONS - len(kept), 0)], dtype=np.int64)
 
 
-def _seen_index(orders: Sequence[tuple[int, int]] | Index) -> float:
+def seen_index(orders: Sequence[tuple[int, int]] | Index) -> float:
     """Of how many shifts that reflections do not tell apart there is one in a cell; infinite where all are parallel."""
     areas = [int(a[0] * b[1] - a[1] * b[0]) for k, a in enumerate(orders) for b in orders[:k]]
     return math.gcd(*areas) or math.inf
@@ -153,7 +158,7 @@ def waves_of(image: Float, vectors_px: Array, own: Bools | None = None) -> Waves
     some, noise = _demodulated(image[window], vectors_px, orders)
     usual = np.percentile(np.abs(some[0]), USUAL_PERCENT, axis=(1, 2))
     orders, usual = orders[usual > CLEAR * noise], usual[usual > CLEAR * noise]
-    if not np.isfinite(_seen_index(orders)):
+    if not np.isfinite(seen_index(orders)):
         return None
     kept = _chosen(orders, usual)
     (waves, grid), _ = _demodulated(image, vectors_px, orders[kept])
@@ -202,7 +207,7 @@ def closure_of(waves: Waves, places: Bools) -> Closure:
     if places[[0, -1]].any() or places[:, [0, -1]].any():
         return Closure(middle, None, AT_EDGE)
     strong = waves.strong[:, rim].all(axis=1)
-    if not np.isfinite(_seen_index(waves.orders[strong])):
+    if not np.isfinite(seen_index(waves.orders[strong])):
         return Closure(middle, None, WEAK)
     square = places[:-1, :-1] & places[1:, :-1] & places[:-1, 1:] & places[1:, 1:]
     total = waves.windings[:, square].sum(axis=1)
@@ -226,8 +231,23 @@ def dislocations(waves: Waves, near: Bools) -> list[Closure]:
     for i, j in np.argwhere((waves.windings[:2] != 0).any(axis=0)):
         wound[i : i + 2, j : j + 2] = True
     named, count = ndimage.label(waves.dilated(wound & near, APART_PERIODS), structure=np.ones((3, 3)))
-    found = [closure_of(waves, named == k) for k in range(1, count + 1)]
+    found = [_told_by_some(waves, np.asarray(named, dtype=np.int64), k) for k in range(1, count + 1)]
     return [one for one in found if one.burgers != (0.0, 0.0)]
+
+
+def _told_by_some(waves: Waves, named: Index, k: int) -> Closure:
+    """The closure around what is wound in some grid places, by the narrowest circuit along which waves are strong."""
+    narrowest = closure_of(waves, named == k)
+    for wider in WIDER_PERIODS:
+        if narrowest.burgers is not None:
+            break
+        wide = waves.dilated(named == k, wider)
+        if (wide & (named > 0) & (named != k)).any():
+            break
+        found = closure_of(waves, wide)
+        if found.burgers is not None:
+            return found
+    return narrowest
 
 
 def around(waves: Waves, places: Bools) -> tuple[Closure, list[Closure]]:
@@ -267,6 +287,28 @@ class Fault:
     shift: tuple[float, float]
     sigma: tuple[float, float]
     misfit: float
+
+
+def faults(waves: Waves) -> list[Fault]:
+    """The straight lines along which waves are weak and across which the lattice is shifted."""
+    lines, count = ndimage.label(waves.weak, structure=np.ones((3, 3)))
+    found = [_fault(waves, lines == k) for k in range(1, count + 1)]
+    return [fault for fault in found if fault is not None]
+
+
+def _fault(waves: Waves, places: Bools) -> Fault | None:
+    line = line_through(places, waves)
+    if (
+        line is None
+        or line[1] < ELONGATED
+        or np.hypot(*np.diff(line[0], axis=0)[0]) < LEAST_LINE_PERIODS * waves.period_px
+    ):
+        return None
+    found = fault_along(waves, line[0])
+    if found is None or found.misfit > AGREE:
+        return None
+    size, sigma = math.hypot(*found.shift), math.hypot(*found.sigma)
+    return found if size > max(CERTAIN * sigma, LEAST_SHIFT) else None
 
 
 def fault_along(waves: Waves, ends_px: Array) -> Fault | None:

@@ -11,6 +11,9 @@ from oddlattice.lattice.grid import Grid, strips
 from oddlattice.lattice.spoilt import POOL_PX, Seen
 from oddlattice.numerics.arrays import Array, Complex, Float
 
+GRID_CELLS = 0.8  # step of the coarse grid, in units of sqrt(cell area)
+WINDOW_CELLS = 1.5  # rms width of the window, same units
+
 
 def _window(grid_px: Array, at: npt.NDArray[Any], sigma_px: float) -> Array:
     """Gaussian windows (n, p) around grid places at the places `at` [px]."""

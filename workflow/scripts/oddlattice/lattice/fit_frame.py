@@ -11,7 +11,9 @@ import numpy.typing as npt
 from scipy import ndimage
 from skimage.restoration import unwrap_phase
 
-from oddlattice.lattice.demodulate import coverage, demodulate
+from oddlattice.lattice.breaks import CLEAR, RIM_STEPS, STRONG, WEAK_PART, Waves, seen_index
+from oddlattice.lattice.demodulate import GRID_CELLS, WINDOW_CELLS, coverage, demodulate
+from oddlattice.lattice.dislocations import slips_of
 from oddlattice.lattice.flattener import Flattener
 from oddlattice.lattice.fourier import Lattice, NoLatticeError
 from oddlattice.lattice.frame import Frame
@@ -20,9 +22,7 @@ from oddlattice.lattice.spoilt import Seen
 from oddlattice.numerics.arrays import Array, Complex, Float
 from oddlattice.numerics.local_plane import global_polynomial, local_plane
 
-GRID_CELLS = 0.8  # step of the coarse grid, in units of sqrt(cell area)
-WINDOW_CELLS = 1.5  # rms width of the demodulation window, same units
-FIELD_CELLS = 2.5  # rms width of the smoothing that follows, same units
+FIELD_CELLS = 2.5  # rms width of the smoothing that follows [sqrt(cell area)]
 ROUGHEST = 0.08  # [cells]; measured fields of crystals depart from smooth ones by 0.02 at most, of speckle by 0.12
 REFLECTIONS = 4  # strongest reflections that measure the field
 TORN_STEPS, TORN_PART = 4, 0.35  # steps about a jump of the lattice that are left out, if they are no more of all
@@ -56,6 +56,17 @@ def strongest_reflections(orders: npt.NDArray[np.int64], strength: Array) -> npt
     return np.array([first, second, *rest[: REFLECTIONS - 2]])
 
 
+def completing(
+    orders: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], strength: Array, noise: float
+) -> npt.NDArray[np.int64]:
+    """Indices of the reflections without which those `chosen` do not tell all shifts apart; shape (k,)."""
+    found = list(chosen)
+    for k in np.argsort(-strength):
+        if strength[k] > CLEAR * noise and seen_index(orders[[*found, k]]) < seen_index(orders[found]):
+            found.append(k)
+    return np.array(found[len(chosen) :], dtype=np.int64)
+
+
 def fit_frame(image: Float, lattice: Lattice, flattener: Flattener) -> Frame:
     """Refine a coarse lattice to a frame over the whole image.
 
@@ -75,15 +86,20 @@ def fit_frame(image: Float, lattice: Lattice, flattener: Flattener) -> Frame:
             known = coverage(flattener.seen, grid, sigma)[0] > LEAST_SEEN
             if not known.any():
                 raise NoLatticeError(TOO_NARROW)
-            chosen = strongest_reflections(orders, np.percentile(np.abs(amplitudes[:, known]), 85, axis=1))
+            strength = np.percentile(np.abs(amplitudes[:, known]), 85, axis=1)
+            chosen = strongest_reflections(orders, strength)
+            field_of = len(chosen)
+            chosen = np.concatenate([chosen, completing(orders, chosen, strength, noise)])
             orders, frequencies, amplitudes = orders[chosen], frequencies[chosen], amplitudes[chosen]
-        steps = _phase_steps(amplitudes) / (2 * np.pi * np.array(grid.step_px))
-        weight = np.abs(amplitudes).mean((1, 2))[:, None]
+        steps = _phase_steps(amplitudes[:field_of]) / (2 * np.pi * np.array(grid.step_px))
+        weight = np.abs(amplitudes[:field_of]).mean((1, 2))[:, None]
         if np.abs(steps).max() < 0.02 / period or number == 2:
             break
-        reciprocal = np.linalg.lstsq(orders * weight, (frequencies + steps) * weight, rcond=None)[0]
+        reciprocal = np.linalg.lstsq(orders[:field_of] * weight, (frequencies[:field_of] + steps) * weight, rcond=None)[
+            0
+        ]
         vectors = np.linalg.inv(reciprocal).T
-    frame = _frame_of_phases(amplitudes, noise, orders, vectors, grid, sigma, flattener.seen)
+    frame = _frame_of_phases(amplitudes, field_of, noise, orders, vectors, grid, sigma, flattener.seen)
     if frame.roughness > ROUGHEST:
         raise NoLatticeError(
             "no lattice: the fringes do not keep step over the image "
@@ -94,6 +110,7 @@ def fit_frame(image: Float, lattice: Lattice, flattener: Flattener) -> Frame:
 
 def _frame_of_phases(
     amplitudes: Complex,
+    field_of: int,
     noise: float,
     orders: npt.NDArray[np.int64],
     vectors: Array,
@@ -101,6 +118,7 @@ def _frame_of_phases(
     sigma: float,
     seen: Seen,
 ) -> Frame:
+    """The frame of the first `field_of` waves; the others only tell faults that these do not see."""
     part, off = coverage(seen, grid, sigma)
     amplitudes = amplitudes / np.maximum(part, LEAST_SEEN)
     strength = np.sqrt(np.maximum(np.abs(amplitudes) ** 2 - noise**2, 0))
@@ -108,16 +126,24 @@ def _frame_of_phases(
     strong = typical > 3 * noise
     if strong[:2].sum() < 2:
         raise NoLatticeError("no lattice: the fringes are too weak or too disordered to be followed over the image")
-    quality = np.sqrt((strength[strong] ** 2).sum(0) / (typical[strong] ** 2).sum())
+    kept = np.flatnonzero(strong[:field_of])
+    quality = np.sqrt((strength[kept] ** 2).sum(0) / (typical[kept] ** 2).sum())
     good = (quality > CRYSTAL_LEVEL) & (np.abs(amplitudes[:2]).min(0) > 2.5 * noise) & (part > LEAST_SEEN)
     good = ndimage.binary_opening(good, np.ones((2, 2), dtype=bool)) & _largest_parts(good)
     if good.sum() < 9:
         raise NoLatticeError(TOO_NARROW)
+    size = np.abs(amplitudes) / typical[:, None, None]
+    inner = ndimage.binary_erosion(part > LEAST_SEEN, iterations=RIM_STEPS, border_value=1)
+    weak = inner & (size[strong] < WEAK_PART).any(axis=0)
+    slips = slips_of(
+        Waves(vectors, orders[strong], amplitudes[strong], grid, good & (size[strong] > STRONG), weak), good
+    )
+    amplitudes, orders, typical = amplitudes[:field_of], orders[:field_of], typical[:field_of]
+    amplitudes = amplitudes * np.exp(-2j * np.pi * np.tensordot(orders, slips.part(grid.places_px), 1))
     phases = np.stack([_unwrapped(a, good) for a in amplitudes])
     weights = np.where(good, part * quality**2, 0.0)
     field = _displacement(phases[:2], orders[:2], typical[:2], weights)
-    if strong.sum() > 2:
-        kept = np.flatnonzero(strong)
+    if len(kept) > 2:
         constant = np.array(
             [_wrapped_middle(phases[k] - 2 * np.pi * np.tensordot(orders[k], field, 1), good) for k in kept]
         )
@@ -137,7 +163,10 @@ def _frame_of_phases(
     quality = ndimage.minimum_filter(
         quality, 3, mode="nearest"
     )  # at its edge a column is cut, and drags its line along
-    return _smoothed(Frame(vectors, np.zeros(2), field, grid, np.where(torn, 0.0, quality), seen.shape), weights)
+    slips = slips.with_strain(field, weights, grid, sigma)
+    field = field - slips.strain(grid.places_px)
+    frame = _smoothed(Frame(vectors, np.zeros(2), field, grid, np.where(torn, 0.0, quality), seen.shape), weights)
+    return frame.cut_open(slips)
 
 
 def _torn(field: Array, good: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

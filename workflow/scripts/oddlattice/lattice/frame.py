@@ -4,15 +4,17 @@
 """
 
 from dataclasses import dataclass, replace
+from dataclasses import field as filled_by
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from oddlattice.lattice.dislocations import FINER, Slips, from_line_px
 from oddlattice.lattice.flattener import Flattener
 from oddlattice.lattice.grid import Grid, Lifted
 from oddlattice.lattice.spoilt import Seen
-from oddlattice.numerics.arrays import Array, Float
+from oddlattice.numerics.arrays import Array, Bools, Float
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,12 @@ class Frame:
         (rows, cols) of the image.
     roughness : float
         rms by which the measured field departs from its smooth version [cells of the primitive lattice].
+    cuts_px : ndarray of shape (k, 2, 2)
+        Ends (row, col) of the lines along which (u, v) jump, from dislocations.
+    faults_px : ndarray of shape (f, 2, 2)
+        The same of faults.
+    cores_px : ndarray of shape (c, 3)
+        Middle (row, col) and radius of the cores of dislocations.
     """
 
     vectors_px: Array
@@ -43,6 +51,9 @@ class Frame:
     quality: Array
     shape: tuple[int, int]
     roughness: float = 0.0
+    cuts_px: Array = filled_by(default_factory=lambda: np.empty((0, 2, 2)))
+    faults_px: Array = filled_by(default_factory=lambda: np.empty((0, 2, 2)))
+    cores_px: Array = filled_by(default_factory=lambda: np.empty((0, 3)))
 
     @property
     def period_px(self) -> float:
@@ -96,7 +107,55 @@ class Frame:
             grid=self.grid.transposed,
             quality=np.ascontiguousarray(self.quality.T),
             shape=(self.shape[1], self.shape[0]),
+            cuts_px=self.cuts_px[..., ::-1],
+            faults_px=self.faults_px[..., ::-1],
+            cores_px=self.cores_px[:, [1, 0, 2]],
         )
+
+    def cut_open(self, slips: Slips) -> "Frame":
+        """The frame with what dislocations do to it, on a grid as fine as the jump along their cuts needs."""
+        if not slips.cuts:
+            return self
+        grid = self.grid.finer(FINER)
+        places = grid.places_px
+        layers = self.grid.at(np.concatenate([self.field, self.quality[None]]), places.reshape(-1, 2))
+        bent, quality = np.split(layers.reshape(3, *places.shape[:2]), [2])
+        cuts, faults = (
+            np.array([cut.ends_px for cut in slips.cuts if cut.is_fault == kind]).reshape(-1, 2, 2)
+            for kind in (False, True)
+        )
+        bent = bent + slips.part(places)
+        frame = replace(self, field=bent, grid=grid, cuts_px=cuts, faults_px=faults, cores_px=slips.cores_px)
+        return replace(frame, quality=np.where(frame.from_cuts_px(places) > 0, quality[0], 0.0))
+
+    def from_cuts_px(self, places_px: Array) -> Array:
+        """Distance of places (..., 2) from what jumps along cuts and faults reach; infinite without; shape (...)."""
+        return np.minimum(self._from(self.cuts_px, places_px), self._from(self.faults_px, places_px))
+
+    def _from(self, lines_px: Array, places_px: Array) -> Array:
+        away = [np.full(places_px.shape[:-1], np.inf), *(from_line_px(places_px, ends) for ends in lines_px)]
+        return np.asarray(np.maximum(np.min(away, axis=0) - max(self.grid.step_px), 0.0))
+
+    def cut_cells(self, nodes_px: Array) -> Bools:
+        """Cells (U, V) with corners (2, U + 1, V + 1) [px] that a cut goes through, where the lattice is not broken."""
+        return self._cells(self.cuts_px, nodes_px) & ~self.broken_cells(nodes_px)
+
+    def broken_cells(self, nodes_px: Array) -> Bools:
+        """Cells (U, V) with corners (2, U + 1, V + 1) [px] in cores of dislocations, and along faults."""
+        middle = _middles(nodes_px)
+        in_each = (np.hypot(*np.moveaxis(middle - core[:2], -1, 0)) < core[2] for core in self.cores_px)
+        return sum(in_each, self._cells(self.faults_px, nodes_px))
+
+    def _cells(self, lines_px: Array, nodes_px: Array) -> Bools:
+        """Cells (U, V) that lines go through."""
+        diagonals = self.vectors_px[0] + self.vectors_px[1], self.vectors_px[0] - self.vectors_px[1]
+        half = max(float(np.hypot(*across)) for across in diagonals) / 2
+        return np.asarray(self._from(lines_px, _middles(nodes_px)) <= half)
+
+
+def _middles(nodes_px: Array) -> Array:
+    """Middles (U, V, 2) of cells with corners (2, U + 1, V + 1)."""
+    return np.asarray(np.moveaxis(nodes_px[:, :-1, :-1] + nodes_px[:, 1:, 1:], 0, -1) / 2)
 
 
 class Quality(Lifted):

@@ -25,9 +25,24 @@ class Grid:
         return float(self.rows_px[1] - self.rows_px[0]), float(self.cols_px[1] - self.cols_px[0])
 
     @property
+    def places_px(self) -> Array:
+        """Places (n, m, 2) of the grid."""
+        return np.stack(np.meshgrid(self.rows_px, self.cols_px, indexing="ij"), -1)
+
+    @property
     def transposed(self) -> "Grid":
         """The grid with rows and columns exchanged."""
         return Grid(self.cols_px, self.rows_px)
+
+    def holds(self, place_px: Array) -> bool:
+        """Whether a place (2,) [px] lies in the image."""
+        (row, col), (rows, cols) = place_px, (self.rows_px, self.cols_px)
+        return bool(rows[0] <= row <= rows[-1] and cols[0] <= col <= cols[-1])
+
+    def finer(self, times: int) -> "Grid":
+        """The grid with steps so many times smaller."""
+        rows, cols = (np.linspace(at[0], at[-1], times * (len(at) - 1) + 1) for at in (self.rows_px, self.cols_px))
+        return Grid(rows, cols)
 
     def at(self, layers: Array, places_px: Array) -> Array:
         """Layers (k, n, m) interpolated at places (p, 2) [px], edge values outside; shape (k, p)."""

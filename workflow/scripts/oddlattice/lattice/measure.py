@@ -208,9 +208,9 @@ def _measured(on: OnLattice, transposed: bool, known: Registration | None = None
     first, count = statistics.first, (statistics.pixels.shape[0], statistics.pixels.shape[1])
     nodes = nodes_of(frame, first, count)
     margin = float(np.abs(shifts).max()) if len(shifts) else 0.0
-    whole = seen.cells(nodes)
+    whole, broken = seen.cells(nodes) & ~frame.cut_cells(nodes), frame.broken_cells(nodes)
     inside = inside_cells(nodes, frame.shape, min(margin, 0.5 * frame.period_px)) & whole
-    mask = crystalline(within(statistics, whole), inside)
+    mask = crystalline(within(statistics, whole), inside) & ~broken
     if mask.sum() < LEAST_CELLS:
         raise NoLatticeError(
             f"no lattice: only {int(mask.sum())} whole cells of crystal are in the image; "
@@ -232,7 +232,7 @@ def _measured(on: OnLattice, transposed: bool, known: Registration | None = None
         inside=inside,
         amplitude=cell_amplitude(statistics, 0.0),
         shift_uv=cell_shifts(statistics, sharper),
-        depth_px=seen.depth_px(nodes),
+        depth_px=np.minimum(seen.depth_px(nodes), frame.from_cuts_px(np.moveaxis(nodes, 0, -1))),
         line_gain=gain,
         bent_ends_px=(0, 0)
         if known is not None and known.bent_ends_px == (0, 0)
