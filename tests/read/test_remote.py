@@ -1,8 +1,12 @@
-"""An archive behind a URL: listed, copied to scratch ahead of its readers, never written to. The store is a mock."""
+"""An archive behind a URL: listed, copied to scratch ahead of its readers, never written to.
+
+The store of most tests is a mock; two are of OpenStack Swift as Debian ships it, through its S3 interface.
+"""
 
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ from oddlattice.archive.remote import Remote, place_of
 from oddlattice.archive.shards import read_shard
 from oddlattice.read.staging import AHEAD, Scratch
 from oddlattice.storage.products import SHARD, read_tsv
+from support import swift_store
 from support.object_store import Store, serving
 from support.other_files import npy
 from support.raw_files import SETTINGS, counts, shard_of, write_ncem
@@ -129,14 +134,63 @@ def test_no_more_is_copied_ahead_than_is_read(tmp_path: Path, account: Path) -> 
     assert not list(account.iterdir())
 
 
+@pytest.fixture
+def swift(tmp_path: Path, account: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Port of a real object store."""
+    if not swift_store.here():
+        pytest.skip("SKIPPED LOUDLY: no python3-swift here, no real object store is asked")
+    for name, value in swift_store.ACCOUNT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    with swift_store.swift(tmp_path / "swift") as port:
+        yield port
+
+
+def read_both(near: Path, far: Remote, folder: Path, settle_s: int = 300) -> dict[str, dict[str, bytes]]:
+    """Products of a local archive and of a remote one that holds the same, an hour after all was written."""
+    found = {}
+    for name, archive in (("near", near), ("far", far)):
+        results, log = folder / name, folder / "log"
+        now_ns = time.time_ns() + 3600 * 10**9
+        (shard,) = scan_archive(archive, results, INCLUDE, [], settle_s, 200, 1000, now_ns=now_ns).shards
+        read_images.main(results / f"0_archive/{shard}.tsv", archive, results / "i.zarr", SETTINGS, log, threads=2)
+        found[name] = contents(results / "i.zarr") | {"": (results / "0_archive/discovered.tsv").read_bytes()}
+    return found
+
+
+def test_a_real_object_store_gives_the_products_of_a_local_archive(swift: int, tmp_path: Path, account: Path) -> None:
+    folder = made(tmp_path / "bucket", 3)
+    swift_store.upload(folder, swift)
+    with swift_store.Late(swift, 0.02) as late:
+        far = place_of(swift_store.url_of(late.port))
+        assert isinstance(far, Remote)
+        found = read_both(folder, far, tmp_path)
+        assert found["near"] == found["far"]
+        assert set(late.asked) == {"GET", "HEAD"}, "nothing is written"
+        assert not scan_archive(far, tmp_path / "new", INCLUDE, [], 300, 32, 1000, now_ns=time.time_ns()).shards
+    assert len(zarr.open_group(tmp_path / "far/i.zarr", mode="r").attrs["images"]) == 4
+    assert not list(account.iterdir()), "no copy is left"
+
+
 @pytest.mark.slow
-def test_reading_ahead_hides_answers_that_come_late(tmp_path: Path, account: Path) -> None:
-    """100 files through 20 ms an answer, against the same files beside."""
+@pytest.mark.parametrize("real", [True, False])
+def test_reading_ahead_hides_answers_that_come_late(
+    real: bool, request: pytest.FixtureRequest, tmp_path: Path, account: Path
+) -> None:
+    """100 files through 20 ms an answer, against the same files beside; Swift, and the mock."""
     folder = made(tmp_path / "bucket", 99, (512, 512))
-    shard_of(folder, tmp_path / "shard.tsv")
-    with serving(folder, delay_s=0.02) as store:
+    with ExitStack() as stack:
+        if real:
+            port = request.getfixturevalue("swift")
+            swift_store.upload(folder, port)
+            store: Store | swift_store.Late = stack.enter_context(swift_store.Late(port, 0.02))
+            far = Remote(swift_store.url_of(store.port))
+        else:
+            store = stack.enter_context(serving(folder, delay_s=0.02))
+            far = Remote(store.url)
+        shard_of(folder, tmp_path / "shard.tsv")
         seconds = {}
-        for name, archive in (("near", folder), ("far", Remote(store.url)), ("near again", folder)):
+        for name, archive in (("near", folder), ("far", far), ("near again", folder)):
             began = time.monotonic()
             read_images.main(tmp_path / "shard.tsv", archive, tmp_path / f"{name}.zarr", SETTINGS, tmp_path / "log")
             seconds[name] = time.monotonic() - began
