@@ -156,7 +156,7 @@ def longest_chance_run(image: Any) -> int:
 
 def blank_pixels(band: npt.NDArray[Any], run_px: int = RUN_PX) -> Bools:
     """Pixels that are not finite or lie in a run of `run_px` equal ones along a row or a column; shape as `band`."""
-    blank = ~np.isfinite(band)
+    blank = np.ascontiguousarray(~np.isfinite(band))
     _mark_runs(np.ascontiguousarray(band, np.float64), run_px, blank)
     return np.asarray(blank, dtype=bool)
 
