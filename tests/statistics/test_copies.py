@@ -7,7 +7,7 @@ import polars as pl
 from oddlattice.archive.entries import Entry, inventory_text, read_entries
 from oddlattice.archive.shards import File
 from oddlattice.archive.verdicts import refresh_inventory
-from oddlattice.statistics.copies import same_scans, with_copies
+from oddlattice.statistics.copies import same_scans, with_copies, with_words
 from oddlattice.statistics.counting import one_of_each_stack
 from oddlattice.storage.products import IMAGES, table, write_parquet
 from oddlattice.storage.rows import Row
@@ -41,6 +41,12 @@ def test_the_shortest_path_is_counted() -> None:
 def test_copies_are_no_further_places_of_the_sample() -> None:
     rows = with_copies(table(ROWS, IMAGES), no_maps).filter(pl.col("state") == "analysed").to_dicts()
     assert [row["image_id"] for row in one_of_each_stack(rows)] == ["a", "c", "g-f0"]
+
+
+def test_a_page_says_that_its_image_is_not_counted() -> None:
+    told = with_words(table(ROWS, IMAGES), no_maps)
+    said = {row["image_id"]: row["not_counted"] for row in told.iter_rows(named=True) if row["not_counted"]}
+    assert said == dict.fromkeys("bd", "Not counted: same content as x/a.dm4")
 
 
 def test_the_inventory_names_what_a_copy_is_of(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from oddlattice.report.gallery import in_page_order
 from oddlattice.report.image_page import write_failure, write_page_of
 from oddlattice.report.images import load_image, places_of
 from oddlattice.report.series_page import write_series_pages
+from oddlattice.statistics.copies import with_words
+from oddlattice.statistics.guises import maps_of
 from oddlattice.statistics.reviews import lay_on
 from oddlattice.storage.atomic import whole_directory
 from oddlattice.storage.image_json import ByImage
@@ -62,7 +64,8 @@ def main(
     stores = {key: zarr.open_group(str(path), mode="r") for key, path in paths.items()}
     tested = pl.read_parquet(columns)
     said = json.loads(Path(reviews_json).read_text(encoding="ascii"))["statements"]
-    found = lay_on(in_page_order(pl.read_parquet(defects)), pl.read_parquet(images), partial(places_of, tested), said)
+    told = with_words(pl.read_parquet(images), maps_of([str(images)], [str(maps_zarr)]))
+    found = lay_on(in_page_order(pl.read_parquet(defects)), told, partial(places_of, tested), said)
     rows = [row for row in found.images.iter_rows(named=True) if row["state"] != "rejected"]
     measured = ByImage(statistics)
     with whole_directory(out_dir) as part:

@@ -78,8 +78,9 @@ def pixel_size_nm(image: Image) -> tuple[tuple[float, float] | None, str]:
 
 
 def warnings_of(image: Image) -> list[str]:
-    """Every warning of the stages, once, in their order."""
-    found = [*image.source.get("warnings", []), *image.lattice.get("warnings", []), *image.model.get("warnings", [])]
+    """Every warning of the stages, once, in their order; first of all, if another image shows the same scan."""
+    found = [image.row.get("not_counted") or ""]
+    found += [*image.source.get("warnings", []), *image.lattice.get("warnings", []), *image.model.get("warnings", [])]
     if image.row["state"] == "analysed" and image.row["reason"]:
         known = " ".join(found)
         found += [part for part in str(image.row["reason"]).split("; ") if part.rstrip(".") not in known]

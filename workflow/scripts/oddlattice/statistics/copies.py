@@ -24,6 +24,15 @@ def with_copies(images: pl.DataFrame, maps_of: Callable[[str], Maps | None]) -> 
     )
 
 
+def with_words(images: pl.DataFrame, maps_of: Callable[[str], Maps | None]) -> pl.DataFrame:
+    """The images of a shard with `not_counted`: why one is not, where another one of them shows its scan."""
+    found = with_copies(images, maps_of)
+    path_of = dict(zip(found["image_id"].to_list(), found["path"].to_list(), strict=True))
+    same = found.select("same_scan_as", "same_scan_how").iter_rows()
+    words = [f"Not counted: {how} as {path_of[other]}" if other else "" for other, how in same]
+    return images.with_columns(pl.Series("not_counted", words, pl.String))
+
+
 def counted_scans(rows: Sequence[Row], maps_of: Callable[[str], Maps | None]) -> dict[str, Same]:
     """The image that is counted for each that shows a scan again: copies, and scans in other guises."""
     copies = same_scans(rows)
