@@ -129,10 +129,11 @@ class _MeanCell:
     def _too_wide(self, each: Array) -> tuple[Array, Array]:
         """How much wider than WIDEST_PX columns are, in WIDER, and its slopes by the precision; shapes (n,), (n, 3)."""
         p_uu, p_uv, p_vv = each[:, 1:4].T
-        determinant = np.maximum(p_uu * p_vv - p_uv**2, 1e-3)
-        beyond = np.log(self._px2 / WIDEST_PX**2) / 2 - np.log(determinant) / 4
-        slopes = -np.stack([p_vv, -2 * p_uv, p_uu], axis=1) / determinant[:, None] / 4
-        return np.maximum(beyond, 0) / WIDER, slopes * (beyond > 0)[:, None] / WIDER
+        determinant = p_uu * p_vv - p_uv**2
+        known = np.maximum(determinant, 1e-3)
+        beyond = np.log(self._px2 / WIDEST_PX**2) / 2 - np.log(known) / 4
+        slopes = -np.stack([p_vv, -2 * p_uv, p_uu], axis=1) / known[:, None] / 4
+        return np.maximum(beyond, 0) / WIDER, slopes * ((beyond > 0) & (determinant > 1e-3))[:, None] / WIDER
 
     def _parts(self, p: Array) -> tuple[Array, float, Array]:
         n = self.peaks
@@ -189,7 +190,8 @@ class _MeanCell:
         """Coefficients of a periodic Gaussian: that of order 0, the others' logarithm over it; slopes of logarithms."""
         (p_uu, p_uv, p_vv), (u, v) = np.asarray(precision), self._order
         determinant = max(p_uu * p_vv - p_uv**2, 1e-3)
-        square = (p_vv * u**2 - 2 * p_uv * u * v + p_uu * v**2) / determinant
+        # not negative: what is no ellipse on the way to the best fit must not grow without bounds
+        square = np.maximum(p_vv * u**2 - 2 * p_uv * u * v + p_uu * v**2, 0.0) / determinant
         by_determinant = np.array([p_vv, -2 * p_uv, p_uu]) / determinant
         by_square = np.stack([v**2, -2 * u * v, u**2]) / determinant - by_determinant[:, None] * square
         area = float(2 * np.pi / np.sqrt(determinant))
