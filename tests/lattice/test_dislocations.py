@@ -12,6 +12,7 @@ from oddlattice.lattice.fit_frame import fit_frame
 from oddlattice.lattice.flattener import fit_flattener
 from oddlattice.lattice.fourier import find_lattice
 from oddlattice.lattice.register import fit_registration
+from oddlattice.lattice.tile_image import steps_and_blanks
 from oddlattice.numerics.arrays import Array
 from support.extended_fields import FIELDS, compose_extended
 from support.grain_fields import SAMPLES, make_grains
@@ -40,6 +41,8 @@ def test_only_cores_and_a_narrow_cut_are_lost(name: str, cores: int, most_cut: i
     region = gap_cells(found.mask, found.inside, np.ones(found.mask.shape))
     assert 0.5 * odd.sum() < region.sum() < 2 * odd.sum()
     assert (seen & ~found.inside).sum() < most_cut
+    (said,) = steps_and_blanks(found)
+    assert "from dislocations" in said and "blank" not in said
     off = np.hypot(*found.shift_uv)[found.mask.astype(bool)]  # of each cell from its place in the frame [cells]
     assert np.percentile(off, 99) < 0.05
 

@@ -91,14 +91,15 @@ def _with_cut_cells(side: Side, seen: Seen, margin_px: float) -> Registration:
     found = side.found
     corners = np.moveaxis(np.indices(found.mask.shape), 0, -1)
     held = side.to_seam(corners[..., None, :] + side.places).max(-1) > margin_px
-    candidates = held & ~found.inside & seen.cells(found.nodes_px)
+    candidates = held & ~found.inside & seen.cells(found.nodes_px) & ~found.frame.cut_cells(found.nodes_px)
     candidates &= inside_cells(found.nodes_px, found.frame.shape, float(np.abs(found.row_shift_px).max()))
     square = np.ones((3, 3), dtype=bool)
     cut = candidates & ndimage.binary_dilation(found.mask, square, CUT_CELLS, mask=found.mask | candidates)
     nodes = np.moveaxis(np.indices(found.depth_px.shape), 0, -1).astype(np.float64)
     # what stands beyond the seam is seen, as the columns of another grain
     to_seam = side.to_seam(nodes) - margin_px + SURROUNDED * float(np.hypot(*found.frame.vectors_px.T).min())
-    depth_px = np.minimum(seen.depth_px(found.nodes_px), to_seam)
+    from_cuts = found.frame.from_cuts_px(np.moveaxis(found.nodes_px, 0, -1))
+    depth_px = np.minimum(np.minimum(seen.depth_px(found.nodes_px), from_cuts), to_seam)
     return replace(found, mask=found.mask | cut, inside=found.inside | cut, depth_px=depth_px)
 
 

@@ -163,7 +163,13 @@ def steps_and_blanks(found: Registration) -> list[str]:
     low[along], high[along] = low[along] + ends[0], high[along] - ends[1]
     at = found.nodes_px.T
     in_image = ((at >= low) & (at <= high)).all(axis=-1).T
-    blank = float((found.depth_px[in_image] == 0).mean()) if in_image.any() else 0.0
+    lost, cut = found.depth_px == 0, found.frame.from_cuts_px(at).T == 0
+    blank, beside = (float(some[in_image].mean()) if in_image.any() else 0.0 for some in (lost & ~cut, lost & cut))
+    if beside > 0:
+        sentences.append(
+            f"about {max(100 * beside, 0.1):.2g} % of the image lies along faults, and along lines from dislocations "
+            "at which the lattice is cut: not tested"
+        )
     if blank > 0:
         sentences.append(f"about {max(100 * blank, 0.1):.2g} % {BLANK} (borders, lines, saturation, vacuum): masked")
     return sentences
