@@ -31,9 +31,8 @@ def test_angstroms_taken_for_nanometres() -> None:
     said = laid(counts, how(0.125)).attributes
     assert said["state"] == "tiled" and said["pixel_nm"] == pytest.approx(0.0125, rel=0.02)
     (line,) = [line for line in said["warnings"] if "header" in line]
-    assert (
-        line.startswith("header says 125.00 pm/px, the lattice of perovskite [001]") and "the header is wrong" in line
-    )
+    assert line.startswith("header says 125.00 pm/px, the lattice of ") and "perovskite [001]" in line
+    assert "the header is wrong; lengths are by the lattice, good to " in line
     # by that of another size it is none of the library: what repeats every four nanometres is refused as before
     other = laid(counts, how(0.17)).attributes
     assert other["state"] == "no_lattice" and "moiré" in other["reason"]
