@@ -8,7 +8,7 @@ parallel: the same input gives the same bytes on any number of cores.
 
 import fcntl
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cached_property, update_wrapper
 from pathlib import Path
@@ -76,6 +76,13 @@ def load_kernels() -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
         for kernel in _kernels:
             _ = kernel.machine
+
+
+def each_kernel() -> Iterator[None]:
+    """Compile or load the same, one at each step."""
+    for kernel in _kernels:
+        _ = kernel.machine
+        yield
 
 
 def compile_all() -> None:

@@ -23,17 +23,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from oddlattice.numerics.compiled import load_kernels
+from oddlattice.numerics.compiled import each_kernel
 from oddlattice.process.parent_death import die_with_parent
 
 LARGEST_ORDER = 1 << 16
 _STREAMS = 3  # input, output, error
+_END = object()
 
 _orders: socket.socket | None = None  # where this process can ask for forks
 _server: "subprocess.Popen[bytes] | None" = None  # the warm process, where this one has started it
@@ -156,9 +156,9 @@ def main(about: Mapping[str, Any]) -> None:
     global _orders
     die_with_parent(int(about["parent"]))
     _orders = socket.socket(fileno=int(about["outbox"]))
-    order = _serve(socket.socket(fileno=int(about["inbox"])), deque(about["modules"]))
+    order = _serve(socket.socket(fileno=int(about["inbox"])), _warm_up(about["modules"]))
     if order.get("own_forks") and (inbox := _begin_own_server()) is not None:
-        order = _serve(inbox, deque())
+        order = _serve(inbox, iter(()))
     status: object = 1
     try:
         _obey(order)
@@ -214,15 +214,16 @@ def _leave(status: object) -> NoReturn:
     os._exit(status if isinstance(status, int) else int(status is not None))
 
 
-def _serve(inbox: socket.socket, modules: deque[str]) -> dict[str, Any]:
-    """Import, and fork as ordered, until the parent dies; returns in the forks, each with its order."""
+def _serve(inbox: socket.socket, warming: Iterator[None]) -> dict[str, Any]:
+    """Warm up step by step, and fork as ordered, until the parent dies; returns in the forks, each with its order."""
+    is_warm = False
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # typed at a terminal: the jobs have it, and end
     running: dict[int, tuple[int, socket.socket]] = {}  # by the handle of the process: its id, its line
     while True:
         lines = {line.fileno(): handle for handle, (_, line) in running.items()}
-        ready, _, _ = select.select([inbox.fileno(), *running, *lines], [], [], 0 if modules else None)
+        ready, _, _ = select.select([inbox.fileno(), *running, *lines], [], [], None if is_warm else 0)
         if not ready:
-            _load(modules)
+            is_warm = next(warming, _END) is _END
         for handle in ready:
             if handle == inbox.fileno():
                 order = _start(inbox, running)
@@ -239,12 +240,14 @@ def _serve(inbox: socket.socket, modules: deque[str]) -> dict[str, Any]:
                 del running[lines[handle]]
 
 
-def _load(modules: deque[str]) -> None:
-    """Import the next module; after the last, load machine code."""
-    with suppress(ImportError):  # the job that needs it says so
-        importlib.import_module(modules.popleft())
-    if not modules:
-        load_kernels()
+def _warm_up(modules: Sequence[str]) -> Iterator[None]:
+    """Import modules and then load their machine code, a step at a time: no order waits for long."""
+    for name in modules:
+        with suppress(ImportError):  # the job that needs it says so
+            importlib.import_module(name)
+        yield
+    for _ in each_kernel():
+        yield
 
 
 def _start(inbox: socket.socket, running: dict[int, tuple[int, socket.socket]]) -> dict[str, Any] | None:
