@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from oddlattice.lattice.coordinates import Coordinates
+from oddlattice.lattice.flattener import fit_flattener
 from oddlattice.lattice.register import fit_registration
 from oddlattice.lattice.spoilt import Seen, blank_pixels, without_overlay
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
@@ -44,6 +45,14 @@ def test_zeros_among_few_electrons_are_an_image() -> None:
     few[104] = 0
     whole = Seen.of(few).cells(nodes())
     assert not whole[6].any() and (~whole).sum() == whole.shape[1]
+
+
+def test_an_image_stays_as_it_is() -> None:
+    image = scan()
+    image[:, :32] = 517.25
+    before = image.copy()
+    assert fit_flattener(image, PERIOD_PX).seen.blank is not None
+    assert np.array_equal(image, before)
 
 
 @pytest.mark.parametrize("value", [0.0, 517.25, np.nan])

@@ -46,7 +46,9 @@ def fit_flattener(image: Float, period_px: float, seen: Seen | None = None) -> F
     height = n * max(512 // n, 1)
     parts = [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
     seen = seen or Seen.of(image)
-    small = np.concatenate([block_mean(seen.keep(finite(image[part]), part), n) for part in parts]).astype(np.float64)
+    strips = (finite(image[part]).copy() for part in parts)
+    small = np.concatenate([block_mean(seen.keep(strip, part), n) for strip, part in zip(strips, parts, strict=True)])
+    small = small.astype(np.float64)
     known = np.ones(small.shape)
     if seen.blank is not None:
         ones = (np.ones((min(part.stop, rows) - part.start, cols), np.float32) for part in parts)

@@ -7,6 +7,7 @@ the inside of its grain, are nearest to the image.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -50,10 +51,18 @@ FREE = 0.2  # of a window's middle that may be covered where it is asked for a l
 BESIDE_PERIODS = 4.0  # of what is no crystal beside a grain that is registered with it: vacuum, and what is spoilt
 NEAR_STRENGTH = 0.25  # of a lattice's usual strength from which it may be that of a place
 LEAST_PART = 1.5  # cells of a lattice in another's, of whose reflections it has some
-BENT_DEG, BENT_STRETCH = 7.0, 1.08  # by so much the lattice of one crystal may differ between places
+BENT_DEG, BENT_STRETCH = 7.0, 1.12  # by so much the lattice of one crystal may differ between places
 NEAREST_PERIODS = 0.5  # rms width over which it is asked which waves are nearest to the image
 STEP_PERIODS = 1.0  # rms width over which waves are followed over a boundary
-GOES_OVER = 0.6  # of their size inside that they keep there in three quarters of the places
+BESIDE = 1.25, 6.0  # periods from a boundary between which waves are beside it
+WEAK_PERCENT = 10  # of the places of a boundary
+GOES_OVER = (
+    0.45  # of their size beside it that they keep at so many; 0.39 at most of 21 walls, 0.47 at least in crystals
+)
+JUMPS, JUMP_PERCENT = (
+    0.028,
+    25,
+)  # of its frequency (1.6 degrees) by which a wave jumps between two grains but at so many
 STRONGEST = 1.3  # of its usual strength that a reflection counts with at most
 SAME_STEP = 0.035  # part by which two reflections of one lattice may differ in place: 2 degrees, or strain
 REFLECTIONS = 6  # strongest, by which a lattice is followed
@@ -344,14 +353,15 @@ def _joined(image: Float, flattener: Flattener, grid: Grid, labels: Labels, latt
 
     Or one that is so weak here and there that its strongest reflections alone are seen: they make a smaller cell.
     """
-    labels = labels.copy()
-    for i, first in enumerate(lattices, 1):
-        for j, second in enumerate(lattices[i:], i + 1):
-            kept, gone = (j, i) if _is_part(first, second) else (i, j)
+    labels, again = labels.copy(), True
+    while again:  # a grain that another was joined to may touch more
+        again = False
+        for i, j in combinations(range(1, len(lattices) + 1), 2):
+            kept, gone = (j, i) if _is_part(lattices[i - 1], lattices[j - 1]) else (i, j)
             own = labels == gone, labels == kept
             pair = lattices[gone - 1], lattices[kept - 1]
             if own[0].any() and own[1].any() and _alike(*pair) and _go_over(image, flattener, grid, own, *pair):
-                labels[own[0]] = kept
+                labels[own[0]], again = kept, True
     return labels
 
 
@@ -365,34 +375,68 @@ def _alike(one: Lattice, other: Lattice) -> bool:
 def _is_part(one: Lattice, other: Lattice) -> bool:
     """Whether the reflections of a lattice are some of another's: its cell is a fraction of the other's."""
     cells = abs(float(np.linalg.det(other.vectors_px) / np.linalg.det(one.vectors_px)))
-    strong = one.peaks[np.argsort(one.powers)[::-1][:4]]
+    strong = _mended_peaks(one)[np.argsort(one.powers)[::-1][:4]]
     orders = strong @ other.vectors_px.T
     off = (orders - np.rint(orders)) @ other.reciprocal
-    return cells > LEAST_PART and bool((np.hypot(*off.T) < 2 * SAME_STEP * np.hypot(*strong.T)).all())
+    return cells > LEAST_PART and bool((np.hypot(*off.T) < np.deg2rad(BENT_DEG) * np.hypot(*strong.T)).all())
 
 
 def _go_over(
     image: Float, flattener: Flattener, grid: Grid, own: tuple[Bools, Bools], first: Lattice, second: Lattice
 ) -> bool:
-    """Whether the strongest waves of two nearly equal lattices go on over their boundary without losing step.
+    """Whether the strongest waves of two nearly equal lattices go over into each other at their boundary.
 
-    Between two grains they are out of step by anything, so that their sum is weak in most places.
+    Between two grains they are out of step by anything, so that their sum is weak in places, against what it is beside
+    the boundary (contamination dims it on both sides); and their frequencies jump there. A dislocation makes a jump
+    about itself only, strain and bending none, and contamination no weak place that is not as weak beside it.
     """
     period = _period(first)
     touch = ndimage.binary_dilation(own[0], iterations=2) & ndimage.binary_dilation(own[1], iterations=2)
     rows, cols = (np.rint(px).astype(int) for px in (grid.rows_px, grid.cols_px))
-    at = (ndimage.distance_transform_edt(~touch) < 0.6 * period)[np.ix_(rows, cols)] if touch.any() else touch
-    if not at.any():
+    away = ndimage.distance_transform_edt(~touch) / period if touch.any() else np.full(touch.shape, np.inf)
+    beside = (away > BESIDE[0]) & (away < BESIDE[1])
+    away, sides = away[np.ix_(rows, cols)], [(one & beside)[np.ix_(rows, cols)] for one in own]
+    at = away < 0.6
+    if not at.any() or not all(side.any() for side in sides):
         return False
-    strong = first.peaks[np.argsort(first.powers)[::-1][:2]]
-    others = np.concatenate([second.peaks, -second.peaks])
+    frequencies = _between_both(first, second)
+    waves, _ = demodulate(image, flattener, frequencies, grid, STEP_PERIODS * period)
+    sigma = [1.5 * period / step for step in grid.step_px]
+    size = np.minimum(*(_smoothed(np.abs(waves), side, sigma) for side in sides))
+    kept = np.percentile((np.abs(waves) / np.maximum(size, 1e-30))[:, at], WEAK_PERCENT, axis=1)
+    jump = np.stack(
+        [np.subtract(*(_local_frequency(waves, axis, side, sigma, grid) for side in sides)) for axis in range(2)]
+    )
+    part = np.percentile(np.hypot(*jump)[:, at], JUMP_PERCENT, axis=1) / np.hypot(*frequencies.T)
+    return not bool(((kept < GOES_OVER) & (part > JUMPS)).any())
+
+
+def _mended_peaks(lattice: Lattice) -> Array:
+    """Peaks (n, 2) of a lattice as its mended vectors have them."""
+    return np.asarray(np.rint(lattice.peaks @ lattice.vectors_px.T) @ np.linalg.inv(lattice.vectors_px).T)
+
+
+def _between_both(first: Lattice, second: Lattice) -> Array:
+    """Frequencies (2, 2) between the two strongest of a lattice and those of another that are nearest to them."""
+    strong = _mended_peaks(first)[np.argsort(first.powers)[::-1][:2]]
+    others = np.concatenate([_mended_peaks(second), -_mended_peaks(second)])
     near = [others[np.hypot(*(others - g).T).argmin()] for g in strong]
-    waves, _ = demodulate(image, flattener, (strong + np.array(near)) / 2, grid, STEP_PERIODS * period)
-    inner = ((own[0] | own[1]) & (ndimage.distance_transform_edt(~touch) > 3 * period))[np.ix_(rows, cols)]
-    if not inner.any():
-        return False
-    size = np.abs(waves)
-    return bool((np.percentile(size[:, at], 25, axis=1) > GOES_OVER * np.median(size[:, inner], axis=1)).all())
+    return np.asarray((strong + np.array(near)) / 2)
+
+
+def _smoothed(layers: Array, where: Bools, sigma: list[float]) -> Array:
+    """Gaussian means of layers (k, n, m) over the places of a mask alone."""
+    weight = np.maximum(ndimage.gaussian_filter(where.astype(np.float64), sigma), 1e-9)
+    return np.stack([ndimage.gaussian_filter(layer * where, sigma) / weight for layer in layers])
+
+
+def _local_frequency(waves: Complex, axis: int, where: Bools, sigma: list[float], grid: Grid) -> Array:
+    """Frequency of waves (k, n, m) along an axis beside their own, from the places of a mask about each place."""
+    n = waves.shape[axis + 1]
+    steps = np.take(waves, range(1, n), axis + 1) * np.conj(np.take(waves, range(n - 1), axis + 1))
+    steps = np.pad(steps, [(0, 0)] + [(0, int(k == axis)) for k in range(2)], mode="edge")
+    total = _smoothed(steps.real, where, sigma) + 1j * _smoothed(steps.imag, where, sigma)
+    return np.asarray(np.angle(total) / (2 * np.pi * grid.step_px[axis]))
 
 
 def _on_pixels(coarse: Labels, grid: Grid, shape: tuple[int, ...]) -> Labels:
