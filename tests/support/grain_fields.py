@@ -151,7 +151,7 @@ def make_grains(
             stamp(image, at[one], (heights * factor)[one] * part * (width / broad) ** 2, float(broad), shift)
     ideal = np.zeros(len(at))
     for k in np.flatnonzero(odd):
-        ideal[k] = _ideal(image, at[k], heights[k], factor[k], widths[k], dose)
+        ideal[k] = ideal_d(image, at[k], heights[k], factor[k], widths[k], dose)
     image = image if over is None else over(image)
     counts = rng.poisson(dose * image).astype(np.float32)
     pixels = np.stack(np.indices((side_px, side_px)), -1).reshape(-1, 2).astype(float)
@@ -211,7 +211,7 @@ def _drawn(
     return odd
 
 
-def _ideal(image: Array, place: Array, height: float, factor: float, width: float, dose: float) -> float:
+def ideal_d(image: Array, place: Array, height: float, factor: float, width: float, dose: float) -> float:
     """d' of an ideal observer of a changed column, from the image with the change."""
     rows, cols = (np.arange(n) for n in image.shape)
     square = (rows[:, None] - place[0]) ** 2 + (cols[None, :] - place[1]) ** 2

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from oddlattice.storage.rows import Row
 Labels = npt.NDArray[np.uint8]
 
 LOW_ANGLE_DEG = 15.0  # grains of one crystal that are turned by less meet in a low-angle boundary
+COHERENT_DEG = 1.0  # grains that are turned by less are kept apart by what their cells hold
+OTHER_CONTENT = 0.05  # of the brightest column, by which another column differs between two crystals at least
 SAME_STRETCH, SAME_AREA = 1.05, 0.05  # cells this near to each other are one crystal's, where nothing else is known
 FAINT = 0.2  # of the brightest column: what is fainter may be seen in one grain and not in another
 OF_FIGURES = (
@@ -115,12 +118,26 @@ def _sort(one: Mapping[str, Any], other: Mapping[str, Any], turn: Turn | None) -
 def _one_crystal(one: Mapping[str, Any], other: Mapping[str, Any], turn: Turn | None) -> bool:
     if one["model"] != other["model"]:
         return False
+    if turn is not None and turn.angle_deg < COHERENT_DEG and _content_apart(one, other) > OTHER_CONTENT:
+        return False
     if one["model"] != OWN:
         return True
     bright = [[c["brightness"] > FAINT for c in side["own_crystal"]["columns"]] for side in (one, other)]
     columns = [sum(seen) for seen in bright]  # a faint one may be found in the larger grain alone
     alike = turn is not None and turn.stretch < SAME_STRETCH and abs(math.log(turn.area_ratio)) < SAME_AREA
     return alike and columns[0] == columns[1]
+
+
+def _content_apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """Largest difference of the brightnesses of two crystals' columns, relative to their brightest and in order."""
+    first, second = (sorted(_brightness(side), reverse=True) for side in (one, other))
+    return max((abs(a - b) for a, b in zip_longest(first, second, fillvalue=0.0)), default=0.0)
+
+
+def _brightness(lattice: Mapping[str, Any]) -> list[float]:
+    if "own_crystal" in lattice:
+        return [float(column["brightness"]) for column in lattice["own_crystal"]["columns"]]
+    return [float(weight) for weight in lattice.get("fit_quality", {}).get("column_weights", {}).values()]
 
 
 def _sigmas(lattice: Mapping[str, Any]) -> Array:

@@ -32,6 +32,7 @@ from oddlattice.lattice.identified import (
     ruler_nm,
 )
 from oddlattice.lattice.identity import Identity
+from oddlattice.lattice.interfaces import crystals_on_one_lattice
 from oddlattice.lattice.not_one_crystal import not_one_crystal
 from oddlattice.lattice.one_grain import alone, cropped
 from oddlattice.lattice.origin import column_weights
@@ -360,13 +361,21 @@ def other_grains(image: Any, whole: Laid) -> Grains | None:
     Nor in an image that is too large: a warning of `whole` then says so.
     """
     if whole.found is not None and takes_all(whole.found):
-        return None
+        return _on_one_lattice(image, whole.found)
     if image.shape[0] * image.shape[1] > LARGEST_OF_GRAINS_PX:
         if whole.found is not None:
             whole.attributes["warnings"].append(NOT_SEARCHED)
         return None
     grains = find_grains(np.asarray(image[:, :]))
-    return grains if grains.count > 1 else None
+    if grains.count > 1:
+        return grains
+    return _on_one_lattice(image, whole.found) if whole.found is not None else None
+
+
+def _on_one_lattice(image: Any, found: Registration) -> Grains | None:
+    """The crystals that meet coherently in an image on one lattice, where there are several."""
+    labels = crystals_on_one_lattice(image, found)
+    return None if labels is None else Grains(labels, [find_lattice(image)] * int(labels.max()))
 
 
 def _worth_it(each: Mapping[int, Laid], whole: Laid) -> bool:

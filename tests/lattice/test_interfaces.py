@@ -1,0 +1,52 @@
+"""Two crystals that meet on one lattice are told by their cells; what changes within one crystal is none."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from bench.grains import score_labels
+from oddlattice.defects.grain_tables import boundary_rows
+from oddlattice.lattice.interfaces import crystals_on_one_lattice
+from oddlattice.lattice.own_crystal import register_on_own
+from support.grain_fields import GrainField
+from support.interface_fields import PAIRS, Change, make_interface
+
+STO = PAIRS["LSMO on SrTiO3"][0]
+
+
+def crystals_of(field: GrainField) -> np.ndarray | None:
+    return crystals_on_one_lattice(field.counts, register_on_own(field.counts)[0])
+
+
+@pytest.mark.parametrize("name", ["BaTiO3 on SrTiO3", "LSMO on SrTiO3"])
+def test_a_film_on_its_substrate_is_a_second_crystal(name: str) -> None:
+    field = make_interface(Change(*PAIRS[name], 0.0), side_px=420, seed=1)
+    found = crystals_of(field)
+    assert found is not None and found.max() == 2
+    nearest = ndimage.distance_transform_edt(found == 0, return_distances=False, return_indices=True)
+    score = score_labels(found[nearest[0], nearest[1]], field)
+    assert score.right > 0.99 * score.counted
+    assert np.median(score.line_cells) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("heights", "width_nm"),
+    [
+        ((1.0, 0.45), 0.0),  # a wedge alone
+        ((1.26, 0.585), 0.0),  # a step of thickness by 30 %: lighter columns gain somewhat more
+        ((1.6, 0.55), 6.0),  # content that goes over gradually
+    ],
+)
+def test_one_crystal_stays_one(heights: tuple[float, ...], width_nm: float) -> None:
+    field = make_interface(Change(STO, heights, 0.0, width_nm), side_px=420, wedge=0.5, seed=2)
+    assert crystals_of(field) is None
+
+
+def test_a_coherent_interface_is_one_of_phases() -> None:
+    labels = np.repeat(np.array([[1, 2]], np.uint8), 50, axis=1).repeat(80, axis=0)
+    side = {"model": "srtio3_001", "a_px": [20.0, 0.0], "b_px": [0.0, 20.0], "a_sigma_px": 0.01, "b_sigma_px": 0.01}
+    side |= {"pixel_nm": 0.02}
+    contents = [{"fit_quality": {"column_weights": {"Sr": 1.0, "Ti": ti}}} for ti in (0.45, 0.44, 0.3)]
+    for other, sort in ((1, "low-angle"), (2, "phase")):
+        (row,) = boundary_rows("x", labels, {1: side | contents[0], 2: side | contents[other]}, (0.02, 0.02))
+        assert row["sort"] == sort
