@@ -237,7 +237,7 @@ def _on_pixels(labels: Labels, found: Registration) -> Labels:
     labels = labels[nearest[0], nearest[1]]
     pixels = np.empty((rows, cols), np.uint8)
     for start in range(0, rows, STRIP_ROWS):
-        strip = np.stack(np.indices((min(STRIP_ROWS, rows - start), cols)), -1) + np.array([start, 0])
+        strip = np.moveaxis(np.indices((min(STRIP_ROWS, rows - start), cols)), 0, -1) + np.array([start, 0])
         at = np.floor(lattice.uv(strip.astype(np.float64)) * found.px_per_cell).astype(int)
         u, v = (np.clip(at[..., axis], 0, labels.shape[axis] - 1) for axis in (0, 1))
         pixels[start : start + len(strip)] = labels[u, v]
