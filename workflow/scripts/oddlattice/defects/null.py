@@ -470,7 +470,8 @@ def judge_columns(
 
 def _unlit(site: SiteColumns, foreign: Float) -> SiteColumns:
     """The columns, of which those that light of other grains' columns would change by much are not tested."""
-    read, sigma = site.estimates(foreign), site.level[:, None] * np.sqrt(np.diag(site.kernel.covariance))
+    sigma = site.level[:, None] * np.sqrt(np.diag(site.kernel.covariance))
+    read = site.estimates(foreign)[:, : sigma.shape[1]]  # intensity and place; what bends a column is judged by these
     return replace(site, surrounded=site.surrounded & (np.abs(read) < MOST_FOREIGN * sigma).all(1))
 
 
