@@ -59,10 +59,9 @@ WEAK_PERCENT = 10  # of the places of a boundary
 GOES_OVER = (
     0.45  # of their size beside it that they keep at so many; 0.39 at most of 21 walls, 0.47 at least in crystals
 )
-JUMPS, JUMP_PERCENT = (
-    0.028,
-    25,
-)  # of its frequency (1.6 degrees) by which a wave jumps between two grains but at so many
+JUMPS = 0.028  # of its frequency (1.6 degrees) by which a wave jumps between two grains, or is in step there
+JUMPS_FAR = 0.06  # 3.4 degrees: by more no crystal jumps along a whole line, in step or not
+JUMP_PERCENT = 25  # of the places of a boundary may jump by less
 STRONGEST = 1.3  # of its usual strength that a reflection counts with at most
 SAME_STEP = 0.035  # part by which two reflections of one lattice may differ in place: 2 degrees, or strain
 REFLECTIONS = 6  # strongest, by which a lattice is followed
@@ -408,7 +407,7 @@ def _go_over(
         [np.subtract(*(_local_frequency(waves, axis, side, sigma, grid) for side in sides)) for axis in range(2)]
     )
     part = np.percentile(np.hypot(*jump)[:, at], JUMP_PERCENT, axis=1) / np.hypot(*frequencies.T)
-    return not bool(((kept < GOES_OVER) & (part > JUMPS)).any())
+    return not bool((((kept < GOES_OVER) & (part > JUMPS)) | (part > JUMPS_FAR)).any())
 
 
 def _mended_peaks(lattice: Lattice) -> Array:
