@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from bench.grains import score_labels
 from oddlattice.defects.grain_tables import boundary_rows
-from oddlattice.lattice.interfaces import crystals_on_one_lattice
+from oddlattice.lattice.interfaces import _is_sharp, crystals_on_one_lattice
 from oddlattice.lattice.own_crystal import register_on_own
 from support.grain_fields import GrainField
 from support.interface_fields import PAIRS, Change, make_interface
@@ -40,6 +40,19 @@ def test_a_film_on_its_substrate_is_a_second_crystal(name: str) -> None:
 def test_one_crystal_stays_one(heights: tuple[float, ...], width_nm: float) -> None:
     field = make_interface(Change(STO, heights, 0.0, width_nm), side_px=420, wedge=0.5, seed=2)
     assert crystals_of(field) is None
+
+
+@pytest.mark.parametrize(
+    ("step", "slope", "sharp"), [(1.0, 0.0, True), (1.0, 0.02, True), (1.0, 0.1, False), (0.0, 0.2, False)]
+)
+def test_content_that_goes_on_changing_on_either_side_makes_no_interface(
+    step: float, slope: float, sharp: bool
+) -> None:
+    """As tilt and bending make it over a flake: a line is there wherever one is drawn through it."""
+    depth = np.repeat(np.arange(-14.5, 15)[:, None], 20, axis=1)
+    score = step * np.sign(depth) / 2 + slope * depth
+    known = np.ones(depth.shape, dtype=bool)
+    assert _is_sharp(score, depth, known) == _is_sharp(-score, depth, known) == sharp
 
 
 def test_a_coherent_interface_is_one_of_phases() -> None:

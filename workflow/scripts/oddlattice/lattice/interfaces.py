@@ -28,8 +28,10 @@ SMOOTH_CELLS, EVEN_CELLS = 3, 5  # side of the squares over which content is a m
 RIDGE = 0.1  # of the usual noise of a direction that is added to each
 DIFFERENT = 0.07  # of the contrast of the mean cell, by which two contents differ at least
 SEPARATE = 4.0  # times the scatter of smoothed cells within a level, by which two levels are apart
-NEAR, FAR = (1.5, 4.5), (5.0, 10.0)  # cells from the line: beside it, and away from it
-SHARP = 0.62  # of the change between places away from the line that is there beside it; 0.4 where it is steady
+NEAR = 1.5  # cells from the line, nearer than which content is smoothed over it
+SHARP = (
+    0.65  # of the difference between two crystals that is a step at the line, where each may have a trend of its own
+)
 SHIFTED = 0.5  # of the difference that is left where one cell is the other, shifted
 CORE_CELLS = 3  # width that each crystal has at least
 MOST_CRYSTALS = 6
@@ -179,15 +181,17 @@ def _large_parts(cells: Bools, known: Bools) -> Bools:
 
 
 def _is_sharp(score: Array, depth: Array, known: Bools) -> bool:
-    """Whether content changes within some cells of the line, where `depth` is 0: by as much as it differs beyond."""
+    """Whether content jumps at the line, where `depth` is 0, rather than goes over from one side to the other.
 
-    def level(low: float, high: float) -> float:
-        cells = known & (depth > low) & (depth <= high)
-        return float(score[cells].mean()) if cells.any() else np.nan
-
-    beside = level(NEAR[0], NEAR[1]) - level(-NEAR[1], -NEAR[0])
-    away = level(FAR[0], FAR[1]) - level(-FAR[1], -FAR[0])
-    return bool(np.isnan(away) or abs(beside) > SHARP * abs(away))
+    On either side it may go on changing with the distance from the line, as tilt and thickness make it: that part of
+    the difference is no step.
+    """
+    cells = known & (np.abs(depth) > NEAR)
+    far, side = depth[cells], np.sign(depth[cells])
+    layers = [np.ones_like(far), side, np.maximum(far, 0.0), np.minimum(far, 0.0)]
+    step = np.linalg.lstsq(np.stack(layers, axis=-1), score[cells], rcond=None)[0][1]
+    apart = (score[cells][side > 0].mean() - score[cells][side < 0].mean()) / 2
+    return bool(step > SHARP * apart if apart > 0 else step < SHARP * apart)
 
 
 def _is_shifted(one: Array, other: Array) -> bool:
