@@ -19,7 +19,7 @@ from PIL import Image as Picture
 import write_index
 import write_pages
 from oddlattice.numerics.intervals import poisson_interval
-from oddlattice.report import index_lines, numbers, outlines, pictures, plots
+from oddlattice.report import image_facts, index_lines, numbers, outlines, pictures, plots
 from oddlattice.report.advice import archive_here
 from oddlattice.report.cell_pictures import View
 from oddlattice.report.pages import embedded_json, find_pages, policy
@@ -466,6 +466,15 @@ def test_page_shows_the_key_figures(shard: tuple[Any, Any, Path]) -> None:
     assert "unit written 'n_m'" in text
     assert "Lattice against header −3.1 %" in text
     assert "c4" * 32 in text
+
+
+def test_columns_in_regions_are_told_beside_those_that_are_counted(shard: tuple[Any, Any, Path]) -> None:
+    row = shard[0].rows[0]
+    for number, told in ((0, ""), (3, "; 3 more in or at extended regions")):
+        notes = {figure["label"]: figure["note"] for figure in image_facts.key_figures(row, number)}
+        assert notes["Flagged columns"].startswith(f"of {row['columns_tested']} tested")
+        assert ("extended regions" in notes["Flagged columns"]) == (number > 0)
+        assert notes["Flagged columns"].endswith(told)
 
 
 def test_crops_show_the_defect_in_their_middle(shard: tuple[Any, Any, Path]) -> None:

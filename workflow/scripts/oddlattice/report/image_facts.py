@@ -91,15 +91,16 @@ def _figure(label: str, value: str, unit: str, note: str) -> Row:
     return {"label": label, "value": value, "unit": unit, "note": note}
 
 
-def key_figures(row: Row) -> list[Row]:
-    """The figures at the head of the page of an analysed image."""
+def key_figures(row: Row, in_regions: int = 0) -> list[Row]:
+    """The figures at the head of the page of an analysed image, with so many listed columns in extended regions."""
     density, between = n.interval(row["density_per_nm2"], row["density_ci_low"], row["density_ci_high"])
     flagged, tested, fdr = row["defects"] or 0, row["columns_tested"], row["fdr"]
     masked, cells = row["cells_masked"] or 0, (row["cells_analysed"] or 0) + (row["cells_masked"] or 0)
     without = f"; {n.significant(100 * masked / cells, 2)} % of the cells masked" if masked else ""
     expected = expected_false(row)
     false = f"; expected to be false: {expected}" if expected else ""
-    false = false if flagged else ": nothing is flagged"
+    false = false if flagged or in_regions else ": nothing is flagged"
+    false += f"; {n.count(in_regions)} more in or at extended regions" if in_regions else ""
     corrected, around = n.interval(*(row[f"density_corrected_{end}"] for end in ("per_nm2", "ci_low", "ci_high")))
     note = f"95 % interval {between}" if density != n.NONE else "not known: see the notes"
     if corrected != n.NONE:

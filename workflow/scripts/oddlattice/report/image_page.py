@@ -127,7 +127,7 @@ def _head(image: Image, numbers: Row) -> Row:
         "row": row,
         "name": str(row["image_id"]),
         "state": image_facts.STATES[row["state"]],
-        "figures": image_facts.key_figures(row) if analysed else [],
+        "figures": image_facts.key_figures(row, int(image.defects["in_region"].sum())) if analysed else [],
         "warnings": numbers["warnings"],
         "reason": "" if analysed else image_facts.sentence(row["reason"]),
         "ruler": numbers["ruler"]["from"],
