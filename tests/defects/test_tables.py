@@ -26,7 +26,7 @@ def scored(shape: ColumnShape, mask: np.ndarray, rng: np.random.Generator | None
     cells = column_cells(mask, shape)
     null, nothing, ones = Null(0.0, 1.0, np.zeros(2), np.eye(2), 4000), np.zeros((len(cells), 3)), np.ones(len(cells))
     nothing = nothing if rng is None else rng.standard_normal(nothing.shape)
-    view = View(np.ones((16, 16), dtype=bool), Kernel(np.zeros((3, 256)), np.eye(3)), np.ones(2))
+    view = View(np.ones((16, 16), dtype=bool), Kernel(np.zeros((3, 256)), np.eye(3), np.eye(3)), np.ones(2))
     verdict, doubt = null.judge(nothing, ones), np.ones((len(cells), 2))
     which = np.zeros(len(cells), dtype=np.intp)
     return SiteColumns(

@@ -13,9 +13,9 @@ from oddlattice.crystal import load_crystal
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from report import test_browser as browsing
 from support.fault_runs import CRYSTAL, ROOT
+from support.in_browser import chromium
 from support.raw_files import shard_of, write_dm, write_velox
 
-pytestmark = browsing.pytestmark
 OWNED = "window.owned=1"
 PAYLOADS = [
     f"<script>{OWNED}</script>",
@@ -66,10 +66,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with browsing.playwright.sync_playwright() as run:
-        found = run.chromium.launch(executable_path=browsing.CHROMIUM, args=["--no-sandbox"])
+    with chromium() as found:
         yield found
-        found.close()
 
 
 def test_nothing_in_a_file_is_executed_or_fetched(report: Path, browser: Any) -> None:

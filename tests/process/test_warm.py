@@ -24,7 +24,14 @@ LIMITED = (
 
 def start(folder: Path, text: str) -> subprocess.Popen[str]:
     """Start a process of its own that keeps another warm, and does what `text` says."""
-    return subprocess.Popen([sys.executable, "-c", ASKER + text], cwd=folder, stdout=subprocess.PIPE, text=True)
+    places = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    return subprocess.Popen(
+        [sys.executable, "-c", ASKER + text],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": places},
+    )
 
 
 def said(folder: Path, text: str) -> list[str]:

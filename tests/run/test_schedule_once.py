@@ -336,7 +336,7 @@ def test_a_run_that_ends_before_any_job_says_why(place: Place) -> None:
 def test_a_bad_config_needs_a_person(place: Place) -> None:
     place.configure(drop=["images"])
     run(place, PERSON)
-    assert 'my.yaml: schedule.drop[0]: found "images"; needed tiles or differences' in place.line
+    assert 'my.yaml: schedule.drop[0]: found "images"; needed tiles, differences or maps' in place.line
 
 
 def test_a_hook_that_fails_is_said_and_tells_again_next_time(hook: Place) -> None:
