@@ -11,7 +11,16 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from oddlattice.numerics.arrays import Array, Float
-from support.own_crystals import CRYSTALS, MARGIN_NM, TAIL_WEIGHT, TAIL_WIDTH, Sample, columns_over, stamp
+from support.own_crystals import (
+    CRYSTALS,
+    MARGIN_NM,
+    TAIL_WEIGHT,
+    TAIL_WIDTH,
+    Sample,
+    columns_over,
+    stamp_columns,
+    turn,
+)
 
 BACKGROUND = 0.15
 TOUCHING = 0.6  # of the distance between columns: nearer, two columns of different grains cannot both be there
@@ -124,9 +133,7 @@ def make_grains(
     margin = MARGIN_NM / pixel_nm
     vectors, places, grain, column, weight, sigma = [], [], [], [], [], []
     for number, (sample, degrees) in enumerate(zip(samples, rotations_deg, strict=True), 1):
-        angle = np.deg2rad(degrees)
-        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        vectors.append(sample.vectors_nm @ turn @ scan / pixel_nm)
+        vectors.append(sample.vectors_nm @ turn(degrees) @ scan / pixel_nm)
         at, index = columns_over(sample, vectors[-1], side_px, side_px / 2 + rng.random(2) @ vectors[-1], margin)
         at = at if moved is None else moved(at)
         own = _voronoi(middles, at) == number - 1
@@ -141,17 +148,14 @@ def make_grains(
         weight.append(np.array([c[2] for c in sample.columns])[index])
         sigma.append(np.full(len(at), sample.sigma_nm / pixel_nm))
     at, grains = np.concatenate(places), np.concatenate(grain)
-    odd = _drawn(at, grains, middles, vectors, side_px, (changed, from_line_cells), rng)
+    odd = drawn(at, grains, _to_line(at, middles), vectors, side_px, (changed, from_line_cells), rng)
     factor = np.where(odd, rng.choice(FACTORS, len(at)), 1.0)
     heights, widths = np.concatenate(weight), np.concatenate(sigma)
     image = np.full((side_px, side_px), BACKGROUND)
     for width in np.unique(widths):
         one = widths == width
-        for part, broad in ((1 - TAIL_WEIGHT, width), (TAIL_WEIGHT, TAIL_WIDTH * width)):
-            stamp(image, at[one], (heights * factor)[one] * part * (width / broad) ** 2, float(broad), shift)
-    ideal = np.zeros(len(at))
-    for k in np.flatnonzero(odd):
-        ideal[k] = ideal_d(image, at[k], heights[k], factor[k], widths[k], dose)
+        stamp_columns(image, at[one], (heights * factor)[one], float(width), shift)
+    ideal = ideals(image, at, odd, heights, factor, widths, dose)
     image = image if over is None else over(image)
     counts = rng.poisson(dose * image).astype(np.float32)
     pixels = np.stack(np.indices((side_px, side_px)), -1).reshape(-1, 2).astype(float)
@@ -185,19 +189,18 @@ def _to_line(at: Array, middles: Array) -> Array:
     return best
 
 
-def _drawn(
+def drawn(
     at: Array,
     grain: np.ndarray,
-    middles: Array,
+    to_line: Array,
     vectors: list[Array],
     side: int,
-    drawn: tuple[int, float],
+    how: tuple[int, float],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Which columns are changed; `drawn` says how many of each grain, and how far from a boundary [cells]."""
-    count, from_line = drawn
+    """Which columns are changed; `how` says how many of each grain, and how far from a boundary [cells]."""
+    count, from_line = how
     odd = np.zeros(len(at), dtype=bool)
-    to_line = _to_line(at, middles)
     for number, vector in enumerate(vectors, 1):
         cell = float(np.sqrt(abs(np.linalg.det(vector))))
         inner = (
@@ -209,6 +212,16 @@ def _drawn(
                 kept.append(int(k))
         odd[kept] = True
     return odd
+
+
+def ideals(
+    image: Array, at: Array, odd: np.ndarray, heights: Array, factor: Array, widths: Array, dose: float
+) -> Array:
+    """`ideal_d` of each column; 0 of those that are not changed."""
+    found = np.zeros(len(at))
+    for k in np.flatnonzero(odd):
+        found[k] = ideal_d(image, at[k], heights[k], factor[k], widths[k], dose)
+    return found
 
 
 def ideal_d(image: Array, place: Array, height: float, factor: float, width: float, dose: float) -> float:

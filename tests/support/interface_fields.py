@@ -9,8 +9,8 @@ import numpy as np
 from scipy.special import erf
 
 from oddlattice.numerics.arrays import Array
-from support.grain_fields import BACKGROUND, GrainField, ideal_d
-from support.own_crystals import MARGIN_NM, TAIL_WEIGHT, TAIL_WIDTH, Sample, columns_over, stamp
+from support.grain_fields import BACKGROUND, GrainField, drawn, ideals
+from support.own_crystals import MARGIN_NM, Sample, columns_over, stamp_columns, turn
 
 _CUBE = np.diag([0.3905, 0.3905])
 _SIDE_ON = np.diag([0.2761, 0.3905])
@@ -73,10 +73,8 @@ def make_interface(
     `changed` columns of each side are changed; by `wedge` the image gets brighter from one edge to the other.
     """
     rng = np.random.default_rng(seed)
-    angle = np.deg2rad(rotation_deg)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     sample = change.sample
-    vectors = sample.vectors_nm @ turn / pixel_nm
+    vectors = sample.vectors_nm @ turn(rotation_deg) / pixel_nm
     at, index = columns_over(sample, vectors, side_px, side_px / 2 + rng.random(2) @ vectors, 3 * MARGIN_NM / pixel_nm)
     line = np.array(along) @ vectors / np.hypot(*(np.array(along) @ vectors))
     normal = np.array([-line[1], line[0]])
@@ -89,16 +87,13 @@ def make_interface(
     over = (beyond > 0).astype(float) if change.width_nm == 0 else 0.5 + 0.5 * erf(beyond * pixel_nm / change.width_nm)
     near, far = (np.array(heights)[index] for heights in ([c[2] for c in sample.columns], change.heights))
     height = near + (far - near) * over
-    odd = _drawn(at, np.abs(beyond), beyond > 0, vectors, side_px, changed, rng)
+    odd = drawn(at, np.where(beyond > 0, 1, 2), np.abs(beyond), [vectors] * 2, side_px, (changed, 1.5), rng)
     factor = np.where(odd, rng.choice([0.0, 0.5, 1.5], len(at)), 1.0)
     sigma = sample.sigma_nm / pixel_nm
     image = np.full((side_px, side_px), BACKGROUND)
     shift = rng.normal(0, jitter_pm / 1000 / pixel_nm, side_px)
-    for weight, broad in ((1 - TAIL_WEIGHT, sigma), (TAIL_WEIGHT, TAIL_WIDTH * sigma)):
-        stamp(image, at, height * factor * weight * (sigma / broad) ** 2, float(broad), shift)
-    ideal = np.zeros(len(at))
-    for k in np.flatnonzero(odd):
-        ideal[k] = ideal_d(image, at[k], height[k], factor[k], sigma, dose)
+    stamp_columns(image, at, height * factor, sigma, shift)
+    ideal = ideals(image, at, odd, height, factor, np.full(len(at), sigma), dose)
     image = image * (1 + wedge * np.linspace(-0.5, 0.5, side_px)[:, None])
     counts = rng.poisson(dose * image).astype(np.float32)
     pixels = np.stack(np.indices((side_px, side_px)), -1).astype(float) - side_px / 2
@@ -110,25 +105,3 @@ def make_interface(
     return GrainField(
         counts, pixel_nm, ("SrTiO3", "SrTiO3"), (rotation_deg, rotation_deg), [vectors, film], labels, *truth
     )
-
-
-def _drawn(
-    at: Array,
-    to_line: Array,
-    beyond: np.ndarray,
-    vectors: Array,
-    side: int,
-    count: int,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Which columns are changed: so many on each side, 1.5 cells from line and edge, 3 cells apart."""
-    cell = float(np.sqrt(abs(np.linalg.det(vectors))))
-    odd = np.zeros(len(at), dtype=bool)
-    for own in (beyond, ~beyond):
-        inner = own & (to_line > 1.5 * cell) & ((at > 1.5 * cell) & (at < side - 1 - 1.5 * cell)).all(1)
-        kept: list[int] = []
-        for k in rng.permutation(np.flatnonzero(inner)):
-            if len(kept) < count and (not kept or np.hypot(*(at[kept] - at[k]).T).min() > 3 * cell):
-                kept.append(int(k))
-        odd[kept] = True
-    return odd

@@ -89,9 +89,7 @@ def make_field(
     a bright ground. `hum_pm` is the amplitude of a shift of the lines with a period of `hum_lines`.
     """
     rng = np.random.default_rng(seed)
-    angle = np.deg2rad(rotation_deg)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    vectors = sample.vectors_nm @ turn / pixel_nm
+    vectors = sample.vectors_nm @ turn(rotation_deg) / pixel_nm
     lines = np.arange(side_px)
     shift = rng.normal(0, jitter_pm / 1000 / pixel_nm, side_px)
     shift += hum_pm / 1000 / pixel_nm * np.sin(2 * np.pi * lines / hum_lines + rng.uniform(0, 2 * np.pi))
@@ -103,12 +101,17 @@ def make_field(
     weight = weight * np.where(changed, rng.choice([0.0, 0.5, 1.5], len(weight)), 1.0)
     image = np.zeros((side_px, side_px))
     sigma = sample.sigma_nm / pixel_nm
-    for part, width in ((1 - TAIL_WEIGHT, sigma), (TAIL_WEIGHT, TAIL_WIDTH * sigma)):
-        stamp(image, places, weight * part * (sigma / width) ** 2, width, shift)
+    stamp_columns(image, places, weight, sigma, shift)
     level = 1.6 - image if dark else image + background
     counts = rng.poisson(dose * np.clip(level, 0, None)).astype(np.float32)
     inside = ((places > 0) & (places < side_px - 1)).all(1)
     return Field(counts, vectors, places[inside], index[inside], changed[inside])
+
+
+def turn(degrees: float) -> Array:
+    """Matrix (2, 2) that turns vectors (row, col), as rows."""
+    angle = np.deg2rad(degrees)
+    return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
 
 
 def columns_over(
@@ -140,3 +143,9 @@ def stamp(image: Array, places: Array, height: Array, sigma: float, shift: Array
         inside = ((r >= 0) & (r < rows))[:, :, None] & ((c >= 0) & (c < cols))[:, None, :]
         where = np.broadcast_to(r[:, :, None], value.shape)[inside], np.broadcast_to(c[:, None, :], value.shape)[inside]
         np.add.at(image, where, value[inside])
+
+
+def stamp_columns(image: Array, places: Array, height: Array, sigma: float, shift: Array) -> None:
+    """Add columns: each a Gaussian and a wider one, its tail."""
+    for part, width in ((1 - TAIL_WEIGHT, sigma), (TAIL_WEIGHT, TAIL_WIDTH * sigma)):
+        stamp(image, places, height * part * (sigma / width) ** 2, width, shift)
