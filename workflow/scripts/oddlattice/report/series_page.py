@@ -19,7 +19,7 @@ from oddlattice.report.plots import ticks
 from oddlattice.report.series_pictures import Shown, write_frames, write_mean, write_moving
 from oddlattice.report.statistics import BLUE, ORANGE, RATES, SECTIONS
 from oddlattice.run.settings import versions
-from oddlattice.series.tables import ODD
+from oddlattice.series.tables import ODD, tracks_by_frame
 from oddlattice.storage.groups import array_of, group_of
 from oddlattice.storage.json_text import json_lines
 from oddlattice.storage.products import write_csv
@@ -72,7 +72,7 @@ def write_series_page(row: Row, tables: Tables, images: zarr.Group, folder: Path
     if used:
         drift = np.array([[frame["drift_row_px"], frame["drift_col_px"]] for _, frame in used])
         write_mean([array for array, _ in used], drift, shown, folder / name)
-        write_moving(frames, markers_by_frame(frames, tracks), shown, folder / name)
+        write_moving(frames, tracks_by_frame(frames, tracks), shown, folder / name)
     data = player(frames, tracks, tables["events"].to_dicts(), shown)
     numbers = {key: table.to_dicts() for key, table in tables.items()}
     (folder / f"{name}.json").write_text(json_lines(numbers), encoding="ascii")
@@ -98,25 +98,6 @@ def write_series_page(row: Row, tables: Tables, images: zarr.Group, folder: Path
         versions=versions(),
     )
     (folder / f"{name}.html").write_bytes(page)
-
-
-def markers_by_frame(frames: Sequence[Row], tracks: Sequence[Row]) -> list[list[Row]]:
-    """Tracks that each frame belongs to, with their places [px] in it: those in their first frame, plus drift."""
-    by_number = {frame["frame"]: frame for frame in frames}
-    found = []
-    for frame in frames:
-        here = []
-        for track in tracks if frame["used"] else ():
-            if track["first_frame"] <= frame["frame"] <= track["last_frame"]:
-                moved = _moved(track, by_number[track["first_frame"]], frame)
-                here.append(track | {"row_px": moved[0], "col_px": moved[1]})
-        found.append(here)
-    return found
-
-
-def _moved(track: Row, first: Row, frame: Row) -> tuple[float, float]:
-    row = track["row_px"] + frame["drift_row_px"] - first["drift_row_px"]
-    return row, track["col_px"] + frame["drift_col_px"] - first["drift_col_px"]
 
 
 def player(frames: Sequence[Row], tracks: Sequence[Row], events: Sequence[Row], shown: Shown) -> Row:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -26,6 +26,7 @@ from oddlattice.storage.rows import Row
 GRAIN = 1  # the largest
 LEAST_COLUMNS = 36
 BARN_PER_NM2 = 1e10
+AXES = "row", "col"
 ODD = {kind: kind.replace("-", "_") for kind in (*KINDS, *DISPLACED, *EXTRA)}  # kinds as names of columns
 Tables = dict[str, list[Row]]
 
@@ -215,10 +216,6 @@ def _in_order(series: Followed) -> list[int]:
     return sorted(range(len(keys)), key=lambda k: keys[k])
 
 
-def _mean(values: Array) -> float:
-    return float(np.nanmean(values))
-
-
 def _mean_shift_pm(series: Followed, track: Track) -> Array | None:
     """Mean displacement (2,) while a track lasts; None where no frame tells it."""
     own = series.shift_pm[track.site, track.first : track.last + 1]
@@ -232,7 +229,7 @@ def track_rows(series: Followed) -> list[Row]:
         track = series.tracks[k]
         place, near = series.place_px(track.site, track.first), series.nearest_site(track.site)
         cell, extra = series.cells[near], series.is_extra(track.site)
-        moved = None if extra else _mean_shift_pm(series, track)
+        moved, frames = None if extra else _mean_shift_pm(series, track), slice(track.first, track.last + 1)
         rows.append(
             {
                 "track": number,
@@ -245,7 +242,7 @@ def track_rows(series: Followed) -> list[Row]:
                 "first_frame": series.frames[track.first].frame,
                 "last_frame": series.frames[track.last].frame,
                 "probability": track.probability,
-                "intensity_change": None if extra else _mean(series.states.change[near, track.first : track.last + 1]),
+                "intensity_change": None if extra else float(np.nanmean(series.states.change[near, frames])),
                 "shift_row_pm": None if moved is None else float(moved[0]),
                 "shift_col_pm": None if moved is None else float(moved[1]),
                 "row_px": float(place[0]),
@@ -283,3 +280,20 @@ def event_rows(series: Followed) -> list[Row]:
             }
         )
     return rows
+
+
+def tracks_by_frame(frames: Sequence[Row], tracks: Sequence[Row]) -> list[list[Row]]:
+    """Tracks that each frame belongs to, with their places [px] in it: those in their first frame, plus drift.
+
+    `frames` and `tracks` are rows of products.SERIES_FRAMES and TRACKS of one stack.
+    """
+    by_number = {frame["frame"]: frame for frame in frames}
+    found = []
+    for frame in frames:
+        alive = [one for one in tracks if frame["used"] and one["first_frame"] <= frame["frame"] <= one["last_frame"]]
+        found.append([one | _moved(one, by_number[one["first_frame"]], frame) for one in alive])
+    return found
+
+
+def _moved(track: Row, first: Row, frame: Row) -> Row:
+    return {f"{axis}_px": track[f"{axis}_px"] + frame[f"drift_{axis}_px"] - first[f"drift_{axis}_px"] for axis in AXES}

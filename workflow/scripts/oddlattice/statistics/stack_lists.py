@@ -1,12 +1,11 @@
 """The list of a stack: one row for each track of its series, not one for each frame that shows it."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import polars as pl
 
 from oddlattice.defects.kinds import NO_POINTS
 from oddlattice.numerics.arrays import Index
+from oddlattice.series.tables import tracks_by_frame
 from oddlattice.storage.rows import Row
 
 SAME = 0.4  # of the distance between columns: so near to a track a defect of a frame is its
@@ -36,13 +35,14 @@ def with_tracks(
     again[inside.filter(~pl.col("image_id").is_in(list(counted)))["at"].to_numpy()] = True
     points = inside.filter(~pl.col("kind").fill_null("").is_in(NO_POINTS)).partition_by("image_id", as_dict=True)
     for one in series.filter(pl.col("state") == "followed").iter_rows(named=True):
-        own = tracks.filter(pl.col("series_id") == one["series_id"]).to_dicts()
+        of_it = pl.col("series_id") == one["series_id"]
+        own = frames.filter(of_it & pl.col("used")).sort("frame").to_dicts()
         listed = set[int]()
-        for frame, at in _alive(frames.filter(pl.col("series_id") == one["series_id"]), own):
+        for frame, alive in zip(own, tracks_by_frame(own, tracks.filter(of_it).to_dicts()), strict=True):
             here = points.get((frame["image_id"],))
             if here is None:
                 continue
-            number = _nearest(here, at, SAME * one["column_distance_px"])
+            number = _nearest(here, alive, SAME * one["column_distance_px"])
             index = here["at"].to_numpy()
             track[index] = number
             again[index] = [k == 0 or k in listed for k in number.tolist()]
@@ -51,26 +51,11 @@ def with_tracks(
     return defects.with_columns(pl.when(told > 0).then(told).alias("track"), pl.Series("again", again, pl.Boolean))
 
 
-def _alive(frames: pl.DataFrame, tracks: list[Row]) -> Iterator[tuple[Row, list[tuple[int, float, float]]]]:
-    """Every frame that was used, and the tracks alive in it: number and place [px] there."""
-    rows = frames.filter(pl.col("used")).sort("frame").to_dicts()
-    by_number = {row["frame"]: row for row in rows}
-    for row in rows:
-        here = []
-        for track in tracks:
-            if track["first_frame"] <= row["frame"] <= track["last_frame"]:
-                first = by_number[track["first_frame"]]
-                moved = (row[key] - first[key] for key in ("drift_row_px", "drift_col_px"))
-                place = (track[key] + by for key, by in zip(("row_px", "col_px"), moved, strict=True))
-                here.append((int(track["track"]), *place))
-        yield row, here
-
-
-def _nearest(defects: pl.DataFrame, tracks: list[tuple[int, float, float]], reach_px: float) -> Index:
+def _nearest(defects: pl.DataFrame, tracks: list[Row], reach_px: float) -> Index:
     """Number (n,) of the track nearest to each defect within reach; 0 where there is none."""
     if not tracks:
         return np.zeros(defects.height, np.int64)
-    numbers, places = np.array([one[0] for one in tracks]), np.array([one[1:] for one in tracks])
+    numbers, places = np.array([t["track"] for t in tracks]), np.array([(t["row_px"], t["col_px"]) for t in tracks])
     away = np.hypot(*(defects.select("row_px", "col_px").to_numpy()[:, None] - places).transpose(2, 0, 1))
     away = np.where(np.isfinite(away), away, np.inf)
     return np.where(away.min(axis=1) <= reach_px, numbers[away.argmin(axis=1)], 0)
