@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import zarr
 
@@ -32,7 +31,7 @@ from oddlattice.defects.tables import (
 )
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.lattice.pixel_size import PixelNm, header_nm
-from oddlattice.numerics.arrays import Float
+from oddlattice.numerics.arrays import Float, Labels
 from oddlattice.process.sandbox import Fault
 from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.groups import GRAIN_MAP, array_of, attributes_of, grain_of, grains_in, group_of, values_of
@@ -187,7 +186,7 @@ def _fill_tables(
     made.defects += [boundary_defect(row, one, pixel_nm) for one in made.boundaries]
 
 
-def labels_of(image: zarr.Group) -> npt.NDArray[np.uint8] | None:
+def labels_of(image: zarr.Group) -> Labels | None:
     """Grain of every pixel of an image of several, 0 where there is no crystal; None of an image of one."""
     return values_of(image, GRAIN_MAP) if GRAIN_MAP in image else None
 
@@ -204,7 +203,7 @@ def _columns(grains: dict[int, Grain], tallies: dict[int, Tally]) -> pl.DataFram
 def _grain_tables(
     name: str,
     stores: Stores,
-    labels: npt.NDArray[np.uint8] | None,
+    labels: Labels | None,
     grains: dict[int, Grain],
     figures: dict[int, Row],
     source: Row,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import zarr
 
 from oddlattice.defects.boundary_columns import Beside, columns_at
@@ -19,11 +18,9 @@ from oddlattice.lattice.boundaries import Line, Turn, turned
 from oddlattice.lattice.breaks import Closure, Fault, waves_of
 from oddlattice.lattice.fourier import reduced
 from oddlattice.lattice.relations import is_twin, nearest_directions
-from oddlattice.numerics.arrays import Array, Float
+from oddlattice.numerics.arrays import Array, Float, Labels
 from oddlattice.storage import blocks
 from oddlattice.storage.rows import Row
-
-Labels = npt.NDArray[np.uint8]
 
 TWIN_DEG = 1.0  # by which a twin may miss its relation at most
 MOST_PX = 1 << 24  # of an image whose waves are followed

@@ -7,15 +7,12 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from oddlattice.crystal import OWN
 from oddlattice.lattice.boundaries import Line, Path, Turn, lines_between, outline_of, turned
 from oddlattice.lattice.pixel_size import PixelNm, mean_nm, reckoned_nm
-from oddlattice.numerics.arrays import Array
+from oddlattice.numerics.arrays import Array, Labels
 from oddlattice.storage.rows import Row
-
-Labels = npt.NDArray[np.uint8]
 
 LOW_ANGLE_DEG = 15.0  # grains of one crystal that are turned by less meet in a low-angle boundary
 COHERENT_DEG = 1.0  # grains that are turned by less are kept apart by what their cells hold

@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 from skimage.measure import approximate_polygon, find_contours
 
-from oddlattice.numerics.arrays import Array, Bools
+from oddlattice.numerics.arrays import Array, Bools, Labels
 
-Labels = npt.NDArray[np.uint8]
 Path = list[tuple[float, float]]
 
 SMOOTH_PX = 2.0  # rms width over which the line is smoothed: a line of pixels is longer than the boundary

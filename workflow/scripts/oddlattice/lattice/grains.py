@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from oddlattice.crystal import LEAST_CELLS
@@ -30,10 +29,8 @@ from oddlattice.lattice.fourier import (
 )
 from oddlattice.lattice.grid import Grid, Lifted, grid_over, strips
 from oddlattice.lattice.registration import Registration
-from oddlattice.numerics.arrays import Array, Bools, Complex, Float
+from oddlattice.numerics.arrays import Array, Bools, Complex, Float, Labels
 from oddlattice.numerics.local_plane import finite
-
-Labels = npt.NDArray[np.uint8]
 
 WINDOW_PERIODS = (24.0, 16.0, 11.0, 8.0)  # sides of the windows that are asked for a lattice
 LEAST_WINDOW_PX = 64

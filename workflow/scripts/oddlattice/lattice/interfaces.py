@@ -17,9 +17,7 @@ from oddlattice.lattice.columns import as_cells
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.lattice.record import BAND_CELLS
 from oddlattice.lattice.registration import Registration
-from oddlattice.numerics.arrays import Array, Bools
-
-Labels = npt.NDArray[np.uint8]
+from oddlattice.numerics.arrays import Array, Bools, Labels
 
 BLOCK_PX = 4  # pixels of the lattice frame that are taken together
 SEEN = 0.2  # of the usual contrast, from which the lattice is seen in a cell

@@ -21,7 +21,7 @@ from oddlattice.lattice.fourier import (
     stretch_of,
 )
 from oddlattice.lattice.frame import Frame
-from oddlattice.lattice.grains import Grains, Labels, find_grains, takes_all
+from oddlattice.lattice.grains import Grains, find_grains, takes_all
 from oddlattice.lattice.identified import (
     header_warning,
     identify_own,
@@ -45,6 +45,7 @@ from oddlattice.lattice.seams import Side, up_to_seams
 from oddlattice.lattice.spoilt import Seen, without_overlay
 from oddlattice.lattice.stack_crystal import StackCrystal, seen_again, sum_of_some
 from oddlattice.lattice.which_crystal import Judge, NoModelError, rotation_deg
+from oddlattice.numerics.arrays import Labels
 from oddlattice.run.stage_settings import TileSettings
 from oddlattice.storage import blocks
 from oddlattice.storage.groups import FIRST_GRAIN, GRAIN_MAP, array_of, attributes_of, group_of
