@@ -2,7 +2,7 @@
 
 import re
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +50,13 @@ _CORES = click.option(
 )
 
 
+def _of_archive(command: Callable[..., None]) -> Callable[..., None]:
+    """What every command takes that works through an archive."""
+    for given in (_REST, _FILES, _SET, _CORES, _INTO, click.argument("archive", type=click.Path(path_type=Path))):
+        command = given(command)
+    return command
+
+
 @click.group(epilog=CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="oddlattice")
 def oddlattice() -> None:
@@ -63,12 +70,7 @@ def oddlattice() -> None:
 
 
 @oddlattice.command(epilog=CODES)
-@click.argument("archive", type=click.Path(path_type=Path))
-@_INTO
-@_CORES
-@_SET
-@_FILES
-@_REST
+@_of_archive
 def run(archive: Path, work: Path, cores: str, own: Sequence[str], files: Sequence[Path], rest: Sequence[str]) -> None:
     """Analyse the images below ARCHIVE, which is only read. Run it again for new files; finished work is kept.
 
@@ -82,11 +84,7 @@ def run(archive: Path, work: Path, cores: str, own: Sequence[str], files: Sequen
 
 
 @oddlattice.command(epilog=CODES)
-@click.argument("archive", type=click.Path(path_type=Path))
-@_INTO
-@_CORES
-@_SET
-@_FILES
+@_of_archive
 @click.option(
     "--unchanged",
     "unchanged_s",
@@ -95,7 +93,6 @@ def run(archive: Path, work: Path, cores: str, own: Sequence[str], files: Sequen
     default=2.0,
     help="A file is complete when it has not changed for so long and is whole by its own header; 2 s unless told.",
 )
-@_REST
 def watch(
     archive: Path,
     work: Path,

@@ -95,9 +95,8 @@ def fit_frame(image: Float, lattice: Lattice, flattener: Flattener) -> Frame:
         weight = np.abs(amplitudes[:field_of]).mean((1, 2))[:, None]
         if np.abs(steps).max() < 0.02 / period or number == 2:
             break
-        reciprocal = np.linalg.lstsq(orders[:field_of] * weight, (frequencies[:field_of] + steps) * weight, rcond=None)[
-            0
-        ]
+        own = slice(field_of)
+        reciprocal = np.linalg.lstsq(orders[own] * weight, (frequencies[own] + steps) * weight, rcond=None)[0]
         vectors = np.linalg.inv(reciprocal).T
     frame = _frame_of_phases(amplitudes, field_of, noise, orders, vectors, grid, sigma, flattener.seen)
     if frame.roughness > ROUGHEST:

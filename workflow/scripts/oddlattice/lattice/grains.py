@@ -53,9 +53,7 @@ NEAREST_PERIODS = 0.5  # rms width over which it is asked which waves are neares
 STEP_PERIODS = 1.0  # rms width over which waves are followed over a boundary
 BESIDE = 1.25, 6.0  # periods from a boundary between which waves are beside it
 WEAK_PERCENT = 10  # of the places of a boundary
-GOES_OVER = (
-    0.45  # of their size beside it that they keep at so many; 0.39 at most of 21 walls, 0.47 at least in crystals
-)
+GOES_OVER = 0.45  # of their size beside it that they keep there; 0.39 at most of 21 walls, 0.47 at least in crystals
 JUMPS = 0.028  # of its frequency (1.6 degrees) by which a wave jumps between two grains, or is in step there
 JUMPS_FAR = 0.06  # 3.4 degrees: by more no crystal jumps along a whole line, in step or not
 JUMP_PERCENT = 25  # of the places of a boundary may jump by less

@@ -27,9 +27,7 @@ RIDGE = 0.1  # of the usual noise of a direction that is added to each
 DIFFERENT = 0.07  # of the contrast of the mean cell, by which two contents differ at least
 SEPARATE = 4.0  # times the scatter of smoothed cells within a level, by which two levels are apart
 NEAR = 1.5  # cells from the line, nearer than which content is smoothed over it
-SHARP = (
-    0.65  # of the difference between two crystals that is a step at the line, where each may have a trend of its own
-)
+SHARP = 0.65  # of the difference between two crystals that is a step at the line, beside trends of their own
 SHIFTED = 0.5  # of the difference that is left where one cell is the other, shifted
 CORE_CELLS = 3  # width that each crystal has at least
 MOST_CRYSTALS = 6

@@ -20,11 +20,7 @@ HEADERS = ((0.65, 0.010), (0.19, 0.03), (0.1, 0.12))
 HEADER_FACTORS, FACTOR_ERROR = ((2.0, 0.02), (10.0, 0.01)), 0.012
 HEADER_BROAD, HEADER_RANGE = 0.03, 1000.0
 LENGTH_DENSITY = 0.8  # of the logarithm of the distance between columns, for an unknown crystal
-USUAL_NM, USUAL_RANGE, LENGTH_SOFTNESS = (
-    0.22,
-    0.6,
-    0.25,
-)  # that distance, its logarithm to either side, and its fall beyond
+USUAL_NM, USUAL_RANGE, LENGTH_SOFTNESS = 0.22, 0.6, 0.25  # that distance, its ln to either side, and its fall beyond
 PLACE_NM = 0.006  # ASSUME: how far a column may stand off its place in the library: tilts, strain, polar shifts
 LOOSE_PART = 0.15  # of the distance between columns: a shift that brings columns so near others may be a lattice's
 KIND_PART, KIND_SLOPE = 0.1, 0.2  # ASSUME: error of ln(expected brightness): constant, and per ln(brightness)

@@ -12,10 +12,7 @@ from oddlattice.numerics.arrays import Array
 
 TAIL_WEIGHT, TAIL_WIDTH = (0.12, 0.2), (2.0, 0.4)  # typical, and how far from it [of the column's own]
 FIT_PX = 6.0  # radius in which a column is fitted by itself
-WIDEST_PX, WIDER = (
-    4.0,
-    0.1,
-)  # of a column, and ln of how far beyond: a wider one shows one wave, and no width of its own
+WIDEST_PX, WIDER = 4.0, 0.1  # of a column, and ln of how far beyond: a wider one shows no width of its own
 CELL_ERROR = 0.01  # misfit of a mean cell that says nothing, of the local mean
 
 
