@@ -328,7 +328,7 @@ def test_whole_columns_are_found_by_every_method_on_the_lattice(
     assert rows["vae", "bulk_test"]["tpr_at_1pct_fpr"] == 0.01
     for kind in ("empty", "moved"):
         assert rows["vae", kind]["tpr_at_1pct_fpr"] == rows["pca", kind]["tpr_at_1pct_fpr"] == 1.0
-    assert rows["vae", "weak"]["auroc"] > max(rows["pca", "weak"]["auroc"] - 0.05, 0.8)
+    assert rows["vae", "weak"]["auroc"] >= max(rows["pca", "weak"]["auroc"], 0.8)
     assert any(line.startswith("lattice: 23.8") for line in said)
 
 

@@ -21,11 +21,7 @@ from support.other_files import FORMATS
 from support.raw_files import SETTINGS, counts, write_dm, write_ncem, write_velox
 
 MEMORY_MB, TIMEOUT_S = 600, 20.0
-CHECKED = (
-    "prz",
-    "ndata1",
-    "deflate",
-)  # packed under a checksum: hardly a change of theirs is let pass, and none need be
+CHECKED = ("prz", "ndata1", "deflate")  # under a checksum: hardly a change of theirs is let pass, and none need be
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:

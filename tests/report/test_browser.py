@@ -71,7 +71,6 @@ def mark_on(defect: dict[str, Any], reviewer: str, verdict: str) -> dict[str, An
 def browser() -> Iterator[Any]:
     with chromium() as found:
         yield found
-        found.close()
 
 
 def wait(page: Any, condition: str, seconds: float = 10) -> None:
