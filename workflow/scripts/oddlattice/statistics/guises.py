@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import combinations
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +83,11 @@ def _middle_of(group: zarr.Group | None) -> Maps | None:
     return Maps(*(blocks.read(one, middle(one.shape)) for one in whole)) if len(whole) == len(found) else None
 
 
+def _in_levels(values: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
+    """Values in levels, as they are kept or as they would be: whichever store is asked tells the same."""
+    return values if values.dtype == np.int8 else _levelled(values)
+
+
 def _levelled(values: Array) -> npt.NDArray[np.int8]:
     """Values in `LEVELS` on either side of 0, which is kept for what is 0."""
     there = values != 0
@@ -101,7 +106,7 @@ def maps_of(images: list[str], stores: list[str]) -> Callable[[str], Maps | None
             for table_path, store in zip(images, stores, strict=True):
                 shard_of.update(dict.fromkeys(read_table(table_path, IMAGES)["image_id"], store))
         found = _middle_of(group_if_any(open_store(Path(shard_of[image_id])), image_id))
-        return found and Maps(found.difference.astype(np.float64), found.prediction.astype(np.float64))
+        return found and Maps(*(_in_levels(values).astype(np.float64) for values in found))
 
     return read
 
