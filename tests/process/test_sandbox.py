@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_info
 
 from oddlattice.process.sandbox import Limits, Refused, run_limited
 
@@ -45,6 +46,10 @@ def tell_memory() -> str:
     return f"{len(kept)}"
 
 
+def tell_threads() -> list[int]:
+    return [int(library["num_threads"]) for library in threadpool_info()]
+
+
 def endings(call: str, jobs: dict, limits: Limits = LIMITS, at_once: int = 1):
     return {e.key: e for e in run_limited(f"process.test_sandbox:{call}", jobs.items(), limits, at_once=at_once)}
 
@@ -75,6 +80,17 @@ def test_a_slow_call_is_stopped_while_the_others_go_on(tmp_path):
     assert {key: e.how for key, e in found.items()} == {"slow": "time", "b": "returned", "c": "returned"}
     assert time.monotonic() - started < 20
     assert not (tmp_path / "slow").exists()
+
+
+def test_linear_algebra_keeps_to_one_thread_whatever_the_surroundings_say(monkeypatch):
+    # a job of two threads that runs before its libraries are loaded: other threads, other sums, other bytes
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    jobs = {"a": {}}
+    ending = next(
+        run_limited("process.test_sandbox:tell_threads", jobs.items(), LIMITS, preload=["numpy", "scipy.linalg"])
+    )
+    assert len(ending.value) >= 2
+    assert set(ending.value) == {1}
 
 
 def test_memory_is_limited():

@@ -29,6 +29,7 @@ from typing import IO, Any, NamedTuple, ParamSpec, TypeVar
 from oddlattice.numerics.compiled import load_kernels
 from oddlattice.process import warm
 from oddlattice.process.parent_death import die_with_parent
+from oddlattice.process.single_thread import one_thread
 from oddlattice.process.warm import Forked
 
 Given = ParamSpec("Given")
@@ -284,6 +285,7 @@ def serve() -> None:
         importlib.import_module(name)
     module, _, name = order["call"].partition(":")
     function = getattr(importlib.import_module(module), name)
+    one_thread()  # what was loaded here or will be: the surroundings may name the threads of the whole job
     load_kernels()
     limits = Limits(**order["limits"])
     gc.freeze()  # what is loaded here is garbage for no child: its pages stay shared
