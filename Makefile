@@ -42,7 +42,7 @@ test: $(READY)
 	ruff check workflow tests docs
 	snakefmt --check Snakefile workflow/rules
 	mypy
-	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-all: test
 	pytest -m slow --timeout 7200
