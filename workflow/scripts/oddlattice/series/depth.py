@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from oddlattice.numerics.arrays import Array, Index
-from oddlattice.series.events import CANDIDATE, least_probability
+from oddlattice.series.events import least_probability
 from oddlattice.series.follow import Followed
-from oddlattice.series.states import Rates, odd_under
+from oddlattice.series.states import CLEAR, Rates, odd_under
 
 COLUMNS = 100  # that losses are put into, of each site
 LEAST_COLUMNS = 20
@@ -61,7 +61,7 @@ def depths(series: Followed, fdr: float, seed: int) -> list[Depth]:
     """
     states, rng = series.states, np.random.default_rng(seed)
     least = least_probability(series.tracks, fdr)
-    bulk = (states.odd.sum(axis=0).max(axis=1) < CANDIDATE) & (series.seen.mean(axis=1) > 0.5)
+    bulk = (states.odd.sum(axis=0).max(axis=1) < CLEAR) & (series.seen.mean(axis=1) > 0.5)
     found = []
     for name in sorted(set(series.site)):
         of_site: Index = np.flatnonzero(bulk & (np.array(series.site) == name))

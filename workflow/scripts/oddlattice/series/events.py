@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from oddlattice.numerics.arrays import Array, Bools, Float, Index
-from oddlattice.series.states import EVENTS_AT_FIRST, States, watched, windows
+from oddlattice.series.states import CLEAR, EVENTS_AT_FIRST, States, watched, windows
 
 LISTED = 0.9  # least probability of an event that is listed
-CANDIDATE = 0.5  # and of a track, whatever the others are
+CANDIDATE = 0.25  # and of a track, whatever the others are
 LEVEL = 0.95  # of the interval of an event's frame
 BESIDE = 2  # frames that must show a column before and after a change that enters rates
 AROUND = 5  # frames before and after an event, of which the plain readings are held against its step
@@ -78,7 +78,7 @@ def tracks_of(states: States, fdr: float) -> list[Track]:
     """
     odd, found = states.odd.sum(axis=0), []
     for site in np.flatnonzero(odd.max(axis=1) >= CANDIDATE).tolist():
-        for first, last in runs(odd[site] > CANDIDATE):
+        for first, last in runs(odd[site] > min(CLEAR, odd[site].max() / 2)):
             part = slice(first, last + 1)
             kind = states.kinds[int(states.odd[:, site, part].sum(axis=1).argmax())]
             change = float(states.level[site, part].mean())

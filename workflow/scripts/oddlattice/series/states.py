@@ -19,7 +19,7 @@ STEP_SIGMA = 0.4  # step of the levels over a frame's noise
 STEPS = (0.005, 0.04)  # least and largest step
 WIDTH = 5.0  # bulk levels reach so many times the columns' own scatter
 LEAST_ODD = 3.0  # times the scatter: smaller odd levels are all equally likely
-WALK = 0.004  # ASSUME: chance in a frame that a level moves by a step: slow changes are no events
+DRIFT = 0.008  # ASSUME: standard deviation by which a level drifts in 100 frames: slow changes are no events
 STRAY, STRAY_RANGE = 0.002, 3.0  # ASSUME: part of measurements that are wrong, and the range over which they lie
 EVENTS_AT_FIRST = 0.01  # of each sort in the whole series, before any is counted
 ODD_AT_FIRST = 0.5  # columns odd from the first frame, before any is counted
@@ -104,6 +104,7 @@ class _Grid:
     bulk: slice  # of levels
     of_bulk: Float  # chance of each bulk level
     of_odd: Float
+    walk: float  # chance in a frame that a level moves by a step
 
 
 def _grid(sigma: float, scatter: float, reach: tuple[float, float] = LEVELS) -> _Grid:
@@ -119,6 +120,7 @@ def _grid(sigma: float, scatter: float, reach: tuple[float, float] = LEVELS) -> 
         bulk,
         (chance / chance.sum()).astype(np.float32),
         (of_odd / of_odd.sum()).astype(np.float32),
+        DRIFT**2 / 100 / step**2,
     )
 
 
@@ -131,13 +133,13 @@ def _emission(change: Array, sigma: Array, levels: Float) -> Float:
     return np.asarray(np.where(seen[:, None], likely, 1.0), dtype=np.float32)
 
 
-def _walked(values: Float) -> Float:
-    """Probabilities (n, L) after a step to a neighbouring level with the chance `WALK`; symmetric, the ends reflect."""
-    out = (1 - WALK) * values
-    out[:, 1:] += WALK / 2 * values[:, :-1]
-    out[:, :-1] += WALK / 2 * values[:, 1:]
-    out[:, 0] += WALK / 2 * values[:, 0]
-    out[:, -1] += WALK / 2 * values[:, -1]
+def _walked(values: Float, walk: float) -> Float:
+    """Probabilities (n, L) after a step to a neighbouring level with the chance `walk`; symmetric, the ends reflect."""
+    out = (1 - walk) * values
+    out[:, 1:] += walk / 2 * values[:, :-1]
+    out[:, :-1] += walk / 2 * values[:, 1:]
+    out[:, 0] += walk / 2 * values[:, 0]
+    out[:, -1] += walk / 2 * values[:, -1]
     return np.asarray(out)
 
 
@@ -153,9 +155,12 @@ def _forward(change: Array, sigma: Array, grid: _Grid, rates: Rates) -> tuple[Fl
         else:
             was_bulk = bulk[t - 1].sum(axis=1, keepdims=True)
             was_odd = odd[t - 1].sum(axis=1, keepdims=True)
-            b = (1 - rates.leaves) * _walked(bulk[t - 1]) + rates.returns * was_odd * grid.of_bulk
+            b = (1 - rates.leaves) * _walked(bulk[t - 1], grid.walk) + rates.returns * was_odd * grid.of_bulk
             stays = 1 - rates.returns - rates.alters
-            o = stays * _walked(odd[t - 1]) + (rates.leaves * was_bulk + rates.alters * was_odd) * grid.of_odd
+            o = (
+                stays * _walked(odd[t - 1], grid.walk)
+                + (rates.leaves * was_bulk + rates.alters * was_odd) * grid.of_odd
+            )
         likely = _emission(change[:, t], sigma[:, t], grid.levels)
         bulk[t], odd[t] = b * likely[:, grid.bulk], o * likely
         total = bulk[t].sum(axis=1, keepdims=True) + odd[t].sum(axis=1, keepdims=True)
@@ -188,8 +193,8 @@ def _smoothed(change: Array, sigma: Array, grid: _Grid, rates: Rates) -> tuple[F
         was_bulk, was_odd = bulk[t - 1].sum(axis=1), odd[t - 1].sum(axis=1)
         leaves = rates.leaves * was_bulk * to_odd
         returns, alters = rates.returns * was_odd * to_bulk, rates.alters * was_odd * to_odd
-        b = (1 - rates.leaves) * _walked(b) + rates.leaves * to_odd[:, None]
-        o = stays * _walked(o) + (rates.returns * to_bulk + rates.alters * to_odd)[:, None]
+        b = (1 - rates.leaves) * _walked(b, grid.walk) + rates.leaves * to_odd[:, None]
+        o = stays * _walked(o, grid.walk) + (rates.returns * to_bulk + rates.alters * to_odd)[:, None]
         whole = (bulk[t - 1] * b).sum(axis=1) + (odd[t - 1] * o).sum(axis=1)
         events[:, :, t] = np.stack([leaves, returns, alters]) / whole
         scale = np.maximum(b.max(axis=1), o.max(axis=1))[:, None]
