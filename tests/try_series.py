@@ -313,7 +313,7 @@ def try_rates(base: int, share: float, tally: Tally) -> None:
                 at = rng.geometric(chance, made.change.shape[:3])
                 for s in zip(*np.nonzero(at < recipe["frames"]), strict=True):
                     made.change[s][at[s] :] += step(rng, sigma * np.sqrt(2 / 5))
-                row = rate_figures(followed(rng, made), Dose())
+                row = rate_figures([followed(rng, made)], Dose())
                 inside = row["change_rate_low_68"] <= chance <= row["change_rate_high_68"]
                 tally.add(f"rates {expected} changes: 68 % intervals hold", inside)
                 tally.add(f"rates {expected} changes: mean of rate / truth", row["change_rate"] / chance)

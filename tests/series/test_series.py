@@ -20,8 +20,9 @@ from oddlattice.series.dose import Dose, dose_of
 from oddlattice.series.drift import Frame, laid_on_first
 from oddlattice.series.events import rate_of_changes, runs, single_events, tracks_of, with_hops
 from oddlattice.series.follow import follow
+from oddlattice.series.grains import same_grains
 from oddlattice.series.states import through_time, windows
-from oddlattice.series.tables import event_rows, follow_stack, stacks_of, track_rows
+from oddlattice.series.tables import event_rows, follow_stack, frame_rows, series_figures, stacks_of, track_rows
 from oddlattice.simulate.columnwise import Conditions, Defect, simulate_scan
 from oddlattice.storage.products import OF_SERIES
 from report.test_browser import Tab, browser, violations  # noqa: F401 (a fixture)
@@ -217,6 +218,45 @@ def test_a_frame_of_another_cell_is_left_out() -> None:
     assert series is not None and series.other_cell == [4] and len(series.frames) == 4
 
 
+def grain_at(number: int, turn_deg: float, middle_px: tuple[float, float], change: float, at: int) -> Frame:
+    """A grain of 10 x 10 cells about a place; from frame `at` on its middle column has changed."""
+    k, turn = sites(10), np.deg2rad(turn_deg)
+    vectors = 20 * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    read = np.random.default_rng([number, int(turn_deg)]).normal(0, 0.03, len(k))
+    read[(k == [5, 5, 0]).all(axis=1)] += change * (number >= at)
+    places = (k[:, :2] + k[:, 2:] / 2 - 5) @ vectors + middle_px
+    return Frame(number, k[:, :2], k[:, 2], {0: "A", 1: "B"}, places, read, np.full(len(k), 0.03))
+
+
+def test_every_grain_of_a_stack_is_followed_whatever_its_number_in_a_frame() -> None:
+    frames = []
+    for t in range(12):
+        drift = 3.0 * t
+        left, right = grain_at(t, 0, (150, 150 + drift), -0.6, 4), grain_at(t, 30, (150, 450 + drift), 0.7, 8)
+        frames.append({1: right, 2: left} if t in (3, 5, 6) else {1: left, 2: right})
+    frames[0], frames[7] = {1: frames[0][1]}, {1: frames[7][2]}
+    found = same_grains(frames)
+    assert [[one.frame for one in grain] for grain in found] == [[*range(7), *range(8, 12)], list(range(1, 12))]
+    for grain, place in zip(found, (150, 450), strict=True):
+        assert all(abs(one.places_px[:, 1].mean() - place - 3.0 * one.frame) < 8 for one in grain)
+    grains = [series for grain in found if (series := follow(grain, 0.1)) is not None]
+    tracks = track_rows(grains)
+    assert [(row["track"], row["grain"], row["kind"], row["first_frame"]) for row in tracks] == [
+        (1, 1, "lighter", 4),
+        (2, 2, "heavier", 8),
+    ]
+    assert tracks[1]["col_px"] == pytest.approx(450 + 3.0 * 8, abs=1)
+    assert [(row["track"], row["grain"], row["frame"]) for row in event_rows(grains)] == [(1, 1, 4), (2, 2, 8)]
+    figures = series_figures(grains)
+    assert (figures["frames_used"], figures["sites"], figures["tracks"], figures["changes"]) == (12, 400, 2, 2)
+    stack_rows = [{"image_id": f"i{t}", "frame": t} for t in range(12)]
+    rows = frame_rows(stack_rows, grains, {}, Dose())
+    assert [row["drift_col_px"] for row in rows] == pytest.approx([3.0 * t for t in range(12)], abs=0.5)
+    assert [row["odd_heavier"] for row in rows] == [0] * 8 + [1] * 4
+    assert [rows[t]["columns"] for t in (0, 1, 7)] == [200, 400, 200]
+    assert rows[-1]["bulk_left"] == pytest.approx(1 - 1 / 200)  # of those that the first frame shows
+
+
 @pytest.fixture(scope="module")
 def watched() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Changes and errors (n, 40) of 10 x 10 cells, and places: static scatter, and one thing of each sort."""
@@ -329,10 +369,10 @@ def test_columns_that_move_and_extra_ones_are_followed() -> None:
         ("changes", 10, "bulk", "displaced"),
         ("returns", 14, "displaced", "bulk"),
     ]
-    rows = {row["kind"]: row for row in track_rows(series)}
+    rows = {row["kind"]: row for row in track_rows([series])}
     assert rows["extra"]["column"] is None and rows["extra"]["site"] == ""
     assert abs(rows["displaced"]["shift_row_pm"]) > 15
-    assert [row["track"] for row in event_rows(series)] == [3, 4, 2]
+    assert [row["track"] for row in event_rows([series])] == [3, 4, 2]
 
 
 def test_chances_of_one_event_are_one_event() -> None:

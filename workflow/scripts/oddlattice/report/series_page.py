@@ -156,7 +156,9 @@ def key_figures(row: Row, depths: Sequence[Row]) -> list[Row]:
     """The figures at the head of the page."""
     left = n.count(row["frames"] - row["frames_used"])
     found = [("Frames followed", n.count(row["frames_used"]), "", f"of {n.count(row['frames'])}; {left} left out")]
-    found += [("Columns", n.count(row["sites"]), "", f"drift of up to {n.significant(row['drift_largest_px'], 2)} px")]
+    where = f"in {n.count(row['grains'])} grains; " if row["grains"] > 1 else ""
+    drift = f"{where}drift of up to {n.significant(row['drift_largest_px'], 2)} px"
+    found += [("Columns", n.count(row["sites"]), "", drift)]
     happened = f"{n.count(row['changes'])} changes, {n.count(row['returns'])} returns, {n.count(row['hops'])} hops"
     found += [("Odd columns", n.count(row["tracks"]), "", happened)]
     if n.usable(row["change_rate"]):
@@ -197,8 +199,9 @@ def event_line(event: Row) -> Row:
 def depth_lines(depths: Sequence[Row]) -> list[Row]:
     """Lines of the table of depths."""
     told = ("loss_90", "noise", "scatter")
+    several = len({one["grain"] for one in depths}) > 1
     return [
-        {"site": one["site"], "columns": n.count(one["columns"])}
+        {"site": f"{one['site']}, grain {one['grain']}" if several else one["site"], "columns": n.count(one["columns"])}
         | {key: n.percent(one[key]) if n.usable(one[key]) else "not even a column" for key in told}
         for one in depths
     ]

@@ -413,7 +413,7 @@ SERIES: Schema = {
     "frames_used": pl.Int64,
     "frames_left_out": pl.String,  # each with its reason
     "frames_assumed": pl.Int64,  # of those used: their columns do not tell drift by whole cells, the smallest was taken
-    "grain": pl.Int64,  # that was followed
+    "grains": pl.Int64,  # that were followed
     "drift_row_px": pl.Float64,  # of the specimen in the field, from the first frame used to the last
     "drift_col_px": pl.Float64,
     "drift_largest_px": pl.Float64,  # farthest from the first frame
@@ -472,7 +472,7 @@ SERIES_DEPTHS: Schema = {
     "file_id": pl.String,
     "path": pl.String,
     "signal": pl.String,
-    "grain": pl.Int64,
+    "grain": pl.Int64,  # as in `tracks`
     "site": pl.String,
     "columns": pl.Int64,  # that trial losses were put into
     "loss_90": pl.Float64,  # found nine times in ten where odd in all frames, fraction of a column; null: not even 1
@@ -487,7 +487,7 @@ TRACKS: Schema = {
     "path": pl.String,
     "signal": pl.String,
     "track": pl.Int64,  # 1, 2, ... within the series, in order of appearance
-    "grain": pl.Int64,
+    "grain": pl.Int64,  # of the series, in the order in which they come into view, the largest of a frame first
     "site": pl.String,  # "" of an extra column
     "column": pl.Int64,  # index in the crystal's cell; null of an extra column
     "cell_u": pl.Int64,  # as the first frame used counts them; of an extra column the nearest one's
@@ -510,6 +510,7 @@ EVENTS: Schema = {
     "path": pl.String,
     "signal": pl.String,
     "track": pl.Int64,  # that it begins, or of a return ends; null where that is too unsure to be listed
+    "grain": pl.Int64,  # as in `tracks`
     "event": pl.String,  # changes | returns | hops
     "frame": pl.Int64,  # first frame that shows it
     "frame_ci_low": pl.Int64,  # the first frame that shows it lies between these with 95 %
@@ -526,7 +527,7 @@ EVENTS: Schema = {
 OF_SERIES: dict[str, tuple[Schema, list[str]]] = {
     "series": (SERIES, ["path", "signal"]),
     "series_frames": (SERIES_FRAMES, ["path", "signal", "frame"]),
-    "series_depths": (SERIES_DEPTHS, ["path", "signal", "site"]),
+    "series_depths": (SERIES_DEPTHS, ["path", "signal", "grain", "site"]),
     "tracks": (TRACKS, ["path", "signal", "track"]),
     "events": (EVENTS, ["path", "signal", "frame", "row_px", "col_px", "event"]),
 }
