@@ -121,7 +121,8 @@ def _objection(image: Array, found: Array, variance: float, least: float) -> str
     is_flat = bool(((at_last < FLAT) & (at_last > 1 / FLAT)).all(1).any())
     step = step_of(image)
     if left < least and not is_flat:
-        return f"at high frequencies {max(left, 1e-9):.2g} of its noise is left, in rows and columns"
+        part = f"{left:.1%}" if left >= 0.001 else "less than 0.1%"
+        return f"at high frequencies {part} of its noise is left, in rows and columns"
     if (same := ties(image, step)) > TIES:
         return f"{same:.0%} more neighbouring pixels are the same than chance makes, as a median leaves them"
     if variance * STRONGEST_SIGNAL < image.var():

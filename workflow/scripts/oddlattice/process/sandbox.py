@@ -137,7 +137,7 @@ def run_limited(
             ended.add(ending.key)
             yield ending
         if status := server.wait():
-            raise RuntimeError(f"the process that reads files ended early (status {status})")
+            raise RuntimeError(f"the process that runs the jobs ended early (status {status})")
     finally:
         server.kill()
         server.wait()
