@@ -1,15 +1,21 @@
 """Columns of real images of other crystals edited in place, against each image's own scatter.
 
-`edit_real_crystals.py OUT.csv [FILES]`. The middle of each image, at most SIDE_PX a side, is laid on its own crystal.
-In copies of it isolated columns are emptied, halved, or moved by a tenth of the distance between columns: the image's
-own mean column (a Gaussian with a tail, times the local mean) is taken away, or added beside its place, so the noise
-stays. Copies and images as they are go through the stages with a made-up pixel size, so that displacements have a
-length. The limit is that of `edit_real_scan.limits`: what an observer finds at one false alarm in 1,000 columns, were
-the scatter of the image's own readings Gaussian.
+`edit_real_crystals.py OUT.csv [FILES]`. The middle of each image, SIDE_PX a side, is laid on its own crystal, or all of
+the image where the middle shows fewer than LEAST_CELLS cells. In copies of it isolated columns are emptied, halved, or
+moved by a tenth of the distance between columns: the image's own mean column (a Gaussian with a tail, times the local
+mean) is taken away, or added beside its place, so the noise stays. Copies and images as they are go through the stages
+with a made-up pixel size, so that displacements have a length.
+
+The limit is that of `edit_real_scan.limits`: what an observer finds at one false alarm in 1,000 columns, were the
+scatter of the image's own readings Gaussian. A copy may read its columns in other units than the image as it is (where
+the width of columns is not known well, so is their height). So what an edit adds is the difference of a column's two
+readings, each over the scatter of the columns of its site in its own image, edited ones left out. The mean of the
+limits of the edits is told; recall has a binomial error beside it.
 """
 
 import argparse
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,13 +45,15 @@ Row = dict[str, Any]
 REAL = Path(__file__).parents[2] / "shared/real"
 FILES = [*sorted((REAL / "crystals").glob("*.*")), *sorted((REAL / "crystals/mxene").glob("*.tif"))]
 EDITS = ("emptied", "half", "moved")
+ADDED = ("change", "by_row", "by_col")  # readings over the scatter of their site
 PIXEL_NM = 0.01  # made up
 MOVED_PART = 0.1  # of the distance between columns
 SPACING = 5.0  # distances between columns, from edit to edit
 RIM_PX = 30
-SIDE_PX = 512  # of a part
-COPIES = 2
+SIDE_PX, LEAST_CELLS, WHOLE_PX = 512, 100, 2048  # of a part
+COPIES = 6
 MOST = 45  # edits of a copy
+SAME = 0.3  # distances between columns: a tested column so near is the edited one
 LEAST_PART = 0.25  # of the brightest column: fainter ones are not edited
 Z_CUT = 3.29  # one false alarm in 1,000
 
@@ -87,12 +95,23 @@ class Scan:
         return np.asarray(seen.sign * mean * seen.intensity[column] * area * total)
 
 
-def read(path: Path) -> Array:
-    """The middle of the image of a file [counts]."""
+def read(path: Path, side_px: int) -> Array:
+    """The middle of the image of a file [counts], at most `side_px` a side."""
     loaded = hs.load(str(path))
     one = next(s for s in (loaded if isinstance(loaded, list) else [loaded]) if s.data.ndim == 2)
-    low = [max((n - SIDE_PX) // 2, 0) for n in one.data.shape]
-    return np.ascontiguousarray(one.data[low[0] : low[0] + SIDE_PX, low[1] : low[1] + SIDE_PX], dtype=np.float64)
+    low = [max((n - side_px) // 2, 0) for n in one.data.shape]
+    return np.ascontiguousarray(one.data[low[0] : low[0] + side_px, low[1] : low[1] + side_px], dtype=np.float64)
+
+
+def laid(path: Path) -> Scan:
+    """The middle of an image, or all of it, on its own crystal; raises NoLatticeError where neither shows one."""
+    with suppress(NoLatticeError):
+        counts = read(path, SIDE_PX)
+        middle = Scan(counts, *register_on_own(counts.astype(np.float32)))
+        if middle.found.mask.sum() >= LEAST_CELLS:
+            return middle
+    counts = read(path, WHOLE_PX)
+    return Scan(counts, *register_on_own(counts.astype(np.float32)))
 
 
 def edited(scan: Scan, seed: int) -> tuple[Array, list[str], Array]:
@@ -126,56 +145,74 @@ def _window(scan: Scan, place: Array, column: int, mean: float, part: tuple[slic
     return Scan(scan.counts[part], found, scan.own).column_at(place - corner, column, mean)
 
 
-def limit_of(change: float, scatter: float, moved: float, shift: float) -> float:
-    """Recall of the test at ALARM_RATE in Gaussian scatter; see `edit_real_scan`."""
+def limit_of(change: float, moved: float) -> float:
+    """Recall of the test at ALARM_RATE of what changes so much, in standard deviations; see `edit_real_scan`."""
     share = default(DefectSettings).shift_share
-    missed = 1 - _beyond(ALARM_RATE * (1 - share), (change / scatter) ** 2, 1)
-    return float(1 - missed * (1 - _beyond(ALARM_RATE * share, (moved / shift) ** 2, 2)))
+    missed = 1 - _beyond(ALARM_RATE * (1 - share), change**2, 1)
+    return float(1 - missed * (1 - _beyond(ALARM_RATE * share, moved**2, 2)))
 
 
-def edits_of(kinds: list[str], places: Array, tables: list[pl.DataFrame], distance_px: float) -> list[Row]:
+def in_own_scatter(columns: pl.DataFrame, edits: Array, distance_px: float) -> pl.DataFrame:
+    """Tested columns of an image with `change`, `by_row`, `by_col`: their readings over the scatter of their site.
+
+    Columns at `edits` (n, 2) [px] are left out of the scatter.
+    """
+    tree = cKDTree(edits if len(edits) else np.full((1, 2), np.inf))
+    away, _ = tree.query(columns.select("row_px", "col_px").to_numpy())
+    known, told = columns.with_columns(far=pl.Series(away > 2 * distance_px)), []
+    for _, own in known.group_by("grain", "site", maintain_order=True):
+        far = own.filter(pl.col("far"))
+        one, row, col = (spread(far[key].to_numpy()) for key in ("intensity_change", "shift_row_pm", "shift_col_pm"))
+        moved = float(np.hypot(row, col) / np.sqrt(2))
+        readings = pl.col("intensity_change") / one, pl.col("shift_row_pm") / moved, pl.col("shift_col_pm") / moved
+        told.append(own.with_columns(*(e.alias(k) for e, k in zip(readings, ADDED, strict=True))))
+    return pl.concat(told)
+
+
+def edits_of(kinds: list[str], places: Array, copy: pl.DataFrame, bare: pl.DataFrame, distance_px: float) -> list[Row]:
     """Every edit of a copy: whether it is found, and its limit; tables of tested columns: of the copy, and as it is."""
+    if not len(copy):
+        return [{"edit": kind, "tested": False, "found": None, "limit": None} for kind in kinds]
+    tables = in_own_scatter(copy, places, distance_px), in_own_scatter(bare, places, distance_px)
     trees = [cKDTree(table.select("row_px", "col_px").to_numpy()) for table in tables]
-    sites = {site: some for (site,), some in tables[1].group_by("site")}
     rows: list[Row] = []
     for kind, place in zip(kinds, places, strict=True):
         (off, after), (away, before) = (tree.query(place) for tree in trees)
-        if max(off, away) > 0.3 * distance_px:
+        if max(off, away) > SAME * distance_px:
             rows.append({"edit": kind, "tested": False, "found": None, "limit": None})
             continue
-        row, bare = tables[0].row(int(after), named=True), tables[1].row(int(before), named=True)
-        own = sites[bare["site"]]
-        shift = np.sqrt(np.mean([spread(own[f"shift_{axis}_pm"].to_numpy()) ** 2 for axis in ("row", "col")]))
-        by = np.array([row[f"shift_{axis}_pm"] - bare[f"shift_{axis}_pm"] for axis in ("row", "col")])
-        change = row["intensity_change"] - bare["intensity_change"]
-        moved = float(np.hypot(*by)) if kind == "moved" else 0.0
-        limit = limit_of(change, spread(own["intensity_change"].to_numpy()), moved, float(shift))
+        row, as_it_is = tables[0].row(int(after), named=True), tables[1].row(int(before), named=True)
+        change, by_row, by_col = (row[key] - as_it_is[key] for key in ADDED)
+        limit = limit_of(change, float(np.hypot(by_row, by_col)) if kind == "moved" else 0.0)
         rows.append({"edit": kind, "tested": True, "found": abs(row["z"]) >= Z_CUT, "limit": limit})
     return rows
 
 
-def run(path: Path, seed: int) -> pl.DataFrame | None:
+def run(path: Path, seed: int, copies: int) -> pl.DataFrame | None:
     """Recall and limit of each kind of edit in one file; None where it cannot be told."""
-    counts = read(path)
     try:
-        scan = Scan(counts, *register_on_own(counts.astype(np.float32)))
+        scan = laid(path)
     except NoLatticeError as error:
         print(f"{path.name}: {error}")
         return None
-    copies = [edited(scan, 100 * seed + copy) for copy in range(COPIES)]
+    made = [edited(scan, 100 * seed + number) for number in range(copies)]
     with TemporaryDirectory() as folder:
-        tables = through_the_stages([(one, PIXEL_NM) for one in (counts, *(copy[0] for copy in copies))], Path(folder))
-    bare, *after = (tables["columns"].filter(pl.col("number") == k) for k in range(COPIES + 1))
-    if min(map(len, (bare, *after))) == 0:
-        print(f"{path.name}: {tables['images']['state'].to_list()} {tables['images']['reason'].to_list()}")
+        tables = through_the_stages([(one, PIXEL_NM) for one in (scan.counts, *(e[0] for e in made))], Path(folder))
+    print(f"{path.name}: {tables['images'].sort('number').select('state', 'reason').rows()}")
+    bare, *after = (tables["columns"].filter(pl.col("number") == k) for k in range(copies + 1))
+    if not len(bare):
         return None
-    made = [
-        edits_of(kinds, places, [table, bare], scan.distance_px)
-        for (_, kinds, places), table in zip(copies, after, strict=True)
+    told = [
+        row
+        for (_, kinds, places), columns in zip(made, after, strict=True)
+        for row in edits_of(kinds, places, columns, bare, scan.distance_px)
     ]
-    told = pl.DataFrame([row for rows in made for row in rows]).group_by("edit", maintain_order=True)
-    figures = pl.len().alias("placed"), pl.col("tested").sum(), pl.col("found").mean(), pl.col("limit").mean()
-    return told.agg(*figures).select(pl.lit(path.name).alias("image"), pl.all())
+    every = pl.DataFrame(told, schema={"edit": str, "tested": bool, "found": bool, "limit": float}, orient="row")
+    figures = every.group_by("edit", maintain_order=True).agg(
+        pl.len().alias("placed"), pl.col("tested").sum(), pl.col("found").mean(), pl.col("limit").mean()
+    )
+    error = (pl.col("limit") * (1 - pl.col("limit")) / pl.col("tested")).sqrt()
+    return figures.select(pl.lit(path.name).alias("image"), pl.all(), error.alias("error"))
 
 
 def main(arguments: list[str]) -> None:
@@ -184,12 +221,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("files", type=Path, nargs="*")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--copies", type=int, default=COPIES)
     given = parser.parse_args(arguments)
     found = []
     for path in given.files or FILES:
         if path.suffix == ".csv" or path.is_dir():
             continue
-        if (one := run(path, given.seed)) is not None:
+        if (one := run(path, given.seed, given.copies)) is not None:
             found.append(one)
             print(*one.iter_rows(), sep="\n", flush=True)
             pl.concat(found).write_csv(given.out)
