@@ -5,7 +5,7 @@ import pytest
 
 from oddlattice.lattice.fourier import NoLatticeError
 from oddlattice.lattice.own_columns import COMMON, Coefficients, _Fit, find_columns
-from oddlattice.lattice.own_crystal import OwnCell, register_on_own
+from oddlattice.lattice.own_crystal import OwnCell, highest_seen, register_on_own
 from oddlattice.lattice.reflections import generated
 from support.own_crystals import CRYSTALS, Field, Sample, make_field
 
@@ -167,3 +167,13 @@ def test_two_faint_columns_alike_are_both_kept() -> None:
         seen = 2 * waves * np.exp(-2 * np.pi**2 * 13.5 * frequency**2) + off[0] + 1j * off[1]
         found = find_columns(Coefficients(orders, seen, np.full(31, 1e-3), vectors))
         assert found is not None and len(found.places) == 3
+
+
+def test_hum_far_beyond_the_waves_of_columns_is_none_of_them() -> None:
+    """As in MXene of which one wave is seen: four times its frequency along the lines of the scan, and nothing between.
+
+    Taken for the columns' own it brought 32 waves of noise into the fit, and a second column.
+    """
+    assert highest_seen(np.array([0.0505, 0.0513, 0.0516, 0.2052]), 0.0505) == 0.0516
+    assert highest_seen(np.array([0.1, 0.05, 0.0866]), 0.0125) == 0.1
+    assert highest_seen(np.empty(0), 0.05) == 0.05

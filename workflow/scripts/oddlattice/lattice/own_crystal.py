@@ -34,6 +34,7 @@ LONGEST_FREQUENCY = 0.42  # [cycles/px], of the image and of the map
 STRONG_POWER = 0.05  # of the strongest peak's power over background; weaker ones do not say what repeats
 SEEN_POWER, SEEN_PART = 10.0, 0.01  # over noise, and of the largest coefficient: a coefficient so large is seen
 BEYOND_SEEN = 1.1  # frequencies are used up to so many times the highest that is seen
+ALONE = 2.2  # a coefficient seen at so many times the frequency of all others is hum of the scan
 RIGHT_ANGLE_DEG = 2.5  # an angle so near 90 degrees is one
 SAME_STRETCH = 1.12  # of the cell, by scan distortion, under which a symmetry may still be one of the crystal
 SAME_LENGTH = 1.03  # vectors whose lengths differ by less are not told apart by them
@@ -133,8 +134,18 @@ def seen_coefficients(found: LatticeMap, cell: npt.NDArray[np.int64]) -> Coeffic
     size = coefficients(found, at)
     noise = noise_at(found, found.beyond_cell, at)
     seen = (np.abs(size) ** 2 > SEEN_POWER * 2 * noise**2) & (np.abs(size) > SEEN_PART * np.abs(size).max())
-    used = frequency <= BEYOND_SEEN * float(frequency[seen].max(initial=frequency.min()))
+    used = frequency <= BEYOND_SEEN * highest_seen(frequency[seen], float(frequency.min()))
     return Coefficients(orders[used], size[used], noise[used], vectors)
+
+
+def highest_seen(frequencies: Array, lowest: float) -> float:
+    """Highest of the frequencies (n,) at which something is seen, up to a gap; the `lowest` there is if nothing is.
+
+    Columns damp their waves the more, the higher these are.
+    """
+    rising = np.sort(frequencies) if len(frequencies) else np.array([lowest])
+    gaps = np.flatnonzero(rising[1:] > ALONE * rising[:-1])
+    return float(rising[gaps[0]] if len(gaps) else rising[-1])
 
 
 # ---------------------------------------------------------------- symmetry and names
