@@ -28,6 +28,7 @@ from oddlattice.defects.shared_scatter import with_shared_scatter
 from oddlattice.defects.tables import Piece, Tally
 from oddlattice.lattice.columns import as_cells, mean_cell, px_of
 from oddlattice.lattice.pixel_size import PixelNm
+from oddlattice.lattice.rim import beside_px
 from oddlattice.lattice.subareas import CHUNK_CELLS, Part, in_px, is_inside, parts_of
 from oddlattice.model.known_defects import Trial
 from oddlattice.numerics.arrays import Array, Float, Mask
@@ -37,7 +38,6 @@ from oddlattice.storage.windows import Windows, give_back
 
 MAP_BYTES = 96 << 20  # of each map of a huge image are kept unpacked while it is laid back
 CROWDED = 0.02  # so many of the columns changed, noise is estimated again without them
-SECOND_NEAREST = 1.42  # distance of the second nearest columns over that of the nearest, as in a centred square
 AROUND_CELLS = 2  # neighbourhood of a part of a huge image: a column's window and its neighbours
 
 
@@ -124,7 +124,7 @@ def _tested(image: Registered, difference: Float, noise: Noise, settings: Defect
     """All columns of an image judged in its noise, each as if it alone had changed."""
     vectors_pm = image.vectors_px * image.pixel_nm * 1000
     anm = published_map(image.difference, image.prediction, image.mask, settings.published_threshold)
-    depth = image.depth_px / beside_px(image)
+    depth = image.depth_px / _beside_px(image)
     tested = [
         judge_columns(
             difference, image.mask, noise, shape, vectors_pm, response, anm, settings.shift_share, depth, image.foreign
@@ -134,15 +134,11 @@ def _tested(image: Registered, difference: Float, noise: Noise, settings: Defect
     return with_shared_scatter([site for site in tested if site])
 
 
-def beside_px(image: Registered) -> float:
-    """How far a column's neighbours stand [px]: the shortest lattice vector, in a cell of several columns less."""
-    shortest = float(np.hypot(*image.vectors_px.T).min())
-    places = np.array([(shape.u, shape.v) for shape in image.shapes])
-    if len(places) < 2 or image.foreign is not None:  # depth at seams is in shortest vectors
-        return shortest
-    apart = places[:, None] - places
-    apart = (apart - np.rint(apart)) @ image.vectors_px + np.where(np.eye(len(places)), np.inf, 0.0)[..., None]
-    return min(shortest, SECOND_NEAREST * float(np.hypot(apart[..., 0], apart[..., 1]).min()))
+def _beside_px(image: Registered) -> float:
+    """How far a column's neighbours stand [px]; depth at seams and rims of long cells is in shortest vectors."""
+    if image.foreign is not None:
+        return float(np.hypot(*image.vectors_px.T).min())
+    return beside_px(image.vectors_px, np.array([(shape.u, shape.v) for shape in image.shapes]))
 
 
 def _low(part: Part) -> list[int]:

@@ -41,6 +41,7 @@ from oddlattice.lattice.pixel_size import DISAGREEMENT, by_cell_nm, decided_nm, 
 from oddlattice.lattice.record import CODEC, write_tiles
 from oddlattice.lattice.register import fit_registration
 from oddlattice.lattice.registration import Registration
+from oddlattice.lattice.rim import up_to_rim
 from oddlattice.lattice.seams import Side, up_to_seams
 from oddlattice.lattice.spoilt import Seen, without_overlay
 from oddlattice.lattice.stack_crystal import StackCrystal, seen_again, sum_of_some
@@ -255,7 +256,7 @@ def tile_image(
     if grains is not None and _worth_it(each, whole):
         attributes = _write_grains(raw, each, grains.labels, group)
     else:
-        attributes = _write_one(raw, whole, group)
+        attributes = _write_one(raw, _up_to_rim(whole), group)
     group.attrs["oddlattice"] = attributes
     return {"image_id": image_id, "state": attributes["state"], "reason": attributes["reason"]}
 
@@ -419,10 +420,22 @@ def _up_to_seams(each: Mapping[int, Laid], grains: Grains, image: Any) -> dict[i
     done = dict(each)
     for k, found in up_to_seams(sides, Seen.of(image)).items():
         told = [line for line in each[k].attributes["warnings"] if BLANK not in line]
-        analysed, inside = int(found.mask.sum()), int(found.inside.sum())
-        said = {"warnings": told, "cells_analysed": analysed, "cells_masked": inside - analysed}
-        done[k] = Laid(each[k].attributes | said, cropped(found))
+        done[k] = Laid(each[k].attributes | {"warnings": told} | _cells_of(found), cropped(found))
     return done
+
+
+def _up_to_rim(whole: Laid) -> Laid:
+    """An image of one crystal with the cells that its rim cuts, where they are long."""
+    if whole.found is None:
+        return whole
+    found = up_to_rim(whole.found)
+    return Laid(whole.attributes | _cells_of(found), found)
+
+
+def _cells_of(found: Registration) -> dict[str, int]:
+    """How many cells are analysed, and how many are not."""
+    analysed = int(found.mask.sum())
+    return {"cells_analysed": analysed, "cells_masked": int(found.inside.sum()) - analysed}
 
 
 def _write_grains(image: Any, each: dict[int, Laid], labels: Labels, group: zarr.Group) -> dict[str, Any]:
