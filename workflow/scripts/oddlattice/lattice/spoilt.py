@@ -21,7 +21,7 @@ EDGE_PERIODS, VACUUM_PERIODS = 0.7, 4.0  # over which the mean is taken; so far 
 POOL_PX = 4  # pixels a side of a square of the map
 BAND_ROWS = 256  # a multiple of POOL_PX
 OVERLAY_PX, OVERLAY_PART, OVERLAY_ABOVE = 30, 0.2, 4.0  # pixels and part of an image; height over that of the brightest
-SURROUNDED = 1.25  # of the shortest lattice vector: nearer what is not seen, what stands beside a column may be changed
+SURROUNDED = 1.2  # of the shortest lattice vector: nearer what is not seen, what stands beside a column may be changed
 
 
 @dataclass(frozen=True)
