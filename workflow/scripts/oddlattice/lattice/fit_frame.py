@@ -102,7 +102,7 @@ def fit_frame(image: Float, lattice: Lattice, flattener: Flattener) -> Frame:
     if frame.roughness > ROUGHEST:
         raise NoLatticeError(
             "no lattice: the fringes do not keep step over the image "
-            "(several grains, or the speckle of amorphous material)"
+            "(several grains, the speckle of amorphous material, or no crystal)"
         )
     return frame
 
@@ -124,14 +124,16 @@ def _frame_of_phases(
     typical = np.array([np.percentile(s[part > LEAST_SEEN], 85) for s in strength])
     strong = typical > 3 * noise
     if strong[:2].sum() < 2:
-        raise NoLatticeError("no lattice: the fringes are too weak or too disordered to be followed over the image")
+        raise NoLatticeError(
+            "no lattice: what repeats is too weak or too disordered to be followed over the image, or is no crystal"
+        )
     kept = np.flatnonzero(strong[:field_of])
     quality = np.sqrt((strength[kept] ** 2).sum(0) / (typical[kept] ** 2).sum())
     good = (quality > CRYSTAL_LEVEL) & (np.abs(amplitudes[:2]).min(0) > 2.5 * noise) & (part > LEAST_SEEN)
     good = ndimage.binary_opening(good, np.ones((2, 2), dtype=bool)) & _largest_parts(good)
     if good.sum() < 9:
         raise NoLatticeError(TOO_NARROW)
-    size = np.abs(amplitudes) / typical[:, None, None]
+    size = np.abs(amplitudes) / np.maximum(typical, 1e-30)[:, None, None]
     inner = ndimage.binary_erosion(part > LEAST_SEEN, iterations=RIM_STEPS, border_value=1)
     weak = inner & (size[strong] < WEAK_PART).any(axis=0)
     slips = slips_of(

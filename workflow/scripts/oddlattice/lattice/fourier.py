@@ -310,7 +310,9 @@ def find_lattice(image: Float) -> Lattice:
 def refusal(lattice: Lattice | None, peaks: Array) -> str:
     """Why the peaks of an image make no lattice that can be analysed; empty when they do."""
     if not len(peaks):
-        return "no lattice: the Fourier transform shows no peaks (vacuum, amorphous, out of focus or too noisy)"
+        return (
+            "no lattice: the Fourier transform shows no peaks (vacuum, amorphous, out of focus, too noisy, no crystal)"
+        )
     if lattice is None:
         period = 1 / float(np.hypot(*peaks[0]))
         return f"no lattice: fringes in one direction only (period {period:.1f} px); columns need two directions"

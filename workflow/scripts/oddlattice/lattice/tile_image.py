@@ -33,7 +33,7 @@ from oddlattice.lattice.identified import (
 )
 from oddlattice.lattice.identity import Identity
 from oddlattice.lattice.interfaces import crystals_on_one_lattice
-from oddlattice.lattice.not_one_crystal import not_one_crystal
+from oddlattice.lattice.not_one_crystal import not_one_crystal, of_diffraction
 from oddlattice.lattice.one_grain import alone, cropped
 from oddlattice.lattice.origin import column_weights
 from oddlattice.lattice.own_crystal import OwnCell, register_on_own, strongest_lattice
@@ -292,7 +292,7 @@ def laid(image: Any, how: How, lattice: Lattice | None = None) -> Laid:
             return Laid(not_tiled("no_lattice", str(error)))
         found, cell = known
     except NoLatticeError as error:
-        return Laid(not_tiled("no_lattice", str(error)))
+        return Laid(not_tiled("no_lattice", of_diffraction(image) or str(error)))
     except NoModelError as error:
         by_header = vector_attributes(error.frame, how.pixel_nm) if error.frame is not None else {}
         return Laid(not_tiled("no_model", str(error)) | by_header)
