@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.ndimage import gaussian_filter
 
 from oddlattice.crystal import CELL_PX, PX_PER_CELL, Crystal
 from oddlattice.lattice import resample
 from oddlattice.lattice.columns import as_cells
+from oddlattice.lattice.flattener import fit_flattener
 from oddlattice.lattice.fourier import NoLatticeError, find_lattice
 from oddlattice.lattice.grid import Grid, Lifted
 from oddlattice.lattice.mean_cell import peaks_of_mean_cell
@@ -258,6 +260,18 @@ def test_an_image_around_zero_gets_a_pedestal_and_numbers_missing_do_no_harm() -
     assert tiles.registration.pedestal > 0
     assert np.isfinite(tiles.tiles).all()
     assert frame_error_pm(scan, tiles.registration, SRTIO3, PIXEL_NM) < 5
+
+
+def test_a_signed_image_is_divided_by_about_one_number_and_one_that_gets_thicker_by_its_mean() -> None:
+    """Integrated phase contrast on a slow background, and a thickness wedge of which a background was subtracted."""
+    rng, place = np.random.default_rng(0), np.indices((256, 256))
+    columns = np.cos(0.4 * place[0]) + np.cos(0.4 * place[1])
+    slow = gaussian_filter(rng.normal(size=(256, 256)), 40)
+    signed = columns + rng.normal(size=columns.shape) * 0.3 + slow / slow.std()
+    thicker = (columns + 1.9) * (0.5 + place[0] / 256)
+    of_signed, of_wedge = (fit_flattener(image.astype(np.float32), 15.7) for image in (signed, thicker))
+    assert of_signed.pedestal > 0 and of_signed.mean.max() < 1.6 * of_signed.mean.min()
+    assert of_wedge.mean.max() > 2.0 * of_wedge.mean.min()
 
 
 def test_rows_are_shifted_back_by_their_shift() -> None:

@@ -98,10 +98,13 @@ class Grain:
         return Laid({**maps, "prediction": counts}, self.image.coordinates, values_of(self.tiles, "line_gain"))
 
     @property
-    def dose_counts_per_nm2(self) -> float:
-        """Mean counts per area."""
-        mean, mask = values_of(self.tiles, "local_mean"), values_of(self.tiles, "mask")
-        return dose_counts_per_nm2(mean, mask, float(self.lattice["pedestal_counts"]), self.image.pixel_nm)
+    def dose_counts_per_nm2(self) -> float | None:
+        """Mean counts per area; None of an image without a positive mean: its values are no counts."""
+        if self.lattice["pedestal_counts"]:
+            return None
+        return dose_counts_per_nm2(
+            values_of(self.tiles, "local_mean"), values_of(self.tiles, "mask"), self.image.pixel_nm
+        )
 
 
 def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
@@ -229,8 +232,11 @@ def _figures(grains: dict[int, Grain], tallies: dict[int, Tally], whole: Tally, 
     area = sum(tally.area_nm2(grains[k].cell_nm2) for k, tally in tallies.items())
     regions = sum(sum(d.cells for d in tally.defects) * grains[k].cell_nm2 for k, tally in tallies.items())
     doses = [grain.dose_counts_per_nm2 for grain in grains.values()]
+    known = [dose for dose in doses if dose is not None]
     cells = [int(np.count_nonzero(values_of(grain.tiles, "mask"))) for grain in grains.values()]
-    dose = float(np.average(doses, weights=np.maximum(cells, 1))) if len(doses) > 1 else doses[0]
+    dose = known[0] if known else None
+    if len(doses) > 1:
+        dose = float(np.average(known, weights=np.maximum(cells, 1))) if len(known) == len(doses) else None
     return image_figures(whole, area, regions, settings) | {"dose_counts_per_nm2": dose}
 
 

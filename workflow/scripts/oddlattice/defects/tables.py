@@ -302,10 +302,10 @@ def image_figures(tally: Tally, area: float, extended_nm2: float, settings: Defe
 
 
 def dose_counts_per_nm2(
-    local_mean: npt.NDArray[np.floating], mask: Mask | npt.NDArray[np.bool_], pedestal: float, pixel_nm: Array
+    local_mean: npt.NDArray[np.floating], mask: Mask | npt.NDArray[np.bool_], pixel_nm: Array
 ) -> float:
-    """Mean counts per area of the analysed cells, without the pedestal that `local_mean` (U, V) [counts] holds."""
-    return float((local_mean[mask.astype(bool)].mean() - pedestal) / np.prod(pixel_nm))
+    """Mean counts per area of the analysed cells, of a local mean (U, V) [counts]."""
+    return float(local_mean[mask.astype(bool)].mean() / np.prod(pixel_nm))
 
 
 def crystal_figures(lattice: Row) -> Row:

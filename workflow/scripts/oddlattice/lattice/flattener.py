@@ -11,6 +11,8 @@ from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.compiled import compiled
 from oddlattice.numerics.local_plane import block_mean, finite
 
+LEAST_PEDESTAL, MOST_PEDESTAL = 0.2, 4.0  # of the height of the middle over the lowest, and beyond it of the mean
+
 
 @dataclass(frozen=True)
 class Flattener:
@@ -39,7 +41,7 @@ class Flattener:
 def fit_flattener(image: Float, period_px: float, seen: Seen | None = None) -> Flattener:
     """Slowly varying mean of an image over about two periods of its lattice, of what is `seen` where that is known.
 
-    Where an image has no positive mean (a background was subtracted) a pedestal is added first.
+    Where an image has no positive mean (a background was subtracted, or it is signed) a pedestal is added first.
     """
     rows, cols = image.shape
     n = max(int(period_px / 3), 1)
@@ -55,10 +57,13 @@ def fit_flattener(image: Float, period_px: float, seen: Seen | None = None) -> F
         known = np.concatenate([block_mean(seen.keep(one, p), n) for one, p in zip(ones, parts, strict=True)])
         known = known.astype(np.float64)
         small /= np.maximum(known, 1e-6)
+    width = 2.0 * period_px / n
     some = small[known > 0.5] if (known > 0.5).any() else small
     lowest, middle = float(np.percentile(some, 0.1)), float(np.median(some))
-    pedestal = 0.0 if lowest > 0 and middle > 0 else -lowest + max(middle - lowest, 1e-12) * 0.2
-    smooth = _blurred(small + pedestal, known, 2.0 * period_px / n)
+    pedestal = 0.0 if lowest > 0 and middle > 0 else -lowest + max(middle - lowest, 1e-12) * LEAST_PEDESTAL
+    if pedestal:
+        pedestal += _more_pedestal(small + pedestal, known, width)
+    smooth = _blurred(small + pedestal, known, width)
     smooth = np.maximum(smooth, 0.05 * float(np.median(smooth)) + 1e-12)
     at_rows, at_cols = (np.arange(count, dtype=np.float64) * n + (n - 1) / 2 for count in small.shape)
     grid = Grid(at_rows, at_cols)
@@ -67,6 +72,22 @@ def fit_flattener(image: Float, period_px: float, seen: Seen | None = None) -> F
     low, high = np.percentile(seen.keep(flat, part), [0.2, 99.8])
     spread = max(float(high - low), 1e-6)
     return Flattener(smooth, grid, (float(low - spread), float(high + 1.5 * spread)), pedestal, seen)
+
+
+def _more_pedestal(small: Array, known: Array, width: float) -> float:
+    """What to add to an image (n, m) so that its contrast is the same part of its mean everywhere; 0 where it is.
+
+    Contrast grows with the mean where the specimen gets thicker. Of a signed image, as of integrated phase contrast,
+    the mean says nothing of the columns: so much is added then that dividing by it takes off the mean and little else.
+    """
+    mean = _blurred(small, known, width)
+    contrast = np.sqrt(np.maximum(_blurred((small - mean) ** 2, known, width), 0))
+    x, y = (layer[known > 0.5] if (known > 0.5).any() else layer.ravel() for layer in (mean, contrast))
+    slope = float(((x - x.mean()) * (y - y.mean())).sum()) / max(float(((x - x.mean()) ** 2).sum()), 1e-300)
+    most = MOST_PEDESTAL * float(x.mean())
+    if slope * most <= float(y.mean()) - slope * float(x.mean()):
+        return most
+    return float(np.clip(float(y.mean()) / slope - float(x.mean()), 0, most))
 
 
 def _blurred(values: Array, known: Array, sigma: float) -> Array:

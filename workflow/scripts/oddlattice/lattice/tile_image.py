@@ -138,7 +138,8 @@ def warnings_of(found: Registration, pixel_nm: tuple[float, float] | None, ruler
         )
     if found.pedestal:
         sentences.append(
-            f"the image has values at or below zero: {found.pedestal:.4g} counts were added before dividing by the mean"
+            f"the image has values at or below zero: {found.pedestal:.4g} counts were added before dividing by the "
+            "mean, and no dose is told"
         )
     sentences += steps_and_blanks(found)
     seen = int(found.inside.sum())
