@@ -28,6 +28,7 @@ REFLECTIONS = 4  # strongest reflections that measure the field
 TORN_STEPS, TORN_PART = 4, 0.35  # steps about a jump of the lattice that are left out, if they are no more of all
 LEAST_SEEN = 0.4  # part of a window that must not be blank
 TOO_NARROW = "no lattice: no part of the image larger than about three cells is crystalline"
+TOO_WEAK = "no lattice: what repeats is too weak or too disordered to be followed over the image, or is no crystal"
 CRYSTAL_LEVEL = 0.35  # lattice amplitude, as a part of that of the good regions, below which phases are not used
 
 
@@ -124,9 +125,7 @@ def _frame_of_phases(
     typical = np.array([np.percentile(s[part > LEAST_SEEN], 85) for s in strength])
     strong = typical > 3 * noise
     if strong[:2].sum() < 2:
-        raise NoLatticeError(
-            "no lattice: what repeats is too weak or too disordered to be followed over the image, or is no crystal"
-        )
+        raise NoLatticeError(TOO_WEAK)
     kept = np.flatnonzero(strong[:field_of])
     quality = np.sqrt((strength[kept] ** 2).sum(0) / (typical[kept] ** 2).sum())
     good = (quality > CRYSTAL_LEVEL) & (np.abs(amplitudes[:2]).min(0) > 2.5 * noise) & (part > LEAST_SEEN)
