@@ -7,7 +7,7 @@ from typing import Any
 import zarr
 
 from oddlattice.crystal import load_crystal
-from oddlattice.lattice.tile_shard import crystals_of_stacks, stacks_in, tile_all
+from oddlattice.lattice.tile_shard import crystals_of_stacks, stacks_in, tile_all, with_other_detectors
 from oddlattice.process.logs import log_to
 from oddlattice.process.single_thread import one_thread
 from oddlattice.run.stage_settings import TileSettings
@@ -56,6 +56,7 @@ def main(
         )
         jobs = {name: shared | {"out": str(part), "image_id": name, "stack": of_stacks.get(name)} for name in names}
         rows = tile_all(jobs, part, threads)
+        rows = with_other_detectors(jobs, rows, images, part, threads) if misfit_limit is not None else rows
         root.attrs["images"] = [rows[name] for name in names]
 
 

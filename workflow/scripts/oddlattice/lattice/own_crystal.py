@@ -289,11 +289,17 @@ def register_on_own(
         own = find_own_cell(found)
     if own is None:
         raise NoLatticeError("no lattice: what repeats shows no columns above its noise")
+    return on_own_cell(image, own, first, lattice, pixel_nm), own
+
+
+def on_own_cell(
+    image: Any, own: OwnCell, first: Registration, lattice: Lattice, pixel_nm: tuple[float, float] | None
+) -> Registration:
+    """An image, registered on what it repeats (`first`), in the cell that was found on that."""
     frame = first.frame.in_cell(own.cell).moved(own.origin @ np.linalg.inv(own.cell))
     crystal = own.crystal(pixel_nm or own.nominal_nm)
     on = OnLattice.of(image, frame, fit_flattener(image, frame.period_px), crystal)
-    measured = measured_on(on, lattice, known=first)
-    return replace(measured, sign=own.columns.sign), own
+    return replace(measured_on(on, lattice, known=first), sign=own.columns.sign)
 
 
 def strongest_lattice(lattice: Lattice) -> Lattice:

@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 
 from oddlattice.crystal import OWN, Crystal
+from oddlattice.lattice.detectors import on_lattice_of
 from oddlattice.lattice.fit_frame import FIELD_CELLS
 from oddlattice.lattice.fourier import (
     DISTORTED,
@@ -63,6 +64,7 @@ NOT_SEARCHED = (
 )
 WITHOUT_SIZE = "without a pixel size lengths are in pixels and cells, and what would be in nm, pm or per nm² is empty"
 OF_SIZE = "the file states no pixel size", "header says"  # beginnings of what `warnings_of` says of a pixel's size
+HELPED = "its lattice and the size of its cell are those that another detector of the same scan shows"
 LABEL_CHUNK_PX = 1024
 
 
@@ -235,13 +237,15 @@ def tile_image(
     own: bool = False,
     libraries: Sequence[str] = (),
     stack: Mapping[str, Any] | None = None,
+    beside: str | None = None,
 ) -> Row:
     """Register one image and write its group; returns its row of the root attributes.
 
     `models` has the crystal of every model by the name of its folder; `settings` those of `TileSettings`; `judge` is as
     of `fit_registration`. Where none of the models is the image's and `own` is set, the image is registered on the
     crystal that it shows itself, and that is looked up in the crystal `libraries`; a frame is laid on the crystal that
-    its `stack` shows (`crystal_of_stack`).
+    its `stack` shows (`crystal_of_stack`), an image on the lattice of the one `beside` it, of another detector, where
+    it shows anything there.
     """
     source = group_of(zarr.open_group(images_zarr, mode="r"), image_id)
     raw: Any = array_of(source, "0")
@@ -250,7 +254,8 @@ def tile_image(
     raw = blocks.read(raw) if raw.shape[0] * raw.shape[1] <= AT_ONCE_PX else Windows(raw)
     image = raw if isinstance(raw, Windows) else without_overlay(raw)
     of_stack = StackCrystal.of(stack) if stack is not None else None
-    how = How(models, pixel_nm, TileSettings.of(settings), judge, own, libraries, of_stack)
+    other = array_of(group_of(zarr.open_group(images_zarr, mode="r"), beside), "0") if beside is not None else None
+    how = How(models, pixel_nm, TileSettings.of(settings), judge, own, libraries, of_stack, other)
     whole = laid(image, how)
     grains = other_grains(image, whole)
     each = _each_grain(image, grains, how) if grains is not None else {}
@@ -273,6 +278,7 @@ class How:
     own: bool
     libraries: Sequence[str]
     stack: StackCrystal | None = None
+    other: Any = None  # image of another detector of the same scan
 
 
 @dataclass(frozen=True)
@@ -285,8 +291,9 @@ class Laid:
 
 def laid(image: Any, how: How, lattice: Lattice | None = None) -> Laid:
     """Lay an image on its lattice, where it is not known on the one that it shows."""
+    helped = helped_by_other(image, how) if how.other is not None and lattice is None else None
     try:
-        found, cell = registered_as(image, how, lattice)
+        found, cell = helped or registered_as(image, how, lattice)
     except TooLongError as error:
         known = known_in_another_unit(image, how, lattice)
         if known is None:
@@ -304,7 +311,16 @@ def laid(image: Any, how: How, lattice: Lattice | None = None) -> Laid:
     if cell is not None:
         who = identify_own(cell, how.pixel_nm, how.libraries) if how.libraries else None
         said |= own_attributes(cell, who, how.pixel_nm, said["warnings"])
+    if helped is not None:
+        said["warnings"].append(HELPED)
     return Laid(said, found)
+
+
+def helped_by_other(image: Any, how: How) -> tuple[Registration, OwnCell] | None:
+    """An image on the lattice of another detector of its scan; None where it shows nothing there."""
+    with suppress(NoLatticeError):
+        return on_lattice_of(image, np.asarray(how.other[:, :], np.float32), how.pixel_nm, how.settings)
+    return None
 
 
 def known_in_another_unit(image: Any, how: How, lattice: Lattice | None) -> tuple[Registration, OwnCell] | None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import zarr
 
+from oddlattice.lattice.one_scan import of_one_scan, to_do_again
 from oddlattice.process.sandbox import Ending, Limits, run_limited
+from oddlattice.storage.groups import listed_in
 from oddlattice.storage.rows import Row
 
 TILE, KNOW = "oddlattice.model.choice:tile_or_tell", "oddlattice.model.choice:know_or_tell"
@@ -77,3 +79,14 @@ def crystals_of_stacks(
         elif ending.how != "returned" or ending.value[1] is not None:
             print(f"{ending.key}: the crystal of its stack was not found: {trouble(ending)}")
     return found
+
+
+def with_other_detectors(
+    jobs: dict[str, dict[str, Any]], rows: dict[str, Row], images: zarr.Group, part: Path, threads: int
+) -> dict[str, Row]:
+    """Rows of the tiled images, some of them done again: to which another detector of the same scan says more."""
+    alone = [row for row in listed_in(images) if jobs.get(row["image_id"], {}).get("stack") is None]
+    again = to_do_again(zarr.open_group(part, mode="r"), of_one_scan(images, alone))
+    for name in again:
+        shutil.rmtree(part / name)
+    return rows | tile_all({name: jobs[name] | {"beside": other} for name, other in again.items()}, part, threads)
