@@ -5,7 +5,6 @@ bench.yaml (archive and what differs from config.yaml) and gets results/ as a ru
 """
 
 import importlib
-import inspect
 import json
 import os
 import sys
@@ -19,10 +18,14 @@ from oddlattice.archive.shards import shard_names
 from oddlattice.process.single_thread import one_thread
 from oddlattice.run import settings
 from oddlattice.run.stage_settings import SECTIONS
+from oddlattice.storage.products import OF_SERIES
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models/srtio3_001"
 STAGES = ("read_images", "cut_tiles", "infer_differences", "find_defects", "measure_images", "write_pages")
+STORES = ("1_images", "2_tiles", "3_differences", "4_defects")
+OF_IMAGES = ("images", "columns", "completeness", "grains", "boundaries")  # tables of the defect stage
+SHAPING = ("read", "models", "tile", "infer", "defects", "report", "seed")  # sections of the config
 
 
 def config_of(work: Path) -> dict[str, Any]:
@@ -42,59 +45,85 @@ def scan(work: Path) -> list[str]:
     return found.shards
 
 
+def given(work: Path, shard: str, threads: int) -> dict[str, dict[str, Any]]:
+    """What each stage's `main` is given, as its rule gives it."""
+    config, results = config_of(work), work / "results"
+
+    def at(folder: str, ending: str) -> str:
+        return str(results / folder / f"{shard}{ending}")
+
+    images, tiles, differences, maps = (at(folder, ".zarr") for folder in STORES)
+    table = {name: at("4_defects", f".{name}.parquet") for name in (*OF_IMAGES, "places", *OF_SERIES)}
+    table["defects"] = at("4_defects", ".parquet")
+    crystals, statistics = [str(MODEL / "crystal.yaml")], at("4_defects", ".statistics.json")
+    stores = {"images_zarr": images, "tiles_zarr": tiles, "differences_zarr": differences}
+    listed = {name: table[name] for name in ("defects", "images", "columns")}
+    series = {name: table[name] for name in OF_SERIES}
+    return {
+        "read_images": {
+            "shard_tsv": at("0_archive", ".tsv"),
+            "archive": config["archive"],
+            "out_zarr": images,
+            "settings": SECTIONS["read"].of(config["read"]),
+            "threads": threads,
+        },
+        "cut_tiles": {
+            "images_zarr": images,
+            "crystal_files": crystals,
+            "out_zarr": tiles,
+            "settings": SECTIONS["tile"].of(config["tile"]),
+            "threads": threads,
+            "misfit_limit": config["infer"]["misfit_limit"],
+            "libraries": [str(ROOT / "crystals/library.json")],
+        },
+        "infer_differences": {
+            "tiles_zarr": tiles,
+            "model_dirs": [str(MODEL)],
+            "out_zarr": differences,
+            "settings": SECTIONS["infer"].of(config["infer"]),
+            "threads": threads,
+        },
+        "find_defects": stores
+        | {
+            "out": {name: table[name] for name in ("defects", *OF_IMAGES)},
+            "out_maps": maps,
+            "settings": SECTIONS["defects"].of({k: v for k, v in config["defects"].items() if k != "fdr_over"}),
+            "out_middles": at("4_middles", ".zarr.zip"),
+        },
+        "measure_images": stores
+        | listed
+        | {
+            "crystals": crystals,
+            "out_statistics": statistics,
+            "out_places": table["places"],
+            "out_series": series,
+            "seed": config["seed"],
+            "frames": config["read"]["frames"],
+        },
+        "write_pages": stores
+        | listed
+        | {
+            "maps_zarr": maps,
+            "statistics": statistics,
+            "reviews_json": at("0_archive", ".reviews.json"),
+            "out_dir": at("5_report", ""),
+            "config": {key: config[key] for key in SHAPING},
+            "series": series,
+        },
+    }
+
+
 def calls(work: Path, shard: str, threads: int) -> Mapping[str, Callable[[], object]]:
     """Each stage as a call without arguments. Imports come with the call: a job pays for them too."""
-    config, results = config_of(work), work / "results"
-    shown = {key: config[key] for key in ("read", "models", "tile", "infer", "defects", "report", "seed")}
-    given = {
-        "read_images": SECTIONS["read"].of(config["read"]),
-        "cut_tiles": SECTIONS["tile"].of(config["tile"]),
-        "infer_differences": SECTIONS["infer"].of(config["infer"]),
-        "find_defects": SECTIONS["defects"].of(config["defects"]),
-    }
-    zarrs = {
-        "images_zarr": "1_images",
-        "tiles_zarr": "2_tiles",
-        "differences_zarr": "3_differences",
-        "maps_zarr": "4_defects",
-    }
-    tables = {name: f"4_defects/{shard}.{name}.parquet" for name in ("images", "columns", "completeness", "places")}
-    places = {
-        "shard_tsv": f"0_archive/{shard}.tsv",
-        "reviews_json": f"0_archive/{shard}.reviews.json",
-        "defects": f"4_defects/{shard}.parquet",
-        "maps": f"4_defects/{shard}.zarr",
-        "statistics": f"4_defects/{shard}.statistics.json",
-        "dir": f"5_report/{shard}",
-        **{name: f"{folder}/{shard}.zarr" for name, folder in zarrs.items()},
-        **tables,
-    }
-    outputs = {"read_images": "images_zarr", "cut_tiles": "tiles_zarr", "infer_differences": "differences_zarr"}
-    known: dict[str, object] = {name: str(results / place) for name, place in places.items()}
-    known |= {f"out_{name}": place for name, place in known.items()}
-    known |= {
-        "archive": config["archive"],
-        "crystal_files": [str(MODEL / "crystal.yaml")],
-        "crystals": [str(MODEL / "crystal.yaml")],
-        "model_dirs": [str(MODEL)],
-        "threads": threads,
-    }
-    reviews = results / places["reviews_json"]
+    reviews = work / f"results/0_archive/{shard}.reviews.json"
     if not reviews.exists():
         reviews.write_text('{"statements": []}', encoding="ascii")
+    (work / "results/4_middles").mkdir(exist_ok=True)
 
-    def stage(name: str) -> Callable[[], object]:
-        def call() -> object:
-            main = importlib.import_module(name).main
-            here = known | {"settings": given.get(name), "seed": config["seed"], "config": shown}
-            if name in outputs:
-                here["out_zarr"] = known[outputs[name]]
-            wanted = inspect.signature(main).parameters.values()
-            return main(**{p.name: here[p.name] for p in wanted if p.name in here or p.default is p.empty})
+    def stage(name: str, arguments: dict[str, Any]) -> Callable[[], object]:
+        return lambda: importlib.import_module(name).main(**arguments)
 
-        return call
-
-    return {name: stage(name) for name in STAGES}
+    return {name: stage(name, arguments) for name, arguments in given(work, shard, threads).items()}
 
 
 def used_s() -> float:

@@ -1,5 +1,7 @@
 """The benchmark runs and gives its figures; what they are is not tested: a machine may be busy."""
 
+import importlib
+import inspect
 import json
 import math
 import sys
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from bench import __main__ as bench
-from bench import machine, scale
+from bench import machine, scale, stages
 from bench.figures import Figure, as_json, table
 from bench.material import Lattice, scan
 from oddlattice.lattice.fourier import describe, find_lattice
@@ -49,6 +51,14 @@ def run(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("part", ["inference", "reading"])
 def test_it_runs(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(part, tmp_path, monkeypatch)
+
+
+def test_every_stage_is_given_what_its_rule_gives_it(tmp_path: Path) -> None:
+    (tmp_path / "bench.yaml").write_text("archive: archive\n")
+    given = stages.given(tmp_path, "shard", 1)
+    assert tuple(given) == stages.STAGES
+    for name, arguments in given.items():
+        inspect.signature(importlib.import_module(name).main).bind(**arguments)
 
 
 @pytest.mark.slow
