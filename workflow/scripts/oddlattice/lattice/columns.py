@@ -98,12 +98,17 @@ def mean_cell(tiles: npt.NDArray[np.floating], mask: npt.NDArray[np.uint8]) -> n
     return median_cell(cells_at(tiles, sample_of(mask), px_of(tiles, mask)))
 
 
+def repeated(cell: npt.NDArray[np.floating], mask: Shaped) -> npt.NDArray[np.float32]:
+    """A cell (n_u, n_v) laid over all cells of a mask (U, V); shape (U n_u, V n_v)."""
+    return np.tile(cell.astype(np.float32), (mask.shape[0], mask.shape[1]))
+
+
 def with_bulk_around(tiles: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Tiles (U n_u, V n_v) in which what is not in the image, 0 until now, looks like bulk to the cells at its rim."""
     beyond = tiles == 0
     if not beyond.any():
         return tiles
-    return np.where(beyond, np.tile(mean_cell(tiles, mask), mask.shape).astype(np.float32), tiles)
+    return np.where(beyond, repeated(mean_cell(tiles, mask), mask), tiles)
 
 
 def window_start_px(column: ColumnShape) -> tuple[int, int]:

@@ -6,39 +6,37 @@ random probe, Ramani et al. 2008, doi:10.1109/TIP.2008.2001404), under a kernel 
 place of the mean: odd columns do not ask to be followed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import gaussian_filter
-from torch import Tensor
-from torch.nn.functional import pad
 
-from oddlattice.lattice.columns import as_cells, mean_cell, px_of
+from oddlattice.lattice.columns import as_cells, cells_at, mean_cell, px_of, repeated, sample_of
 from oddlattice.lattice.subareas import in_px
 from oddlattice.lattice.trial_part import densest_part
-from oddlattice.model.any_crystal import patches_on_grid
-from oddlattice.model.conditional import CENTRE_PX, REACH_PX, ConditionalVAE
+from oddlattice.model.conditional import CENTRE_PX, PATCH_PX, REACH_PX, RIM_PX, ConditionalVAE
 from oddlattice.model.folder import load_conditional
-from oddlattice.numerics.arrays import Array, Float, Mask
+from oddlattice.numerics.arrays import Array, Float, Index, Mask
 from oddlattice.numerics.local_plane import Planes
 from oddlattice.numerics.medians import median
+from oddlattice.predict.decoder_fit import BATCH, SAMPLES, DecoderFit, fit_decoder, from_far_to_near, pays
 from oddlattice.predict.latents import smooth_latents
 from oddlattice.predict.own_residual import own_residual
 
 ANY_CRYSTAL = Path(__file__).parents[4] / "models/any_crystal"
-BATCH = 64  # patches at once: their features stay in the cache
 COLUMN_PX = 2.3  # width of a column
 MEDIAN_OF_SQUARE = 0.4549  # of a standard normal number
 PAYS = 0.02  # of the noise: the network must save so much, or the mean cell is taken; it costs half as much at most
 CHOICE_CELLS = 16  # side of the part of an image that decides
 SEED = 0  # of the probes: the same for every image
-STEP = 0.25  # of a latent, by which its effect is told
-CHECKED = 32  # places at which the first order is held against the network itself
-FIRST_ORDER_ERROR = 0.05  # of the noise under a column's kernel: what it may be off there
+CENTRE = (CENTRE_PX, CENTRE_PX)
+CHECKED = 32  # places at which a polynomial is held against the network itself
+FIT_ERROR = 0.05  # of the noise under a column's kernel: what it may be off there
 
 
 @dataclass(frozen=True)
@@ -74,17 +72,17 @@ CANDIDATES = (
 
 def on_places(mask: Mask, shape: tuple[int, int]) -> Mask:
     """Which squares of 20 px of tiles (R, C) lie in analysed cells throughout, as 0 and 1."""
-    sides = [n // k for n, k in zip(shape, mask.shape, strict=True)]
-    pixels = np.repeat(np.repeat(mask, sides[0], 0), sides[1], 1)
-    more = [-n % CENTRE_PX for n in shape]
-    pixels = np.pad(pixels, ((0, more[0]), (0, more[1])), mode="edge")
-    rows, cols = (n // CENTRE_PX for n in pixels.shape)
-    return np.asarray(pixels.reshape(rows, CENTRE_PX, cols, CENTRE_PX).min(axis=(1, 3)), dtype=np.uint8)
+    along = np.asarray(mask, dtype=np.uint8)
+    for side, cells in zip(shape, mask.shape, strict=True):  # down, then across
+        pixels = np.pad(np.repeat(along, side // cells, 0), ((0, -side % CENTRE_PX), (0, 0)), mode="edge")
+        along = pixels.reshape(-1, CENTRE_PX, along.shape[1]).min(axis=1).T
+    return np.ascontiguousarray(along)
 
 
-def parts_of(patches: Tensor) -> tuple[Tensor, ...]:
-    """Patches in batches."""
-    return torch.split(patches, BATCH)
+def in_batches(*index: Index) -> Iterator[tuple[Index, ...]]:
+    """Indices (n,) of places, some at a time."""
+    for start in range(0, len(index[0]), BATCH):
+        yield tuple(one[start : start + BATCH] for one in index)
 
 
 class Conditioned:
@@ -104,95 +102,122 @@ class Conditioned:
         self.known = on_places(mask, self.shape)
         self.cell = mean_cell(tiles, mask)
         self.contrast = max(float(self.cell.std()), 1e-6)
-        self.laid = np.tile(self.cell, mask.shape).astype(np.float32)
+        self.laid = repeated(self.cell, mask)
         self._tiles, self._mask = tiles, mask
+        self._rough: DecoderFit | None = None
 
     @cached_property
-    def under(self) -> Tensor:
-        """The mean cell's patches (places, 1, 40, 40), standardised."""
-        return self._patches(self.laid)
+    def under(self) -> Float:
+        """The mean cell's patches (places, places, 40, 40)."""
+        return patches_about_places(self.laid)
+
+    @property
+    def bare(self) -> Array:
+        """The mean cell (n_u, n_v), standardised."""
+        return (self.cell - 1) / self.contrast
 
     @cached_property
     def noise(self) -> float:
         """Of the tiles under a column's kernel, standardised."""
-        left = as_cells(self._tiles, px_of(self._tiles, self._mask))[self._mask > 0] - self.cell
+        left = cells_at(self._tiles, sample_of(self._mask), px_of(self._tiles, self._mask)) - self.cell
         white = 2 * np.sqrt(np.pi) * COLUMN_PX  # of white noise a kernel of unit sum leaves one over this
         return 1.4826 * float(np.median(np.abs(left))) / self.contrast / white if len(left) else 1.0
 
-    def _patches(self, image: Float) -> Tensor:
-        seen = torch.from_numpy(((image - 1) / self.contrast).astype(np.float32))[None, None]
-        more = (0, -image.shape[1] % CENTRE_PX, 0, -image.shape[0] % CENTRE_PX)
-        return patches_on_grid(pad(seen, more, mode="replicate")[0], list(self.known.shape))
+    def _standardised(self, patches: Float) -> torch.Tensor:
+        """Patches (n, h, w) as the network takes them, (n, 1, h, w)."""
+        return torch.from_numpy(((patches - np.float32(1)) / np.float32(self.contrast))[:, None])
 
     @torch.inference_mode()
     def encoded(self, tiles: Float) -> Float:
-        """Posterior mean of the latents at every place; shape (places, places, latent)."""
-        sides = px_of(tiles, self._mask)
-        inside = np.repeat(np.repeat(self._mask > 0, sides[0], 0), sides[1], 1)
-        seen = np.where(inside, tiles, self.laid)  # what is masked looks like bulk to its neighbours
-        pairs = zip(parts_of(self._patches(seen)), parts_of(self.under), strict=True)
-        return np.asarray(torch.cat([self.network.encode(*pair)[0] for pair in pairs]).numpy()).reshape(
-            *self.known.shape, -1
-        )
+        """Posterior mean of the latents at every known place, 0 elsewhere; shape (places, places, latent)."""
+        beyond, px = self._mask == 0, px_of(tiles, self._mask)
+        if beyond.any():  # what is masked looks like bulk to its neighbours
+            tiles = tiles.copy()
+            as_cells(tiles, px)[beyond] = self.cell
+        seen = patches_about_places(tiles)
+        latents = np.zeros((*self.known.shape, self.network.config.latent), dtype=np.float32)
+        for at in in_batches(*np.nonzero(self.known)):
+            pair = (self._standardised(patches[at]) for patches in (seen, self.under))
+            latents[at] = self.network.encode(*pair)[0].numpy()
+        return latents
 
     def predicted(self, latents: Float, width_places: float) -> Float:
-        """The bulk that smoothed latents stand for; shape of the tiles.
+        """The bulk that smoothed latents stand for; shape of the tiles. Places that are not known have the mean ones.
 
-        To first order in the latents about their mean, where that is the network's own to a part of the noise.
+        By the polynomial of least order that is the network's own to a part of the noise, else place by place.
         """
-        if width_places and self.known.any():
-            latents = np.where(self.known[..., None] > 0, smooth_latents(latents, self.known, width_places), 0)
+        own = self._smoothed(latents, width_places)
+        if not len(own):
+            return self.laid
+        tried = (order for order in SAMPLES if order == 1 or pays(order, self.cell.size, len(own)))
+        for order in tried:
+            fit = fit_decoder(self.network, self.bare, own, order)
+            if self._is_near(fit, own):
+                return self._laid_out(fit, own)
         rows, cols = np.nonzero(self.known)
-        middle = latents[rows, cols].mean(0) if len(rows) else np.zeros(latents.shape[-1])
-        off = np.where(self.known[..., None] > 0, latents - middle, 0)
-        near = self._first_order(middle, off)
-        if self._error(near, latents, off) > FIRST_ORDER_ERROR * self.noise:
-            near = self._decoded(latents.reshape(-1, latents.shape[-1]), self.under).reshape(near.shape)
-        out = near.transpose(0, 2, 1, 3).reshape(CENTRE_PX * near.shape[0], CENTRE_PX * near.shape[1])
-        return np.asarray(1 + self.contrast * out[: self.shape[0], : self.shape[1]], dtype=np.float32)
+        return self._laid_out(fit, own, self._decoded(own, rows, cols))
 
-    def _error(self, near: Float, latents: Float, off: Array) -> float:
-        """Rms error of the first order under a column's kernel where latents are farthest off their mean.
+    def roughly(self, latents: Float, width_places: float) -> Float:
+        """`predicted` by one polynomial for all latents and widths that are tried."""
+        own = self._smoothed(latents, width_places)
+        if not len(own):
+            return self.laid
+        if self._rough is None:
+            self._rough = fit_decoder(self.network, self.bare, latents[self.known > 0], 2)
+        return self._laid_out(self._rough, own)
 
-        At the rim the patches of the mean cell do not repeat; there the first order knows better.
+    def _smoothed(self, latents: Float, width_places: float) -> Float:
+        """Latents (n, latent) of the known places, from those of all."""
+        if width_places and self.known.any():
+            latents = smooth_latents(latents, self.known, width_places)
+        return latents[self.known > 0]
+
+    def _laid_out(self, fit: DecoderFit, latents: Float, added: Float | None = None) -> Float:
+        """The mean cell and what a fit adds, with latents (n, latent) at the known places and their mean at others.
+
+        `added` (n, 20, 20) are the known places' own.
         """
-        inner = np.zeros_like(self.known)
-        inner[1:-1, 1:-1] = self.known[1:-1, 1:-1]
-        rows, cols = np.nonzero(inner)
-        if not len(rows):
-            return np.inf
-        farthest = np.argsort(-(off[rows, cols] ** 2).sum(1), kind="stable")[:CHECKED]
-        some = rows[farthest], cols[farthest]
-        exact = self._decoded(latents[some], self.under[torch.from_numpy(some[0] * self.known.shape[1] + some[1])])
-        return float(np.sqrt(np.mean(gaussian_filter(near[some] - exact, (0, COLUMN_PX, COLUMN_PX)) ** 2)))
+        places = np.tile(latents.mean(0), (self.known.size, 1))
+        places[self.known.ravel() > 0] = latents
+        there = fit.at(places, *np.indices(self.known.shape).reshape(2, -1)).reshape(*self.known.shape, *CENTRE)
+        if added is not None:
+            there[self.known > 0] = added
+        flat = there.swapaxes(1, 2).reshape(CENTRE_PX * there.shape[0], -1)[: self.shape[0], : self.shape[1]]
+        flat *= np.float32(self.contrast)
+        flat += self.laid
+        return flat
+
+    def _is_near(self, fit: DecoderFit, latents: Float) -> bool:
+        """Whether a fit is the network's own under a column's kernel, among the latents farthest off their mean.
+
+        At the rim the patches of the mean cell do not repeat; there a polynomial knows better.
+        """
+        rows, cols = np.nonzero(self.known)
+        ranked = from_far_to_near(latents)[1::2]  # a fit is through the others
+        last_row, last_col = (n - 1 for n in self.known.shape)
+        inner = (rows > 0) & (rows < last_row) & (cols > 0) & (cols < last_col)
+        some = ranked[inner[ranked]][:CHECKED]
+        if not len(some):
+            return False
+        at = latents[some], rows[some], cols[some]
+        error = np.sqrt(np.mean(gaussian_filter(fit.at(*at) - self._decoded(*at), (0, COLUMN_PX, COLUMN_PX)) ** 2))
+        return bool(error <= FIT_ERROR * self.noise)
 
     @torch.inference_mode()
-    def _decoded(self, latents: Float, under: Tensor) -> Float:
-        """Bulk of places with latents (n, latent) by the network itself; shape (n, 20, 20)."""
-        flat = torch.from_numpy(np.ascontiguousarray(latents, dtype=np.float32))
-        pairs = zip(parts_of(flat), parts_of(under), strict=True)
-        return np.asarray(torch.cat([self.network.decode(*pair) for pair in pairs])[:, 0].numpy())
+    def _decoded(self, latents: Float, rows: Index, cols: Index) -> Float:
+        """What the network itself adds at places with latents (n, latent); shape (n, 20, 20)."""
+        added, near = np.empty((len(latents), *CENTRE), np.float32), RIM_PX - REACH_PX
+        for (part,) in in_batches(np.arange(len(latents))):
+            seen = self._standardised(self.under[rows[part], cols[part], near:-near, near:-near])
+            added[part] = self.network.added(torch.from_numpy(latents[part]), seen)[:, 0].numpy()
+        return added
 
-    @torch.inference_mode()
-    def _first_order(self, middle: Array, off: Array) -> Float:
-        """Bulk of all places to first order in `off` (places, places, latent); shape (places, places, 20, 20).
 
-        The network adds to the mean cell, which repeats: with the same latents everywhere so does what it adds.
-        """
-        number = len(middle)
-        steps = np.concatenate([np.zeros((1, number)), STEP * np.eye(number), -STEP * np.eye(number)])
-        cell = np.pad((self.cell - 1) / self.contrast, REACH_PX, mode="wrap").astype(np.float32)
-        seen = torch.from_numpy(cell)[None, None].expand(len(steps), -1, -1, -1)
-        added = self.network.added(torch.from_numpy((middle + steps).astype(np.float32)), seen)[:, 0].numpy()
-        slopes = (added[1 : number + 1] - added[number + 1 :]) / (2 * STEP)
-        layers = np.concatenate([((self.cell - 1) / self.contrast + added[0])[None], slopes])
-        index = [np.arange(CENTRE_PX * n) % k for n, k in zip(self.known.shape, self.cell.shape, strict=True)]
-        rows, cols = self.known.shape
-        laid = [layer[np.ix_(*index)].reshape(rows, CENTRE_PX, cols, CENTRE_PX).swapaxes(1, 2) for layer in layers]
-        out = np.array(laid[0], dtype=np.float32)
-        for k in range(number):
-            out += off[..., k, None, None].astype(np.float32) * laid[k + 1].astype(np.float32)
-        return out
+def patches_about_places(image: Float) -> Float:
+    """Patches (places, places, 40, 40) of an image about the middles of squares of 20 px, the rim mirrored: a view."""
+    whole = np.pad(image, [(0, -n % CENTRE_PX) for n in image.shape], mode="edge")
+    wide = np.pad(whole, RIM_PX, mode="reflect")
+    return sliding_window_view(wide, (PATCH_PX, PATCH_PX))[::CENTRE_PX, ::CENTRE_PX]
 
 
 def left_of_noise(mask: Mask, width_cells: float) -> float:
@@ -217,11 +242,16 @@ def worth(residual: Float, smoothed: Float, mask: Mask, width_cells: float) -> f
     return float(np.clip(1 - variance * left / (1 - left) / max(energy, 1e-12), 0, 1))
 
 
-def raw_by(seen: Conditioned, tiles: Float, candidates: Sequence[Candidate]) -> dict[float | None, Float]:
-    """Predictions of `tiles` by every width of latents among candidates, before their own residual is taken up."""
+def raw_by(
+    seen: Conditioned, tiles: Float, candidates: Sequence[Candidate], predict: Callable[[Float, float], Float]
+) -> dict[float | None, Float]:
+    """Predictions of `tiles` by every width of latents among candidates, before their own residual is taken up.
+
+    `predict` makes them of latents and width: `seen.predicted` or, where a choice is made, `seen.roughly`.
+    """
     widths = dict.fromkeys(candidate.latents_places for candidate in candidates)
     latents = seen.encoded(tiles) if any(width is not None for width in widths) else None
-    return {w: seen.laid if w is None or latents is None else seen.predicted(latents, w) for w in widths}
+    return {w: seen.laid if w is None or latents is None else predict(latents, w) for w in widths}
 
 
 def made_by(candidates: Sequence[Candidate], raw: dict[float | None, Float], tiles: Float, mask: Mask) -> list[Float]:
@@ -241,7 +271,7 @@ def noise_like(difference: Float, mask: Mask) -> Float:
     off = as_cells(difference, px_of(difference, mask))[mask > 0]
     spread = 1.4826 * median(np.abs(off - median(off, axis=0)), axis=0)
     drawn = np.random.default_rng(SEED).standard_normal(difference.shape)
-    return np.asarray(drawn * np.tile(spread, mask.shape), dtype=np.float32)
+    return np.asarray(drawn * repeated(spread, mask), dtype=np.float32)
 
 
 def risk(difference: Float, followed: Float, probe: Float, mask: Mask) -> float:
@@ -258,26 +288,19 @@ def risk(difference: Float, followed: Float, probe: Float, mask: Mask) -> float:
 def risks_of(network: ConditionalVAE, tiles: Float, mask: Mask) -> list[float]:
     """The risk of every one of CANDIDATES.
 
-    The last, whose places have latents of their own, is not tried (infinite) where smoothed ones do not help either.
+    The last, whose places have latents of their own, is not taken (infinite) where smoothed ones do not help either.
     """
-    seen, smoothed = Conditioned(network, tiles, mask), CANDIDATES[:-1]
-    found, probe = _risks(seen, tiles, mask, smoothed)
-    plain = [one for one, candidate in zip(found, smoothed, strict=True) if candidate.latents_places is None]
-    if min(found) >= min(plain):
-        return [*found, np.inf]
-    return found + _risks(seen, tiles, mask, CANDIDATES[-1:], probe)[0]
+    seen = Conditioned(network, tiles, mask)
 
+    def made_of(image: Float) -> list[Float]:
+        return made_by(CANDIDATES, raw_by(seen, image, CANDIDATES, seen.roughly), image, mask)
 
-def _risks(
-    seen: Conditioned, tiles: Float, mask: Mask, candidates: Sequence[Candidate], probe: Float | None = None
-) -> tuple[list[float], Float]:
-    """Risks of candidates, and the probe by which they were found."""
-    raw = raw_by(seen, tiles, candidates)
-    made = made_by(candidates, raw, tiles, mask)
-    probe = noise_like(tiles - made[-1], mask) if probe is None else probe
-    noisy = tiles + probe
-    again = made_by(candidates, raw_by(seen, noisy, candidates), noisy, mask)
-    return [risk(tiles - one, other - one, probe, mask) for one, other in zip(made, again, strict=True)], probe
+    made = made_of(tiles)
+    probe = noise_like(tiles - made[-2], mask)
+    again = made_of(tiles + probe)
+    found = [risk(tiles - one, other - one, probe, mask) for one, other in zip(made, again, strict=True)]
+    plain = [one for one, candidate in zip(found, CANDIDATES, strict=True) if candidate.latents_places is None]
+    return found if min(found[:-1]) < min(plain) else [*found[:-1], np.inf]
 
 
 def chosen(risks: Sequence[float]) -> Candidate:
@@ -304,7 +327,8 @@ class AnyCrystal:
             cells = densest_part(mask, CHOICE_CELLS)
             px = in_px(cells, px_of(tiles, mask))
             self.candidate = chosen(risks_of(self.network, tiles[px], mask[cells]))
-        raw = raw_by(Conditioned(self.network, tiles, mask), tiles, [self.candidate])
+        seen = Conditioned(self.network, tiles, mask)
+        raw = raw_by(seen, tiles, [self.candidate], seen.predicted)
         return made_by([self.candidate], raw, tiles, mask)[0]
 
 

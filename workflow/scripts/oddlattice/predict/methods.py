@@ -9,7 +9,7 @@ from scipy.linalg import eigh
 from scipy.ndimage import gaussian_filter
 
 from oddlattice.crystal import CELL_PX, PX_PER_CELL
-from oddlattice.lattice.columns import as_cells, mean_cell
+from oddlattice.lattice.columns import as_cells, mean_cell, repeated
 from oddlattice.model.patches import padded, patches_of
 from oddlattice.numerics.arrays import Float, Mask
 
@@ -26,7 +26,7 @@ SAMPLE = 2048  # patches from which the components are computed, evenly taken
 
 def predict_template(tiles: Float, mask: Mask, _network: Network | None = None) -> Float:
     """The image's median cell, repeated; shape of `tiles` (U n_u, V n_v)."""
-    return np.tile(mean_cell(tiles, mask), mask.shape).astype(np.float32)
+    return repeated(mean_cell(tiles, mask), mask)
 
 
 def quiet_patches(patches: Float) -> npt.NDArray[np.bool_]:
