@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import gelu
 
+from oddlattice.model.activation import activated
 from oddlattice.model.any_crystal import Draw, conditional_batches, draw_batch, images_of
 from oddlattice.model.conditional import ConditionalConfig, ConditionalVAE, conditional_loss
 from oddlattice.model.folder import load_conditional
@@ -37,6 +39,27 @@ def test_an_untrained_network_gives_the_mean_cell() -> None:
     with torch.no_grad():
         made = network.decode(network.encode(batch.patch, batch.mean)[0], batch.mean)
     torch.testing.assert_close(made, batch.mean[..., 10:30, 10:30])
+
+
+def test_places_of_an_image_are_encoded_as_their_patches_are() -> None:
+    network, generator = ConditionalVAE(SMALL), torch.Generator().manual_seed(0)
+    wide = torch.randn((2, 20 * 3 + 20, 20 * 4 + 20), generator=generator)  # 3 x 4 places
+    rows, cols = torch.tensor([0, 2, 1]), torch.tensor([3, 0, 1])
+    beyond, under = (
+        torch.stack([one[20 * r : 20 * r + 40, 20 * c : 20 * c + 40] for r, c in zip(rows, cols, strict=True)])
+        for one in wide
+    )
+    with torch.inference_mode():
+        found = network.encode_places(wide, rows, cols)
+        torch.testing.assert_close(found, network.encode((beyond + under)[:, None], under[:, None])[0])
+
+
+def test_the_activation_is_the_same_where_nothing_is_learnt() -> None:
+    x = torch.linspace(-12, 12, 10_001)
+    with torch.inference_mode():
+        torch.testing.assert_close(activated(x), gelu(x, approximate="tanh"), rtol=1e-6, atol=1e-6)
+        half = x.to(torch.bfloat16)  # on it the steps between would be rounded
+        assert torch.equal(activated(half), gelu(half, approximate="tanh"))
 
 
 def test_the_network_can_follow_conditions() -> None:

@@ -5,11 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+
+from oddlattice.model.activation import TanhGELU, activated
 
 PATCH_PX, CENTRE_PX = 40, 20  # of a patch, and of its part that is predicted: the stride
 RIM_PX = (PATCH_PX - CENTRE_PX) // 2
 REACH_PX = 6  # how far the decoder looks: three 5 x 5 convolutions
+FIRST_STEP = 4  # of the encoder's first layer [px]
+BATCH = 64  # places at once: their features stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,12 @@ class ConditionalVAE(nn.Module):
         self.config = config
         c1, c2, c3 = config.channels
         self.encoder = nn.Sequential(
-            nn.Conv2d(2, c1, kernel_size=4, stride=4),  # (B, c1, 10, 10)
-            nn.GELU(approximate="tanh"),
+            nn.Conv2d(2, c1, kernel_size=FIRST_STEP, stride=FIRST_STEP),  # (B, c1, 10, 10)
+            TanhGELU(),
             nn.Conv2d(c1, c2, kernel_size=3, stride=2, padding=1),  # (B, c2, 5, 5)
-            nn.GELU(approximate="tanh"),
+            TanhGELU(),
             nn.Conv2d(c2, c3, kernel_size=3),  # (B, c3, 3, 3)
-            nn.GELU(approximate="tanh"),
+            TanhGELU(),
             nn.Flatten(),
         )
         self.posterior = nn.Linear(9 * c3, 2 * config.latent)  # (B, 2 latent): mean, log variance
@@ -59,6 +62,23 @@ class ConditionalVAE(nn.Module):
         centre, log_variance = self.posterior(self.encoder(torch.cat([patch - mean, mean], 1))).chunk(2, dim=1)
         return centre, log_variance.clamp(-12.0, 8.0)
 
+    def encode_places(self, wide: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+        """Posterior mean (n, latent) at places (rows, cols) of an image, of which patches overlap.
+
+        The first layer's steps divide those of the places, so it is applied once.
+
+        Parameters
+        ----------
+        wide : Tensor of shape (2, 20 p + 20, 20 q + 20)
+            What the image has beyond the mean cell laid under it, and the latter, about p x q places.
+        """
+        side, step = PATCH_PX // FIRST_STEP, CENTRE_PX // FIRST_STEP
+        first = self.encoder[:2](wide[None])[0].permute(1, 2, 0)  # (5 p + 5, 5 q + 5, c1)
+        windows = first.unfold(0, side, step).unfold(1, side, step).permute(0, 1, 3, 4, 2)  # (p, q, 10, 10, c1)
+        parts = zip(torch.split(rows, BATCH), torch.split(cols, BATCH), strict=True)
+        found = [self.posterior(self.encoder[2:](windows[at].permute(0, 3, 1, 2))) for at in parts]
+        return torch.cat(found).chunk(2, dim=1)[0]
+
     def decode(self, latent: Tensor, mean: Tensor) -> Tensor:
         """Bulk of the patch's centre (B, 1, 20, 20)."""
         near = RIM_PX - REACH_PX
@@ -67,8 +87,8 @@ class ConditionalVAE(nn.Module):
 
     def added(self, latent: Tensor, seen: Tensor) -> Tensor:
         """What is added to a mean (B, 1, m, n) of any sides, but for REACH_PX along its rim: (B, 1, m - 12, n - 12)."""
-        x = gelu(bent(self.first(seen), self.bend_first(latent)), approximate="tanh")  # (B, width, m - 4, n - 4)
-        x = gelu(bent(self.second(x), self.bend_second(latent)), approximate="tanh")  # (B, width, m - 8, n - 8)
+        x = activated(bent(self.first(seen), self.bend_first(latent)))  # (B, width, m - 4, n - 4)
+        x = activated(bent(self.second(x), self.bend_second(latent)))  # (B, width, m - 8, n - 8)
         out: Tensor = self.last(x)
         return out
 

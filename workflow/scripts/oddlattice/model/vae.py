@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from oddlattice.crystal import CELL_PX
+from oddlattice.model.activation import TanhGELU
 
 PATCH_PX = 2 * CELL_PX  # a patch is 2x2 cells, centred on a cell
 
@@ -38,19 +39,19 @@ class VAE(nn.Module):
         c1, c2, c3 = config.channels
         self.encoder = nn.Sequential(
             nn.Conv2d(1, c1, kernel_size=4, stride=4),  # (B, c1, 10, 10)
-            nn.GELU(approximate="tanh"),
+            TanhGELU(),
             nn.Conv2d(c1, c2, kernel_size=3, stride=2, padding=1),  # (B, c2, 5, 5)
-            nn.GELU(approximate="tanh"),
+            TanhGELU(),
             nn.Conv2d(c2, c3, kernel_size=3),  # (B, c3, 3, 3)
-            nn.GELU(approximate="tanh"),
+            TanhGELU(),
             nn.Flatten(),
         )
         self.posterior = nn.Linear(9 * c3, 2 * config.latent)  # (B, 2 latent): mean, log variance
         self.decoder = nn.Sequential(
             nn.Linear(config.latent, config.basis),
-            nn.GELU(approximate="tanh"),
+            TanhGELU(),
             nn.Linear(config.basis, config.basis),
-            nn.GELU(approximate="tanh"),
+            TanhGELU(),
             nn.Linear(config.basis, config.basis),
             nn.Unflatten(1, (config.basis, 1, 1)),  # (B, basis, 1, 1)
         )

@@ -19,12 +19,12 @@ from scipy.ndimage import gaussian_filter
 from oddlattice.lattice.columns import as_cells, cells_at, mean_cell, px_of, repeated, sample_of
 from oddlattice.lattice.subareas import in_px
 from oddlattice.lattice.trial_part import densest_part
-from oddlattice.model.conditional import CENTRE_PX, PATCH_PX, REACH_PX, RIM_PX, ConditionalVAE
+from oddlattice.model.conditional import BATCH, CENTRE_PX, REACH_PX, RIM_PX, ConditionalVAE
 from oddlattice.model.folder import load_conditional
 from oddlattice.numerics.arrays import Array, Float, Index, Mask
 from oddlattice.numerics.local_plane import Planes
 from oddlattice.numerics.medians import median
-from oddlattice.predict.decoder_fit import BATCH, SAMPLES, DecoderFit, fit_decoder, from_far_to_near, pays
+from oddlattice.predict.decoder_fit import SAMPLES, DecoderFit, fit_decoder, from_far_to_near, pays
 from oddlattice.predict.latents import smooth_latents
 from oddlattice.predict.own_residual import own_residual
 
@@ -35,6 +35,8 @@ PAYS = 0.02  # of the noise: the network must save so much, or the mean cell is 
 CHOICE_CELLS = 16  # side of the part of an image that decides
 SEED = 0  # of the probes: the same for every image
 CENTRE = (CENTRE_PX, CENTRE_PX)
+NEAR_PX = RIM_PX - REACH_PX  # of a patch's rim: as much as the decoder does not see
+BAND_PLACES = 4  # rows of places that are encoded together
 CHECKED = 32  # places at which a polynomial is held against the network itself
 FIT_ERROR = 0.05  # of the noise under a column's kernel: what it may be off there
 
@@ -79,12 +81,6 @@ def on_places(mask: Mask, shape: tuple[int, int]) -> Mask:
     return np.ascontiguousarray(along)
 
 
-def in_batches(*index: Index) -> Iterator[tuple[Index, ...]]:
-    """Indices (n,) of places, some at a time."""
-    for start in range(0, len(index[0]), BATCH):
-        yield tuple(one[start : start + BATCH] for one in index)
-
-
 class Conditioned:
     """The network of every crystal on one image.
 
@@ -95,21 +91,20 @@ class Conditioned:
     ----------
     tiles : ndarray of shape (R, C), float32
     mask : ndarray of shape (U, V), uint8
+    fit : DecoderFit, optional
+        Of another part of the image, which may do here too.
     """
 
-    def __init__(self, network: ConditionalVAE, tiles: Float, mask: Mask) -> None:
+    def __init__(self, network: ConditionalVAE, tiles: Float, mask: Mask, fit: DecoderFit | None = None) -> None:
         self.network, self.shape = network, (tiles.shape[0], tiles.shape[1])
         self.known = on_places(mask, self.shape)
         self.cell = mean_cell(tiles, mask)
         self.contrast = max(float(self.cell.std()), 1e-6)
-        self.laid = repeated(self.cell, mask)
+        rows, cols = (with_rim(n) % k for n, k in zip(self.shape, self.cell.shape, strict=True))
+        self.wide = self.cell.astype(np.float32)[:, cols][rows]  # the mean cell laid over the image and its rim
+        self.laid: Float = self.wide[RIM_PX : RIM_PX + self.shape[0], RIM_PX : RIM_PX + self.shape[1]]
         self._tiles, self._mask = tiles, mask
-        self._rough: DecoderFit | None = None
-
-    @cached_property
-    def under(self) -> Float:
-        """The mean cell's patches (places, places, 40, 40)."""
-        return patches_about_places(self.laid)
+        self.fit = fit
 
     @property
     def bare(self) -> Array:
@@ -123,10 +118,6 @@ class Conditioned:
         white = 2 * np.sqrt(np.pi) * COLUMN_PX  # of white noise a kernel of unit sum leaves one over this
         return 1.4826 * float(np.median(np.abs(left))) / self.contrast / white if len(left) else 1.0
 
-    def _standardised(self, patches: Float) -> torch.Tensor:
-        """Patches (n, h, w) as the network takes them, (n, 1, h, w)."""
-        return torch.from_numpy(((patches - np.float32(1)) / np.float32(self.contrast))[:, None])
-
     @torch.inference_mode()
     def encoded(self, tiles: Float) -> Float:
         """Posterior mean of the latents at every known place, 0 elsewhere; shape (places, places, latent)."""
@@ -134,11 +125,15 @@ class Conditioned:
         if beyond.any():  # what is masked looks like bulk to its neighbours
             tiles = tiles.copy()
             as_cells(tiles, px)[beyond] = self.cell
-        seen = patches_about_places(tiles)
-        latents = np.zeros((*self.known.shape, self.network.config.latent), dtype=np.float32)
-        for at in in_batches(*np.nonzero(self.known)):
-            pair = (self._standardised(patches[at]) for patches in (seen, self.under))
-            latents[at] = self.network.encode(*pair)[0].numpy()
+        seen, latents = rimmed(tiles), np.zeros((*self.known.shape, self.network.config.latent), dtype=np.float32)
+        for first in range(0, len(latents), BAND_PLACES):
+            known = np.nonzero(self.known[first : first + BAND_PLACES])
+            if len(known[0]):
+                strip = slice(CENTRE_PX * first, CENTRE_PX * (first + BAND_PLACES + 1))
+                beyond, under = seen[strip] - self.wide[strip], self.wide[strip] - np.float32(1)
+                pair = torch.from_numpy(np.stack([beyond, under]) / np.float32(self.contrast))
+                found = self.network.encode_places(pair, *map(torch.from_numpy, known))
+                latents[first : first + BAND_PLACES][known] = found.numpy()
         return latents
 
     def predicted(self, latents: Float, width_places: float) -> Float:
@@ -149,22 +144,28 @@ class Conditioned:
         own = self._smoothed(latents, width_places)
         if not len(own):
             return self.laid
-        tried = (order for order in SAMPLES if order == 1 or pays(order, self.cell.size, len(own)))
-        for order in tried:
-            fit = fit_decoder(self.network, self.bare, own, order)
+        for fit in self._fits(own):
             if self._is_near(fit, own):
+                self.fit = fit
                 return self._laid_out(fit, own)
-        rows, cols = np.nonzero(self.known)
-        return self._laid_out(fit, own, self._decoded(own, rows, cols))
+        return self._laid_out(fit, own, self._decoded(own, *np.nonzero(self.known)))
+
+    def _fits(self, latents: Float) -> Iterator[DecoderFit]:
+        """What is there already, then polynomials of growing order through these latents (n, latent)."""
+        if self.fit is not None:
+            yield self.fit
+        for order in SAMPLES:
+            if order == 1 or pays(order, self.cell.size, len(latents)):
+                yield fit_decoder(self.network, self.bare, latents, order)
 
     def roughly(self, latents: Float, width_places: float) -> Float:
         """`predicted` by one polynomial for all latents and widths that are tried."""
         own = self._smoothed(latents, width_places)
         if not len(own):
             return self.laid
-        if self._rough is None:
-            self._rough = fit_decoder(self.network, self.bare, latents[self.known > 0], 2)
-        return self._laid_out(self._rough, own)
+        if self.fit is None:
+            self.fit = fit_decoder(self.network, self.bare, latents[self.known > 0], 2)
+        return self._laid_out(self.fit, own)
 
     def _smoothed(self, latents: Float, width_places: float) -> Float:
         """Latents (n, latent) of the known places, from those of all."""
@@ -206,18 +207,26 @@ class Conditioned:
     @torch.inference_mode()
     def _decoded(self, latents: Float, rows: Index, cols: Index) -> Float:
         """What the network itself adds at places with latents (n, latent); shape (n, 20, 20)."""
-        added, near = np.empty((len(latents), *CENTRE), np.float32), RIM_PX - REACH_PX
-        for (part,) in in_batches(np.arange(len(latents))):
-            seen = self._standardised(self.under[rows[part], cols[part], near:-near, near:-near])
-            added[part] = self.network.added(torch.from_numpy(latents[part]), seen)[:, 0].numpy()
+        added, side = np.empty((len(latents), *CENTRE), np.float32), CENTRE_PX + 2 * REACH_PX
+        under = sliding_window_view(self.wide[NEAR_PX:, NEAR_PX:], (side, side))[::CENTRE_PX, ::CENTRE_PX]
+        for start in range(0, len(latents), BATCH):
+            part = slice(start, start + BATCH)
+            seen = (under[rows[part], cols[part], None] - np.float32(1)) / np.float32(self.contrast)
+            added[part] = self.network.added(torch.from_numpy(latents[part]), torch.from_numpy(seen))[:, 0].numpy()
         return added
 
 
-def patches_about_places(image: Float) -> Float:
-    """Patches (places, places, 40, 40) of an image about the middles of squares of 20 px, the rim mirrored: a view."""
-    whole = np.pad(image, [(0, -n % CENTRE_PX) for n in image.shape], mode="edge")
-    wide = np.pad(whole, RIM_PX, mode="reflect")
-    return sliding_window_view(wide, (PATCH_PX, PATCH_PX))[::CENTRE_PX, ::CENTRE_PX]
+def with_rim(pixels: int) -> Index:
+    """Pixels of a line made up to whole places of 20 px by the last one, with a mirrored rim: each has a patch then."""
+    whole = np.minimum(np.arange(pixels + -pixels % CENTRE_PX), pixels - 1)
+    return np.pad(whole, RIM_PX, mode="reflect")
+
+
+def rimmed(image: Float) -> Float:
+    """An image with the rim of `with_rim`."""
+    more = [(0, -n % CENTRE_PX) for n in image.shape]
+    whole = np.pad(image, more, mode="edge") if np.any(more) else image
+    return np.pad(whole, RIM_PX, mode="reflect")
 
 
 def left_of_noise(mask: Mask, width_cells: float) -> float:
@@ -319,6 +328,7 @@ class AnyCrystal:
     def __init__(self, network: ConditionalVAE | None = None) -> None:
         self.network = network or shipped_network()
         self.candidate: Candidate | None = None
+        self.fit: DecoderFit | None = None
 
     def __call__(self, tiles: Float, mask: Mask, _network: object = None) -> Float:
         """Prediction of the analysed cells, the image's own residual taken up; shape of `tiles`."""
@@ -327,8 +337,9 @@ class AnyCrystal:
             cells = densest_part(mask, CHOICE_CELLS)
             px = in_px(cells, px_of(tiles, mask))
             self.candidate = chosen(risks_of(self.network, tiles[px], mask[cells]))
-        seen = Conditioned(self.network, tiles, mask)
+        seen = Conditioned(self.network, tiles, mask, self.fit)
         raw = raw_by(seen, tiles, [self.candidate], seen.predicted)
+        self.fit = seen.fit
         return made_by([self.candidate], raw, tiles, mask)[0]
 
 

@@ -11,10 +11,9 @@ from itertools import combinations_with_replacement
 import numpy as np
 import torch
 
-from oddlattice.model.conditional import CENTRE_PX, REACH_PX, ConditionalVAE
+from oddlattice.model.conditional import BATCH, CENTRE_PX, REACH_PX, ConditionalVAE
 from oddlattice.numerics.arrays import Array, Float, Index
 
-BATCH = 64  # cells decoded at once: their features stay in the cache
 SAMPLES = {1: 32, 2: 128, 3: 600}  # cells decoded for a polynomial of this order
 FAR_PART = 1 / 3  # of the samples: those farthest off the mean, which a polynomial through the others would miss
 
