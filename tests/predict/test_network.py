@@ -16,12 +16,14 @@ from oddlattice.model.folder import load_model
 from oddlattice.model.misfit import misfit
 from oddlattice.model.patches import padded, patches_of, standardised
 from oddlattice.model.simulated_bulk import correlated_noise, draw_bulk
+from oddlattice.predict import network
 from oddlattice.predict.gpu import Careful, Engine
 from oddlattice.predict.latents import smooth_latents
 from oddlattice.predict.methods import predict_pca, predict_template
 from oddlattice.predict.network import chunk_cells, contrast_of, predict_bulk, predict_on_gpu
 from oddlattice.predict.own_residual import own_residual
 from oddlattice.predict.predictor import Predictor
+from oddlattice.predict.readings import read_cells
 from oddlattice.run.stage_settings import InferSettings
 from support.settings import default
 
@@ -61,6 +63,23 @@ def test_patches_are_centred_on_their_cells() -> None:
     (patch,) = patches_of(padded(tiles), np.array([[1, 2]]))
     np.testing.assert_array_equal(patch[10:30, 10:30], tiles[20:40, 40:60])
     np.testing.assert_array_equal(patch, tiles[10:50, 30:70])
+
+
+def test_every_other_cell_is_read_where_cells_are_many_and_the_prediction_is_as_near(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tiles, mask = bulk_tiles(2)
+    few = mask[:20, :20]
+    assert read_cells(few, 5.0) is few and read_cells(mask, 2.0) is mask
+    read = read_cells(mask, 5.0)
+    assert (
+        abs(2 * int(read.sum()) - int(mask.sum())) <= 10 and not (read[1:] & read[:-1]).any() and (read <= mask).all()
+    )
+    by_half = predict_bulk(engine(), tiles, mask, 5.0)
+    monkeypatch.setattr(network, "read_cells", lambda mask, _: mask)
+    off = by_half - predict_bulk(engine(), tiles, mask, 5.0)
+    noise = (as_cells(tiles, PX_PER_CELL)[mask == 1] - mean_cell(tiles, mask)).std()
+    assert 0 < off.std() < 0.02 * noise
 
 
 def test_same_bytes_for_any_number_of_threads() -> None:

@@ -21,7 +21,8 @@ class TanhGELU(nn.Module):
 
 def activated(x: Tensor) -> Tensor:
     """GELU of each element."""
-    if torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu":
+    if torch.is_grad_enabled() or x.device.type != "cpu":
         return gelu(x, approximate="tanh")
-    steep = (x * x).mul_(SLOPE * CUBIC).add_(SLOPE).mul_(x).sigmoid_()
-    return steep.mul_(x)
+    exact = x.float()
+    steep = (exact * exact).mul_(SLOPE * CUBIC).add_(SLOPE).mul_(exact).sigmoid_()
+    return steep.mul_(exact).to(x.dtype)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Lock, local
 from typing import Any
@@ -16,6 +17,7 @@ from oddlattice.lattice.subareas import CHUNK_CELLS
 from oddlattice.model.vae import VAE
 from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.numerics.local_plane import Planes, planes_through
+from oddlattice.predict.readings import read_cells
 
 
 def cpu_has_bf16() -> bool:
@@ -186,6 +188,7 @@ class OnDevice:
     """
 
     def __init__(self, engine: Engine, mask: Mask, width: float) -> None:
+        self._given = engine, mask
         self.shape, self.width = (mask.shape[0], mask.shape[1]), width
         self.cells = engine.to_device(np.argwhere(mask))
         self._index = engine.to_device(np.flatnonzero(mask))
@@ -195,6 +198,12 @@ class OnDevice:
             kind: [engine.to_device(np.ascontiguousarray(x)) for x in planes.terms(as_numpy)]
             for kind, as_numpy in ((torch.float64, np.float64), (torch.float32, np.float32))
         }
+
+    @cached_property
+    def read(self) -> "OnDevice":
+        """The same of the cells that are read."""
+        engine, mask = self._given
+        return OnDevice(engine, read_cells(mask, self.width), self.width)
 
     def of_cells(self, layers: torch.Tensor) -> torch.Tensor:
         """Values (k, n) of layers (k, U, V) in the analysed cells."""

@@ -1,16 +1,15 @@
 """Latents smoothed over the field: conditions vary slowly."""
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from oddlattice.numerics.arrays import Float
+from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.numerics.local_plane import Planes
 from oddlattice.numerics.medians import median
 from oddlattice.predict.gpu import OnDevice, median_of
 
 
-def smooth_latents(latents: Float, mask: npt.NDArray[np.uint8], width: float) -> Float:
+def smooth_latents(latents: Float, mask: Mask, width: float) -> Float:
     """The conditions of the microscope and the thickness vary slowly: so do their latents.
 
     Every patch's posterior mean is a noisy reading of them, and a defect's patch a wrong one. A local line through the
@@ -20,6 +19,7 @@ def smooth_latents(latents: Float, mask: npt.NDArray[np.uint8], width: float) ->
     ----------
     latents : ndarray of shape (U, V, n), float32
     mask : ndarray of shape (U, V), uint8
+        Cells that were read; others are told by them.
     width : float
         Width of the neighbourhood [cells].
     """

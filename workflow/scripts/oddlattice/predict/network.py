@@ -15,6 +15,7 @@ from oddlattice.numerics.arrays import Float, Mask
 from oddlattice.predict.gpu import Careful, OnDevice, own_stream
 from oddlattice.predict.latents import smooth_latents, smooth_latents_on_gpu
 from oddlattice.predict.own_residual import own_residual_on_gpu
+from oddlattice.predict.readings import read_cells
 
 
 def chunk_cells(mask: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.intp]]:
@@ -38,8 +39,8 @@ def predict_bulk(
 ) -> Float:
     """The network's prediction of every analysed cell, 0 elsewhere.
 
-    Every patch is encoded; the latents are smoothed over the field; every cell is decoded. The work is cut into the
-    same chunks whatever `threads` is, and one thread computes a chunk, so the bytes do not depend on it.
+    Patches are encoded (of `read_cells`); the latents are smoothed over the field; every cell is decoded. The work is
+    cut into the same chunks whatever `threads` is, and one thread computes a chunk, so the bytes do not depend on it.
 
     Parameters
     ----------
@@ -71,11 +72,11 @@ def predict_bulk(
             engine, there = careful.engine, OnDevice(careful.engine, mask, width)
             return engine.to_host(network_on_gpu(careful, engine.to_device(tiles), there, contrast))
     torch.set_num_threads(1)
-    rimmed, chunks = standardised(padded(tiles), contrast), chunk_cells(mask)
+    rimmed, read = standardised(padded(tiles), contrast), read_cells(mask, width)
     with ThreadPoolExecutor(min(threads, os.cpu_count() or 1)) as pool:
-        list(pool.map(encode, chunks))
-        smooth = smooth_latents(latents, mask, width)
-        list(pool.map(decode, chunks))
+        list(pool.map(encode, chunk_cells(read)))
+        smooth = smooth_latents(latents, read, width)
+        list(pool.map(decode, chunk_cells(mask)))
     return prediction
 
 
@@ -95,9 +96,9 @@ def network_on_gpu(careful: Careful, tiles: torch.Tensor, there: OnDevice, contr
     rimmed = torch.nn.functional.pad(tiles[None, None], (half, half, half, half), mode="reflect")[0, 0]
     rimmed = ((rimmed - 1) / contrast).contiguous()
     latents = torch.zeros((*there.shape, careful.engine.vae.config.latent), device=tiles.device)
-    careful.each("encode_at", there.cells, rimmed, latents)
+    careful.each("encode_at", there.read.cells, rimmed, latents)
     prediction = torch.zeros_like(tiles)
-    careful.each("decode_at", there.cells, smooth_latents_on_gpu(latents, there), contrast, prediction)
+    careful.each("decode_at", there.cells, smooth_latents_on_gpu(latents, there.read), contrast, prediction)
     return prediction
 
 
