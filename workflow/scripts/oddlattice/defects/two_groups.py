@@ -12,6 +12,7 @@ of folded normals here, as in "adaptive shrinkage" (Stephens 2017, doi:10.1093/b
 the null: so the odds grow with z.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from scipy.special import betaln, ndtr
 
 from oddlattice.numerics import distributions
 from oddlattice.numerics.arrays import Array, Bools, Index
+from oddlattice.numerics.compiled import compiled
 from oddlattice.storage.rows import Row
 
 CANDIDATE = 2.0  # |z| from which a column is looked at by itself; the others are counted
@@ -107,6 +109,11 @@ class _Candidates:
     hidden: Array
     bulk_share: Array
 
+    @property
+    def arrays(self) -> tuple[Array, Array, Index, Index, Index, Array, Array]:
+        """As `_sweep` takes them."""
+        return self.density, self.null, self.kind, self.image, self.others, self.hidden, self.bulk_share
+
     @classmethod
     def of(cls, size: Array, kind: Index, image: Index, of_bulk: Array) -> "_Candidates":
         """Of |z| (n,), kinds and images (n,) counted from 0; `of_bulk` (kinds,) as in `_sample`."""
@@ -118,6 +125,33 @@ class _Candidates:
         share[told] = of_bulk[told] / of_bulk[told].sum() * share[told].sum()
         null = bulk_density(size[seen]) * share[kind[seen]]
         return cls(changed_density(size[seen]), null, kind[seen], image[seen], others, changed_below(CANDIDATE), share)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What the sweeps are filled into.
+
+    Attributes
+    ----------
+    chance : ndarray of shape (j,)
+        That each candidate changed.
+    false : ndarray of shape (draws, m), bool
+        Which of the listed ones did not, in each draw.
+    weights : ndarray of shape (kinds, sizes)
+        On average; where the first sweep begins, on entry.
+    parts : ndarray of shape (images,)
+        Share of changed columns, on average.
+    """
+
+    chance: Array
+    false: Bools
+    weights: Array
+    parts: Array
+
+    @property
+    def arrays(self) -> tuple[Array, Bools, Array, Array]:
+        """As `_sweep` takes them."""
+        return self.chance, self.false, self.weights, self.parts
 
 
 def bulk_density(size: Array) -> Array:
@@ -180,6 +214,121 @@ def two_groups(
     return TwoGroups(chance[place], which, false)
 
 
+@compiled(
+    "void(npy_rng, int64, float64, int64[::1], int64[::1], float64[:, ::1], float64[::1], int64[::1], int64[::1], "
+    "int64[:, ::1], float64[::1], float64[::1], float64[::1], boolean[:, ::1], float64[:, ::1], float64[::1])"
+)
+def _sweep(
+    rng: np.random.Generator,
+    sweeps: int,
+    foreseen: float,
+    listed: Index,
+    columns: Index,
+    density: Array,
+    null: Array,
+    kind: Index,
+    image: Index,
+    others: Index,
+    hidden: Array,
+    bulk_share: Array,
+    mean_chance: Array,
+    false: Bools,
+    mean_weights: Array,
+    mean_parts: Array,
+) -> None:
+    """Gibbs sampling of who changed, of the sizes of changes of each kind and of each image's share; fills `_Drawn`.
+
+    Parameters
+    ----------
+    sweeps : int
+        Between two draws.
+    foreseen : float
+        Changed columns of each kind and size that are taken as seen.
+    listed : ndarray of shape (m,), int
+        Which candidate each listed column is; -1: none.
+    columns : ndarray of shape (images,), int
+    density, null, kind, image, others, hidden, bulk_share : ndarray
+        Of `_Candidates`.
+    """
+    weights, parts = mean_weights.copy(), np.full(len(columns), 0.01)
+    prior = np.full(len(PARTS), 1 / len(PARTS))
+    real, below = np.zeros(len(null), np.bool_), np.empty(density.shape[1])
+    mean_weights[:] = 0
+    rounds = len(false) * sweeps
+    for sweep in range(-WARM_UP, rounds):
+        counts, changed = np.zeros(weights.shape), np.zeros(len(columns), np.int64)
+        for j in range(len(null)):
+            total = 0.0
+            for size in range(len(below)):
+                total += density[j, size] * weights[kind[j], size]
+                below[size] = total
+            odds = total * parts[image[j]] / ((1 - parts[image[j]]) * null[j])
+            chance = odds / (1 + odds)
+            real[j] = rng.random() < chance
+            if real[j]:
+                changed[image[j]] += 1
+                size = min(int(np.searchsorted(below, rng.random() * total)), len(below) - 1)
+                counts[kind[j], size] += 1
+            if sweep >= 0:
+                mean_chance[j] += chance / rounds
+        if sweep >= 0:
+            for k in range(len(listed)):
+                false[sweep // sweeps, k] = listed[k] < 0 or not real[listed[k]]
+            mean_weights += weights / rounds
+            mean_parts += parts / rounds
+        for k in range(len(weights)):  # of the others, which are looked at together
+            _count_hidden(rng, others[:, k], parts, weights[k] * hidden, bulk_share[k] * BULK_BELOW, counts[k], changed)
+        _draw_weights(rng, counts, foreseen, weights)
+        _draw_parts(rng, changed, columns, prior, parts)
+
+
+@compiled("void(npy_rng, int64[:], float64[::1], float64[::1], float64, float64[::1], int64[::1])")
+def _count_hidden(
+    rng: np.random.Generator, others: Index, parts: Array, hidden: Array, bulk: float, counts: Array, changed: Index
+) -> None:
+    """Changed columns drawn among the others of a kind: added to `counts` (sizes,) and to `changed` (images,)."""
+    whole, left = hidden.sum(), 0
+    for i in range(len(others)):
+        odds = parts[i] * whole / ((1 - parts[i]) * bulk)
+        number = rng.binomial(others[i], odds / (1 + odds))
+        changed[i] += number
+        left += number
+    rest = whole
+    for size in range(len(hidden)):  # a multinomial, one size after the other
+        here = left if size == len(hidden) - 1 else rng.binomial(left, min(hidden[size] / max(rest, 1e-300), 1.0))
+        counts[size] += here
+        left, rest = left - here, rest - hidden[size]
+
+
+@compiled("void(npy_rng, float64[:, ::1], float64, float64[:, ::1])")
+def _draw_weights(rng: np.random.Generator, counts: Array, foreseen: float, weights: Array) -> None:
+    """Fill the weights (kinds, sizes) of kinds and sizes, drawn by how many changed columns have them: Dirichlet's."""
+    for k in range(weights.shape[0]):
+        for size in range(weights.shape[1]):
+            weights[k, size] = rng.standard_gamma(counts[k, size] + foreseen) + 1e-300
+    weights /= weights.sum()
+
+
+@compiled("void(npy_rng, int64[::1], int64[::1], float64[::1], float64[::1])")
+def _draw_parts(rng: np.random.Generator, changed: Index, columns: Index, prior: Array, parts: Array) -> None:
+    """Fill each image's share of changed columns (images,), and the mixture of PARTS that images have it from."""
+    chosen, below = np.zeros(len(PARTS)), np.empty(len(PARTS))
+    for i in range(len(parts)):
+        more, least = changed[i] + LIKENESS, columns[i] - changed[i]
+        for k in range(len(PARTS)):
+            rest = least + UNLIKENESS[k]
+            both = math.lgamma(more) + math.lgamma(rest) - math.lgamma(more + rest)
+            below[k] = both - PART_NORMS[k] + np.log(prior[k])
+        below = np.exp(below - below.max()).cumsum()
+        k = min(int(np.searchsorted(below, rng.random() * below[-1])), len(PARTS) - 1)
+        chosen[k] += 1
+        parts[i] = min(max(rng.beta(more, least + UNLIKENESS[k]), 1e-9), 0.9)
+    for k in range(len(prior)):
+        prior[k] = rng.standard_gamma(chosen[k] + 1 / len(PARTS)) + 1e-300
+    prior /= prior.sum()
+    prior[:] = np.maximum(prior, 1e-12)
+
+
 def _sample(size: Array, kind: Index, image: Index, listed: Index, of_bulk: Array, seed: int) -> tuple[Array, Bools]:
     """Chance (n,) that each column changed, and draws (draws, m) of which of the listed ones did not.
 
@@ -188,64 +337,21 @@ def _sample(size: Array, kind: Index, image: Index, listed: Index, of_bulk: Arra
     seen, rng = _Candidates.of(size, kind, image, of_bulk), np.random.default_rng(seed)
     index, columns = np.flatnonzero(size > CANDIDATE), np.bincount(image)
     sweeps = int(np.clip(MANY // max(len(index), 1), 1, SWEEPS))
+    at = np.full(len(size), -1)
+    at[index] = np.arange(len(index))
     weights = np.full((len(seen.bulk_share), len(SIZES)), 1 / (len(seen.bulk_share) * len(SIZES)))
-    parts, prior = np.full(len(columns), 0.01), np.full(len(PARTS), 1 / len(PARTS))
-    chance, real = np.zeros(len(size)), np.zeros(len(size), dtype=np.bool_)
-    mean_weights, mean_parts = np.zeros(weights.shape), np.zeros(len(columns))
-    false = np.empty((DRAWS, len(listed)), dtype=np.bool_)
-    for sweep in range(-WARM_UP, DRAWS * sweeps):
-        odds, by_size = _odds(seen, weights, parts)
-        real[index] = rng.random(len(index)) * (1 + odds) < odds
-        if sweep >= 0:
-            chance[index] += odds / (1 + odds)
-            false[sweep // sweeps] = ~real[listed]
-            mean_weights, mean_parts = mean_weights + weights, mean_parts + parts
-        counts, number = _members(seen, real[index], by_size, weights, parts, rng)
-        weights = np.reshape(rng.dirichlet((counts + 1 / counts.size).ravel()), counts.shape)
-        parts, prior = _parts(number, columns, prior, rng)
-    mean_weights, mean_parts = mean_weights / (DRAWS * sweeps), mean_parts / (DRAWS * sweeps)
+    drawn = _Drawn(
+        np.zeros(len(index)), np.empty((DRAWS, len(listed)), dtype=np.bool_), weights, np.zeros(len(columns))
+    )
+    _sweep(rng, sweeps, 1 / weights.size, at[listed], columns, *seen.arrays, *drawn.arrays)
+    mean_weights, mean_parts = drawn.weights, drawn.parts
+    chance, false = np.zeros(len(size)), drawn.false
+    chance[index] = drawn.chance
     rest = np.flatnonzero(size <= CANDIDATE)
     few = (changed_density(size[rest]) * mean_weights[kind[rest]]).sum(axis=1) * mean_parts[image[rest]]
     bulk = bulk_density(size[rest]) * seen.bulk_share[kind[rest]] * (1 - mean_parts[image[rest]])
-    chance[index] /= DRAWS * sweeps
     chance[rest] = few / (few + bulk)
     return chance, false
-
-
-def _odds(seen: _Candidates, weights: Array, parts: Array) -> tuple[Array, Array]:
-    """Odds (j,) that each candidate changed, and what each size of change adds to them, up to a factor (j, sizes)."""
-    by_size = seen.density * weights[seen.kind]
-    part = parts[seen.image]
-    return by_size.sum(axis=1) * part / ((1 - part) * seen.null), by_size
-
-
-def _members(
-    seen: _Candidates, real: Bools, by_size: Array, weights: Array, parts: Array, rng: np.random.Generator
-) -> tuple[Array, Index]:
-    """Changed columns drawn of each kind and size (kinds, sizes), and in each image (images,)."""
-    counts = np.zeros(weights.shape)
-    below = np.cumsum(by_size[real], axis=1)
-    size = (rng.random(len(below))[:, None] * below[:, -1:] > below).sum(axis=1)
-    np.add.at(counts, (seen.kind[real], np.minimum(size, len(SIZES) - 1)), 1)
-    number = np.bincount(seen.image[real], minlength=len(parts))
-    # of the others, which are looked at together
-    hidden = weights * seen.hidden
-    odds = parts[:, None] * hidden.sum(axis=1) / ((1 - parts[:, None]) * seen.bulk_share * BULK_BELOW)
-    changed = rng.binomial(seen.others, odds / (1 + odds))
-    shares = hidden / np.maximum(hidden.sum(axis=1, keepdims=True), 1e-300)
-    counts += np.stack([rng.multinomial(n, share) for n, share in zip(changed.sum(axis=0), shares, strict=True)])
-    return counts, number + changed.sum(axis=1)
-
-
-def _parts(changed: Index, columns: Index, prior: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Share of changed columns of each image (images,), and the mixture of PARTS (parts,) that images have it from."""
-    more, rest = changed[:, None] + LIKENESS, (columns - changed)[:, None] + UNLIKENESS
-    chance = betaln(more, rest) - PART_NORMS + np.log(prior)
-    chance = np.cumsum(np.exp(chance - chance.max(axis=1, keepdims=True)), axis=1)
-    chosen = (rng.random(len(chance))[:, None] * chance[:, -1:] > chance).sum(axis=1)
-    parts = rng.beta(more[:, 0], rest[np.arange(len(chosen)), chosen])
-    prior = rng.dirichlet(np.bincount(chosen, minlength=len(PARTS)) + 1 / len(PARTS))
-    return np.clip(parts, 1e-9, 0.9), np.maximum(prior, 1e-12)
 
 
 def false_rows(found: TwoGroups, kind: npt.NDArray[np.str_], image: npt.NDArray[np.str_]) -> list[Row]:
