@@ -67,6 +67,25 @@ def _best_ratios(bent: Array, distance: Array, of_bent: Array, of_distance: Arra
     return best
 
 
+@compiled("float64[:, ::1](float64[::1], float64[::1])")
+def _tails(of_bent: Array, of_distance: Array) -> Array:
+    """Part of bulk with each of BENDS (bends,) whose likelihood ratio is above each of RATIOS; shape (ratios, bends).
+
+    Bulk of one bend is as likely to have moved by one of some lengths (k,) where it lies farther away than a distance.
+    """
+    found, least = np.empty((len(RATIOS), len(BENDS))), np.empty(len(BENDS))
+    for i in range(len(RATIOS)):
+        least[:] = np.inf
+        for k in range(len(of_bent)):
+            a, b = of_bent[k], of_distance[k]
+            start, slope = (RATIOS[i] + a * a + b * b) / (2 * b), a / b
+            for j in range(len(BENDS)):
+                least[j] = min(least[j], start - slope * BENDS[j])
+        for j in range(len(BENDS)):
+            found[i, j] = np.exp(-(max(least[j], 0.0) ** 2) / 2)
+    return found
+
+
 @dataclass(frozen=True)
 class Moved:
     """The readings of moved columns, in the standard deviations of bulk.
@@ -101,10 +120,7 @@ class Moved:
     @cached_property
     def _log_tail(self) -> Array:
         """Logarithm of the part of bulk with likelihood ratios above RATIOS; the first is that of no ratio at all."""
-        a, b = self.bent[:, None, None], self.distance[:, None, None]
-        # bulk with this bend is as likely to have moved where it lies farther away than
-        least = ((RATIOS[:, None] + a**2 + b**2) / 2 - BENDS * a) / b
         density = np.exp(-(BENDS**2) / 2)
-        part = np.exp(-(np.maximum(least.min(axis=0), 0.0) ** 2) / 2) @ (density / density.sum())
+        part = _tails(self.bent, self.distance) @ (density / density.sum())
         part[0] = 1.0
         return np.asarray(np.log(np.maximum(part, 1e-300)))

@@ -95,10 +95,19 @@ def noise_of(tested: SiteColumns) -> Array:
     return np.asarray(scale[:, None] * covariance * scale)
 
 
-def _row(found: Array, tested: SiteColumns, some: npt.NDArray[np.intp], cut: float) -> dict[str, float]:
-    hits, n = int((tested.judge(found, some).p_value <= cut).sum()), len(some)
-    low, high = wilson(hits, n)
-    return {"n": n, "recovered": hits / n if n else 0.0, "ci_low": low, "ci_high": high}
+def _recovered(
+    trials: Sequence[Array], tested: SiteColumns, some: npt.NDArray[np.intp], cut: float
+) -> list[dict[str, float]]:
+    """Recovered part of each of some trials, its estimates (n, 6) of the columns `some` (n,), with its interval."""
+    if not trials:
+        return []
+    n = len(some)
+    hits = (tested.judge(np.concatenate(trials), np.tile(some, len(trials))).p_value <= cut).reshape(-1, n).sum(axis=1)
+    found = []
+    for number in hits.tolist():
+        low, high = wilson(number, n)
+        found.append({"n": n, "recovered": number / n if n else 0.0, "ci_low": low, "ci_high": high})
+    return found
 
 
 def trial_rows(
@@ -115,15 +124,16 @@ def trial_rows(
     for kind, tested in enumerate(judged.kinds):
         some = bulk_sample(judged, kind)
         share = own_share(tested, noise, mean_cell)
-        for trial in (t for t in trials if t.site == tested.shape.site and len(some)):
-            found = displaced(tested, some, trial.shift_pm, vectors_pm) if trial.shift_pm else None
-            found = changed(tested, some, trial.change, share) if found is None else found
+        mine = [t for t in trials if t.site == tested.shape.site and len(some)]
+        found = [
+            displaced(tested, some, trial.shift_pm, vectors_pm)
+            if trial.shift_pm
+            else changed(tested, some, trial.change, share)
+            for trial in mine
+        ]
+        for trial, row in zip(mine, _recovered(found, tested, some, judged.cut), strict=True):
             signals = np.column_stack([np.full(DIRECTIONS, trial.change), ways(trial.shift_pm)])
-            rows.append(
-                vars(trial)
-                | _row(found, tested, some, judged.cut)
-                | {"ideal": ideal_part(tested, some, signals, share, judged.cut)}
-            )
+            rows.append(vars(trial) | row | {"ideal": ideal_part(tested, some, signals, share, judged.cut)})
     return rows
 
 
@@ -137,9 +147,9 @@ def loss_curves(judged: Judged, noise: Noise, mean_cell: Array) -> Curves:
     found: Curves = {}
     for kind, tested in _with_bulk(judged):
         some, share = bulk_sample(judged, kind), own_share(tested, noise, mean_cell)
-        found[tested.shape.site] = [
-            {"loss": loss} | _row(changed(tested, some, -loss, share), tested, some, judged.cut) for loss in LOSSES
-        ]
+        trials = [changed(tested, some, -loss, share) for loss in LOSSES]
+        rows = _recovered(trials, tested, some, judged.cut)
+        found[tested.shape.site] = [{"loss": loss} | row for loss, row in zip(LOSSES, rows, strict=True)]
     return found
 
 
@@ -148,10 +158,9 @@ def shift_curves(judged: Judged, vectors_pm: Array) -> Curves:
     found: Curves = {}
     for kind, tested in _with_bulk(judged):
         some = bulk_sample(judged, kind)
-        found[tested.shape.site] = [
-            {"shift_pm": shift} | _row(displaced(tested, some, shift, vectors_pm), tested, some, judged.cut)
-            for shift in SHIFTS_PM
-        ]
+        trials = [displaced(tested, some, shift, vectors_pm) for shift in SHIFTS_PM]
+        rows = _recovered(trials, tested, some, judged.cut)
+        found[tested.shape.site] = [{"shift_pm": shift} | row for shift, row in zip(SHIFTS_PM, rows, strict=True)]
     return found
 
 

@@ -71,13 +71,14 @@ def make_kernel(
     sigma = window_of_cell(noise.sigma, shape).ravel()[used]
     left = np.array([response[0], response[1], response[1]])
     design = (signatures(shape, vectors_pm).reshape(3, -1)[:, used] * left[:, None] / sigma).T
-    solved = np.linalg.solve(noise.covariance[np.ix_(used, used)], design)
+    bent = (bends(shape, vectors_pm).reshape(3, -1)[:, used] / sigma).T
+    both = np.linalg.solve(noise.covariance[np.ix_(used, used)], np.hstack([design, bent]))
+    solved, asked = both[:, :3], both[:, 3:]
     covariance = np.linalg.inv(design.T @ solved)
     weights = np.zeros((6, SIDE_PX**2))
     weights[:3, used] = covariance @ solved.T / sigma
-    bent = (bends(shape, vectors_pm).reshape(3, -1)[:, used] / sigma).T
-    bent -= design[:, 1:] @ (covariance @ (solved.T @ bent))[1:]
-    asked = np.linalg.solve(noise.covariance[np.ix_(used, used)], bent)
+    of_shift = (covariance @ (solved.T @ bent))[1:]  # what of the bends a displacement holds
+    bent, asked = bent - design[:, 1:] @ of_shift, asked - solved[:, 1:] @ of_shift
     weights[3:, used] = asked.T / sigma
     return Kernel(weights, covariance, bent.T @ asked)
 
@@ -116,7 +117,7 @@ def z_map(difference: Float, mask: Mask, noise: Noise, shape: ColumnShape) -> Fl
 
 def moved_peak(
     shape: ColumnShape,
-    change: float,
+    change: float | Array,
     shift_pm: Array,
     vectors_pm: Array,
     reach_px: int = 0,
@@ -130,7 +131,8 @@ def moved_peak(
     du, dv = window_offsets(shape, reach_px)
     su, sv = np.moveaxis(np.asarray(shift_pm) @ np.linalg.inv(vectors_pm), -1, 0)[..., None, None]
     moved = peak_at(shape, du - su, dv - sv)
-    return np.asarray(response[0] * change * moved + response[1] * (moved - peak_at(shape, du, dv)))
+    of_change = np.asarray(response[0] * np.asarray(change))[..., None, None]
+    return np.asarray(of_change * moved + response[1] * (moved - peak_at(shape, du, dv)))
 
 
 def refine(
@@ -170,7 +172,7 @@ def _linear(at: Array, shape: ColumnShape, vectors_pm: Array, response: tuple[fl
     """`moved_peak` (256,) of a change and displacement `at` (3,), and its slopes (256, 3)."""
     step = np.array([0.02, 1.0, 1.0])
     tried = at + np.vstack([np.zeros(3), np.diag(step)])
-    here, *others = (moved_peak(shape, p[0], p[1:], vectors_pm, 0, response).ravel() for p in tried)
+    here, *others = moved_peak(shape, tried[:, 0], tried[:, 1:], vectors_pm, 0, response).reshape(len(tried), -1)
     return here, (np.stack(others, axis=-1) - here[:, None]) / step
 
 

@@ -13,6 +13,7 @@ import scipy.fft
 
 from oddlattice.lattice.spoilt import without_overlay
 from oddlattice.numerics.arrays import Array
+from oddlattice.numerics.compiled import compiled
 from oddlattice.numerics.local_plane import finite
 
 SIDE_PX = 1024  # of the part in the middle that is looked at
@@ -83,18 +84,29 @@ def ties(image: Array, step: float) -> float:
     Chance is the larger of what pixels TIES_OFF apart show, and of neighbours that differ by one step. What is blank or
     saturated does not count. The direction that shows less counts: detectors smear along lines.
     """
-    inside = (image > image.min()) & (image < image.max())
-
-    def same(axis: int, apart: int, by: float) -> float:
-        lines, known = np.moveaxis(image, axis, 0), np.moveaxis(inside, axis, 0)
-        off = np.abs(lines[apart:] - lines[:-apart])[known[apart:] & known[:-apart]]
-        return float((np.abs(off - by) <= 1e-3 * step).mean()) if off.size else 0.0
-
-    beyond = [
-        same(axis, 1, 0.0) - max(2 * same(axis, TIES_OFF, 0.0), 0.75 * same(axis, 1, step) if step else 0.0)
-        for axis in (0, 1)
-    ]
+    beyond = []
+    for lines in (np.ascontiguousarray(image), np.ascontiguousarray(image.T)):
+        same, apart, stepped = _alike(lines, image.min(), image.max(), step)
+        beyond.append(same - max(2 * apart, 0.75 * stepped))
     return min(beyond)
+
+
+@compiled("UniTuple(float64, 3)(float64[:, ::1], float64, float64, float64)")
+def _alike(image: Array, lowest: float, highest: float, step: float) -> tuple[float, float, float]:
+    """Part of neighbouring lines' pixels that are the same, of lines TIES_OFF apart, and of neighbours a step apart."""
+    found = np.zeros(3)
+    for case in range(3):
+        apart, by = (TIES_OFF, 0.0) if case == 1 else (1, 0.0 if case == 0 else step)
+        seen, alike = 0, 0
+        for row in range(len(image) - apart):
+            for col in range(image.shape[1]):
+                here, there = image[row, col], image[row + apart, col]
+                if lowest < here < highest and lowest < there < highest:
+                    seen += 1
+                    alike += abs(abs(there - here) - by) <= 1e-3 * step
+        if seen and (step or case < 2):
+            found[case] = alike / seen
+    return found[0], found[1], found[2]
 
 
 def noise_spectrum(image: Any) -> NoiseSpectrum:

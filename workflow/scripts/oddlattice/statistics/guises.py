@@ -18,6 +18,7 @@ import scipy.fft
 import zarr
 
 from oddlattice.numerics.arrays import Array, Bools
+from oddlattice.numerics.medians import median
 from oddlattice.read.images import DARK_FIELD
 from oddlattice.storage import blocks
 from oddlattice.storage.groups import array_if_any, group_if_any, new_store
@@ -91,7 +92,7 @@ def _in_levels(values: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
 def _levelled(values: Array) -> npt.NDArray[np.int8]:
     """Values in `LEVELS` on either side of 0, which is kept for what is 0."""
     there = values != 0
-    spread = 1.4826 * float(np.median(np.abs(values[there]))) if there.any() else 1.0
+    spread = 1.4826 * float(median(np.abs(values[there]))) if there.any() else 1.0
     levels = np.clip(np.rint(values * (LEVELS / (WIDEST * spread))), -LEVELS, LEVELS).astype(np.int8)
     return np.where(there & (levels == 0), np.int8(1), levels)
 
