@@ -12,6 +12,10 @@ from oddlattice.numerics.compiled import compiled
 Ranks = npt.NDArray[np.int32]
 
 POLYNOMIAL_POINTS = 300_000
+BAND = 32  # rows of a matrix of Gaussians that are multiplied together
+
+#: Rows, columns in which they are not 0, and these parts of two matrices.
+_Band = tuple[slice, slice, npt.NDArray[np.floating], npt.NDArray[np.floating]]
 
 
 def finite(pixels: npt.ArrayLike) -> Float:
@@ -205,6 +209,7 @@ class Planes:
     def __init__(self, weights: Array, sigma: float) -> None:
         n, m = weights.shape
         self.weights, self._terms = weights, dict[np.dtype[Any], tuple[npt.NDArray[np.floating], ...]]()
+        self._bands = dict[np.dtype[Any], tuple[list[_Band], ...]]()
         self._down, self._across = _gaussian_matrix(n, sigma), _gaussian_matrix(m, sigma).T
         x, y = (np.arange(n) - n / 2) / sigma, (np.arange(m) - m / 2) / sigma
         self._x, self._y = x[:, None], y[None, :]
@@ -229,7 +234,17 @@ class Planes:
         """
         if values.dtype not in self._terms:
             self._terms[values.dtype] = self.terms(values.dtype)
-        return np.asarray(planes_through(np.where(self.weights > 0, values, 0), *self._terms[values.dtype]))
+        terms, known = self._terms[values.dtype], self.weights > 0
+        if min(self.weights.shape) < 4 * BAND:
+            return np.asarray(planes_through(np.where(known, values, 0), *terms))
+        if values.dtype not in self._bands:
+            _, down, down_x, across, across_y, *_ = terms
+            lines = (np.hstack([across, across_y]).T, np.vstack([down, down_x]))
+            self._bands[values.dtype] = tuple(_bands_of(both) for both in lines)
+        out = np.empty(values.shape, values.dtype)
+        for layer, smooth in zip(values, out, strict=True):  # a layer at a time stays in the cache
+            _plane_in_bands(np.where(known, layer, 0), terms, self._bands[values.dtype], smooth)
+        return out
 
     def terms(self, dtype: npt.DTypeLike) -> tuple[npt.NDArray[np.floating], ...]:
         """What `planes_through` needs beside the values: weights, matrices, and factors at each grid point."""
@@ -240,6 +255,37 @@ class Planes:
         at_points = (factor / self._safe for factor in (whole, by_x, by_y))
         lines = (self._down, self._down_x, self._across, self._across_y)
         return tuple(x.astype(dtype) for x in (self.weights, *lines, *at_points))
+
+
+def _bands_of(both: npt.NDArray[np.floating]) -> list[_Band]:
+    """Two matrices (n, n) below one another, (2 n, n), by bands of rows: of the columns, those that are not 0."""
+    n, found = both.shape[1], list[_Band]()
+    pair = both.reshape(2, n, n)
+    for start in range(0, n, BAND):
+        own = slice(start, min(start + BAND, n))
+        there = np.flatnonzero(pair[:, own].any(axis=(0, 1)))
+        seen = slice(int(there[0]), int(there[-1]) + 1)
+        plain, sloped = (np.ascontiguousarray(part[own, seen]) for part in pair)
+        found.append((own, seen, plain, sloped))
+    return found
+
+
+def _plane_in_bands(
+    values: npt.NDArray[np.floating],
+    terms: tuple[npt.NDArray[np.floating], ...],
+    bands: tuple[list[_Band], ...],
+    out: npt.NDArray[np.floating],
+) -> None:
+    """`planes_through` of one layer (n, m) into `out`, without what Gaussians that are cut off do not reach."""
+    weights, *_, of_mean, of_x, of_y = terms
+    kept, wide, wide_y = values * weights, np.empty_like(out), np.empty_like(out)
+    for own, seen, plain, sloped in bands[0]:
+        np.matmul(kept[:, seen], plain.T, out=wide[:, own])
+        np.matmul(kept[:, seen], sloped.T, out=wide_y[:, own])
+    for own, seen, plain, sloped in bands[1]:
+        out[own] = (plain @ wide[seen]) * of_mean[own]
+        out[own] += (sloped @ wide[seen]) * of_x[own]
+        out[own] += (plain @ wide_y[seen]) * of_y[own]
 
 
 def planes_through(
