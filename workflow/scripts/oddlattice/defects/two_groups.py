@@ -246,15 +246,13 @@ def _sweep(
         Changed columns of each kind and size that are taken as seen.
     listed : ndarray of shape (m,), int
         Which candidate each listed column is; -1: none.
-    columns : ndarray of shape (images,), int
-    density, null, kind, image, others, hidden, bulk_share : ndarray
-        Of `_Candidates`.
+    columns, density, null, kind, image, others, hidden, bulk_share : ndarray
+        Columns (images,) of each image; the others of `_Candidates`.
     """
     weights, parts = mean_weights.copy(), np.full(len(columns), 0.01)
-    prior = np.full(len(PARTS), 1 / len(PARTS))
+    prior, rounds = np.full(len(PARTS), 1 / len(PARTS)), len(false) * sweeps
     real, below = np.zeros(len(null), np.bool_), np.empty(density.shape[1])
     mean_weights[:] = 0
-    rounds = len(false) * sweeps
     for sweep in range(-WARM_UP, rounds):
         counts, changed = np.zeros(weights.shape), np.zeros(len(columns), np.int64)
         for j in range(len(null)):
