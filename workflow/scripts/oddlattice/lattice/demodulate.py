@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.lattice.flattener import Flattener, flat_strip
+from oddlattice.lattice.flattener import Flattener
 from oddlattice.lattice.grid import Grid, strips
 from oddlattice.lattice.spoilt import POOL_PX, Seen
 from oddlattice.numerics.arrays import Array, Complex, Float
@@ -64,7 +64,6 @@ def demodulate(
     shape = image.shape
     row_sum, _ = _window_sums(grid.rows_px, shape[0], sigma_px)
     col_sum, _ = _window_sums(grid.cols_px, shape[1], sigma_px)
-    mean = flattener.lifted(shape)
     n, m = len(grid.rows_px), len(grid.cols_px)
     total = np.zeros((len(frequencies), n, m), dtype=complex)
     square = 0.0
@@ -75,7 +74,7 @@ def demodulate(
         flat = waves.reshape(-1, waves.shape[2]).T
         bands.append((points, cols, np.concatenate([flat.real, flat.imag], axis=1)))
     for rows in strips(shape):
-        strip = flat_strip(image, rows, flattener, mean)
+        strip = flattener.flat(image, rows)
         square += float(np.einsum("rc,rc->", strip, strip))
         part = np.empty((len(frequencies), len(strip), m), dtype=np.complex64)
         for points, cols, columns in bands:

@@ -1,17 +1,21 @@
 """The slowly varying mean of an image, and the image as its relative deviation from it."""
 
 from dataclasses import dataclass, replace
+from dataclasses import field as filled_by
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from oddlattice.lattice.grid import Grid, Lifted
+from oddlattice.lattice.grid import Grid, Lifted, strips
 from oddlattice.lattice.spoilt import Seen
 from oddlattice.numerics.arrays import Array, Float
 from oddlattice.numerics.compiled import compiled
 from oddlattice.numerics.local_plane import block_mean, finite
 
 LEAST_PEDESTAL, MOST_PEDESTAL = 0.2, 4.0  # of the height of the middle over the lowest, and beyond it of the mean
+KEPT_PX = 1 << 24  # an image of at most so many pixels is flattened once and kept
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,27 @@ class Flattener:
     limits: tuple[float, float]
     pedestal: float
     seen: Seen
+    _kept: list[tuple[Any, Float]] = filled_by(default_factory=list, init=False, repr=False, compare=False)
 
-    def lifted(self, shape: tuple[int, int]) -> Lifted:
-        """The mean, ready to be interpolated to pixels."""
-        return Lifted(self.mean[None], self.grid, shape)
+    def flat(self, image: Any, rows: slice) -> Float:
+        """Relative deviation of rows of the image from its mean, clipped; 0 where it is blank. Of the caller's own."""
+        if image.shape[0] * image.shape[1] > KEPT_PX:
+            return self._flat(image, rows)
+        if not self._kept or self._kept[0][0] is not image:
+            whole = np.empty(image.shape, np.float32)
+            for some in strips(image.shape):
+                whole[some] = self._flat(image, some)
+            self._kept[:] = [(image, whole)]
+        return self._kept[0][1][rows].copy()
+
+    def _flat(self, image: Any, rows: slice) -> Float:
+        low, high = self.limits
+        flat = _flattened(finite(image[rows]), self._lifted.strip(rows)[0], self.pedestal, low, high)
+        return self.seen.keep(flat, rows)
+
+    @cached_property
+    def _lifted(self) -> Lifted:
+        return Lifted(self.mean[None], self.grid, self.seen.shape)
 
     @property
     def transposed(self) -> "Flattener":
@@ -103,13 +124,6 @@ def _blurred(values: Array, known: Array, sigma: float) -> Array:
     mean = blur(values * known) / np.maximum(weight, 1e-12)
     nearest = ndimage.distance_transform_edt(~near, return_distances=False, return_indices=True)
     return np.asarray(mean[nearest[0], nearest[1]])
-
-
-def flat_strip(image: Float, rows: slice, flattener: Flattener, mean: Lifted) -> Float:
-    """Relative deviation of rows of an image from the slowly varying mean, clipped; 0 where it is blank."""
-    low, high = flattener.limits
-    flat = _flattened(finite(image[rows]), mean.strip(rows)[0], flattener.pedestal, low, high)
-    return flattener.seen.keep(flat, rows)
 
 
 @compiled("float32[:, ::1](float32[:, :], float32[:, ::1], float32, float32, float32)")

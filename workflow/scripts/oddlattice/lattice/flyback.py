@@ -4,17 +4,19 @@ from typing import Any
 
 import numpy as np
 
-from oddlattice.lattice.flattener import Flattener, flat_strip
+from oddlattice.lattice.flattener import Flattener
 from oddlattice.lattice.frame import Frame, lifted
 from oddlattice.lattice.mean_cell import MeanCell
 from oddlattice.lattice.scan_lines import slopes_along_line
-from oddlattice.numerics.arrays import Array
+from oddlattice.numerics.arrays import Array, Bools, Float
+from oddlattice.numerics.medians import median
 
 BENT = 0.008  # [periods]: so much further than the period beside it the outermost one of all lines is off its place
 SIGNIFICANT = 6.0  # standard errors of that
 CLIPPED = 4.0  # standard deviations of a pixel
 MOST_BLOCKS = 48  # of lines, a period high
 STEP_PERIODS = 0.5  # of what is left out of each line
+SAMPLED_COLS = 8  # every so many columns tell how much noise there is, and how much of the lattice
 
 
 def bent_ends_px(
@@ -35,7 +37,8 @@ def bent_ends_px(
     rows = frame.shape[0]
     starts = np.linspace(0, rows - period, max(min(rows // period, MOST_BLOCKS), 1)).astype(int)
     blocks = [slice(int(start), int(start) + period) for start in starts]
-    off = np.array([_displacements(image, flattener, frame, mean_cell, row_shift_px, rows, windows) for rows in blocks])
+    lines = _Lines(image, flattener, frame, mean_cell, row_shift_px)
+    off = np.array([lines.displacements(rows, windows) for rows in blocks])
     step = max(round(STEP_PERIODS * period), 1)
     return tuple(step * _is_bent(off[:, k] - off[:, k + 1], frame.period_px) for k in (0, 2))  # type: ignore[return-value]
 
@@ -50,27 +53,34 @@ def _is_bent(apart_px: Array, period_px: float) -> bool:
     return bool(abs(middle) > max(BENT * period_px, SIGNIFICANT * error))
 
 
-def _displacements(
-    image: Any,
-    flattener: Flattener,
-    frame: Frame,
-    mean_cell: MeanCell,
-    row_shift_px: Array,
-    rows: slice,
-    windows: list[slice],
-) -> list[float]:
-    """Displacement along the lines `rows` of what is in each window of columns [px]; nan where no crystal is seen."""
-    mean, uv, quality = lifted(flattener, frame)
-    residual = flat_strip(image, rows, flattener, mean)
-    template, slope = slopes_along_line(mean_cell, frame, uv.strip(rows), row_shift_px[rows])
-    residual -= template
-    good = quality.strip(rows)[0] > 0.5
-    if not good.any():
-        return [np.nan] * len(windows)
-    limit = CLIPPED * 1.4826 * float(np.median(np.abs(residual[good])))
+class _Lines:
+    """Lines of an image beside the mean cell; the windows of columns that are asked for, and some of the others."""
+
+    def __init__(
+        self, image: Any, flattener: Flattener, frame: Frame, mean_cell: MeanCell, row_shift_px: Array
+    ) -> None:
+        self._image, self._flattener, self._shift_px = image, flattener, row_shift_px
+        self._frame, self._mean_cell = frame, mean_cell
+        self._uv, self._quality = lifted(flattener, frame)
+
+    def displacements(self, rows: slice, windows: list[slice]) -> list[float]:
+        """Displacement along the lines of what is in each window of columns [px]; nan where no crystal is seen."""
+        flat, uv, quality = self._flattener.flat(self._image, rows), self._uv.strip(rows), self._quality.strip(rows)[0]
+
+        def seen(cols: slice) -> tuple[Float, Float, Bools]:
+            shift = self._shift_px[rows]
+            template, slope = slopes_along_line(self._mean_cell, self._frame, uv[:, :, cols], shift)
+            return flat[:, cols] - template, slope, quality[:, cols] > 0.5
+
+        residual, slope, good = seen(slice(None, None, SAMPLED_COLS))
+        if not good.any():
+            return [np.nan] * len(windows)
+        limit = CLIPPED * 1.4826 * float(median(np.abs(residual[good])))
+        told = 0.3 * float((slope**2 * good).mean()) * len(residual)
+        return [_displacement(*seen(cols), limit, told * (cols.stop - cols.start)) for cols in windows]
+
+
+def _displacement(residual: Float, slope: Float, good: Bools, limit: float, told: float) -> float:
+    """Displacement along the lines [px], by the slope of the mean cell; nan where `told` is not reached by it."""
     pull, information = np.clip(residual, -limit, limit) * slope * good, slope**2 * good
-    told = 0.3 * information.mean() * residual.shape[0]
-    sums = [(float(pull[:, cols].sum()), float(information[:, cols].sum())) for cols in windows]
-    return [
-        p / i if i > told * (cols.stop - cols.start) else np.nan for (p, i), cols in zip(sums, windows, strict=True)
-    ]
+    return float(pull.sum()) / float(information.sum()) if information.sum() > told else np.nan

@@ -172,6 +172,6 @@ class Quality(Lifted):
         return quality
 
 
-def lifted(flattener: Flattener, frame: Frame) -> tuple[Lifted, Lifted, Lifted]:
-    """Slowly varying mean, (u, v) and quality of the lattice, ready to be interpolated to the pixels of strips."""
-    return flattener.lifted(frame.shape), frame.lifted(), Quality(frame, flattener.seen)
+def lifted(flattener: Flattener, frame: Frame) -> tuple[Lifted, Lifted]:
+    """(u, v) and quality of the lattice, ready to be interpolated to the pixels of strips."""
+    return frame.lifted(), Quality(frame, flattener.seen)

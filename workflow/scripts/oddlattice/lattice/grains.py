@@ -15,7 +15,7 @@ from scipy import ndimage
 from oddlattice.crystal import LEAST_CELLS
 from oddlattice.lattice.boundaries import turned
 from oddlattice.lattice.demodulate import demodulate
-from oddlattice.lattice.flattener import Flattener, fit_flattener, flat_strip
+from oddlattice.lattice.flattener import Flattener, fit_flattener
 from oddlattice.lattice.fourier import (
     BLOCK_PX,
     PEAK_POWER,
@@ -449,7 +449,7 @@ def _nearest_waves(
     A place is asked of the lattices alone that are `near` (rows, cols): of one that is seen nowhere about it the waves
     are faint, and a crystal that is bent or weak is nearer to nothing than to its own.
     """
-    flat = flat_strip(image, slice(0, image.shape[0]), flattener, flattener.lifted((image.shape[0], image.shape[1])))
+    flat = flattener.flat(image, slice(0, image.shape[0]))
     off, mended = [], []
     for number, lattice in enumerate(lattices, 1):
         waves, better = _waves_of(image, flattener, grid, labels == number, lattice)

@@ -5,13 +5,14 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from oddlattice.lattice.flattener import Flattener
 from oddlattice.lattice.frame import Frame, lifted
 from oddlattice.lattice.grid import strips
 from oddlattice.lattice.mean_cell import MeanCell
 from oddlattice.lattice.scan_lines import rendered
-from oddlattice.numerics.arrays import Array
+from oddlattice.numerics.arrays import Array, Index
 from oddlattice.numerics.local_plane import finite
 
 WIDE_PERIODS, LEAST_PERIODS = 3.0, 1.0  # lines on each side that tell a step; so few do at the ends
@@ -61,7 +62,7 @@ def _sums(
     width = period * -(-cols // (period * MOST_BLOCKS))
     starts = np.arange(0, max(cols - width + 1, 1), width)
     found = np.zeros((2, frame.shape[0], len(starts)))
-    _, uv, quality = lifted(flattener, frame)
+    uv, quality = lifted(flattener, frame)
     for strip in strips(frame.shape):
         some = slice(max(strip.start, rows.start), min(strip.stop, rows.stop))
         if some.start >= some.stop:
@@ -87,12 +88,12 @@ def _surest_step(ratio: Array, period: float) -> list[tuple[int, float]]:
     """Lines in front of which there may be a step, the surest first, and its height over the middle of both sides."""
     reach, least = round(WIDE_PERIODS * period), max(round(LEAST_PERIODS * period), 3)
     filled = np.stack([_filled(column) for column in ratio.T], axis=-1)
-    steps = np.full(ratio.shape, np.nan)
+    rows = np.arange(least, len(ratio) - least + 1)
+    low, high = np.maximum(rows - reach, 0), np.minimum(rows + reach, len(ratio))
     many = np.pad(np.isfinite(ratio).cumsum(axis=0), [(1, 0), (0, 0)])
-    for row in range(least, len(ratio) - least + 1):
-        low, high = max(row - reach, 0), min(row + reach, len(ratio))
-        told = np.minimum(many[row] - many[low], many[high] - many[row]) >= 0.7 * least
-        steps[min(row, len(ratio) - 1)] = np.where(told, _step(filled, low, row, high, sloped=True), np.nan)
+    told = np.minimum(many[rows] - many[low], many[high] - many[rows]) >= 0.7 * least
+    steps = np.full(ratio.shape, np.nan)
+    steps[rows] = np.where(told, _steps(filled, rows, reach), np.nan)
     wide, error = _agreed(steps)
     sure = np.where(np.abs(wide) > LEAST_STEP, np.abs(wide) / error, 0.0)
     found = []
@@ -122,6 +123,20 @@ def _step(filled: Array, low: int, row: int, high: int, sloped: bool) -> Array:
     lines = filled[low:high]
     level = np.maximum(lines.mean(axis=0), 1e-9)
     return np.asarray(_kernel(row - low, len(lines) - (row - low), sloped) @ lines / level)
+
+
+def _steps(filled: Array, rows: Index, reach: int) -> Array:
+    """`_step` in front of each of some lines, `reach` lines about it and fewer at the ends; shape (rows, blocks)."""
+    whole = (rows >= reach) & (rows <= len(filled) - reach)
+    steps = np.empty((len(rows), filled.shape[1]))
+    if whole.any():
+        kernel = _kernel(reach, reach, True)
+        level = np.maximum(ndimage.uniform_filter1d(filled, 2 * reach, axis=0), 1e-9)
+        steps[whole] = (ndimage.correlate1d(filled, kernel, axis=0) / level)[rows[whole]]
+    for k in np.flatnonzero(~whole):
+        low, high = max(int(rows[k]) - reach, 0), min(int(rows[k]) + reach, len(filled))
+        steps[k] = _step(filled, low, int(rows[k]), high, sloped=True)
+    return steps
 
 
 def _filled(values: Array) -> Array:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from oddlattice.crystal import PX_PER_CELL, PxPerCell
-from oddlattice.lattice.flattener import Flattener, flat_strip
+from oddlattice.lattice.flattener import Flattener
 from oddlattice.lattice.fourier import NoLatticeError
 from oddlattice.lattice.frame import Frame, lifted
 from oddlattice.lattice.grid import strips
@@ -178,12 +178,12 @@ def measure_mean_cell(
     row_shift_px: Array | None = None,
 ) -> list[MeanCell]:
     """Mean cell of an image on its frame, for each of several cells of the lattice (rows in steps of the frame's)."""
-    mean, uv, quality = lifted(flattener, frame)
+    uv, quality = lifted(flattener, frame)
     per_col = np.linalg.inv(frame.vectors_px)[1]
     sums = [np.zeros((4, BINS * BINS)) for _ in cells]
     square, pixels = 0.0, 0.0
     for rows in _sampled_strips(frame.shape):
-        flat = flat_strip(image, rows, flattener, mean)
+        flat = flattener.flat(image, rows)
         u, v = uv.strip(rows)
         if row_shift_px is not None:
             shift = row_shift_px[rows, None].astype(np.float32)

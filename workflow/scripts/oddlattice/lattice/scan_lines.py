@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.interpolate import CubicSpline
 
 from oddlattice.lattice.cell_statistics import CellStatistics
-from oddlattice.lattice.flattener import Flattener, flat_strip
+from oddlattice.lattice.flattener import Flattener
 from oddlattice.lattice.frame import Frame, lifted
 from oddlattice.lattice.grid import strips
 from oddlattice.lattice.mean_cell import TABLE, MeanCell
@@ -86,13 +86,13 @@ def coarse_row_shifts(image: Float, flattener: Flattener, frame: Frame, mean_cel
     The correlation is computed at whole pixels and interpolated.
     """
     value = np.ascontiguousarray(mean_cell.tables[:, 0])
-    mean, uv, quality = lifted(flattener, frame)
+    uv, quality = lifted(flattener, frame)
     per_col = np.hypot(*np.linalg.inv(frame.vectors_px)[1])
     reach = int(np.clip(0.3 / per_col, 1, REACH_PX))
     low = _low(frame.first_and_count[0])
     shifts = np.zeros(frame.shape[0])
     for rows in strips(frame.shape):
-        flat = flat_strip(image, rows, flattener, mean)
+        flat = flattener.flat(image, rows)
         flat *= quality.strip(rows)[0] > 0.5
         u, v = uv.strip(rows)
         template = value[_table_index(u, v, *low)]
@@ -148,7 +148,7 @@ def fine_pass(
     column_shifts : ColumnShifts
     """
     tables = mean_cell.tables
-    mean, uv, quality = lifted(flattener, frame)
+    uv, quality = lifted(flattener, frame)
     along = np.linalg.inv(frame.vectors_px)[1].astype(np.float32)
     first, (n_u, n_v) = frame.first_and_count
     left_out = np.zeros((0, 0), dtype=bool) if odd is None else odd
@@ -156,7 +156,7 @@ def fine_pass(
     sums, bins = np.zeros((n_u * n_v, 8)), np.zeros((halves[0] * halves[1], 2))
     shifts, sigmas = np.zeros(frame.shape[0]), np.full(frame.shape[0], np.inf)
     for rows in strips(frame.shape):
-        residual = flat_strip(image, rows, flattener, mean)
+        residual = flattener.flat(image, rows)
         u, v = uv.strip(rows)
         before = row_shift_px[rows, None].astype(np.float32)
         u += before * along[0]

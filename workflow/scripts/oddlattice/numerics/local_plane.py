@@ -22,7 +22,7 @@ def finite(pixels: npt.ArrayLike) -> Float:
     """Pixels as finite float32; a pixel without a number counts as 0."""
     values = np.asarray(pixels, dtype=np.float32)
     if not np.isfinite(values.sum()):
-        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+        values = np.where(np.isfinite(values), values, np.float32(0))
     return values if values.flags.writeable else values.copy()  # compiled loops take no array that is read-only
 
 
