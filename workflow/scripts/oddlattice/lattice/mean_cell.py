@@ -14,11 +14,13 @@ from oddlattice.lattice.fourier import NoLatticeError
 from oddlattice.lattice.frame import Frame, lifted
 from oddlattice.lattice.grid import strips
 from oddlattice.numerics.arrays import Array, Complex, Float
+from oddlattice.numerics.compiled import compiled
 
 TABLE = 256  # steps of the look-up table along u and v
 BINS = 32  # bins of a cell along u and v into which pixels are gathered
 HIGHEST_ORDER = 4.6  # harmonics kept, in units of 1/sqrt(cell area); columns are about 0.1 cell wide (rms)
 HIGHEST_FREQUENCY = 0.46  # [cycles/px]
+GOOD = 0.6  # quality of the lattice from which pixels make the mean cell
 BINNED_PX = 1 << 20  # pixels that make the mean cell; more would not make it better than its systematic errors
 
 
@@ -112,15 +114,26 @@ def fit_mean_cell(value: Array, count: Array, place: Array, square: float, vecto
     return MeanCell(orders, solution[1 : n + 1] + 1j * solution[n + 1 :], noise)
 
 
-def gather(deviation: Float, u: Float, v: Float) -> Array:
-    """Gather pixels into bins of the cell: sums of (count, deviation, u, v); shape (4, BINS * BINS)."""
-    fu, fv = u - np.floor(u), v - np.floor(v)
-    index = np.minimum((fu * BINS).astype(np.int32), BINS - 1) * BINS + np.minimum(
-        (fv * BINS).astype(np.int32), BINS - 1
-    )
-    index = index.ravel()
-    weights = (None, deviation.ravel(), fu.ravel(), fv.ravel())
-    return np.stack([np.bincount(index, weights=w, minlength=BINS * BINS) for w in weights])
+@compiled("void(float64[:, ::1], float32[:, ::1], float32[:, ::1], float32[:, ::1], float32[:, ::1], float32[:, ::1])")
+def _gather(sums: Array, deviation: Float, quality: Float, u: Float, v: Float, inverse: Float) -> None:
+    """Add pixels of good lattice to bins (BINS * BINS, 4) of the cell: count, deviation, u, v.
+
+    `inverse` takes (u, v) to the coordinates of the cell.
+    """
+    least, most = np.float32(GOOD), np.int32(BINS - 1)
+    for r in range(deviation.shape[0]):
+        for c in range(deviation.shape[1]):
+            if quality[r, c] > least:
+                at_u = u[r, c] * inverse[0, 0] + v[r, c] * inverse[1, 0]
+                at_v = u[r, c] * inverse[0, 1] + v[r, c] * inverse[1, 1]
+                at_u -= np.floor(at_u)
+                at_v -= np.floor(at_v)
+                i = min(np.int32(at_u * np.float32(BINS)), most)
+                bin_sums = sums[i * BINS + min(np.int32(at_v * np.float32(BINS)), most)]
+                bin_sums[0] += 1
+                bin_sums[1] += deviation[r, c]
+                bin_sums[2] += at_u
+                bin_sums[3] += at_v
 
 
 def peaks_of_mean_cell(mean_cell: Array) -> list[tuple[float, float, float]]:
@@ -188,13 +201,14 @@ def measure_mean_cell(
         if row_shift_px is not None:
             shift = row_shift_px[rows, None].astype(np.float32)
             u, v = u + shift * np.float32(per_col[0]), v + shift * np.float32(per_col[1])
-        good = quality.strip(rows)[0] > 0.6
-        flat, u, v = flat[good], u[good], v[good]
-        square += float((flat.astype(np.float64) ** 2).sum())
-        pixels += flat.size
+        here = quality.strip(rows)[0]
+        good = flat[here > GOOD]
+        square += float((good.astype(np.float64) ** 2).sum())
+        pixels += good.size
         for total, cell in zip(sums, cells, strict=True):
-            inverse = np.linalg.inv(cell).astype(np.float32)
-            total += gather(flat, u * inverse[0, 0] + v * inverse[1, 0], u * inverse[0, 1] + v * inverse[1, 1])
+            part = np.zeros((BINS * BINS, 4))
+            _gather(part, flat, here, u, v, np.linalg.inv(cell).astype(np.float32))
+            total += part.T
     if pixels < 100:
         raise NoLatticeError("no lattice: no part of the image is crystalline enough to make a mean cell")
     result = []

@@ -1,6 +1,7 @@
 """Row shifts: the scan's jitter, one number for every row, from laying the whole row on the rendered mean cell."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -53,15 +54,21 @@ def _low(first: tuple[int, int]) -> tuple[float, float]:
     return first[0] - 4.0, first[1] - 4.0
 
 
+@compiled("void(uint32[::1], float32[::1], float32[::1], UniTuple(float32, 2))")
+def _places_of(places: Places, u: Float, v: Float, low: tuple[float, float]) -> None:
+    """Places in the tables of a line of pixels; `low`: see `_low`."""
+    for c in range(len(places)):
+        i = np.int32((u[c] - low[0]) * np.float32(TABLE)) & (TABLE - 1)
+        j = np.int32((v[c] - low[1]) * np.float32(TABLE)) & (TABLE - 1)
+        places[c] = i * TABLE + j
+
+
 @compiled("uint32[:, ::1](float32[:, ::1], float32[:, ::1], float32, float32)")
 def _table_index(u: Float, v: Float, low_u: float, low_v: float) -> Places:
     """Index into the tables; (low_u, low_v) see `_low`."""
     index = np.empty(u.shape, np.uint32)
     for r in range(u.shape[0]):
-        for c in range(u.shape[1]):
-            i = np.int32((u[r, c] - low_u) * np.float32(TABLE)) & (TABLE - 1)
-            j = np.int32((v[r, c] - low_v) * np.float32(TABLE)) & (TABLE - 1)
-            index[r, c] = i * TABLE + j
+        _places_of(index[r], u[r], v[r], (low_u, low_v))
     return index
 
 
@@ -111,11 +118,18 @@ def coarse_row_shifts(image: Float, flattener: Flattener, frame: Frame, mean_cel
 def _peak_of(overlap: Float) -> Array:
     """Place of the maximum of each row of correlations at whole steps, by cubic splines, relative to the middle."""
     steps = overlap.shape[1]
-    fine = np.linspace(0, steps - 1, 32 * (steps - 1) + 1)
-    curves = overlap @ CubicSpline(np.arange(steps), np.eye(steps))(fine).T
+    fine, between = _splines(steps)
+    curves = overlap @ between
     best = curves.argmax(1)
     inner = (best > 0) & (best < len(fine) - 1) & (overlap.max(1) > 0)
     return np.where(inner, fine[best] - (steps - 1) / 2, 0.0)
+
+
+@cache
+def _splines(steps: int) -> tuple[Array, Array]:
+    """Places between so many whole steps (n,), and the matrix (steps, n) that interpolates to them by cubic splines."""
+    fine = np.linspace(0, steps - 1, 32 * (steps - 1) + 1)
+    return fine, CubicSpline(np.arange(steps), np.eye(steps))(fine).T
 
 
 def fine_pass(
@@ -151,22 +165,17 @@ def fine_pass(
     uv, quality = lifted(flattener, frame)
     along = np.linalg.inv(frame.vectors_px)[1].astype(np.float32)
     first, (n_u, n_v) = frame.first_and_count
+    low = _low(first)
     left_out = np.zeros((0, 0), dtype=bool) if odd is None else odd
     cells, halves = (n_u, n_v), (2 * n_u + 2, 2 * n_v + 2)
     sums, bins = np.zeros((n_u * n_v, 8)), np.zeros((halves[0] * halves[1], 2))
     shifts, sigmas = np.zeros(frame.shape[0]), np.full(frame.shape[0], np.inf)
     for rows in strips(frame.shape):
-        residual = flattener.flat(image, rows)
-        u, v = uv.strip(rows)
-        before = row_shift_px[rows, None].astype(np.float32)
-        u += before * along[0]
-        v += before * along[1]
-        index = _table_index(u, v, *_low(first))
-        _take_template(residual, index, tables)
-        weight = quality.strip(rows)[0]
-        line = _variance_line(residual, index, tables, weight)
-        _weigh(weight, index, tables, line, u, v, first, left_out)
-        information, pull = _row_sums(residual, index, tables, weight, along)
+        residual, (u, v), weight = flattener.flat(image, rows), uv.strip(rows), quality.strip(rows)[0]
+        before = row_shift_px[rows].astype(np.float32)
+        line = _variance_line(residual, u, v, before, along, low, tables, weight)
+        index = np.empty(residual.shape, np.uint32)
+        information, pull = _row_sums(residual, u, v, before, along, low, tables, weight, index, line, first, left_out)
         step, sigmas[rows] = _step(information, pull)
         shifts[rows] = np.where(np.isfinite(sigmas[rows]), row_shift_px[rows] + step, 0.0)
         moved = step.astype(np.float32)
@@ -188,22 +197,29 @@ def _step(information: Array, pull: Array) -> tuple[Array, Array]:
     return step, np.where(enough, 1 / np.sqrt(np.maximum(information, 1e-12)), np.inf)
 
 
-@compiled("void(float32[:, ::1], uint32[:, ::1], float32[:, ::1])")
-def _take_template(flat: Float, index: Places, tables: Float) -> None:
-    """Take the rendered mean cell from an image, in place."""
-    for r in range(flat.shape[0]):
-        for c in range(flat.shape[1]):
-            flat[r, c] -= tables[index[r, c], 0]
+def _variance_line(
+    flat: Float,
+    u: Float,
+    v: Float,
+    before: Float,
+    along: Float,
+    low: tuple[float, float],
+    tables: Float,
+    quality: Float,
+) -> tuple[float, float, float]:
+    """Variance of a pixel as a straight line in its expected deviation: value at 0, slope and floor; by a sample.
 
-
-def _variance_line(residual: Float, index: Places, tables: Float, quality: Float) -> tuple[float, float, float]:
-    """Variance of a pixel as a straight line in its expected deviation: value at 0, slope and floor; by a sample."""
+    Of lines each moved by `before` [px], at lattice coordinates (u, v).
+    """
     some = (slice(None, None, 4), slice(None, None, 3))
     kept = quality[some] > 0.5
     if kept.sum() < 100:
         return 1.0, 0.0, 1.0
-    square = residual[some][kept].astype(np.float64) ** 2
-    level = tables[index[some][kept], 0].astype(np.float64)
+    moved = before[::4, None]
+    index = _table_index(u[some] + moved * along[0], v[some] + moved * along[1], *low)
+    template = tables[index[kept], 0]
+    square = (flat[some][kept] - template).astype(np.float64) ** 2
+    level = template.astype(np.float64)
     square = np.minimum(square, 12 * median(square) + 1e-12)
     middle, mean = float(level.mean()), float(square.mean())
     slope = float(((level - middle) * square).mean()) / max(float(level.var()), 1e-12)
@@ -212,44 +228,54 @@ def _variance_line(residual: Float, index: Places, tables: Float, quality: Float
 
 
 @compiled(
-    "void(float32[:, ::1], uint32[:, ::1], float32[:, ::1], UniTuple(float64, 3), float32[:, ::1], float32[:, ::1],"
-    "UniTuple(int64, 2), boolean[:, ::1])"
+    "UniTuple(float64[::1], 2)(float32[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1], float32[::1],"
+    "UniTuple(float32, 2), float32[:, ::1], float32[:, ::1], uint32[:, ::1], UniTuple(float64, 3), UniTuple(int64, 2),"
+    "boolean[:, ::1])"
 )
-def _weigh(
-    weight: Float,
-    index: Places,
-    tables: Float,
-    line: tuple[float, float, float],
+def _row_sums(
+    flat: Float,
     u: Float,
     v: Float,
+    before: Float,
+    along: Float,
+    low: tuple[float, float],
+    tables: Float,
+    weight: Float,
+    index: Places,
+    line: tuple[float, float, float],
     first: tuple[int, int],
     left_out: npt.NDArray[np.bool_],
-) -> None:
-    """The lattice's quality becomes the pixel's weight 1 / variance, 0 outside the crystal and in bins left out."""
-    at_zero, slope, floor = np.float32(line[0]), np.float32(line[1]), np.float32(line[2])
-    out, half, near = left_out.reshape(-1), np.float32(0.5), np.empty(weight.shape[1], np.int32)
-    for r in range(weight.shape[0]):
+) -> tuple[Array, Array]:
+    """Sums over each row of weighted slope squared, and of slope times residual, clipped at four sigma.
+
+    In place, `flat` becomes the residual beside the mean cell; `u` and `v` are moved; `weight`, the lattice's quality,
+    becomes 1 / variance, 0 outside the crystal and in bins left out; `index` is filled with places in the tables.
+    """
+    at_zero, by_level, floor = np.float32(line[0]), np.float32(line[1]), np.float32(line[2])
+    out, half, near = left_out.reshape(-1), np.float32(0.5), np.empty(flat.shape[1], np.int32)
+    information, pull = np.zeros(len(flat)), np.zeros(len(flat))
+    for r in range(flat.shape[0]):
+        for c in range(flat.shape[1]):
+            u[r, c] += before[r] * along[0]
+            v[r, c] += before[r] * along[1]
+        _places_of(index[r], u[r], v[r], low)
         if len(out):
             _bins_of(near, 2 * u[r] + half, 2 * v[r] + half, 2.0, first, left_out.shape)
             for c in range(len(near)):
                 if out[near[c]]:
                     weight[r, c] = 0
-        for c in range(len(near)):
-            variance = max(at_zero + slope * tables[index[r, c], 0], floor)
-            weight[r, c] = np.float32(1) / variance if weight[r, c] > half else np.float32(0)
-
-
-@compiled("UniTuple(float64[::1], 2)(float32[:, ::1], uint32[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1])")
-def _row_sums(residual: Float, index: Places, tables: Float, weight: Float, along: Float) -> tuple[Array, Array]:
-    """Sums over each row of weighted slope squared, and of slope times residual, clipped at four sigma."""
-    information, pull = np.zeros(len(residual)), np.zeros(len(residual))
-    for r in range(residual.shape[0]):
-        for c in range(residual.shape[1]):
-            w, i = weight[r, c], index[r, c]
-            slope = tables[i, 1] * along[0] + tables[i, 2] * along[1]
-            limit = np.float32(4) / np.sqrt(max(w, np.float32(1e-12)))
-            information[r] += w * slope * slope
-            pull[r] += w * slope * min(max(residual[r, c], -limit), limit)
+        for c in range(flat.shape[1]):
+            i = index[r, c]
+            flat[r, c] -= tables[i, 0]
+            if weight[r, c] > half:
+                w = np.float32(1) / max(at_zero + by_level * tables[i, 0], floor)
+                slope = tables[i, 1] * along[0] + tables[i, 2] * along[1]
+                limit = np.float32(4) / np.sqrt(max(w, np.float32(1e-12)))
+                information[r] += w * slope * slope
+                pull[r] += w * slope * min(max(flat[r, c], -limit), limit)
+                weight[r, c] = w
+            else:
+                weight[r, c] = 0
     return information, pull
 
 
