@@ -75,9 +75,13 @@ def demodulate(
         bands.append((points, cols, np.concatenate([flat.real, flat.imag], axis=1)))
     for rows in strips(shape):
         strip = flattener.flat(image, rows)
+        if flattener.seen.blank is not None and not strip.any():
+            continue
         square += float(np.einsum("rc,rc->", strip, strip))
-        part = np.empty((len(frequencies), len(strip), m), dtype=np.complex64)
+        part = np.zeros((len(frequencies), len(strip), m), dtype=np.complex64)
         for points, cols, columns in bands:
+            if flattener.seen.blank is not None and not strip[:, cols].any():
+                continue
             product = strip[:, cols] @ columns
             middle = product.shape[1] // 2
             both = (product[:, :middle] + 1j * product[:, middle:]).reshape(len(strip), len(frequencies), -1)

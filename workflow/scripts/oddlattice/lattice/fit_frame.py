@@ -20,6 +20,7 @@ from oddlattice.lattice.frame import Frame
 from oddlattice.lattice.grid import Grid, grid_over
 from oddlattice.lattice.spoilt import Seen
 from oddlattice.numerics.arrays import Array, Complex, Float
+from oddlattice.numerics.distances import distance_px
 from oddlattice.numerics.local_plane import global_polynomial, local_plane
 
 FIELD_CELLS = 2.5  # rms width of the smoothing that follows [sqrt(cell area)]
@@ -242,7 +243,7 @@ def _smoothed(frame: Frame, weights: Array) -> Frame:
     smooth, support = local_plane(rest, weights, sigma)
     level = float(np.median(support[weights > 0]))
     belief = support / (support + 0.02 * level)
-    reach = ndimage.distance_transform_edt(weights == 0)
+    reach = distance_px(weights == 0)
     rough = float(np.sqrt((weights * ((rest - smooth) ** 2).sum(0)).sum() / weights.sum()))
     bend = _held(bend, reach, sigma)
     return replace(frame, vectors_px=vectors, origin_px=origin, field=bend + smooth * belief, roughness=rough)

@@ -7,6 +7,7 @@ the inside of its grain, are nearest to the image.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -30,6 +31,8 @@ from oddlattice.lattice.fourier import (
 from oddlattice.lattice.grid import Grid, Lifted, grid_over, strips
 from oddlattice.lattice.registration import Registration
 from oddlattice.numerics.arrays import Array, Bools, Complex, Float, Labels
+from oddlattice.numerics.distances import distance_px
+from oddlattice.numerics.filters import gaussian_blur
 from oddlattice.numerics.local_plane import finite
 
 WINDOW_PERIODS = (24.0, 16.0, 11.0, 8.0)  # sides of the windows that are asked for a lattice
@@ -86,12 +89,15 @@ class Grains:
 
     def region(self, grain: int) -> Bools:
         """Pixels of a grain, with what is no crystal in it and beside it, some periods wide."""
-        own = ndimage.binary_fill_holes(self.labels == grain)
         margin_px = BESIDE_PERIODS * _period(self.lattices[grain - 1])
-        near = ndimage.distance_transform_edt(~own) <= margin_px
-        return np.asarray(near & (self.nearest == grain))
+        region = self.nearest == grain
+        about = _about(self.labels == grain, int(margin_px) + 1)
+        own = ndimage.binary_fill_holes(self.labels[about] == grain)
+        near = np.zeros_like(region)
+        near[about] = distance_px(~own) <= margin_px
+        return np.asarray(near & region)
 
-    @property
+    @cached_property
     def nearest(self) -> Labels:
         """The labels with what is no crystal given to the grain nearest to it."""
         away = ndimage.distance_transform_edt(self.labels == 0, return_distances=False, return_indices=True)
@@ -112,6 +118,18 @@ class _Followed:
     @property
     def period_px(self) -> float:
         return _period(self.lattice)
+
+
+def _about(where: Bools, margin_px: int) -> tuple[slice, slice]:
+    """The window about the places of a mask (rows, cols), with a margin where the image has one."""
+    lines = [np.flatnonzero(where.any(axis=axis)) for axis in (1, 0)]
+    if not len(lines[0]):
+        return slice(0, 0), slice(0, 0)
+    rows, cols = (
+        slice(max(int(at[0]) - margin_px, 0), min(int(at[-1]) + 1 + margin_px, n))
+        for at, n in zip(lines, where.shape, strict=True)
+    )
+    return rows, cols
 
 
 def _period(lattice: Lattice) -> float:
@@ -385,9 +403,9 @@ def _go_over(
     about itself only, strain and bending none, and contamination no weak place that is not as weak beside it.
     """
     period = _period(first)
-    touch = ndimage.binary_dilation(own[0], iterations=2) & ndimage.binary_dilation(own[1], iterations=2)
+    touch = np.logical_and(*(_dilated(one, 2) for one in own))
     rows, cols = (np.rint(px).astype(int) for px in (grid.rows_px, grid.cols_px))
-    away = ndimage.distance_transform_edt(~touch) / period if touch.any() else np.full(touch.shape, np.inf)
+    away = distance_px(~touch) / period
     beside = (away > BESIDE[0]) & (away < BESIDE[1])
     away, sides = away[np.ix_(rows, cols)], [(one & beside)[np.ix_(rows, cols)] for one in own]
     at = away < 0.6
@@ -403,6 +421,14 @@ def _go_over(
     )
     part = np.percentile(np.hypot(*jump)[:, at], JUMP_PERCENT, axis=1) / np.hypot(*frequencies.T)
     return not bool((((kept < GOES_OVER) & (part > JUMPS)) | (part > JUMPS_FAR)).any())
+
+
+def _dilated(where: Bools, times: int) -> Bools:
+    """A mask (rows, cols) and what is so many steps beside it."""
+    about, wide = _about(where, times), np.zeros_like(where)
+    if where.any():
+        wide[about] = ndimage.binary_dilation(where[about], iterations=times)
+    return wide
 
 
 def _mended_peaks(lattice: Lattice) -> Array:
@@ -457,7 +483,7 @@ def _nearest_waves(
         if waves is None:
             off.append(np.full(image.shape, np.inf, np.float32))
             continue
-        square = ndimage.gaussian_filter((flat - waves) ** 2, NEAREST_PERIODS * _period(lattice), truncate=3.0)
+        square = gaussian_blur((flat - waves) ** 2, NEAREST_PERIODS * _period(lattice), truncate=3.0)
         off.append(np.where(near[number - 1], square, np.inf))
     nearest = np.where(np.isfinite(np.min(off, axis=0)), 1 + np.argmin(off, axis=0), labels)
     return np.where(labels > 0, nearest, 0).astype(np.uint8), mended
@@ -469,8 +495,10 @@ def _waves_of(
     """The image that a lattice's waves make, continued beyond its grain; and the lattice, mended."""
     period = _period(lattice)
     rows, cols = (np.rint(px).astype(int) for px in (grid.rows_px, grid.cols_px))
-    depth = ndimage.distance_transform_edt(np.pad(own, 1, mode="edge"))[1:-1, 1:-1][np.ix_(rows, cols)]
-    core = np.clip(depth / (1.5 * period), 0, 1)
+    about, depth = _about(own, 1), np.zeros(own.shape)
+    if own.any():
+        depth[about] = distance_px(np.pad(own[about], 1, mode="edge"))[1:-1, 1:-1]
+    core = np.clip(depth[np.ix_(rows, cols)] / (1.5 * period), 0, 1)
     if (core > 0.9).sum() < 4:
         return None, lattice
     orders = _orders_up_to(lattice)
@@ -518,11 +546,13 @@ def _orders_up_to(lattice: Lattice) -> Array:
 def _numbered(labels: Labels, lattices: list[Lattice]) -> Grains:
     """Connected parts large enough as grains, the largest first; what is too small goes to its neighbours."""
     parts = []
+    square = np.ones((3, 3), dtype=bool)
     for number, lattice in enumerate(lattices, 1):
-        own = ndimage.binary_opening(
-            np.pad(labels == number, 4, mode="edge"), np.ones((3, 3), dtype=bool), iterations=2
-        )
-        named, count = ndimage.label(own[4:-4, 4:-4])
+        about, own = _about(labels == number, 4), np.zeros(labels.shape, dtype=bool)
+        if (labels == number).any():
+            some = np.pad(labels[about] == number, 4, mode="edge")
+            own[about] = ndimage.binary_opening(some, square, iterations=2)[4:-4, 4:-4]
+        named, count = ndimage.label(own)
         sizes = np.bincount(named.ravel(), minlength=count + 1)
         least = LEAST_CELLS * _period(lattice) ** 2
         parts += [(int(sizes[k]), named == k, lattice) for k in range(1, count + 1) if sizes[k] >= least]

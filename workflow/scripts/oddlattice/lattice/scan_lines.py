@@ -101,6 +101,8 @@ def coarse_row_shifts(image: Float, flattener: Flattener, frame: Frame, mean_cel
     for rows in strips(frame.shape):
         flat = flattener.flat(image, rows)
         flat *= quality.strip(rows)[0] > 0.5
+        if not flat.any():
+            continue
         u, v = uv.strip(rows)
         template = value[_table_index(u, v, *low)]
         inner = flat[:, reach:-reach]

@@ -15,6 +15,7 @@ from oddlattice.lattice.resample import inside_cells
 from oddlattice.lattice.shapes import fit_shapes
 from oddlattice.lattice.spoilt import SURROUNDED, Seen
 from oddlattice.numerics.arrays import Array, Bools, Float
+from oddlattice.numerics.distances import distance_px
 
 FROM_SEAM = 0.9  # of the distance between columns: nearer a seam, a column is not tested
 CUT_CELLS = 3  # so many cells beyond those without a blank pixel may hold such columns
@@ -40,7 +41,7 @@ class Side:
     @classmethod
     def of(cls, found: Registration, region: Bools) -> "Side":
         """That of a grain with these pixels (rows, cols)."""
-        return cls(found, ndimage.distance_transform_edt(region) - ndimage.distance_transform_edt(~region))
+        return cls(found, distance_px(region) - distance_px(~region))
 
     @property
     def places(self) -> Array:

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from oddlattice.numerics.arrays import Array, Bools, Float
 from oddlattice.numerics.compiled import compiled
+from oddlattice.numerics.distances import distance_px
 from oddlattice.numerics.local_plane import block_mean, finite
 
 RUN_PX = 24  # so many equal pixels in a line are no image
@@ -122,7 +123,7 @@ class Seen:
         depth = np.maximum(np.minimum(*ends), 0.0)
         if self.blank is None:
             return np.asarray(depth)
-        away = POOL_PX * np.maximum(ndimage.distance_transform_edt(~self.blank) - 0.5, 0.0)
+        away = POOL_PX * np.maximum(distance_px(~self.blank) - 0.5, 0.0)
         at = (places_px - (POOL_PX - 1) / 2) / POOL_PX
         return np.asarray(np.minimum(depth, ndimage.map_coordinates(away, at, order=1, mode="nearest")))
 

@@ -498,6 +498,7 @@ def registered(
     NoLatticeError, NoModelError
         As `fit_registration`.
     """
+    lattice = lattice or find_lattice(image)
     if not own:
         return fit_registration(image, list(models.values()), pixel_nm, settings, lattice, judge), None
     try:

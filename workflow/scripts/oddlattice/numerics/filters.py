@@ -42,7 +42,7 @@ def _blurred(image: Float, rows_at: Index, cols_at: Index, half: Float, out: Flo
                 out[row, col] += half[k] * (before[col] + after[col])
 
 
-def gaussian_blur(image: Float, sigma_px: float, *, mirrored: bool = True) -> Float:
+def gaussian_blur(image: Float, sigma_px: float, *, mirrored: bool = True, truncate: float = TRUNCATE) -> Float:
     """An image under a Gaussian, as `scipy.ndimage.gaussian_filter` has it, to the rounding of float32.
 
     Parameters
@@ -51,8 +51,10 @@ def gaussian_blur(image: Float, sigma_px: float, *, mirrored: bool = True) -> Fl
     sigma_px : float
     mirrored : bool
         Whether the image goes on beyond its edges as in a mirror, or with 0.
+    truncate : float
+        rms widths at which the kernel ends.
     """
-    half = np.exp(-0.5 * (np.arange(int(TRUNCATE * sigma_px + 0.5) + 1) / sigma_px) ** 2)
+    half = np.exp(-0.5 * (np.arange(int(truncate * sigma_px + 0.5) + 1) / sigma_px) ** 2)
     return weighted(image, half, "symmetric" if mirrored else "constant")
 
 
