@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy.optimize import least_squares
 
 from oddlattice.numerics.arrays import Array, Complex
+from oddlattice.numerics.compiled import compiled
 
 TAIL_WIDTH = 2.5  # of the wide Gaussian, in widths of the narrow one
 BEND = 0.1  # rms of a phase or damping of higher order, where 2 pi sigma times the frequency is 1
@@ -144,7 +145,7 @@ class _Fit:
 
     def __init__(self, seen: Coefficients, sign: int) -> None:
         self.seen, self.sign = seen, sign
-        self._wave = -2j * np.pi * seen.orders
+        self._orders = np.ascontiguousarray(seen.orders, np.float64)
         g = seen.frequencies
         self.square = np.stack([(g**2).sum(1), g[:, 0] ** 2 - g[:, 1] ** 2, 2 * g[:, 0] * g[:, 1]], 1)
         self.sigma = errors(seen)
@@ -170,17 +171,11 @@ class _Fit:
         """Logarithm by which the narrow Gaussian damps the coefficients; shape (n,)."""
         return np.asarray(-2 * np.pi**2 * np.exp(p[0]) * np.maximum(self.square @ [1.0, p[1], p[2]], 0))
 
-    def _parts(self, p: Array) -> tuple[Array, Complex, Complex, float]:
-        """Exponents (n, columns) of the narrow Gaussians; what narrow and wide ones make; part of the tail."""
-        exponent = self._exponent(p)[:, None] * np.exp(2 * p[COMMON + 3 :: 4])
-        phase = np.exp(self.seen.orders @ np.stack([p[COMMON + 1 :: 4], p[COMMON + 2 :: 4]]) * (-2j * np.pi))
-        waves = 2 * np.exp(p[COMMON::4]) * phase * np.exp(self.bent @ p[4:COMMON])[:, None]
-        return exponent, waves * np.exp(exponent), waves * np.exp(exponent * TAIL_WIDTH**2), tail_of(p[3])
-
     def model(self, p: Array) -> Complex:
         """Coefficients that columns make; shape (n,)."""
-        _, core, wide, tail = self._parts(p)
-        return np.asarray(((1 - tail) * core + tail * wide).sum(1))
+        made = np.empty(len(self.data), np.complex128)
+        _made(p, self._orders, self.square, self.bent, made, np.empty((0, 0), np.complex128))
+        return made
 
     def misfit(self, p: Array) -> Array:
         """Residuals over their errors, real and imaginary parts, then over what is assumed of the parameters."""
@@ -191,19 +186,8 @@ class _Fit:
 
     def slopes(self, p: Array) -> Array:
         """Derivatives of the misfit; shape (misfits, parameters)."""
-        exponent, core, wide, tail = self._parts(p)
-        each = (1 - tail) * core + tail * wide
-        by_exponent = ((1 - tail) * core + tail * TAIL_WIDTH**2 * wide) * exponent  # by its logarithm
-        square = np.maximum(self.square @ [1.0, p[1], p[2]], 1e-12)
-        by = np.empty((len(self.data), len(p)), dtype=complex)
-        by[:, 0] = by_exponent.sum(1)
-        by[:, 1:3] = by_exponent.sum(1)[:, None] * self.square[:, 1:] / square[:, None]
-        by[:, 3] = (wide - core).sum(1) * tail * (1 - tail / LARGEST_TAIL)
-        by[:, 4:COMMON] = each.sum(1)[:, None] * self.bent
-        by[:, COMMON::4] = each
-        by[:, COMMON + 1 :: 4] = each * self._wave[:, :1]
-        by[:, COMMON + 2 :: 4] = each * self._wave[:, 1:]
-        by[:, COMMON + 3 :: 4] = 2 * by_exponent
+        by = np.empty((len(self.data), len(p)), np.complex128)
+        _made(p, self._orders, self.square, self.bent, np.empty(len(by), np.complex128), by)
         by /= self.sigma[:, None]
         count = (len(p) - COMMON) // 4
         assumed = np.zeros((COMMON + count + 1, len(p)))
@@ -281,6 +265,48 @@ class _Fit:
             sign=self.sign,
             criterion=criterion,
         )
+
+
+@compiled(
+    "void(float64[::1], float64[:, ::1], float64[:, ::1], complex128[:, ::1], complex128[::1], complex128[:, ::1])"
+)
+def _made(p: Array, orders: Array, square: Array, bent: Complex, made: Complex, by: Complex) -> None:
+    """Fill `made` (n,) with the coefficients that columns make, and `by` (n, parameters), if any, with its slopes.
+
+    `p`, `square` and `bent` are as of `_Fit`.
+    """
+    columns, tail = (len(p) - COMMON) // 4, LARGEST_TAIL / (1 + np.exp(-p[3]))
+    width2, height = np.exp(2 * p[COMMON + 3 :: 4]), 2 * np.exp(p[COMMON::4])
+    by_tail = tail * (1 - tail / LARGEST_TAIL)
+    by[:, :COMMON] = 0
+    for n in range(len(made)):
+        stretched = square[n, 0] + p[1] * square[n, 1] + p[2] * square[n, 2]
+        damping = -2 * np.pi**2 * np.exp(p[0]) * max(stretched, 0.0)
+        bend = complex(0.0)
+        for k in range(bent.shape[1]):
+            bend += bent[n, k] * p[4 + k]
+        bend = np.exp(bend)
+        made[n] = 0
+        for k in range(columns):
+            at, exponent = COMMON + 4 * k, damping * width2[k]
+            turn = -2 * np.pi * (orders[n, 0] * p[at + 1] + orders[n, 1] * p[at + 2])
+            wave = height[k] * complex(np.cos(turn), np.sin(turn)) * bend
+            core, wide = wave * np.exp(exponent), wave * np.exp(exponent * TAIL_WIDTH**2)
+            each = (1 - tail) * core + tail * wide
+            made[n] += each
+            if len(by):
+                by_exponent = ((1 - tail) * core + tail * TAIL_WIDTH**2 * wide) * exponent  # by its logarithm
+                by[n, 0] += by_exponent
+                by[n, 3] += (wide - core) * by_tail
+                by[n, at] = each
+                by[n, at + 1] = each * complex(0.0, -2 * np.pi * orders[n, 0])
+                by[n, at + 2] = each * complex(0.0, -2 * np.pi * orders[n, 1])
+                by[n, at + 3] = 2 * by_exponent
+        if len(by):
+            for axis in (1, 2):
+                by[n, axis] = by[n, 0] * square[n, axis] / max(stretched, 1e-12)
+            for k in range(bent.shape[1]):
+                by[n, 4 + k] = made[n] * bent[n, k]
 
 
 def tail_of(logit: float) -> float:

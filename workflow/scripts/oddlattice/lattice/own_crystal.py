@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from oddlattice.crystal import OWN, TURNS, Crystal, column_distance, crystal_from_dict, px_per_cell_of
-from oddlattice.lattice.flattener import fit_flattener
 from oddlattice.lattice.fourier import Lattice, NoLatticeError, describe, find_lattice, reduced
+from oddlattice.lattice.framing import Framing
 from oddlattice.lattice.measure import OnLattice, measured_on
 from oddlattice.lattice.own_columns import Coefficients, Columns, find_columns
 from oddlattice.lattice.reflections import (
@@ -252,6 +252,7 @@ def register_on_own(
     settings: TileSettings | None = None,
     lattice: Lattice | None = None,
     again: Callable[[LatticeMap], OwnCell | None] | None = None,
+    framing: Framing | None = None,
 ) -> tuple[Registration, OwnCell]:
     """Lay an image on the crystal that it shows itself.
 
@@ -269,6 +270,8 @@ def register_on_own(
         Coarse lattice, when it is known.
     again : callable, optional
         Lays a cell that is known on the image's map; None where it shows another one, which is then found.
+    framing : Framing, optional
+        That of the image, where more than one lattice is tried on it.
 
     Raises
     ------
@@ -276,29 +279,35 @@ def register_on_own(
         The image shows no lattice, or no columns on it.
     """
     settings = settings or USUAL
-    lattice = strongest_lattice(lattice or find_lattice(image))
-    first = fit_registration(image, [], pixel_nm, settings, lattice=lattice)
+    lattice, framing = strongest_lattice(lattice or find_lattice(image)), framing or Framing(image)
+    first = fit_registration(image, [], pixel_nm, settings, lattice=lattice, framing=framing)
     found = lattice_map(image, first)
     own = again(found) if again is not None else None
     if own is None:
         steps = found.smallest_cell
         if round(abs(float(np.linalg.det(steps)))) > 1:
             lattice = replace(lattice, vectors_px=reduced(steps @ first.frame.vectors_px))
-            first = fit_registration(image, [], pixel_nm, settings, lattice=lattice)
+            first = fit_registration(image, [], pixel_nm, settings, lattice=lattice, framing=framing)
             found = lattice_map(image, first)
         own = find_own_cell(found)
     if own is None:
         raise NoLatticeError("no lattice: what repeats shows no columns above its noise")
-    return on_own_cell(image, own, first, lattice, pixel_nm), own
+    return on_own_cell(image, own, first, lattice, pixel_nm, framing), own
 
 
 def on_own_cell(
-    image: Any, own: OwnCell, first: Registration, lattice: Lattice, pixel_nm: tuple[float, float] | None
+    image: Any,
+    own: OwnCell,
+    first: Registration,
+    lattice: Lattice,
+    pixel_nm: tuple[float, float] | None,
+    framing: Framing | None = None,
 ) -> Registration:
     """An image, registered on what it repeats (`first`), in the cell that was found on that."""
     frame = first.frame.in_cell(own.cell).moved(own.origin @ np.linalg.inv(own.cell))
     crystal = own.crystal(pixel_nm or own.nominal_nm)
-    on = OnLattice.of(image, frame, fit_flattener(image, frame.period_px), crystal)
+    flattener = (framing or Framing(image)).flattener(frame.period_px)
+    on = OnLattice.of(image, frame, flattener, crystal)
     return replace(measured_on(on, lattice, known=first), sign=own.columns.sign)
 
 

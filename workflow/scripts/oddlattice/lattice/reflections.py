@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from oddlattice.lattice.registration import Registration, render
 from oddlattice.numerics.arrays import Array, Complex, Float
+from oddlattice.numerics.local_plane import running_median
 
 LARGEST_PX = 1 << 21  # of a map: more would tell no more
 DETAIL = 0.6  # pixels of the map for one of the image
@@ -157,7 +158,7 @@ def whitened(found: LatticeMap, values: Float) -> Transform:
 def _smooth_median(power: Float) -> Float:
     """Median over 15 x 15 steps, taken at every third."""
     wrapped = np.pad(power, ((8, 8), (0, 0)), mode="wrap")
-    some = ndimage.median_filter(wrapped[::3, ::3], size=(7, 7), mode="nearest")
+    some = running_median(wrapped[::3, ::3], 7, 7)
     full = np.repeat(np.repeat(some, 3, 0), 3, 1)[: wrapped.shape[0], : power.shape[1]]
     return np.asarray(full[8:-8], dtype=np.float32)
 

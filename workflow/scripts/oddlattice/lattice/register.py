@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from oddlattice.crystal import Crystal
-from oddlattice.lattice.fit_frame import fit_frame
-from oddlattice.lattice.flattener import fit_flattener
 from oddlattice.lattice.fourier import Lattice, TooLongError, find_lattice, not_atomic
+from oddlattice.lattice.framing import Framing
 from oddlattice.lattice.mean_cell import peaks_of_mean_cell
 from oddlattice.lattice.measure import OnLattice, measured_on
 from oddlattice.lattice.registration import Registration, Tiles, render
@@ -29,6 +28,7 @@ def fit_registration(
     settings: TileSettings | None = None,
     lattice: Lattice | None = None,
     judge: Judge | None = None,
+    framing: Framing | None = None,
 ) -> Registration:
     """Measure frame, origin, row shifts, local mean and mask of an image.
 
@@ -46,6 +46,8 @@ def fit_registration(
         Coarse lattice, when it is known.
     judge : Judge, optional
         Decides between crystals that fit in lattice and content; without it the content does.
+    framing : Framing, optional
+        That of the image, where more than one lattice is tried on it.
 
     Raises
     ------
@@ -59,9 +61,7 @@ def fit_registration(
     largest = max([LARGEST_PERIOD_NM, *(1.3 * np.sqrt(crystal.area_nm2) for crystal in crystals)])
     if reason := not_atomic(lattice.vectors_px, pixel_nm, float(largest)):
         raise TooLongError(reason)
-    period = float(np.sqrt(abs(np.linalg.det(lattice.vectors_px))))
-    flattener = fit_flattener(image, period)
-    frame = fit_frame(image, lattice, flattener)
+    flattener, frame = (framing or Framing(image)).on(lattice)
     if crystals:
         chosen = on_a_crystal(image, flattener, frame, crystals, pixel_nm, settings, judge)
         frame, crystal, origin_fit, mean_cell = chosen

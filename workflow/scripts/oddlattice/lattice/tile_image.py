@@ -22,6 +22,7 @@ from oddlattice.lattice.fourier import (
     stretch_of,
 )
 from oddlattice.lattice.frame import Frame
+from oddlattice.lattice.framing import Framing
 from oddlattice.lattice.grains import Grains, find_grains, takes_all
 from oddlattice.lattice.identified import (
     header_warning,
@@ -498,12 +499,12 @@ def registered(
     NoLatticeError, NoModelError
         As `fit_registration`.
     """
-    lattice = lattice or find_lattice(image)
+    lattice, framing = lattice or find_lattice(image), Framing(image)
     if not own:
         return fit_registration(image, list(models.values()), pixel_nm, settings, lattice, judge), None
     try:
         if models:
-            found = fit_registration(image, list(models.values()), pixel_nm, settings, lattice, judge)
+            found = fit_registration(image, list(models.values()), pixel_nm, settings, lattice, judge, framing)
             crystal = found.crystal
             if crystal is None or judge is None:
                 return found, None
@@ -513,12 +514,12 @@ def registered(
                 if pixel_nm is not None:
                     return found, None
                 # without a size, cells of many crystals fit: the columns must be as many, too (bcc [100], SrTiO3 [001])
-                itself = register_on_own(image, pixel_nm, settings, lattice)
+                itself = register_on_own(image, pixel_nm, settings, lattice, framing=framing)
                 same = abs(np.log(itself[0].frame.period_px / found.frame.period_px)) < SAME_PERIOD
                 return (found, None) if same and len(itself[1].sites) == len(crystal.tested) else itself
     except NoModelError:
         pass
-    return register_on_own(image, pixel_nm, settings, lattice)
+    return register_on_own(image, pixel_nm, settings, lattice, framing=framing)
 
 
 def own_attributes(
