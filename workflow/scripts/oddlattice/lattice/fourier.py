@@ -5,6 +5,7 @@ right-handed in (row, col), as `Crystal.vectors_nm` is.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -131,6 +132,12 @@ class Spectrum:
         return np.asarray((index - np.array([self.centre, 0.0])) * np.array(self.step))
 
 
+@lru_cache(maxsize=1)
+def _window(rows: int, cols: int) -> Float:
+    """Hann window of a block; blocks of one size follow each other."""
+    return np.outer(np.hanning(rows + 2)[1:-1], np.hanning(cols + 2)[1:-1]).astype(np.float32)
+
+
 def whitened_spectrum(image: Float) -> Spectrum:
     """Power spectrum of a block (Hann window) over its local background.
 
@@ -138,13 +145,13 @@ def whitened_spectrum(image: Float) -> Spectrum:
     row jitter smears every peak into a streak in that direction.
     """
     rows, cols = image.shape
-    window = np.outer(np.hanning(rows + 2)[1:-1], np.hanning(cols + 2)[1:-1]).astype(np.float32)
+    window = _window(rows, cols)
     flat = flattened(image, max(min(rows, cols) / 12, 12.0))
     flat = (flat - flat.mean()) * window
     size = scipy.fft.next_fast_len(rows, real=True), scipy.fft.next_fast_len(cols, real=True)
-    spectrum = scipy.fft.rfft2(flat, s=size)
     centre, last = int(LARGEST_FREQUENCY * size[0]), int(LARGEST_FREQUENCY * size[1])
-    half = np.concatenate([spectrum[-centre:, : last + 1], spectrum[: centre + 1, : last + 1]])
+    spectrum = scipy.fft.fft(scipy.fft.rfft(flat, size[1])[:, : last + 1], size[0], axis=0)
+    half = np.concatenate([spectrum[-centre:], spectrum[: centre + 1]])
     power = (half.real**2 + half.imag**2).astype(np.float32)
     around = running_median(power[::2, ::2], 9, 9)
     streak = np.asarray(ndimage.uniform_filter1d(running_median(power[::4].T, 1, 17), 3, axis=0), dtype=np.float32).T
@@ -158,9 +165,12 @@ def whitened_spectrum(image: Float) -> Spectrum:
 def spectrum_peaks(spectrum: Spectrum, threshold: float) -> tuple[Array, Array]:
     """Peaks of a whitened spectrum, strongest first: frequencies (n, 2) [cycles/px] and powers (n,)."""
     power = spectrum.power
-    top = ndimage.maximum_filter(power, size=7, mode="nearest")
-    index = np.argwhere((power == top) & (power > threshold))
+    index = np.argwhere(power > threshold)
     index = index[(index[:, 0] > 1) & (index[:, 0] < power.shape[0] - 2) & (index[:, 1] < power.shape[1] - 2)]
+    reach = np.arange(-3, 4)
+    rows, cols = (np.clip(at[:, None] + reach, 0, n - 1) for at, n in zip(index.T, power.shape, strict=True))
+    highest = power[rows[:, :, None], cols[:, None, :]].max(axis=(1, 2))
+    index = index[power[index[:, 0], index[:, 1]] == highest]
     frequencies, powers, plain = [], [], []
     for r, c in index:
         low = max(c - 2, 0)

@@ -253,13 +253,14 @@ def _row_sums(
     In place, `flat` becomes the residual beside the mean cell; `u` and `v` are moved; `weight`, the lattice's quality,
     becomes 1 / variance, 0 outside the crystal and in bins left out; `index` is filled with places in the tables.
     """
-    at_zero, by_level, floor = np.float32(line[0]), np.float32(line[1]), np.float32(line[2])
     out, half, near = left_out.reshape(-1), np.float32(0.5), np.empty(flat.shape[1], np.int32)
     information, pull = np.zeros(len(flat)), np.zeros(len(flat))
+    template, told = np.empty((3, flat.shape[1]), np.float32), np.empty((2, flat.shape[1]), np.float32)
     for r in range(flat.shape[0]):
+        by_u, by_v = before[r] * along[0], before[r] * along[1]
         for c in range(flat.shape[1]):
-            u[r, c] += before[r] * along[0]
-            v[r, c] += before[r] * along[1]
+            u[r, c] += by_u
+            v[r, c] += by_v
         _places_of(index[r], u[r], v[r], low)
         if len(out):
             _bins_of(near, 2 * u[r] + half, 2 * v[r] + half, 2.0, first, left_out.shape)
@@ -268,17 +269,34 @@ def _row_sums(
                     weight[r, c] = 0
         for c in range(flat.shape[1]):
             i = index[r, c]
-            flat[r, c] -= tables[i, 0]
-            if weight[r, c] > half:
-                w = np.float32(1) / max(at_zero + by_level * tables[i, 0], floor)
-                slope = tables[i, 1] * along[0] + tables[i, 2] * along[1]
-                limit = np.float32(4) / np.sqrt(max(w, np.float32(1e-12)))
-                information[r] += w * slope * slope
-                pull[r] += w * slope * min(max(flat[r, c], -limit), limit)
-                weight[r, c] = w
-            else:
-                weight[r, c] = 0
+            template[0, c], template[1, c], template[2, c] = tables[i, 0], tables[i, 1], tables[i, 2]
+        _told_by(told, flat[r], weight[r], template, along, line)
+        of_slope, of_residual = 0.0, 0.0
+        for c in range(flat.shape[1]):
+            of_slope += told[0, c]
+            of_residual += told[1, c]
+        information[r], pull[r] = of_slope, of_residual
     return information, pull
+
+
+@compiled("void(float32[:, ::1], float32[::1], float32[::1], float32[:, ::1], float32[::1], UniTuple(float64, 3))")
+def _told_by(
+    told: Float, flat: Float, weight: Float, template: Float, along: Float, line: tuple[float, float, float]
+) -> None:
+    """What each pixel of a line adds to its sums (2, cols): see `_row_sums`; `template` is the mean cell and slopes."""
+    at_zero, by_level, floor = np.float32(line[0]), np.float32(line[1]), np.float32(line[2])
+    half, least, four, level = np.float32(0.5), np.float32(1e-12), np.float32(4), template[0]
+    for c in range(len(flat)):
+        variance = at_zero + by_level * level[c]
+        w = np.float32(1) / (variance if variance > floor else floor)
+        w = w if weight[c] > half else ZERO
+        slope = template[1, c] * along[0] + template[2, c] * along[1]
+        limit = four / np.sqrt(w if w > least else least)
+        residual = flat[c] - level[c]
+        flat[c], weight[c] = residual, w
+        residual = residual if residual > -limit else -limit
+        told[0, c] = w * slope * slope
+        told[1, c] = w * slope * (residual if residual < limit else limit)
 
 
 @compiled("void(int32[::1], float32[::1], float32[::1], float32, UniTuple(int64, 2), UniTuple(int64, 2))")

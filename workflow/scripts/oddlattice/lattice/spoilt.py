@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from oddlattice.numerics.arrays import Array, Bools, Float
+from oddlattice.numerics.arrays import Array, Bools, Float, Index
 from oddlattice.numerics.compiled import compiled
 from oddlattice.numerics.distances import distance_px
 from oddlattice.numerics.local_plane import block_mean, finite
@@ -48,6 +48,8 @@ class Seen:
         pooled = np.zeros((-(-rows // POOL_PX), -(-cols // POOL_PX)), dtype=bool)
         for start in range(0, rows, BAND_ROWS):
             blank = blank_pixels(np.asarray(image[start : start + BAND_ROWS]), run_px)
+            if not blank.any():
+                continue
             wide = np.pad(blank, [(0, -blank.shape[0] % POOL_PX), (0, -cols % POOL_PX)])
             squares = np.logical_or.reduce(wide.reshape(wide.shape[0] // POOL_PX, POOL_PX, -1, POOL_PX), axis=(1, 3))
             pooled[start // POOL_PX : start // POOL_PX + squares.shape[0]] = squares
@@ -147,12 +149,21 @@ def longest_chance_run(image: Any) -> int:
 
     Runs fall off exponentially, and a blank line, however long, is one among many.
     """
-    lengths = [np.empty(0)]
+    counts = np.zeros(image.shape[1] + 1, np.int64)
     for start in range(0, image.shape[0], BAND_ROWS):
         some = np.asarray(image[start : start + BAND_ROWS])[::SAMPLED_ROWS]
-        ends = np.pad(np.diff(some, axis=1) != 0, [(0, 0), (0, 1)], constant_values=True)
-        lengths.append(np.diff(np.flatnonzero(ends.ravel()), prepend=-1))
-    return max(RUN_PX, int(CHANCE_RUNS * np.percentile(np.concatenate(lengths), 95)))
+        ends = np.ones(some.shape, dtype=bool)
+        np.not_equal(some[:, 1:], some[:, :-1], out=ends[:, :-1])
+        counts += np.bincount(np.diff(np.flatnonzero(ends), prepend=-1), minlength=len(counts))
+    return max(RUN_PX, int(CHANCE_RUNS * _percentile_of_counts(counts, 95)))
+
+
+def _percentile_of_counts(counts: Index, percent: float) -> float:
+    """`numpy.percentile` of whole numbers from 0 on, of each so many."""
+    upto = counts.cumsum()
+    place = percent / 100 * (upto[-1] - 1)
+    low, high = (int(np.searchsorted(upto, at, side="right")) for at in (int(place), min(int(place) + 1, upto[-1] - 1)))
+    return float(low + (place - int(place)) * (high - low))
 
 
 def blank_pixels(band: npt.NDArray[Any], run_px: int = RUN_PX) -> Bools:
@@ -164,19 +175,33 @@ def blank_pixels(band: npt.NDArray[Any], run_px: int = RUN_PX) -> Bools:
 
 @compiled("void(float64[:, ::1], int64, boolean[:, ::1])")
 def _mark_runs(band: Array, run_px: int, blank: Bools) -> None:
-    """Set `blank` where a pixel of a band (rows, cols) lies in a run of at least `run_px` equal ones."""
+    """Set `blank` where a pixel of a band (rows, cols) lies in a run of at least `run_px` equal ones.
+
+    Of such a run two pixels are seen among pixels half as far apart: only about these it is looked for.
+    """
     rows, cols = band.shape
+    step, done = max(run_px // 2, 1), np.zeros(cols, np.int64)  # where the last run of each column ends
     for row in range(rows):
-        start = 0
-        for col in range(1, cols + 1):
-            if col == cols or band[row, col] != band[row, col - 1]:
-                if col - start >= run_px:
-                    blank[row, start:col] = True
-                start = col
-    above = np.zeros(cols, np.int64)  # where the run of each column begins
-    for row in range(1, rows + 1):
+        end = 0
+        for col in range(0, cols - step, step):
+            if band[row, col + step] == band[row, col] and col >= end:
+                start, end = _run_at(band[row], col)
+                if end - start >= run_px:
+                    blank[row, start:end] = True
+    for row in range(0, rows - step, step):
         for col in range(cols):
-            if row == rows or band[row, col] != band[row - 1, col]:
-                if row - above[col] >= run_px:
-                    blank[above[col] : row, col] = True
-                above[col] = row
+            if band[row + step, col] == band[row, col] and row >= done[col]:
+                start, done[col] = _run_at(band[:, col], row)
+                if done[col] - start >= run_px:
+                    blank[start : done[col], col] = True
+
+
+@compiled("UniTuple(int64, 2)(float64[:], int64)")
+def _run_at(line: Array, at: int) -> tuple[int, int]:
+    """First place of the run of equal values about a place of a line, and the one beyond its last."""
+    start, end = at, at + 1
+    while start > 0 and line[start - 1] == line[at]:
+        start -= 1
+    while end < len(line) and line[end] == line[at]:
+        end += 1
+    return start, end

@@ -16,6 +16,9 @@ from typing import Any, TypeVar, cast
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
+#: Over 0 a number is infinite or nan, as numpy has it: a loop that may raise is not done with the processor's vectors.
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
 _kernels: "list[_Kernel]" = []
 
 
@@ -34,11 +37,11 @@ class _Kernel:
         import numba
 
         try:
-            return numba.njit(self._signature, cache=True, nogil=True)(self._function)
+            return numba.njit(self._signature, cache=True, **OPTIONS)(self._function)
         except (RuntimeError, OSError, EOFError):
             # No folder can be written (numba tries the module's own, then the home), the disk is full, or what was kept
             # is damaged: compiled in every process then, some seconds.
-            return numba.njit(self._signature, nogil=True)(self._function)
+            return numba.njit(self._signature, **OPTIONS)(self._function)
 
     @property
     def _numba_type_(self) -> object:
