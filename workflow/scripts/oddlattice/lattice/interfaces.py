@@ -15,9 +15,9 @@ from scipy import linalg, ndimage
 from oddlattice.crystal import LEAST_CELLS
 from oddlattice.lattice.columns import as_cells
 from oddlattice.lattice.coordinates import Coordinates
-from oddlattice.lattice.record import BAND_CELLS
 from oddlattice.lattice.registration import Registration
-from oddlattice.numerics.arrays import Array, Bools, Labels
+from oddlattice.numerics.arrays import Array, Bools, Float, Index, Labels
+from oddlattice.numerics.compiled import compiled
 
 BLOCK_PX = 4  # pixels of the lattice frame that are taken together
 SEEN = 0.2  # of the usual contrast, from which the lattice is seen in a cell
@@ -69,9 +69,9 @@ def _contents(image: Any, found: Registration) -> _Contents:
     sides = found.mask.shape
     parts = [max(1, round(n / BLOCK_PX)) for n in found.px_per_cell]
     blocks = np.empty((*sides, *parts))
-    for u in range(0, sides[0], BAND_CELLS):
-        cells = slice(u, min(u + BAND_CELLS, sides[0])), slice(0, sides[1])
-        blocks[cells] = _means(as_cells(found.record.cut(image, cells), found.px_per_cell), parts)
+    cuts = [np.linspace(0, n, k + 1).round().astype(np.int64) for n, k in zip(found.px_per_cell, parts, strict=True)]
+    for cells, tile in found.record.bands(image, keep=True):
+        _fill_means(blocks[cells], tile, *cuts)
     blocks -= blocks.mean(axis=(2, 3), keepdims=True)
     contrast = ndimage.uniform_filter(np.where(found.inside, found.amplitude, 0.0), SMOOTH_CELLS)
     usual = float(np.percentile(contrast[found.mask], 75))
@@ -79,13 +79,19 @@ def _contents(image: Any, found: Registration) -> _Contents:
     return _Contents(blocks, np.asarray(seen))
 
 
-def _means(cells: Array, parts: list[int]) -> Array:
-    """Cells (U, V, n_u, n_v) as means of so many blocks along u and v."""
-    for axis, count in zip((2, 3), parts, strict=True):
-        cuts = np.linspace(0, cells.shape[axis], count + 1).round().astype(int)[:-1]
-        size = np.diff(np.append(cuts, cells.shape[axis])).reshape((-1, 1) if axis == 2 else (-1,))
-        cells = np.add.reduceat(cells, cuts, axis=axis) / size
-    return cells
+@compiled("void(float64[:, :, :, :], float32[:, ::1], int64[::1], int64[::1])")
+def _fill_means(means: Array, tile: Float, cuts_u: Index, cuts_v: Index) -> None:
+    """Fill `means` (U, V, k, l) with those of blocks of the cells of a tile; they begin and end at the cuts."""
+    n_u, n_v = cuts_u[-1], cuts_v[-1]
+    for u in range(means.shape[0]):
+        for v in range(means.shape[1]):
+            for k in range(len(cuts_u) - 1):
+                for m in range(len(cuts_v) - 1):
+                    total, rows, cols = 0.0, cuts_u[k + 1] - cuts_u[k], cuts_v[m + 1] - cuts_v[m]
+                    for row in range(u * n_u + cuts_u[k], u * n_u + cuts_u[k + 1]):
+                        for col in range(v * n_v + cuts_v[m], v * n_v + cuts_v[m + 1]):
+                            total += tile[row, col]
+                    means[u, v, k, m] = total / (rows * cols)
 
 
 def _beyond(blocks: Array, known: Bools) -> Bools | None:

@@ -3,6 +3,7 @@
 Tiles, and what is made of them, are caches: from image and record they are made again, bit by bit.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
@@ -23,7 +24,10 @@ from oddlattice.storage.groups import attributes_of, values_of
 from oddlattice.storage.windows import Scaled, Transposed
 
 BAND_CELLS = 4 * CHUNK_CELLS  # cells along u and v cut at once, to bound memory
+KEPT_PX = 1 << 24  # pixels of tiles that are few enough to be kept
 CODEC = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
+
+Band = tuple[tuple[slice, slice], Float]  # a window of cells (u, v) and its tiles
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Record:
     depth_px: Array = field(default_factory=lambda: np.empty((0, 0)))
     line_gain: Array = field(default_factory=lambda: np.empty(0))
     foreign: Float = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    _kept: list[tuple[Any, list[Band]]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, group: zarr.Group) -> Self:
@@ -131,6 +136,25 @@ class Record:
             )
             blocks.write(array, (), values)
 
+    def bands(self, image: Any, *, keep: bool = False) -> Iterator[Band]:
+        """All tiles of an image, band of cells by band of cells.
+
+        With `keep` they are kept where they are few, and given again where the same image is asked for.
+        """
+        if self._kept and self._kept[0][0] is image:
+            yield from self._kept[0][1]
+            return
+        cells_u, cells_v = self.mask.shape
+        few, done = self.mask.size * self.px_per_cell[0] * self.px_per_cell[1] <= KEPT_PX, list[Band]()
+        for u in range(0, cells_u, BAND_CELLS):
+            for v in range(0, cells_v, BAND_CELLS):
+                cells = slice(u, min(u + BAND_CELLS, cells_u)), slice(v, min(v + BAND_CELLS, cells_v))
+                band = cells, self.cut(image, cells)
+                done += [band] if keep and few else []
+                yield band
+        if done:
+            self._kept[:] = [(image, done)]
+
     def cut(self, image: Any, cells: tuple[slice, slice]) -> Float:
         """Cut a window of cells, indices into `mask`, from an image; see `resample.cut_cells`."""
         seen: Any = Transposed(image) if self.transposed else image
@@ -170,7 +194,7 @@ def turned_over(values: Float) -> Float:
 
 
 def write_tiles(image: Any, record: Record, group: zarr.Group) -> None:
-    """Cut all tiles of a grain from its image into its group, band of cells by band of cells."""
+    """Cut all tiles of a grain from its image into its group."""
     (cells_u, cells_v), (n_u, n_v) = record.mask.shape, record.px_per_cell
     tiles = group.create_array(
         "tiles",
@@ -181,7 +205,5 @@ def write_tiles(image: Any, record: Record, group: zarr.Group) -> None:
         dimension_names=("u", "v"),
         fill_value=0,
     )
-    for u in range(0, cells_u, BAND_CELLS):
-        for v in range(0, cells_v, BAND_CELLS):
-            cells = slice(u, min(u + BAND_CELLS, cells_u)), slice(v, min(v + BAND_CELLS, cells_v))
-            blocks.write(tiles, in_px(cells, record.px_per_cell), record.cut(image, cells))
+    for cells, tile in record.bands(image):
+        blocks.write(tiles, in_px(cells, record.px_per_cell), tile)

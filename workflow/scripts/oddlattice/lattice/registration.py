@@ -1,6 +1,7 @@
 """What is known of an image once it is registered, and the tiles that are cut with it."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -80,7 +81,7 @@ class Registration:
     sign: int = 1
     foreign: Float = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
-    @property
+    @cached_property
     def record(self) -> Record:
         """What is kept of it: enough to cut its tiles again."""
         return Record(
