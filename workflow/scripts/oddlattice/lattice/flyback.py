@@ -65,19 +65,22 @@ class _Lines:
 
     def displacements(self, rows: slice, windows: list[slice]) -> list[float]:
         """Displacement along the lines of what is in each window of columns [px]; nan where no crystal is seen."""
-        flat, uv, quality = self._flattener.flat(self._image, rows), self._uv.strip(rows), self._quality.strip(rows)[0]
-
-        def seen(cols: slice) -> tuple[Float, Float, Bools]:
-            shift = self._shift_px[rows]
-            template, slope = slopes_along_line(self._mean_cell, self._frame, uv[:, :, cols], shift)
-            return flat[:, cols] - template, slope, quality[:, cols] > 0.5
-
-        residual, slope, good = seen(slice(None, None, SAMPLED_COLS))
+        sampled = slice(0, self._frame.shape[1], SAMPLED_COLS)
+        parts = [np.arange(cols.start, cols.stop, cols.step or 1) for cols in (sampled, *windows)]
+        some, ends = np.concatenate(parts), np.cumsum([len(part) for part in parts])[:-1]
+        uv, shift = np.take(self._uv.strip(rows), some, axis=2), self._shift_px[rows]
+        template, slopes = slopes_along_line(self._mean_cell, self._frame, uv, shift)
+        residuals = self._flattener.flat(self._image, rows)[:, some] - template
+        crystal = self._quality.strip(rows)[0][:, some] > 0.5
+        (residual, *_), (slope, *_), (good, *_) = split = [
+            np.split(layer, ends, axis=1) for layer in (residuals, slopes, crystal)
+        ]
         if not good.any():
             return [np.nan] * len(windows)
         limit = CLIPPED * 1.4826 * float(median(np.abs(residual[good])))
         told = 0.3 * float((slope**2 * good).mean()) * len(residual)
-        return [_displacement(*seen(cols), limit, told * (cols.stop - cols.start)) for cols in windows]
+        each = list(zip(*split, strict=True))[1:]
+        return [_displacement(r, s, g, limit, told * r.shape[1]) for r, s, g in each]
 
 
 def _displacement(residual: Float, slope: Float, good: Bools, limit: float, told: float) -> float:

@@ -114,8 +114,10 @@ def _surest_step(ratio: Array, period: float) -> list[tuple[int, float]]:
 def _kernel(before: int, after: int, sloped: bool) -> Array:
     """Weights (before + after,) of the step between two runs of lines by least squares, on one slope or level."""
     x = np.arange(-before, after) + 0.5
-    terms = [x > 0, np.ones(len(x)), x] if sloped else [x > 0, np.ones(len(x))]
-    return np.asarray(np.linalg.pinv(np.stack(terms, axis=-1).astype(np.float64))[0])
+    step, slope = (layer - layer.mean() for layer in ((x > 0).astype(np.float64), x))
+    if sloped:
+        step -= slope * (step @ slope) / (slope @ slope)
+    return np.asarray(step / (step @ step))
 
 
 def _step(filled: Array, low: int, row: int, high: int, sloped: bool) -> Array:

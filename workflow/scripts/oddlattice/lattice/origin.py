@@ -61,25 +61,32 @@ def expected_amplitudes(crystal: Crystal, orders: npt.NDArray[np.int64], blur_nm
     return np.asarray(2 * total / weight_sum, dtype=np.complex128)
 
 
-def _overlap_map(product: Complex, orders: npt.NDArray[np.int64]) -> Array:
-    """Re sum_h product_h exp(2 pi i h.t) on a SEARCH x SEARCH grid of shifts t."""
-    spectrum = np.zeros((SEARCH, SEARCH), dtype=complex)
-    np.add.at(spectrum, (orders[:, 0] % SEARCH, orders[:, 1] % SEARCH), product)
+def _overlap_maps(product: Complex, orders: npt.NDArray[np.int64]) -> Array:
+    """Re sum_h product_h exp(2 pi i h.t) on a SEARCH x SEARCH grid of shifts t, for each of several products (k, n)."""
+    spectrum = np.zeros((len(product), SEARCH, SEARCH), dtype=complex)
+    rows, cols = orders.T % SEARCH
+    for layer, values in zip(spectrum, product, strict=True):
+        np.add.at(layer, (rows, cols), values)
     return np.asarray(np.fft.ifft2(spectrum).real * SEARCH**2)
 
 
-def _sharpen(product: Complex, orders: npt.NDArray[np.int64], shift: Array) -> tuple[Array, float]:
-    """Newton steps to the maximum of Re sum product exp(2 pi i h.t); (t, value)."""
-    wave = 2 * np.pi * orders
+def _sharpened(product: Complex, orders: npt.NDArray[np.int64], shifts: Array) -> tuple[Array, Array]:
+    """Newton steps to the maxima of Re sum product exp(2 pi i h.t), for several products (k, n); (t, value) of each."""
+    wave = 2 * np.pi * orders.T
+    squares = np.stack([wave[0] * wave[0], wave[0] * wave[1], wave[1] * wave[1]], axis=-1)
+    going = np.ones(len(product), dtype=bool)
     for _ in range(8):
-        turned = product * np.exp(1j * wave @ shift)
-        slope = -(turned.imag[:, None] * wave).sum(0)
-        curvature = -np.einsum("n,ni,nj->ij", turned.real, wave, wave)
-        if np.linalg.eigvalsh(curvature).max() >= 0:
+        turned = product * np.exp(1j * shifts @ wave)
+        slope_u, slope_v = -(turned.imag @ wave.T).T
+        uu, uv, vv = -(turned.real @ squares).T
+        determinant = uu * vv - uv**2
+        going = going & (uu < 0) & (determinant > 0)
+        if not going.any():
             break
-        step = -np.linalg.solve(curvature, slope)
-        shift = shift + np.clip(step, -1 / SEARCH, 1 / SEARCH)
-    return shift, float((product * np.exp(1j * wave @ shift)).real.sum())
+        step = np.stack([uv * slope_v - vv * slope_u, uv * slope_u - uu * slope_v], axis=-1)
+        step /= np.where(going, determinant, 1.0)[:, None]
+        shifts = shifts + np.where(going[:, None], np.clip(step, -1 / SEARCH, 1 / SEARCH), 0.0)
+    return shifts, (product * np.exp(1j * shifts @ wave)).real.sum(axis=1)
 
 
 def fit_origin(mean: MeanCell, crystal: Crystal) -> OriginFit:
@@ -90,27 +97,21 @@ def fit_origin(mean: MeanCell, crystal: Crystal) -> OriginFit:
     """
     power = float((np.abs(mean.amplitudes) ** 2).sum())
     signal = max(power - 2 * len(mean.orders) * mean.noise**2, 1e-3 * power, 1e-300)
-    best: tuple[float, float, Complex, Array, float] | None = None
-    for blur in BLURS_NM:
-        expected = expected_amplitudes(crystal, mean.orders, blur)
-        product = mean.amplitudes * np.conj(expected)
-        overlap = _overlap_map(product, mean.orders)
-        peak = np.unravel_index(int(overlap.argmax()), overlap.shape)
-        shift, value = _sharpen(product, mean.orders, np.array(peak) / SEARCH)
-        norm = float((np.abs(expected) ** 2).sum())
-        score = max(value, 0.0) ** 2 / norm
-        if best is None or score > best[0]:
-            best = (score, blur, expected, shift, value / norm)
-    assert best is not None
-    score, blur, expected, shift, scale = best
-    overlap = _overlap_map(mean.amplitudes * np.conj(expected), mean.orders)
-    norm = float((np.abs(expected) ** 2).sum())
-    elsewhere = _elsewhere(overlap, expected, mean.orders, shift)
+    each = np.stack([expected_amplitudes(crystal, mean.orders, blur) for blur in BLURS_NM])
+    product = mean.amplitudes * np.conj(each)
+    overlaps = _overlap_maps(product, mean.orders)
+    peaks = np.stack(np.unravel_index(overlaps.reshape(len(each), -1).argmax(axis=1), (SEARCH, SEARCH)), axis=-1)
+    shifts, values = _sharpened(product, mean.orders, peaks / SEARCH)
+    norms = (np.abs(each) ** 2).sum(axis=1)
+    scores = np.maximum(values, 0.0) ** 2 / norms
+    best = int(scores.argmax())
+    score, norm, shift = float(scores[best]), float(norms[best]), shifts[best]
+    elsewhere = _elsewhere(overlaps[best], each[best], mean.orders, shift)
     second = max(elsewhere, 0.0) ** 2 / norm
     return OriginFit(
         origin=shift % 1.0,
-        blur_nm=blur,
-        scale=scale,
+        blur_nm=BLURS_NM[best],
+        scale=float(values[best]) / norm,
         explained=min(score / signal, 1.0),
         second=min(second / signal, 1.0),
         sigmas=float(np.sqrt(max(score - second, 0.0)) / max(mean.noise, 1e-12)),
