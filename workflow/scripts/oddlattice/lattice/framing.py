@@ -11,6 +11,8 @@ from oddlattice.lattice.fourier import Lattice
 from oddlattice.lattice.frame import Frame
 from oddlattice.lattice.spoilt import Seen
 
+SAME_PX = 1e-9  # vectors that differ by less are the same but for rounding
+
 
 class Framing:
     """An image, what is seen of it, and the last lattice that was fitted to it.
@@ -23,7 +25,7 @@ class Framing:
 
     def __init__(self, image: Any) -> None:
         self._image = image
-        self._last: tuple[bytes, Flattener, Frame] | None = None
+        self._last: tuple[Lattice, Flattener, Frame] | None = None
 
     @cached_property
     def seen(self) -> Seen:
@@ -36,8 +38,12 @@ class Framing:
 
     def on(self, lattice: Lattice) -> tuple[Flattener, Frame]:
         """Mean and frame on a lattice; NoLatticeError where it does not hold over the image."""
-        key = lattice.vectors_px.tobytes() + lattice.peaks.tobytes()
-        if self._last is None or self._last[0] != key:
-            flattener = self.flattener(float(np.sqrt(abs(np.linalg.det(lattice.vectors_px)))))
-            self._last = key, flattener, fit_frame(self._image, lattice, flattener)
-        return self._last[1:]
+        if self._last is not None and np.array_equal(lattice.peaks, self._last[0].peaks):
+            known, flattener, frame = self._last
+            for turn in (1, -1):
+                if np.allclose(lattice.vectors_px, turn * known.vectors_px, rtol=0, atol=SAME_PX):
+                    return flattener, frame if turn == 1 else frame.in_cell(turn * np.eye(2, dtype=np.int64))
+        flattener = self.flattener(float(np.sqrt(abs(np.linalg.det(lattice.vectors_px)))))
+        frame = fit_frame(self._image, lattice, flattener)
+        self._last = lattice, flattener, frame
+        return flattener, frame

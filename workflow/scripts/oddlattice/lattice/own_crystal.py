@@ -318,6 +318,4 @@ def strongest_lattice(lattice: Lattice) -> Lattice:
     if np.linalg.matrix_rank(orders[strong]) < 2:
         return lattice
     cell = np.linalg.inv(generated(orders[strong])).T
-    if round(abs(float(np.linalg.det(cell)))) == 1:
-        return lattice
     return replace(lattice, vectors_px=reduced(cell @ lattice.vectors_px))
