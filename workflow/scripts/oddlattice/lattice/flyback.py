@@ -68,10 +68,10 @@ class _Lines:
         sampled = slice(0, self._frame.shape[1], SAMPLED_COLS)
         parts = [np.arange(cols.start, cols.stop, cols.step or 1) for cols in (sampled, *windows)]
         some, ends = np.concatenate(parts), np.cumsum([len(part) for part in parts])[:-1]
-        uv, shift = np.take(self._uv.strip(rows), some, axis=2), self._shift_px[rows]
-        template, slopes = slopes_along_line(self._mean_cell, self._frame, uv, shift)
+        shift = self._shift_px[rows]
+        template, slopes = slopes_along_line(self._mean_cell, self._frame, self._uv.strip(rows, some), shift)
         residuals = self._flattener.flat(self._image, rows)[:, some] - template
-        crystal = self._quality.strip(rows)[0][:, some] > 0.5
+        crystal = self._quality.strip(rows, some)[0] > 0.5
         (residual, *_), (slope, *_), (good, *_) = split = [
             np.split(layer, ends, axis=1) for layer in (residuals, slopes, crystal)
         ]

@@ -14,7 +14,7 @@ from oddlattice.lattice.dislocations import FINER, Slips, from_line_px
 from oddlattice.lattice.flattener import Flattener
 from oddlattice.lattice.grid import Grid, Lifted
 from oddlattice.lattice.spoilt import Seen
-from oddlattice.numerics.arrays import Array, Bools, Float
+from oddlattice.numerics.arrays import Array, Bools, Float, Index
 
 
 @dataclass(frozen=True)
@@ -165,10 +165,10 @@ class Quality(Lifted):
         super().__init__(frame.quality[None], frame.grid, frame.shape)
         self._seen = seen
 
-    def strip(self, rows: slice) -> Float:
-        """Quality at the pixels of `rows`; shape (1, rows, cols)."""
-        quality = super().strip(rows)
-        self._seen.keep(quality[0], rows)
+    def strip(self, rows: slice, cols: Index | None = None) -> Float:
+        """Quality at the pixels of `rows`, of all columns or some; shape (1, rows, cols)."""
+        quality = super().strip(rows, cols)
+        self._seen.keep(quality[0], rows, cols)
         return quality
 
 

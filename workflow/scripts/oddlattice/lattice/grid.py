@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
-from oddlattice.numerics.arrays import Array, Float
+from oddlattice.numerics.arrays import Array, Float, Index
+from oddlattice.numerics.compiled import compiled
 from oddlattice.numerics.local_plane import lerp, lerp_at
 
 STRIP_PX = 1 << 19  # pixels of one strip of rows
@@ -47,7 +47,24 @@ class Grid:
     def at(self, layers: Array, places_px: Array) -> Array:
         """Layers (k, n, m) interpolated at places (p, 2) [px], edge values outside; shape (k, p)."""
         index = (places_px - [self.rows_px[0], self.cols_px[0]]) / np.array(self.step_px)
-        return np.stack([ndimage.map_coordinates(layer, index.T, order=1, mode="nearest") for layer in layers])
+        return _at(np.ascontiguousarray(layers, np.float64), index)
+
+
+@compiled("float64[:, ::1](float64[:, :, ::1], float64[:, :])")
+def _at(layers: Array, index: Array) -> Array:
+    """Layers (k, n, m) between four grid places, at fractional indices (p, 2); edge values outside; shape (k, p)."""
+    found = np.empty((layers.shape[0], len(index)))
+    for p in range(len(index)):
+        row = min(max(index[p, 0], 0.0), layers.shape[1] - 1.0)
+        col = min(max(index[p, 1], 0.0), layers.shape[2] - 1.0)
+        i, j = int(np.floor(row)), int(np.floor(col))
+        below, after = min(i + 1, layers.shape[1] - 1), min(j + 1, layers.shape[2] - 1)
+        down, across = row - i, col - j
+        for k in range(layers.shape[0]):
+            layer = layers[k]
+            total = layer[i, j] * (1 - down) * (1 - across) + layer[i, after] * (1 - down) * across
+            found[k, p] = total + layer[below, j] * down * (1 - across) + layer[below, after] * down * across
+    return found
 
 
 def grid_over(shape: tuple[int, int], step_px: float) -> Grid:
@@ -70,7 +87,10 @@ class Lifted:
         self._cols = lerp_at(shape[1], grid.cols_px[0], grid.step_px[1], len(grid.cols_px))
         self._rows = lerp_at(shape[0], grid.rows_px[0], grid.step_px[0], len(grid.rows_px))
 
-    def strip(self, rows: slice) -> Float:
-        """Layers at the pixels of `rows`; shape (k, rows, cols)."""
+    def strip(self, rows: slice, cols: Index | None = None) -> Float:
+        """Layers at the pixels of `rows`, of all columns or some; shape (k, rows, cols)."""
         low, down = self._rows
-        return lerp(self._layers, low[rows], down[rows], *self._cols)
+        left, across = self._cols
+        if cols is not None:
+            left, across = left[cols], across[cols]
+        return lerp(self._layers, low[rows], down[rows], left, across)

@@ -17,6 +17,7 @@ import scipy.fft
 from scipy import ndimage
 
 from oddlattice.lattice.registration import Registration, render
+from oddlattice.lattice.trial_part import densest_window
 from oddlattice.numerics.arrays import Array, Complex, Float
 from oddlattice.numerics.local_plane import running_median
 
@@ -109,9 +110,8 @@ def _window(mask: npt.NDArray[np.bool_], most: int) -> tuple[slice, slice]:
         side = int(np.sqrt(most))
         sides = np.minimum(sides, [max(side, most // sides[1]), max(side, most // sides[0])])
     some = mask[low[0] : high[0], low[1] : high[1]]
-    totals = np.lib.stride_tricks.sliding_window_view(some, tuple(sides)).sum((2, 3), dtype=np.int64)
-    start = low + np.unravel_index(int(totals.argmax()), totals.shape)
-    return slice(int(start[0]), int(start[0] + sides[0])), slice(int(start[1]), int(start[1] + sides[1]))
+    rows, cols = densest_window(some, (int(sides[0]), int(sides[1])))
+    return slice(low[0] + rows.start, low[0] + rows.stop), slice(low[1] + cols.start, low[1] + cols.stop)
 
 
 def mean_repeat(found: LatticeMap, values: Float) -> Float:

@@ -16,7 +16,7 @@ Number = np.floating[Any]
 
 SPLINE_PX = 48  # image kept along rows: a cubic spline has forgotten its end there to the last digit
 POLE = float(np.sqrt(3.0)) - 2  # of the recursive filter that makes coefficients of cubic splines
-SIDE = 8  # lines that are filtered side by side
+SIDE = 16  # lines that are filtered side by side
 AT_EDGE, NOWHERE = -1, -2  # in the place of an index
 HALO_PX = 12  # image kept around a window, so that the spline does not feel the cut
 
@@ -74,7 +74,7 @@ def _to_spline(lines: Array) -> None:
 
 @compiled("void(float32[:, ::1])")
 def _rows_to_spline(image: Float) -> None:
-    """Each row becomes the coefficients of its spline, in place; eight rows at a time, for the processor's vectors."""
+    """Each row becomes the coefficients of its spline, in place; some rows at a time, for the processor's vectors."""
     lines = np.empty((image.shape[1], SIDE))
     for top in range(0, image.shape[0], SIDE):
         height = min(SIDE, image.shape[0] - top)
@@ -229,10 +229,9 @@ def _sample(
     down_cell = ((np.arange(n_u) + 0.5) / n_u).astype(np.float32)
     across_cell = ((np.arange(n_v) + 0.5) / n_v).astype(np.float32)
     at, weights = np.empty((3, tile.shape[1]), np.float32), np.empty((8, tile.shape[1]), np.float32)
-    start = np.empty(tile.shape[1], np.int64)
-    flat, down = coefficients.reshape(-1), np.uint64(cols)
+    start, flat, down = np.empty(tile.shape[1], np.int32), coefficients.reshape(-1), np.uint64(cols)
     for y in range(tile.shape[0]):
-        above = y // n_u
+        above, line = y // n_u, tile[y]
         _between(at, corners[:, above], corners[:, above + 1], down_cell[y % n_u], across_cell)
         _reach(start, weights, at, origin, shape, (rows, cols))
         for x in range(tile.shape[1]):
@@ -242,10 +241,11 @@ def _sample(
                     lines = weights[0, x] * flat[i + k] + weights[1, x] * flat[i + down + k]
                     lines += weights[2, x] * flat[i + 2 * down + k] + weights[3, x] * flat[i + 3 * down + k]
                     total += weights[4 + k, x] * lines
-                tile[y, x] = (total + pedestal) / at[2, x]
+                line[x] = total
             elif start[x] == AT_EDGE:
-                row, col = at[0, x] - np.float32(origin[0]), at[1, x] - np.float32(origin[1])
-                tile[y, x] = (_spline_at(coefficients, row, col) + pedestal) / at[2, x]
+                line[x] = _spline_at(coefficients, at[0, x] - np.float32(origin[0]), at[1, x] - np.float32(origin[1]))
+        for x in range(tile.shape[1]):
+            line[x] = line[x] if start[x] == NOWHERE else (line[x] + pedestal) / at[2, x]
 
 
 @compiled("void(float32[:, ::1], float32[:, :], float32[:, :], float32, float32[::1])")
@@ -260,10 +260,10 @@ def _between(line: Float, above: Float, below: Float, down: Number, across: Floa
 
 
 @compiled(
-    "void(int64[::1], float32[:, ::1], float32[:, ::1], UniTuple(int64, 2), UniTuple(int64, 2), UniTuple(int64, 2))"
+    "void(int32[::1], float32[:, ::1], float32[:, ::1], UniTuple(int64, 2), UniTuple(int64, 2), UniTuple(int64, 2))"
 )
 def _reach(
-    start: npt.NDArray[np.int64],
+    start: npt.NDArray[np.int32],
     weights: Float,
     at: Float,
     origin: tuple[int, int],
@@ -274,17 +274,22 @@ def _reach(
 
     A pixel outside the image gets NOWHERE, one that has not all sixteen within the window AT_EDGE.
     """
-    bottom, right = np.float32(shape[0] - 0.5), np.float32(shape[1] - 0.5)
+    bottom, right, least = np.float32(shape[0] - 0.5), np.float32(shape[1] - 0.5), np.float32(-0.5)
+    top, left, one = np.float32(origin[0]), np.float32(origin[1]), np.int32(1)
+    width, last_row, last_col = np.int32(window[1]), np.int32(window[0] - 3), np.int32(window[1] - 3)
+    for axis in range(2):  # apart from each other, for the processor's vectors
+        first, line = (top, left)[axis], at[axis]
+        w0, w1, w2, w3 = weights[4 * axis], weights[4 * axis + 1], weights[4 * axis + 2], weights[4 * axis + 3]
+        for x in range(len(start)):
+            place = line[x] - first
+            w0[x], w1[x], w2[x], w3[x] = _weights(place - np.floor(place))
+    rows, cols = at[0], at[1]
     for x in range(len(start)):
-        row, col = at[0, x] - np.float32(origin[0]), at[1, x] - np.float32(origin[1])
-        top, left = np.floor(row), np.floor(col)
-        weights[0, x], weights[1, x], weights[2, x], weights[3, x] = _weights(row - top)
-        weights[4, x], weights[5, x], weights[6, x], weights[7, x] = _weights(col - left)
-        known = np.float32(-0.5) <= at[0, x] <= bottom and np.float32(-0.5) <= at[1, x] <= right
-        r, c = np.int64(top), np.int64(left)
-        whole = 1 <= r < window[0] - 2 and 1 <= c < window[1] - 2
-        start[x] = (r - 1) * window[1] + c - 1 if whole else AT_EDGE
-        start[x] = start[x] if known else NOWHERE
+        r, c = np.int32(np.floor(rows[x] - top)), np.int32(np.floor(cols[x] - left))
+        known = (least <= rows[x]) & (rows[x] <= bottom) & (least <= cols[x]) & (cols[x] <= right)
+        whole = (one <= r) & (r <= last_row) & (one <= c) & (c <= last_col)
+        place = np.int32((r - one) * width + c - one) if whole else np.int32(AT_EDGE)
+        start[x] = place if known else np.int32(NOWHERE)
 
 
 @compiled("float32(float32[:, ::1], float32, float32)")

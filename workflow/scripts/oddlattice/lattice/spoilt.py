@@ -86,8 +86,8 @@ class Seen:
         bands = (np.asarray(image[r : r + BAND_ROWS]) for r in range(0, self.shape[0], BAND_ROWS))
         mean = np.concatenate([block_mean(finite(band), POOL_PX) for band in bands]).astype(np.float64)
         local = ndimage.gaussian_filter(mean, EDGE_PERIODS * period_px / POOL_PX, mode="nearest")
-        if local.min() < 0:  # a background was subtracted: how bright nothing is cannot be told
-            return self
+        if local.min() < 0 or local.min() >= VACUUM * local.max():
+            return self  # a background was subtracted: how bright nothing is cannot be told; or nothing is dark
         near = 2 * int(VACUUM_PERIODS * period_px / POOL_PX) + 1
         part = local / np.maximum(ndimage.maximum_filter(local, near, mode="nearest"), 1e-12)
         dark = local < VACUUM * np.percentile(local, 95)
@@ -98,11 +98,12 @@ class Seen:
         blank = vacuum if self.blank is None else vacuum | self.blank
         return replace(self, blank=blank) if vacuum.any() else self
 
-    def keep(self, values: Float, rows: slice) -> Float:
-        """Set the blank ones of the pixels of `rows`, `values` (rows, cols), to 0, in place."""
+    def keep(self, values: Float, rows: slice, cols: Index | None = None) -> Float:
+        """Set the blank ones of the pixels of `rows`, `values` (rows, cols), to 0, in place; of all columns or some."""
         if self.blank is not None:
+            at = np.arange(self.shape[1]) if cols is None else cols
             squares = self.blank[np.arange(rows.start, rows.start + len(values)) // POOL_PX]
-            values[np.repeat(squares, POOL_PX, axis=1)[:, : values.shape[1]]] = 0
+            values[squares[:, at // POOL_PX]] = 0
         return values
 
     def cells(self, nodes_px: Array) -> Bools:
