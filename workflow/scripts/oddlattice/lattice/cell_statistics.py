@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from oddlattice.lattice.mean_cell import MeanCell
 from oddlattice.numerics.arrays import Array
-from oddlattice.numerics.local_plane import local_plane
+from oddlattice.numerics.local_plane import planes_over
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,9 @@ def local_mean_of(statistics: CellStatistics, good: npt.NDArray[np.bool_]) -> Ar
     away = mean / ndimage.median_filter(mean, size=5, mode="mirror") - 1
     spread = 1.4826 * float(np.median(np.abs(away[good])))
     weights = np.where(good & (np.abs(away) < 4 * spread + 1e-6), statistics.pixels, 0.0)
-    smooth = local_plane(mean[None], weights, LOCAL_MEAN_CELLS)[0][0]
-    smooth = smooth + local_plane((mean - smooth)[None], weights, LOCAL_MEAN_CELLS)[0][0]
+    plane, _ = planes_over(weights, LOCAL_MEAN_CELLS)
+    smooth = plane(mean)
+    smooth = smooth + plane(mean - smooth)
     floor = 0.05 * float(np.median(smooth[good]))
     near = ndimage.binary_dilation(good, iterations=2)
     smooth = np.where(near, smooth, smooth[filled[0], filled[1]])

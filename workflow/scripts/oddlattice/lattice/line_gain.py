@@ -11,8 +11,9 @@ from oddlattice.lattice.flattener import Flattener
 from oddlattice.lattice.frame import Frame, lifted
 from oddlattice.lattice.grid import strips
 from oddlattice.lattice.mean_cell import MeanCell
-from oddlattice.lattice.scan_lines import rendered
-from oddlattice.numerics.arrays import Array, Index
+from oddlattice.lattice.scan_lines import Places, places_in_tables
+from oddlattice.numerics.arrays import Array, Float, Index
+from oddlattice.numerics.compiled import compiled
 from oddlattice.numerics.local_plane import finite
 
 WIDE_PERIODS, LEAST_PERIODS = 3.0, 1.0  # lines on each side that tell a step; so few do at the ends
@@ -67,14 +68,36 @@ def _sums(
         some = slice(max(strip.start, rows.start), min(strip.stop, rows.stop))
         if some.start >= some.stop:
             continue
-        template = rendered(mean_cell, frame, uv.strip(some))
-        chosen = quality.strip(some)[0] > 0.5
-        if between != (-np.inf, np.inf):
-            chosen &= (template > between[0]) & (template < between[1])
-        seen = finite(image[some]) + np.float32(flattener.pedestal)
-        for into, values in zip(found, (seen, template + 1), strict=True):
-            into[some] = np.add.reduceat(values * chosen, starts, axis=1)
+        counts, index = finite(image[some]), places_in_tables(frame, uv.strip(some))
+        here = quality.strip(some)[0]
+        _fill_sums(found[:, some], counts, mean_cell.values, index, here, starts, flattener.pedestal, between)
     return found[:, rows]
+
+
+@compiled(
+    "void(float64[:, :, :], float32[:, :], float32[::1], uint32[:, ::1], float32[:, ::1], int64[::1], float32,"
+    "UniTuple(float64, 2))"
+)
+def _fill_sums(
+    found: Array,
+    counts: Float,
+    values: Float,
+    index: Places,
+    quality: Float,
+    starts: Index,
+    pedestal: float,
+    between: tuple[float, float],
+) -> None:
+    """Fill `found` (2, rows, blocks) with `Sums`: of stretches from `starts` on, the last to the end of the line."""
+    for r in range(counts.shape[0]):
+        for block in range(len(starts)):
+            seen, expected = 0.0, 0.0
+            for c in range(starts[block], starts[block + 1] if block + 1 < len(starts) else counts.shape[1]):
+                value = values[index[r, c]]
+                if quality[r, c] > np.float32(0.5) and between[0] < value < between[1]:
+                    seen += counts[r, c] + pedestal
+                    expected += value + np.float32(1)
+            found[0, r, block], found[1, r, block] = seen, expected
 
 
 def _ratio(sums: Array) -> Array:

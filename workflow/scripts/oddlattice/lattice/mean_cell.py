@@ -62,6 +62,11 @@ class MeanCell:
         layers = [self.table((TABLE, TABLE), by).astype(np.float32).ravel() for by in ((0, 0), (1, 0), (0, 1))]
         return np.ascontiguousarray(np.stack(layers, axis=1))
 
+    @cached_property
+    def values(self) -> Float:
+        """The first column of `tables`: the deviation alone; shape (TABLE * TABLE,)."""
+        return np.ascontiguousarray(self.tables[:, 0])
+
     def cell(self, px_per_cell: PxPerCell = PX_PER_CELL) -> Array:
         """The mean cell as a tile shows it; shape `px_per_cell`, mean 1."""
         return 1 + self.table(px_per_cell)

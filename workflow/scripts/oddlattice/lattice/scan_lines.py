@@ -72,10 +72,9 @@ def _table_index(u: Float, v: Float, low_u: float, low_v: float) -> Places:
     return index
 
 
-def rendered(mean_cell: MeanCell, frame: Frame, uv: Float) -> Float:
-    """The mean cell's deviation at lattice coordinates (2, rows, cols); shape (rows, cols)."""
-    value = np.ascontiguousarray(mean_cell.tables[:, 0])
-    return np.asarray(value[_table_index(uv[0], uv[1], *_low(frame.first_and_count[0]))])
+def places_in_tables(frame: Frame, uv: Float) -> Places:
+    """Index into the mean cell's tables at lattice coordinates (2, rows, cols); shape (rows, cols)."""
+    return _table_index(uv[0], uv[1], *_low(frame.first_and_count[0]))
 
 
 def slopes_along_line(mean_cell: MeanCell, frame: Frame, uv: Float, row_shift_px: Array) -> tuple[Float, Float]:
@@ -92,7 +91,7 @@ def coarse_row_shifts(image: Float, flattener: Flattener, frame: Frame, mean_cel
 
     The correlation is computed at whole pixels and interpolated.
     """
-    value = np.ascontiguousarray(mean_cell.tables[:, 0])
+    value = mean_cell.values
     uv, quality = lifted(flattener, frame)
     per_col = np.hypot(*np.linalg.inv(frame.vectors_px)[1])
     reach = int(np.clip(0.3 / per_col, 1, REACH_PX))

@@ -1,5 +1,6 @@
 """Smoothing that does not bend at edges: Gaussian-weighted local fits of a plane on a grid."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -146,16 +147,20 @@ def local_plane(values: Array, weights: Array, sigma: float) -> tuple[Array, Arr
     support : ndarray of shape (n, m)
         Gaussian mean of the weights.
     """
+    smooth, support = planes_over(weights, sigma)
+    return smooth(values), support
+
+
+def planes_over(weights: Array, sigma: float) -> tuple[Callable[[Array], Array], Array]:
+    """`local_plane` for values that share their weights: what smooths them, and the support."""
 
     def blur(layers: Array) -> Array:
-        along = (0.0,) * (layers.ndim - 2) + (sigma, sigma)
-        return np.asarray(ndimage.gaussian_filter(layers, along, mode="constant", truncate=4.0))
+        return _blurred_last(layers, sigma)
 
     n, m = weights.shape
     x = np.broadcast_to(((np.arange(n) - n / 2) / sigma)[:, None], (n, m))
     y = np.broadcast_to(((np.arange(m) - m / 2) / sigma)[None, :], (n, m))
     w = blur(weights)
-    support = np.maximum(w, 0.0)
     safe = np.maximum(w, 1e-12 * max(float(w.max()), 1e-300))
     mx, my = blur(weights * x) / safe, blur(weights * y) / safe
     ridge = 0.05  # slopes are believed only where the weights spread over a good part of the Gaussian
@@ -163,15 +168,29 @@ def local_plane(values: Array, weights: Array, sigma: float) -> tuple[Array, Arr
     syy = blur(weights * y * y) / safe - my * my + ridge
     sxy = blur(weights * x * y) / safe - mx * my
     determinant = np.maximum(sxx * syy - sxy * sxy, ridge * ridge)
-    kept = weights * np.where(weights > 0, values, 0.0)
-    mean = blur(kept) / safe
-    sxv = blur(kept * x) / safe - mx * mean
-    syv = blur(kept * y) / safe - my * mean
-    slope_x = (syy * sxv - sxy * syv) / determinant
-    slope_y = (sxx * syv - sxy * sxv) / determinant
-    plane = mean + slope_x * (x - mx) + slope_y * (y - my)
-    smooth = np.where(w > 1e-9 * max(float(w.max()), 1e-300), plane, 0.0)
-    return smooth, support
+
+    def smooth(values: Array) -> Array:
+        kept = weights * np.where(weights > 0, values, 0.0)
+        mean = blur(kept) / safe
+        sxv = blur(kept * x) / safe - mx * mean
+        syv = blur(kept * y) / safe - my * mean
+        slope_x = (syy * sxv - sxy * syv) / determinant
+        slope_y = (sxx * syv - sxy * sxv) / determinant
+        plane = mean + slope_x * (x - mx) + slope_y * (y - my)
+        return np.where(w > 1e-9 * max(float(w.max()), 1e-300), plane, 0.0)
+
+    return smooth, np.maximum(w, 0.0)
+
+
+def _blurred_last(layers: Array, sigma: float) -> Array:
+    """Layers (..., n, m) under a Gaussian along n and m, zeros beyond; along one of length 1 by its middle alone."""
+    lengths = layers.shape[-2:]
+    along = (0.0,) * (layers.ndim - 2) + tuple(sigma if n > 1 else 0.0 for n in lengths)
+    blurred = ndimage.gaussian_filter(layers, along, mode="constant", truncate=4.0)
+    if 1 in lengths:
+        line = np.exp(-0.5 / sigma**2 * np.arange(-int(4.0 * sigma + 0.5), int(4.0 * sigma + 0.5) + 1) ** 2)
+        blurred *= (line[len(line) // 2] / line.sum()) ** lengths.count(1)
+    return np.asarray(blurred)
 
 
 def global_polynomial(values: Array, weights: Array, order: int) -> Array:
