@@ -88,11 +88,11 @@ def second_lattice(cells: Array, seen: npt.NDArray[np.bool_], found: Registratio
     left = np.where(seen[..., None, None], cells - mean, 0.0)
     sides = cells.shape[0] * cells.shape[2], cells.shape[1] * cells.shape[3]
     window = np.outer(*(np.hanning(n + 2)[1:-1] for n in sides))
-    size = np.abs(scipy.fft.fft2(left.transpose(0, 2, 1, 3).reshape(sides) * window)) / window.sum()
+    # the half plane of waves: the other one has the same sizes
+    size = np.abs(scipy.fft.rfft2(left.transpose(0, 2, 1, 3).reshape(sides) * window)) / window.sum()
     own = np.abs(np.fft.fft2(mean - mean.mean())) / mean.size
-    orders = np.stack(
-        np.meshgrid(*(np.fft.fftfreq(n) * p for n, p in zip(sides, mean.shape, strict=True)), indexing="ij")
-    )
+    lines = np.fft.fftfreq(sides[0]) * mean.shape[0], np.fft.rfftfreq(sides[1]) * mean.shape[1]
+    orders = np.stack(np.meshgrid(*lines, indexing="ij"))
     reciprocal = np.linalg.inv(found.frame.vectors_px).T  # rows: [cycles/px]
     frequency = np.tensordot(orders, reciprocal, (0, 0))
     length = np.linalg.norm(frequency, axis=-1)
@@ -100,7 +100,7 @@ def second_lattice(cells: Array, seen: npt.NDArray[np.bool_], found: Registratio
     slow = LOWEST * float(np.linalg.norm(reciprocal, axis=1).min())
     looked_at = (off > OFF_LATTICE) & (length > slow) & (length < FASTEST)
     # the largest of so many random ones would be as large as that
-    by_chance = float(np.median(size[looked_at]) ** 2 / np.log(2)) * (np.log(looked_at.sum()) + BEYOND_CHANCE)
+    by_chance = float(np.median(size[looked_at]) ** 2 / np.log(2)) * (np.log(2 * looked_at.sum()) + BEYOND_CHANCE)
     size = np.where(looked_at, np.sqrt(np.maximum(size**2 - by_chance, 0.0)), 0.0)
     first = np.unravel_index(int(size.argmax()), size.shape)
     g = frequency[first]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import least_squares
+from scipy.optimize import leastsq
 
 from oddlattice.numerics.arrays import Array, Complex
 from oddlattice.numerics.compiled import compiled
@@ -33,6 +33,8 @@ CLOSEST = 1.8  # [widths]; what is nearer is the shape of one column
 MARGIN = 12.0  # by which the criterion must fall for a column
 DARK_MARGIN = 40.0  # by which dark columns on bright ground must explain better than bright ones
 MOST_COLUMNS = 40
+MOST_TRIES = 40  # of a fit
+AS_GOOD = 1e-8  # relative change at which it ends
 PATIENCE = 2  # so many columns in a row that do not pay end the search
 MAP = 48  # steps along the shorter vector of the map in which the next column is sought
 
@@ -214,8 +216,19 @@ class _Fit:
             return self.slopes(whole(some))[:, free]
 
         scale = np.array([0.2, 0.1, 0.1, 0.5] + [0.1] * 5 + [0.3, 0.05, 0.05, 0.1] * count)[free]
-        found = least_squares(misfit, p[free], jac=slopes, method="lm", x_scale=scale, max_nfev=40)
-        return whole(found.x), self.criterion(float(2 * found.cost), 1 + 3 * count)
+        # what `least_squares` calls for its method "lm", with a tenth of its own work beside it
+        found, _, told, *_ = leastsq(
+            misfit,
+            p[free],
+            Dfun=slopes,
+            full_output=True,
+            diag=1 / scale,
+            maxfev=MOST_TRIES,
+            ftol=AS_GOOD,
+            xtol=AS_GOOD,
+            gtol=AS_GOOD,
+        )
+        return whole(found), self.criterion(float(told["fvec"] @ told["fvec"]), 1 + 3 * count)
 
     def criterion(self, square: float, parameters: int) -> float:
         """Information criterion of a sum of squares; where it is more than errors allow for, these are larger."""
@@ -326,10 +339,23 @@ def waves_of(columns: Columns, seen: Coefficients) -> Complex:
 
 def distances_px(places: Array, others: Array, vectors_px: Array) -> Array:
     """Distances from places (n, 2) to others (m, 2) of a periodic cell [px]; shape (n, m)."""
-    apart = places[:, None] - others
-    apart -= np.rint(apart)
-    near = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-    return np.asarray(np.min([np.linalg.norm((apart + step) @ vectors_px, axis=-1) for step in near], axis=0))
+    return np.sqrt(_squares_px2(places, others, np.ascontiguousarray(vectors_px)))
+
+
+@compiled("float64[:, ::1](float64[:, :], float64[:, :], float64[:, ::1])")
+def _squares_px2(places: Array, others: Array, vectors_px: Array) -> Array:
+    """Squared distances: see `distances_px`."""
+    found = np.full((len(places), len(others)), np.inf)
+    for n in range(len(places)):
+        for m in range(len(others)):
+            u, v = places[n, 0] - others[m, 0], places[n, 1] - others[m, 1]
+            u, v = u - np.rint(u), v - np.rint(v)
+            for i in (-1, 0, 1):
+                for j in (-1, 0, 1):
+                    row = (u + i) * vectors_px[0, 0] + (v + j) * vectors_px[1, 0]
+                    col = (u + i) * vectors_px[0, 1] + (v + j) * vectors_px[1, 1]
+                    found[n, m] = min(found[n, m], row * row + col * col)
+    return found
 
 
 class _Search:
