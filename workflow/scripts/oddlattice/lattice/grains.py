@@ -476,16 +476,14 @@ def _nearest_waves(
     are faint, and a crystal that is bent or weak is nearer to nothing than to its own.
     """
     flat = flattener.flat(image, slice(0, image.shape[0]))
-    off, mended = [], []
+    least, nearest, mended = np.full(image.shape, np.inf, np.float32), labels.copy(), list[Lattice]()
     for number, lattice in enumerate(lattices, 1):
         waves, better = _waves_of(image, flattener, grid, labels == number, lattice)
         mended.append(better)
-        if waves is None:
-            off.append(np.full(image.shape, np.inf, np.float32))
-            continue
-        square = gaussian_blur((flat - waves) ** 2, NEAREST_PERIODS * _period(lattice), truncate=3.0)
-        off.append(np.where(near[number - 1], square, np.inf))
-    nearest = np.where(np.isfinite(np.min(off, axis=0)), 1 + np.argmin(off, axis=0), labels)
+        if waves is not None:
+            off = gaussian_blur((flat - waves) ** 2, NEAREST_PERIODS * _period(lattice), truncate=3.0)
+            nearer = near[number - 1] & (off < least)
+            least[nearer], nearest[nearer] = off[nearer], number
     return np.where(labels > 0, nearest, 0).astype(np.uint8), mended
 
 
