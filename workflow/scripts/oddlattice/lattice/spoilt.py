@@ -100,10 +100,13 @@ class Seen:
 
     def keep(self, values: Float, rows: slice, cols: Index | None = None) -> Float:
         """Set the blank ones of the pixels of `rows`, `values` (rows, cols), to 0, in place; of all columns or some."""
-        if self.blank is not None:
-            at = np.arange(self.shape[1]) if cols is None else cols
+        if self.blank is None:
+            return values
+        if cols is None:
+            _clear(values, np.ascontiguousarray(self.blank), rows.start)
+        else:
             squares = self.blank[np.arange(rows.start, rows.start + len(values)) // POOL_PX]
-            values[squares[:, at // POOL_PX]] = 0
+            values[squares[:, cols // POOL_PX]] = 0
         return values
 
     def cells(self, nodes_px: Array) -> Bools:
@@ -129,6 +132,16 @@ class Seen:
         away = POOL_PX * np.maximum(distance_px(~self.blank) - 0.5, 0.0)
         at = (places_px - (POOL_PX - 1) / 2) / POOL_PX
         return np.asarray(np.minimum(depth, ndimage.map_coordinates(away, at, order=1, mode="nearest")))
+
+
+@compiled("void(float32[:, :], boolean[:, ::1], int64)")
+def _clear(values: Float, blank: Bools, first_row: int) -> None:
+    """Set to 0 what is in blank squares, of pixels (rows, cols) from a row on."""
+    for row in range(values.shape[0]):
+        squares = blank[(first_row + row) // POOL_PX]
+        for square in range(len(squares)):
+            if squares[square]:
+                values[row, POOL_PX * square : POOL_PX * (square + 1)] = 0
 
 
 def without_overlay(image: Float) -> Float:

@@ -11,39 +11,35 @@ def distance_px(inside: Bools) -> Array:
 
     As `scipy.ndimage.distance_transform_edt` has it, to the last bit.
     """
-    square = _squares(np.ascontiguousarray(inside))
-    return np.where(square < _none(inside.shape), np.sqrt(square), np.inf)
+    return _distances(np.ascontiguousarray(inside))
 
 
-def _none(shape: tuple[int, ...]) -> int:
-    """A squared distance beyond all that there are on a grid."""
-    return (shape[0] + shape[1]) ** 2
-
-
-@compiled("int64[:, ::1](boolean[:, ::1])")
-def _squares(inside: Bools) -> Index:
-    """Squared distances, down the columns first, then along the rows as the lowest of the parabolas about each column.
+@compiled("float64[:, ::1](boolean[:, ::1])")
+def _distances(inside: Bools) -> Array:
+    """Distances, down the columns first, then along the rows by the lowest of the parabolas about each column.
 
     Source: Felzenszwalb and Huttenlocher, Theory of Computing 8 (2012) 415, doi:10.4086/toc.2012.v008a019.
     """
     rows, cols = inside.shape
-    square = np.empty((rows, cols), np.int64)
+    found, square = np.empty((rows, cols)), np.empty(cols, np.int64)
     away = np.full(cols, rows + cols, np.int64)
     for row in range(rows):
         for col in range(cols):
             away[col] = min(away[col] + 1, rows + cols) if inside[row, col] else 0
-            square[row, col] = away[col]
+            found[row, col] = away[col]
     away[:] = rows + cols
     lowest, starts, heights = np.empty(cols, np.int64), np.empty(cols + 1), np.empty(cols, np.int64)
     for row in range(rows - 1, -1, -1):
         for col in range(cols):
             away[col] = min(away[col] + 1, rows + cols) if inside[row, col] else 0
-            heights[col] = min(square[row, col], away[col]) ** 2
+            heights[col] = min(np.int64(found[row, col]), away[col]) ** 2
         if inside[row].any():
-            _lowest_parabolas(heights, lowest, starts, square[row])
+            _lowest_parabolas(heights, lowest, starts, square)
+            for col in range(cols):
+                found[row, col] = np.sqrt(square[col]) if square[col] < (rows + cols) ** 2 else np.inf
         else:
-            square[row] = 0
-    return square
+            found[row] = 0
+    return found
 
 
 @compiled("void(int64[::1], int64[::1], float64[::1], int64[::1])")
