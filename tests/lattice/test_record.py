@@ -56,6 +56,16 @@ def test_tiles_and_differences_come_again_bit_by_bit(transposed: bool, offset: f
     assert differences[0] == differences[1]
 
 
+def test_kept_tiles_are_those_of_their_image_alone() -> None:
+    image = simulate_scan(SRTIO3, Conditions(rotation_deg=17, dose_e_px=800), (270, 270), seed=4).counts
+    record = fit_registration(image, [SRTIO3], (0.0125, 0.0125)).record
+    cut, kept, again = ([tile for _, tile in record.bands(image, keep=keep)] for keep in (False, True, False))
+    assert all(tile is other for tile, other in zip(kept, again, strict=True))
+    assert all(np.array_equal(tile, other) for tile, other in zip(cut, kept, strict=True))
+    brighter = [tile for _, tile in record.bands(2 * image)]
+    assert not any(np.array_equal(tile, other) for tile, other in zip(cut, brighter, strict=True))
+
+
 def test_dropped_tiles_leave_the_record_from_which_they_come_again(tmp_path: Path) -> None:
     results = write_results(tmp_path)
     scan = simulate_scan(SRTIO3, Conditions(rotation_deg=17, dose_e_px=800), (300, 280), seed=5)

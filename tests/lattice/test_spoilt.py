@@ -6,7 +6,7 @@ import pytest
 from oddlattice.lattice.coordinates import Coordinates
 from oddlattice.lattice.flattener import fit_flattener
 from oddlattice.lattice.register import fit_registration
-from oddlattice.lattice.spoilt import Seen, blank_pixels, without_overlay
+from oddlattice.lattice.spoilt import Seen, _percentile_of_counts, blank_pixels, without_overlay
 from oddlattice.simulate.columnwise import Conditions, simulate_scan
 from support.lattice_samples import SRTIO3
 
@@ -37,6 +37,30 @@ def test_a_run_is_blank_from_its_first_pixel_to_its_last(run_px: int, axis: int)
     image[80 : 80 + run_px - 1, 9] = -1  # one too short
     found = np.moveaxis(blank_pixels(np.moveaxis(image, 0, axis), run_px), axis, 0)
     assert found[40 : 40 + run_px, 7].all() and found.sum() == run_px
+
+
+def run_lengths(values: np.ndarray) -> np.ndarray:
+    """Length of the run of equal values that each of a line is in."""
+    ends = np.flatnonzero(np.append(values[1:] != values[:-1], True))
+    lengths = np.diff(ends, prepend=-1)
+    return np.repeat(lengths, lengths)
+
+
+@pytest.mark.parametrize("run_px", [24, 25, 37])
+def test_runs_are_all_found_however_they_lie(run_px: int) -> None:
+    image = RNG.poisson(0.1, (256, 300)).astype(np.float32)  # runs of all lengths, across and down
+    image[30:90, 40:70], image[200:], image[3, 50:90] = 2, 0, np.nan
+    rows = np.stack([run_lengths(line) for line in image])
+    cols = np.stack([run_lengths(line) for line in image.T], axis=1)
+    assert np.array_equal(blank_pixels(image, run_px), np.isnan(image) | (np.maximum(rows, cols) >= run_px))
+
+
+def test_chance_runs_are_counted_as_percentiles_are() -> None:
+    few = RNG.poisson(0.3, (300, 200)).astype(np.uint16)
+    lengths = np.concatenate([np.diff(np.flatnonzero(np.append(np.diff(line) != 0, True)), prepend=-1) for line in few])
+    counts = np.bincount(lengths, minlength=201)
+    for percent in (5, 50, 95, 99.9):
+        assert _percentile_of_counts(counts, percent) == pytest.approx(np.percentile(lengths, percent), rel=1e-12)
 
 
 def test_zeros_among_few_electrons_are_an_image() -> None:
