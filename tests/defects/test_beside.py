@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from defects.test_kernels import CELLS, SR, TI, VECTORS_PM, noise_map, put
+from defects.test_kernels import CELLS, SR, TI, VECTORS_PM, judged, noise_map, put
 from oddlattice.crystal import CELL_PX
-from oddlattice.defects.beside import TAIL_DOUBT, tail_errors
+from oddlattice.defects.beside import TAIL_DOUBT, gains_at, light_of, tail_errors
 from oddlattice.defects.kernels import make_kernel, moved_peak, refine
 from oddlattice.defects.noise import estimate_noise
 from oddlattice.defects.null import SIDE_PX, judge_columns, windows_on
@@ -110,3 +110,18 @@ def test_a_kernel_of_part_of_a_window_is_unbiased() -> None:
     assert not kernel.weights.reshape(-1, SIDE_PX, SIDE_PX)[:, ~valid].any()
     peak = moved_peak(SR, -0.2, np.zeros(2), VECTORS_PM).ravel()
     assert kernel.weights[:3] @ peak == pytest.approx([-0.2, 0.0, 0.0], abs=1e-9)
+
+
+@pytest.mark.parametrize("ground", [0.3, 3.0])
+def test_an_emptied_column_takes_its_own_light_from_the_local_mean_and_no_more(ground: float) -> None:
+    """Beside the ground, which stays: it is a fifth of the light, or a small part."""
+    column = 3.0 * 2 * np.pi / 90  # the integral of the peak
+    cell = np.full((CELL_PX, CELL_PX), ground)
+    light = light_of(SR, cell)
+    assert light == pytest.approx(column / ground, rel=1e-3)
+    site = judged(noise_map(9), SR)
+    (gain,) = gains_at([site], [(np.array([20, 20]), -light)], cell, (CELLS, CELLS))
+    effect = float(site.kernel.weights[0] @ np.full(SIDE_PX**2, ground))
+    at = (site.cells == (21, 20)).all(axis=1)
+    most = effect * light / 57 * np.exp(-1 / 36)  # three cells wide is a mean over 57
+    assert 0.5 * most < np.sqrt(gain[at, 1]) <= 1.001 * most

@@ -18,6 +18,7 @@ from oddlattice.lattice.columns import (
     ColumnShape,
     cut_windows,
     gaussian,
+    peak_at,
     px_of,
     window_of_cell,
     window_offsets,
@@ -32,7 +33,7 @@ NEAR = 1.3  # of the shortest lattice vector: so far what is left of a changed c
 TAIL_DOUBT = 0.1  # ASSUME: standard error of the weight of a column's tail [of its height]
 CHANGED = 6.0  # standard deviations: surely no bulk; to leave out fewer would cut bulk's own tails
 FREEDOM = 4.0  # of Student's t by which what is left of strong columns is measured: odd neighbours hardly count
-GAIN_DOUBT = 0.006  # ASSUME: standard error of the local mean about an emptied column: its part of a mean over 57 cells
+LIGHT_CELLS = 2  # about a column, over which its light is summed
 GAIN_CELLS = 1.0  # over which it is measured
 BEYOND = 4.0  # standard deviations from all that a tail can do: no measure of it
 
@@ -173,7 +174,8 @@ def _judged_again(
                 found[key[1]] += site.view_of(key[1]).kernel.weights @ np.ravel(without.own(key))
                 bulk[key[1]] = abs(site.verdict.z[key[1]]) < CHANGED
         clean.append((site.judged_by(found, bulk, site.null.shift_share, known=True), bulk))
-    strong = [(sites[kind].cells[i], float(fit[0])) for (kind, i), fit in without.fits.items()]
+    lost = [light_of(site.shape, cell) for site in sites]
+    strong = [(sites[kind].cells[i], float(fit[0]) * lost[kind]) for (kind, i), fit in without.fits.items()]
     gains = gains_at([site for site, _ in clean], strong, cell, shape)
     return with_shared_scatter(
         [
@@ -198,7 +200,7 @@ def gains_at(
     Parameters
     ----------
     strong : list of (ndarray of shape (2,), float)
-        Cell and change of the strong columns.
+        Cell of the strong columns, and by what part of a cell's light each has changed.
     cell : ndarray of shape (n_u, n_v)
         Mean cell: what a factor multiplies.
     shape : tuple of int
@@ -210,8 +212,8 @@ def gains_at(
         Value and variance, in units of relative intensity.
     """
     prior = np.zeros(shape)
-    for at, change in strong:
-        prior[tuple(np.clip(at, 0, np.array(shape) - 1))] += (GAIN_DOUBT * change) ** 2
+    for at, light in strong:  # the local mean is one over so many cells
+        prior[tuple(np.clip(at, 0, np.array(shape) - 1))] += (light / (2 * np.pi * LOCAL_MEAN_CELLS**2)) ** 2
     prior = np.maximum(_summed(prior, LOCAL_MEAN_CELLS), 1e-12)
     columns = [_Brightness.of(site, cell, prior) for site in sites]
     known = _summed(sum((c.on(shape, c.weight) for c in columns), np.zeros(shape)), GAIN_CELLS)
@@ -226,6 +228,12 @@ def gains_at(
         others = total[c.at] - c.weight * c.near(last)
         found.append(np.stack([c.effect * others / precision, c.effect**2 / precision], axis=-1))
     return found
+
+
+def light_of(shape: ColumnShape, cell: Array) -> float:
+    """What part of the light of a cell (n_u, n_v) is a column's, not the ground's or its neighbours'."""
+    wide_px = LIGHT_CELLS * max(shape.px_per_cell)
+    return float(peak_at(shape, *window_offsets(shape, wide_px)).sum() / cell.sum())
 
 
 @dataclass(frozen=True)
