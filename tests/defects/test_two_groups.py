@@ -20,6 +20,8 @@ Mixture = tuple[
     npt.NDArray[np.float64], npt.NDArray[np.str_], npt.NDArray[np.str_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]
 ]
 
+SHARES = {"lighter": 0.4, "heavier": 0.4, "displaced": 0.2}
+
 
 def mixture(
     seed: int, images: int, columns: int, changed: tuple[int, int], size: tuple[float, float], heavier: float = 0.15
@@ -103,6 +105,20 @@ def test_one_image_alone_will_do() -> None:
         assert count.low_95 <= false <= count.high_95
         expected, truth = expected + count.expected, truth + false
     assert abs(expected - truth) < 3 * np.sqrt(truth + 4)
+
+
+def test_listed_columns_that_are_doubtful_are_real_as_often_as_told() -> None:
+    """Images that are known by themselves alone, whose changes are of all sizes: few tell what the smallest are like."""
+    told, truth = [], []
+    for seed in range(30):
+        p, kind, image, listed, real = mixture(200 + seed, 1, 1000, (30, 120), (0.5, 40.0), heavier=0.4)
+        chance = two_groups(p, kind, image, listed, of_bulk=SHARES).probability_real
+        doubtful = listed & (chance < 0.6)
+        told.append(chance[doubtful])
+        truth.append(real[doubtful])
+    said, right = np.concatenate(told), np.concatenate(truth)
+    assert len(said) > 80
+    assert said.mean() == pytest.approx(right.mean(), abs=0.05 + 2 * np.sqrt(0.25 / len(said)))
 
 
 def test_bulk_alone_is_bulk() -> None:

@@ -35,6 +35,9 @@ UNLIKENESS = LIKENESS / PARTS - LIKENESS  # their second
 PART_NORMS = betaln(LIKENESS, UNLIKENESS)
 WARM_UP, DRAWS = 150, 400
 SWEEPS, MANY = 1, 100_000  # between two draws where candidates are few; so many candidates are looked at in all of them
+#: ASSUME: so many changed columns of each kind, alike in number at all SIZES, are taken as seen before any is. Where few
+#: have changed, none may be of a size that others will be of.
+FORESEEN = 2.0
 LEVELS = (0.68, 0.95)
 
 
@@ -341,7 +344,7 @@ def _sample(size: Array, kind: Index, image: Index, listed: Index, of_bulk: Arra
     drawn = _Drawn(
         np.zeros(len(index)), np.empty((DRAWS, len(listed)), dtype=np.bool_), weights, np.zeros(len(columns))
     )
-    _sweep(rng, sweeps, 1 / weights.size, at[listed], columns, *seen.arrays, *drawn.arrays)
+    _sweep(rng, sweeps, FORESEEN / len(SIZES), at[listed], columns, *seen.arrays, *drawn.arrays)
     mean_weights, mean_parts = drawn.weights, drawn.parts
     chance, false = np.zeros(len(size)), drawn.false
     chance[index] = drawn.chance
