@@ -77,6 +77,22 @@ def test_gaps_inside_count_and_the_specimens_edge_does_not() -> None:
     assert gap_cells(mask, inside, brightness).sum() == 12 + 40
 
 
+def test_vacuum_is_none_whatever_the_detector_adds_and_what_stands_beside_it() -> None:
+    """A thin particle and a thick one, vacuum of 0.9 about them, and matter in it that is no crystal."""
+    inside = np.ones((40, 40), np.uint8)
+    mask, level, counts = np.zeros((40, 40), np.uint8), np.full((40, 40), 1.5), np.full((40, 40), 0.9)
+    mask[5:20, 5:20] = mask[22:40, 22:40] = 1
+    level[:21, :21] = 1.0  # the local mean is continued from the nearest crystal
+    counts += np.random.default_rng(1).normal(0, 0.005, counts.shape)
+    counts[4:21, 4:21] = 0.97  # the particle's rim, which is seen half
+    counts[mask > 0] = level[mask > 0]
+    counts[28:38, 4:14] = 1.3
+    found = gap_cells(mask, inside, counts / level, level, 0.95)
+    assert found.sum() == 10 * 10 - 4 and found[29:37, 5:13].all()  # a median cuts the corners
+    other = gap_cells(mask, inside, np.full(mask.shape, 0.99), level, 0.95)
+    assert other.sum() == (mask == 0).sum()  # another phase
+
+
 def test_defects_beside_a_region_belong_to_it() -> None:
     region = np.zeros((20, 20), dtype=bool)
     region[10:13, 5:9] = True

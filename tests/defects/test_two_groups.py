@@ -108,7 +108,7 @@ def test_one_image_alone_will_do() -> None:
 
 
 def test_listed_columns_that_are_doubtful_are_real_as_often_as_told() -> None:
-    """Images that are known by themselves alone, whose changes are of all sizes: few tell what the smallest are like."""
+    """Images known by themselves alone, whose changes are of all sizes: few tell what the smallest are like."""
     told, truth = [], []
     for seed in range(30):
         p, kind, image, listed, real = mixture(200 + seed, 1, 1000, (30, 120), (0.5, 40.0), heavier=0.4)

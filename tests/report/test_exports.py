@@ -23,7 +23,7 @@ from oddlattice.storage.products import DEFECTS, table
 
 ROWS = [
     {"image_id": "a", "row_px": 10.0, "col_px": 20.0, "site": "Sr", "kind": "vacancy-like", "z": -9.0},
-    {"image_id": "a", "row_px": 30.0, "col_px": 40.0, "kind": "extended", "area_nm2": 3.141592653589793},
+    {"image_id": "a", "row_px": 30.0, "col_px": 40.0, "kind": "extended", "area_px2": 3.141592653589793 / 2e-4},
     {"image_id": "a", "row_px": 50.0, "col_px": 60.0, "site": "Ti", "kind": None, "z": float("nan")},
 ]
 

@@ -174,7 +174,18 @@ def defect_rows(columns: pl.DataFrame, path: str, pixel_nm: float, extended: boo
     if extended:
         place = {"row_px": 120.0, "col_px": 260.0, "row_nm": 120 * pixel_nm, "col_nm": 260 * pixel_nm}
         head = {"image_id": columns["image_id"][0], "path": path, "signal": "HAADF", "frame": 0}
-        rows.append(head | place | {"kind": "extended", "grain": 1, "number": 1, "area_nm2": 1.3, "review": ""})
+        rows.append(
+            head
+            | place
+            | {
+                "kind": "extended",
+                "grain": 1,
+                "number": 1,
+                "area_px2": 1.3 / pixel_nm**2,
+                "area_nm2": 1.3,
+                "review": "",
+            }
+        )
     return rows
 
 

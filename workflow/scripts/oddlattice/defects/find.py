@@ -54,7 +54,8 @@ def find_in_image(image: Registered, settings: DefectSettings) -> tuple[Judged, 
     """
     found = judge_part(image, settings)
     decide_together([found.judged], settings.fdr)
-    gaps = gap_cells(image.mask, image.inside, image.brightness)
+    between = float(mean_cell(image.prediction, image.mask).min())
+    gaps = gap_cells(image.mask, image.inside, image.brightness, image.level, between)
     crowd = crowded_cells(found.judged.defects, gaps.shape, found.judged.vectors_pm, settings.extended_columns)
     found.judged.defects[:] = extended_regions(found.judged.defects, gaps | found.broken | crowd)[0]
     return found.judged, found.z, found.judged.noise
@@ -205,7 +206,9 @@ def judge_by_parts(
             del image, found
             give_back()
     known = [Trial(**entry) for entry in attributes_of(differences)["trial_defects"]]
-    regions = gap_cells(mask, values_of(tiles, "inside"), brightness) | broken
+    between = min((float(piece.cell.min()) for piece in pieces), default=0.0)
+    level = values_of(tiles, "local_mean").astype(np.float64)
+    regions = gap_cells(mask, values_of(tiles, "inside"), brightness, level, between) | broken
     if stored is None:
         maps: dict[str, Float | Windows] = {"difference": image.difference, "z": z, "prediction": image.prediction}
         return JudgedGrain(known, pieces, regions, maps)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import binary_dilation, binary_propagation, grey_dilation, label
+from scipy.ndimage import binary_dilation, binary_opening, binary_propagation, grey_dilation, label, median_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
@@ -21,6 +21,7 @@ SHAPE_ERROR = 0.2  # of a column's z that may be left when it is taken out
 ALIKE = 0.5  # cosine between displacements that have one reason
 OFF_SITE, TOGETHER = 0.08, 1.05  # of the shortest lattice vector: a column beside its site; neighbours
 MATTER = 0.5  # masked cells at the rim less bright than this part of the crystal are its edge, not a defect
+DARKEST = 2.0  # per cent of the cells, by which vacuum is known
 ROUND = np.ones((3, 3), dtype=bool)
 
 
@@ -75,7 +76,7 @@ def broken_cells(z: Float, prediction: Float, mask: Mask, removed: Float | None 
     return np.asarray((labels > 0) & (sizes[labels] >= FEWEST_LOUD))
 
 
-def gap_cells(mask: Mask, inside: Mask, brightness: Array) -> Cells:
+def gap_cells(mask: Mask, inside: Mask, brightness: Array, level: Array | None = None, between: float = 0.0) -> Cells:
     """Cells of regions that are not this crystal: a hole, contamination, another phase, another grain.
 
     Parameters
@@ -83,16 +84,42 @@ def gap_cells(mask: Mask, inside: Mask, brightness: Array) -> Cells:
     mask, inside : ndarray of shape (U, V), uint8
         Cells analysed, and cells that lie in the image.
     brightness : ndarray of shape (U, V)
-        Mean of each cell over that of the crystal.
+        Mean of each cell over that of the crystal about it.
+    level : ndarray of shape (U, V), optional
+        The mean of the crystal about each cell [counts]; None: everywhere the same.
+    between : float
+        The crystal's brightness between its columns, over its mean: what is darker is vacuum, or a film of carbon.
     """
-    gaps, count = label((mask == 0) & (inside > 0))
+    gaps, _ = label((mask == 0) & (inside > 0))
     beyond = binary_dilation(np.pad(inside == 0, 1, constant_values=True), iterations=1)[1:-1, 1:-1]
-    number = np.arange(count + 1)
-    sizes = np.bincount(gaps.ravel(), minlength=count + 1)
-    at_rim = np.isin(number, gaps[beyond])
-    bright = np.bincount(gaps.ravel(), brightness.ravel(), count + 1) / np.maximum(sizes, 1) > MATTER
-    kept = np.where(at_rim, (sizes >= FEWEST_AT_RIM) & bright, sizes >= FEWEST_GAP)
-    return np.asarray((kept & (number > 0))[gaps])
+    of_rim = np.isin(gaps, gaps[beyond & (gaps > 0)])
+    level = np.ones(mask.shape) if level is None else level
+    dark = between * float(np.percentile(level[mask > 0], DARKEST)) if mask.any() else 0.0
+    held = _large(_matter(of_rim, inside == 0, brightness * level, level, dark), FEWEST_AT_RIM)
+    return np.asarray(_large((gaps > 0) & ~of_rim, FEWEST_GAP) | held)
+
+
+def _matter(gaps: Cells, unseen: Cells, counts: Array, level: Array, dark: float) -> Cells:
+    """Which cells (U, V) of gaps are brighter than half-way from vacuum to the crystal, whose own rim is left out.
+
+    Detectors add a constant, so that vacuum may be nearly as bright as matter. It is as bright as the darkest of the
+    gaps, if that is darker than the crystal between its columns; else it is taken to be black.
+    """
+    if not gaps.any():
+        return gaps
+    smooth = median_filter(counts, 3, mode="nearest")
+    darkest = float(np.percentile(smooth[gaps], DARKEST))
+    vacuum = darkest if darkest < dark else 0.0
+    bright = gaps & (smooth > vacuum + MATTER * (level - vacuum))
+    wide = binary_opening(np.pad(bright | unseen, 2, constant_values=True), ROUND)[2:-2, 2:-2]
+    return np.asarray(bright & (wide | ~binary_dilation(gaps & ~bright, ROUND, 2)))
+
+
+def _large(cells: Cells, least: int) -> Cells:
+    """Connected cells of at least so many."""
+    parts, count = label(cells)
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    return np.asarray((parts > 0) & (sizes[parts] >= least))
 
 
 def off_site(shift_pm: Array, vectors_pm: Array) -> bool:

@@ -25,6 +25,7 @@ class Registered:
     mask: npt.NDArray[np.uint8]
     inside: npt.NDArray[np.uint8]
     brightness: Array  # mean of each cell over the local mean of the crystal
+    level: Array  # that local mean [counts]
     coordinates: Coordinates
     contrast: float  # standard deviation of the mean cell of the whole image
     shapes: list[ColumnShape]
@@ -52,6 +53,7 @@ def load_registered(
         mask=values_of(tiles, "mask", cells),
         inside=values_of(tiles, "inside", cells),
         brightness=as_cells(values_of(tiles, "tiles", pixels), (n_u, n_v)).mean(axis=(2, 3), dtype=np.float64),
+        level=values_of(tiles, "local_mean", cells).astype(np.float64),
         coordinates=Coordinates.of(tiles, corners),
         contrast=model["contrast"],
         shapes=[ColumnShape.of(column) for column in columns],

@@ -111,6 +111,7 @@ def defect_row(about: Row, grain: int, defect: Defect, image: Registered, cell_n
         "shift_row_pm": _number(defect.shift_pm[0]),
         "shift_col_pm": _number(defect.shift_pm[1]),
         "shift_sigma_pm": _number(defect.shift_sigma_pm),
+        "area_px2": defect.cells * cell_nm2 / float(np.prod(image.pixel_nm)) if extended else None,
         "area_nm2": defect.cells * cell_nm2 if extended else None,
         "in_region": defect.in_region,
         "review": "",

@@ -35,8 +35,8 @@ UNLIKENESS = LIKENESS / PARTS - LIKENESS  # their second
 PART_NORMS = betaln(LIKENESS, UNLIKENESS)
 WARM_UP, DRAWS = 150, 400
 SWEEPS, MANY = 1, 100_000  # between two draws where candidates are few; so many candidates are looked at in all of them
-#: ASSUME: so many changed columns of each kind, alike in number at all SIZES, are taken as seen before any is. Where few
-#: have changed, none may be of a size that others will be of.
+#: ASSUME: so many changed columns of each kind, alike in number at all SIZES, are taken as seen before any is: of a
+#: size that others are of there may be none yet.
 FORESEEN = 2.0
 LEVELS = (0.68, 0.95)
 

@@ -15,7 +15,7 @@ CORNER_PX = 0.5
 NAMES = uuid.UUID("5f5e9c3e-6f0b-5a55-9a3e-3f1c3a1f0d11")  # of ours alone: the same defect keeps its id
 _MEASURED = (
     "z q_value probability_real kind_probability intensity_change intensity_change_sigma shift_row_pm shift_col_pm "
-    "shift_sigma_pm row_nm col_nm area_nm2 anm"
+    "shift_sigma_pm row_nm col_nm area_px2 area_nm2 anm"
 ).split()
 
 
@@ -50,19 +50,20 @@ def _feature(image_id: str, number: int, row: Row, pixel_nm: tuple[float, float]
         "col_px": row["col_px"],
         "review": str(row.get("review") or ""),
     }
-    if kind == "extended" and n.usable(row["area_nm2"]) and pixel_nm:
-        geometry = {"type": "Polygon", "coordinates": [_circle(x, y, row["area_nm2"], pixel_nm)]}
+    if kind == "extended" and n.usable(row["area_px2"]):
+        geometry = {"type": "Polygon", "coordinates": [_circle(x, y, row["area_px2"], pixel_nm or (1.0, 1.0))]}
         properties["outline"] = "circle of the region's area"
     place = uuid.uuid5(NAMES, f"{image_id}/{number}/{row['row_px']:.2f}/{row['col_px']:.2f}")
     return {"type": "Feature", "id": str(place), "geometry": geometry, "properties": properties}
 
 
-def _circle(x: float, y: float, area_nm2: float, pixel_nm: tuple[float, float], corners: int = 32) -> list[list[float]]:
-    radius = math.sqrt(area_nm2 / math.pi)
+def _circle(x: float, y: float, area_px2: float, pixel_nm: tuple[float, float], corners: int = 32) -> list[list[float]]:
+    """A circle in nm of this area."""
+    radius, longer = math.sqrt(area_px2 / math.pi), math.sqrt(pixel_nm[0] / pixel_nm[1])
     angle = 2 * math.pi * np.arange(corners + 1) / corners
     angle[-1] = 0.0  # closed: the last corner is the first
     return [
-        [round(x + radius / pixel_nm[1] * float(np.cos(t)), 3), round(y + radius / pixel_nm[0] * float(np.sin(t)), 3)]
+        [round(x + radius * longer * float(np.cos(t)), 3), round(y + radius / longer * float(np.sin(t)), 3)]
         for t in angle
     ]
 

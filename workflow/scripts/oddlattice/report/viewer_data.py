@@ -114,8 +114,8 @@ def defect_columns(image: Image) -> dict[str, list[Any]]:
         shift = [math.nan if gone else row[f"shift_{axis}_pm"] for axis in ("row", "col")]
         size = math.hypot(*shift) if all(n.usable(s) for s in shift) else None
         radius = None
-        if row["kind"] == "extended" and n.usable(row["area_nm2"]) and pixel:
-            radius = round(math.sqrt(row["area_nm2"] / math.pi / (pixel[0] * pixel[1])), 1)
+        if row["kind"] == "extended" and n.usable(row["area_px2"]):
+            radius = round(math.sqrt(row["area_px2"] / math.pi), 1)
         known = size is not None and pixel is not None
         arrow = [s / 1000 / p for s, p in zip(shift, pixel or (1, 1), strict=True)] if known else [None, None]
         change, sigma = row["intensity_change"], row["intensity_change_sigma"]
@@ -155,7 +155,12 @@ def defect_columns(image: Image) -> dict[str, list[Any]]:
 
 def _extent(row: Row) -> list[str]:
     """Area of a region, and its Burgers vector where a circuit around it does not close."""
-    says = [f"{n.significant(row['area_nm2'], 2)} nm²"] if n.usable(row["area_nm2"]) else []
+    says = [
+        f"{n.significant(row[f'area_{unit}2'], 2)} {unit}²" for unit in ("nm", "px") if n.usable(row[f"area_{unit}2"])
+    ]
+    says = says[:1]
+    if says and not n.usable(row["z"]):
+        says.append("no listed column in it")
     u, v = row.get("burgers_u"), row.get("burgers_v")
     if u is not None and v is not None and (u, v) != (0, 0):
         length = f", {n.significant(row['burgers_pm'], 3)} pm" if n.usable(row.get("burgers_pm")) else ""

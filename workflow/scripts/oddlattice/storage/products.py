@@ -204,7 +204,8 @@ DEFECTS: Schema = {
     "shift_row_pm": pl.Float64,
     "shift_col_pm": pl.Float64,
     "shift_sigma_pm": pl.Float64,
-    "area_nm2": pl.Float64,  # of an extended region, else null
+    "area_px2": pl.Float64,  # of an extended region, else null
+    "area_nm2": pl.Float64,  # the same; null too where the pixel's size is not known
     "burgers_u": pl.Float64,  # of an extended region: closure of a circuit around it, in lattice vectors; 0, 0 of none
     "burgers_v": pl.Float64,
     "burgers_pm": pl.Float64,  # its length
