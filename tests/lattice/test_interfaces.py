@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from bench.grains import score_labels
 from oddlattice.defects.grain_tables import boundary_rows
-from oddlattice.lattice.interfaces import _is_sharp, crystals_on_one_lattice
+from oddlattice.lattice.interfaces import SHARP, _are_two, _step_at, crystals_on_one_lattice
 from oddlattice.lattice.own_crystal import register_on_own
 from support.grain_fields import GrainField
 from support.interface_fields import PAIRS, Change, make_interface
@@ -52,7 +52,19 @@ def test_content_that_goes_on_changing_on_either_side_makes_no_interface(
     depth = np.repeat(np.arange(-14.5, 15)[:, None], 20, axis=1)
     score = step * np.sign(depth) / 2 + slope * depth
     known = np.ones(depth.shape, dtype=bool)
-    assert _is_sharp(score, depth, known) == _is_sharp(-score, depth, known) == sharp
+    steps = _step_at(score, depth, known), _step_at(-score, depth, known)
+    assert [one > SHARP for one in steps] == [sharp, sharp]
+
+
+@pytest.mark.parametrize(("layers", "two"), [(16, True), (29, False)])
+def test_mixed_layers_at_a_line_are_no_hindrance_where_a_side_is_lost_without_it(layers: int, two: bool) -> None:
+    """Of a flake that is analysed whole more is asked: content may go on changing, and a quarter of it was lost."""
+    depth = np.repeat(np.arange(-14.5, 15)[:, None], 20, axis=1)
+    score = np.clip(2 * depth / layers, -1, 1) + np.random.default_rng(1).normal(0, 0.15, depth.shape)
+    known = np.ones(depth.shape, dtype=bool)
+    cores = [depth < -3, depth > 3]
+    assert _are_two(score, depth, known, cores, lost=True) == two
+    assert not _are_two(score, depth, known, cores, lost=False)
 
 
 def test_a_coherent_interface_is_one_of_phases() -> None:

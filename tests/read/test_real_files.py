@@ -74,7 +74,13 @@ def test_a_hexagonal_lattice_is_found(images: dict[str, list[dict[str, object]]]
 def test_an_uncalibrated_file_says_that_it_has_no_lengths(images: dict[str, list[dict[str, object]]]) -> None:
     row = only(images, "DMReader_Image_SI-Survey.dm3")
     assert row["state"] == "analysed" and "no pixel size" in str(row["reason"])
-    assert row["a_px"] is not None and row["a_nm"] is None
+    assert row["a_nm"] is None
+
+
+def test_both_sides_of_an_interface_are_analysed(images: dict[str, list[dict[str, object]]]) -> None:
+    row = only(images, "DMReader_Image_SI-Survey.dm3")  # two perovskites, with five mixed layers between
+    assert row["grains"] == 2
+    assert int(row["cells_analysed"]) > 9 * int(row["cells_masked"])  # type: ignore[call-overload]
 
 
 def test_nonsense_is_not_analysed(images: dict[str, list[dict[str, object]]]) -> None:

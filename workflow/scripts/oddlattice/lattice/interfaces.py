@@ -28,6 +28,10 @@ DIFFERENT = 0.07  # of the contrast of the mean cell, by which two contents diff
 SEPARATE = 4.0  # times the scatter of smoothed cells within a level, by which two levels are apart
 NEAR = 1.5  # cells from the line, nearer than which content is smoothed over it
 SHARP = 0.65  # of the difference between two crystals that is a step at the line, beside trends of their own
+#: Where most of a side is masked on the one lattice, nothing is lost by a second: two levels are apart by so many
+#: robust scatters (halves of one that is spread evenly, or normally, by 2.7), and so much of it is a step. Layers at
+#: the line may be mixed.
+LOST, FAR_APART, SOFT = 0.5, 6.0, 0.4
 SHIFTED = 0.5  # of the difference that is left where one cell is the other, shifted
 CORE_CELLS = 3  # width that each crystal has at least
 MOST_CRYSTALS = 6
@@ -57,7 +61,7 @@ def crystals_on_one_lattice(image: Any, found: Registration) -> Labels | None:
     labels = contents.seen.astype(np.uint8)
     number = 1
     while number <= labels.max() < MOST_CRYSTALS:
-        beyond = _beyond(contents.blocks, labels == number)
+        beyond = _beyond(contents.blocks, labels == number, found.mask)
         if beyond is None:
             number += 1
         else:
@@ -94,8 +98,11 @@ def _fill_means(means: Array, tile: Float, cuts_u: Index, cuts_v: Index) -> None
                     means[u, v, k, m] = total / (rows * cols)
 
 
-def _beyond(blocks: Array, known: Bools) -> Bools | None:
-    """Those of the cells `known` (U, V) that are a second crystal, the smaller part of them; None where none is."""
+def _beyond(blocks: Array, known: Bools, analysed: Bools) -> Bools | None:
+    """Those of the cells `known` (U, V) that are a second crystal, the smaller part of them; None where none is.
+
+    `analysed` (U, V) are those that pass for the crystal of the one lattice.
+    """
     if known.sum() < 2 * LEAST_CELLS:
         return None
     left = _content(blocks, known)
@@ -109,9 +116,8 @@ def _beyond(blocks: Array, known: Bools) -> Bools | None:
     if min(core.sum() for core in cores) < LEAST_CELLS // 2:
         return None
     apart = float(np.linalg.norm(left[cores[0]].mean(axis=0) - left[cores[1]].mean(axis=0)))
-    scatter = float(np.sqrt(np.mean([score[core].var() for core in cores])))
-    gap = abs(float(score[cores[0]].mean() - score[cores[1]].mean()))
-    if apart < DIFFERENT or gap < SEPARATE * scatter or not _is_sharp(score, depth, known):
+    lost = max(float((~analysed[side]).mean()) for side in sides) > LOST
+    if apart < DIFFERENT or not _are_two(score, depth, known, cores, lost):
         return None
     return None if _is_shifted(*(blocks[core].mean(axis=0) for core in cores)) else other
 
@@ -182,18 +188,34 @@ def _large_parts(cells: Bools, known: Bools) -> Bools:
     return np.asarray((named > 0) & (sizes[named] >= LEAST_CELLS))
 
 
-def _is_sharp(score: Array, depth: Array, known: Bools) -> bool:
-    """Whether content jumps at the line, where `depth` is 0, rather than goes over from one side to the other.
+def _are_two(score: Array, depth: Array, known: Bools, cores: list[Bools], lost: bool) -> bool:
+    """Whether the cores of two sides have levels of their own, and content jumps from one to the other at the line.
 
-    On either side it may go on changing with the distance from the line, as tilt and thickness make it: that part of
-    the difference is no step.
+    Less is asked where a side is `lost`: most of it is masked on the one lattice.
+    """
+    step = _step_at(score, depth, known)
+    gap = abs(float(score[cores[0]].mean() - score[cores[1]].mean()))
+    scatter = float(np.sqrt(np.mean([score[core].var() for core in cores])))
+    if step > SHARP and gap > SEPARATE * scatter:
+        return True
+    if not lost:
+        return False
+    away = [1.4826 * float(np.median(np.abs(score[core] - np.median(score[core])))) for core in cores]
+    return step > SOFT and gap > FAR_APART * float(np.hypot(*away)) / np.sqrt(2)
+
+
+def _step_at(score: Array, depth: Array, known: Bools) -> float:
+    """What part of the difference between two sides is a step at the line, where `depth` is 0.
+
+    On either side content may go on changing with the distance from the line, as tilt and thickness make it: that part
+    of the difference is no step.
     """
     cells = known & (np.abs(depth) > NEAR)
     far, side = depth[cells], np.sign(depth[cells])
     layers = [np.ones_like(far), side, np.maximum(far, 0.0), np.minimum(far, 0.0)]
     step = np.linalg.lstsq(np.stack(layers, axis=-1), score[cells], rcond=None)[0][1]
     apart = (score[cells][side > 0].mean() - score[cells][side < 0].mean()) / 2
-    return bool(step > SHARP * apart if apart > 0 else step < SHARP * apart)
+    return float(step / apart) if apart else 0.0
 
 
 def _is_shifted(one: Array, other: Array) -> bool:
