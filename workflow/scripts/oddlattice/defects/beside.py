@@ -1,34 +1,30 @@
 """Strongly changed columns and those beside them, judged together."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
-from oddlattice.crystal import PxPerCell
 from oddlattice.defects.fdr import q_values
-from oddlattice.defects.kernels import moved_peak, refine
+from oddlattice.defects.kernels import refine
 from oddlattice.defects.noise import Noise
 from oddlattice.defects.null import SiteColumns, Verdict
 from oddlattice.defects.shared_scatter import with_shared_scatter
+from oddlattice.defects.without import Without
 from oddlattice.lattice.cell_statistics import LOCAL_MEAN_CELLS
 from oddlattice.lattice.columns import (
-    SIDE_PX,
     ColumnShape,
-    cut_windows,
     gaussian,
     peak_at,
     px_of,
     window_of_cell,
     window_offsets,
-    window_start_px,
 )
 from oddlattice.lattice.shapes import TAIL_WIDTH
 from oddlattice.numerics.arrays import Array, Float
 
 ROUNDS = 2  # strong columns are fitted, all others judged without them, and again
-BEYOND_PX = 9  # its window: so far a changed column is taken out
 NEAR = 1.3  # of the shortest lattice vector: so far what is left of a changed column may reach
 TAIL_DOUBT = 0.1  # ASSUME: standard error of the weight of a column's tail [of its height]
 CHANGED = 6.0  # standard deviations: surely no bulk; to leave out fewer would cut bulk's own tails
@@ -36,69 +32,6 @@ FREEDOM = 4.0  # of Student's t by which what is left of strong columns is measu
 LIGHT_CELLS = 2  # about a column, over which its light is summed
 GAIN_CELLS = 1.0  # over which it is measured
 BEYOND = 4.0  # standard deviations from all that a tail can do: no measure of it
-
-
-@dataclass
-class Without:
-    """An image's difference without its strongly changed columns.
-
-    Attributes
-    ----------
-    left : ndarray of shape ((U + 2) n_u, (V + 2) n_v), float32
-        With a cell of rim around it.
-    fits : dict
-        By kind and index of a column that was taken out: change, displacement (row, col) [pm].
-    added : dict
-        What these changes had added to the difference: first pixel (row, col) in `left`, and the values there.
-    """
-
-    left: Float
-    fits: dict[tuple[int, int], Array] = field(default_factory=dict)
-    added: dict[tuple[int, int], tuple[int, int, Float]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, difference: Float, px_per_cell: PxPerCell) -> "Without":
-        """Nothing taken out yet."""
-        return cls(np.pad(difference, [(n, n) for n in px_per_cell]))
-
-    def inside(self, px_per_cell: PxPerCell) -> Float:
-        """What is left, without the rim; shape (U n_u, V n_v)."""
-        n_u, n_v = px_per_cell
-        return np.ascontiguousarray(self.left[n_u:-n_u, n_v:-n_v])
-
-    def window(self, key: tuple[int, int], site: SiteColumns) -> Array:
-        """The window (16, 16) of a column in which it alone is changed."""
-        window = cut_windows(self.left, site.shape, site.cells[key[1] : key[1] + 1] + 1)[0].astype(np.float64)
-        return np.asarray(window + self.own(key))
-
-    def own(self, key: tuple[int, int]) -> Float:
-        """What was taken out of the column's own window (16, 16)."""
-        inner = slice(BEYOND_PX, BEYOND_PX + SIDE_PX)
-        return self.added[key][2][inner, inner] if key in self.added else np.zeros((SIDE_PX, SIDE_PX), np.float32)
-
-    def put_back(self, key: tuple[int, int]) -> None:
-        """Undo `take_out`, where it was done."""
-        if key in self.added:
-            row, col, values = self.added.pop(key)
-            _add(self.left, row, col, values)
-            del self.fits[key]
-
-    def take_out(self, key: tuple[int, int], site: SiteColumns, fit: Array, vectors_pm: Array) -> None:
-        """Subtract a change, out to a cell from its column."""
-        self.put_back(key)
-        start = (s - BEYOND_PX for s in window_start_px(site.shape))
-        sides = site.shape.px_per_cell
-        row, col = (int(c + 1) * n + s for c, n, s in zip(site.cells[key[1]], sides, start, strict=True))
-        values = moved_peak(site.shape, fit[0], fit[1:], vectors_pm, BEYOND_PX, site.response).astype(np.float32)
-        _add(self.left, row, col, -values)
-        self.fits[key], self.added[key] = fit, (row, col, values)
-
-
-def _add(plane: Float, row: int, col: int, values: Float) -> None:
-    """Add `values` to the plane at a pixel; what lies beyond it is left out."""
-    low = max(-row, 0), max(-col, 0)
-    view = plane[max(row, 0) : row + values.shape[0], max(col, 0) : col + values.shape[1]]
-    view += values[low[0] : low[0] + view.shape[0], low[1] : low[1] + view.shape[1]]
 
 
 def judge_together(

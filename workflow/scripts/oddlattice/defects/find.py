@@ -7,7 +7,7 @@ import numpy as np
 import zarr
 
 from oddlattice.crystal import LEAST_CELLS, PxPerCell
-from oddlattice.defects.beside import ROUNDS, Without, judge_together
+from oddlattice.defects.beside import ROUNDS, judge_together
 from oddlattice.defects.extra import extra_columns
 from oddlattice.defects.kernels import kernel_width_px, z_map
 from oddlattice.defects.listing import Judged, decide_together, windows_of
@@ -26,6 +26,7 @@ from oddlattice.defects.regions import (
 from oddlattice.defects.registered import Registered, load_registered
 from oddlattice.defects.shared_scatter import with_shared_scatter
 from oddlattice.defects.tables import Piece, Tally
+from oddlattice.defects.without import Without
 from oddlattice.lattice.columns import as_cells, mean_cell, px_of
 from oddlattice.lattice.pixel_size import PixelNm
 from oddlattice.lattice.rim import beside_px

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from oddlattice.defects.beside import Without, fit_change
+from oddlattice.defects.beside import fit_change
 from oddlattice.defects.fdr import Decision, decide
 from oddlattice.defects.kernels import errors_over_bulks
 from oddlattice.defects.kind_probabilities import (
@@ -20,6 +20,7 @@ from oddlattice.defects.kind_probabilities import (
 from oddlattice.defects.noise import Noise
 from oddlattice.defects.null import SiteColumns, change_error, shift_error_pm
 from oddlattice.defects.two_groups import two_groups
+from oddlattice.defects.without import Without
 from oddlattice.numerics import distributions
 from oddlattice.numerics.arrays import Array
 
