@@ -201,7 +201,7 @@ def _are_two(score: Array, depth: Array, known: Bools, cores: list[Bools], lost:
     if not lost:
         return False
     away = [1.4826 * float(np.median(np.abs(score[core] - np.median(score[core])))) for core in cores]
-    return step > SOFT and gap > FAR_APART * float(np.hypot(*away)) / np.sqrt(2)
+    return step > SOFT and gap > FAR_APART * float(np.hypot(away[0], away[1])) / np.sqrt(2)
 
 
 def _step_at(score: Array, depth: Array, known: Bools) -> float:
