@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
+from oddlattice.defects.between_sites import told_as_one
 from oddlattice.defects.fdr import q_values
 from oddlattice.defects.kernels import refine
 from oddlattice.defects.noise import Noise
@@ -72,6 +73,7 @@ def judge_together(
             without.put_back(key)
         for key in strong:
             _fit(key, sites[key[0]], without, noise, vectors_pm, cut)
+        told_as_one(sites, without, noise, vectors_pm)
         sites = _judged_again(sites, without, cell, noise.level.shape, vectors_pm)
     return sites, without
 
@@ -85,12 +87,24 @@ def _fit(
     if verdict.p_value[0] > cut:
         without.put_back(key)
         return
-    without.take_out(key, site, fit_change(key[1], window, site, verdict, noise, vectors_pm), vectors_pm)
+    start = without.far.get(key)
+    without.take_out(key, site, fit_change(key[1], window, site, verdict, noise, vectors_pm, start), vectors_pm)
 
 
-def fit_change(i: int, window: Array, site: SiteColumns, verdict: Verdict, noise: Noise, vectors_pm: Array) -> Array:
-    """Change and displacement (row, col) [pm] of column `i` in its window; `verdict` is of this column alone."""
-    start = np.array([verdict.change[0], *verdict.shift_pm[0]])
+def fit_change(
+    i: int,
+    window: Array,
+    site: SiteColumns,
+    verdict: Verdict,
+    noise: Noise,
+    vectors_pm: Array,
+    start: Array | None = None,
+) -> Array:
+    """Change and displacement (row, col) [pm] of column `i` in its window; `verdict` is of this column alone.
+
+    It is looked for from a `start` on, or else from what the verdict reads.
+    """
+    start = np.array([verdict.change[0], *verdict.shift_pm[0]]) if start is None else start
     return refine(window, site.view_of(i).valid, site.shape, start, noise, vectors_pm, site.response)
 
 

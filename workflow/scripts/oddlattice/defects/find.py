@@ -10,7 +10,7 @@ from oddlattice.crystal import LEAST_CELLS, PxPerCell
 from oddlattice.defects.beside import ROUNDS, judge_together
 from oddlattice.defects.extra import extra_columns
 from oddlattice.defects.kernels import kernel_width_px, z_map
-from oddlattice.defects.listing import Judged, decide_together, windows_of
+from oddlattice.defects.listing import Judged, decide_together, far_fits, windows_of
 from oddlattice.defects.noise import Noise, estimate_noise, in_mean_cells, local_contrast
 from oddlattice.defects.null import SiteColumns, judge_columns
 from oddlattice.defects.published_score import published_map
@@ -93,6 +93,7 @@ def judge_part(image: Registered, settings: DefectSettings, part: Part | None = 
     else:
         sites, without = judge_together(sites, difference, noise, *together, rounds=ROUNDS - 1, without=without)
     judged = Judged(sites, windows_of(sites, without, settings.fdr), noise, vectors_pm, [], 0, np.empty(0, dtype=bool))
+    judged.far = far_fits(sites, without)
     here = np.concatenate([np.empty(0, dtype=bool), *(site.tested for site in sites)])
     judged.keep(here if part is None else here & is_inside(judged.cells + _low(part), part))
     if not image.shapes:

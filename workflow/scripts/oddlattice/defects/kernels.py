@@ -27,6 +27,7 @@ from oddlattice.numerics.filters import gaussian_blur
 #: Largest change: atoms upon a faint column add ten times its brightness, and what a bound holds back would be listed
 #: as if measured.
 MOST_CHANGE = 100.0
+MOST_SHIFT_PM = 150.0
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def refine(
         Change, displacement (row, col) [pm]. An emptied column has no place: its displacement stays 0.
     """
     sigma = np.where(valid, window_of_cell(noise.sigma, shape), np.inf)
-    found = np.array([np.clip(start[0], -1.0, MOST_CHANGE), *np.clip(start[1:], -80, 80)])
+    found = np.array([np.clip(start[0], -1.0, MOST_CHANGE), *np.clip(start[1:], -MOST_SHIFT_PM, MOST_SHIFT_PM)])
     if start[0] < EMPTY_BELOW:
         found[1:] = 0.0
     most = np.array([max(0.5, abs(found[0]) / 2), 40.0, 40.0])
@@ -164,7 +165,7 @@ def refine(
         seen = slopes[:, free] / sigma.ravel()[:, None]
         move = np.linalg.lstsq(seen, (window.ravel() - here) / sigma.ravel(), rcond=1e-6)[0]
         found[free] += np.clip(move, -most[free], most[free])
-        found = np.clip(found, [-1.0, -150, -150], [MOST_CHANGE, 150, 150])
+        found = np.clip(found, [-1.0, -MOST_SHIFT_PM, -MOST_SHIFT_PM], [MOST_CHANGE, MOST_SHIFT_PM, MOST_SHIFT_PM])
     return found
 
 

@@ -97,6 +97,8 @@ class Judged:
     false_dispersion : float
         Variance of the number of false alarms over that of independent ones: how well the image tells probabilities.
     defects : list of Defect
+    far : dict of int to ndarray of shape (3,)
+        Fits of columns that moved so far that their readings do not lead there, see `Without`.
     """
 
     kinds: list[SiteColumns]
@@ -113,6 +115,7 @@ class Judged:
     probability_real: Array = field(default_factory=lambda: np.empty(0))
     false_dispersion: float = 1.0
     defects: list[Defect] = field(default_factory=list)
+    far: dict[int, Array] = field(default_factory=dict)
 
     def keep(self, here: npt.NDArray[np.bool_]) -> None:
         """Let the columns of `here` (n,) be those of this part: told, and tested where their site has a bulk."""
@@ -152,6 +155,12 @@ def windows_of(sites: list[SiteColumns], without: Without, most_p: float) -> dic
             found[first + int(i)] = without.window((kind, int(i)), site)
         first += len(site.cells)
     return found
+
+
+def far_fits(sites: list[SiteColumns], without: Without) -> dict[int, Array]:
+    """`Without.far` by the number of each column among those of all kinds."""
+    first = np.cumsum([0, *(len(site.cells) for site in sites)])
+    return {int(first[kind]) + i: fit for (kind, i), fit in without.far.items()}
 
 
 def decide_together(parts: list[Judged], fdr: float) -> None:
@@ -205,7 +214,7 @@ def _listed(judged: Judged) -> list[Defect]:
     listed = np.flatnonzero(judged.flagged)
     return [
         replace(
-            _defect(judged, judged.kinds[kind[k]], int(k - first[kind[k]]), judged.windows[int(k)]),
+            _defect(judged, judged.kinds[kind[k]], int(k - first[kind[k]]), int(k)),
             q=float(judged.q[k]),
             probability_real=float(judged.probability_real[k]),
         )
@@ -221,10 +230,10 @@ def _errors_of(found: Array, site: SiteColumns, i: int, judged: Judged) -> tuple
     return errors_over_bulks(found, valid, site.shape, judged.noise, judged.vectors_pm, site.response)
 
 
-def _defect(judged: Judged, site: SiteColumns, i: int, window: Array) -> Defect:
-    """Column `i` of a site as a defect; its window holds no change but its own."""
-    shape, cell, verdict = site.shape, site.cells[i], site.verdict.at(i)
-    found = fit_change(i, window, site, verdict, judged.noise, judged.vectors_pm)
+def _defect(judged: Judged, site: SiteColumns, i: int, number: int) -> Defect:
+    """Column `i` of a site as a defect, by its `number` among those of all kinds."""
+    shape, cell, verdict, window = site.shape, site.cells[i], site.verdict.at(i), judged.windows[number]
+    found = fit_change(i, window, site, verdict, judged.noise, judged.vectors_pm, judged.far.get(number))
     less, turned = _errors_of(found, site, i, judged)
     sigma = float(change_error(less * verdict.change_sigma[0], found[0]))
     covariance = turned @ verdict.shift_covariance_pm2[0] @ turned.T

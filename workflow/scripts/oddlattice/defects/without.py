@@ -27,11 +27,14 @@ class Without:
         By kind and index of a column that was taken out: change, displacement (row, col) [pm].
     added : dict
         What these changes had added to the difference: first pixel (row, col) in `left`, and the values there.
+    far : dict
+        Fits of columns that moved so far that their site looks empty: readings do not lead there.
     """
 
     left: Float
     fits: dict[Key, Array] = field(default_factory=dict)
     added: dict[Key, tuple[int, int, Float]] = field(default_factory=dict)
+    far: dict[Key, Array] = field(default_factory=dict)
 
     @classmethod
     def of(cls, difference: Float, px_per_cell: PxPerCell) -> "Without":
@@ -43,10 +46,13 @@ class Without:
         n_u, n_v = px_per_cell
         return np.ascontiguousarray(self.left[n_u:-n_u, n_v:-n_v])
 
+    def rest(self, key: Key, site: SiteColumns) -> Array:
+        """What is left in the window (16, 16) of a column."""
+        return cut_windows(self.left, site.shape, site.cells[key[1] : key[1] + 1] + 1)[0].astype(np.float64)
+
     def window(self, key: Key, site: SiteColumns) -> Array:
         """The window (16, 16) of a column in which it alone is changed."""
-        window = cut_windows(self.left, site.shape, site.cells[key[1] : key[1] + 1] + 1)[0].astype(np.float64)
-        return np.asarray(window + self.own(key))
+        return np.asarray(self.rest(key, site) + self.own(key))
 
     def own(self, key: Key) -> Float:
         """What was taken out of the column's own window (16, 16)."""
