@@ -47,6 +47,13 @@ def test_an_atom_half_way_between_two_sites_is_one_column_that_moved(part: float
     assert one.change == pytest.approx(0.0, abs=3 * one.change_sigma)
 
 
+def test_a_brighter_atom_half_way_is_displaced_too() -> None:
+    tiles = noise_map(5)
+    put(tiles, SR, (20, 20), changed(SR, 0.8, HALF_WAY_PM))
+    (one,) = found_in(tiles)
+    assert (one.site, one.kind) == ("Sr", "displaced") and one.change == pytest.approx(0.8, abs=0.2)
+
+
 @pytest.mark.parametrize("noise", [0.5, 1.5])
 def test_a_vacancy_beside_a_heavier_column_is_two(noise: float) -> None:
     tiles = noise * noise_map(4)

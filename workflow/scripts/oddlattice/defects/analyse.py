@@ -131,7 +131,7 @@ def analyse(row: Row, stores: Stores, settings: DefectSettings) -> Analysis:
         for k, grain in grains.items():
             folder = Path(scratch.enter_context(TemporaryDirectory(dir=stores.scratch, prefix=".z-")))
             judged[k] = judge_by_parts(grain.tiles, grain.differences, header, settings, folder)
-        tallies = list_together(name, judged, settings)
+        tallies = list_together(name, judged, settings, labels_of(group_of(stores.tiles, name)))
         group = stores.maps.create_group(name)
         laid = [grain.laid(judged[k].maps) for k, grain in grains.items()]
         write_maps(group, laid, (found["rows"], found["cols"]), header)

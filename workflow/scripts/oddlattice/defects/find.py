@@ -1,15 +1,18 @@
 """The defects of one image: every column tested, the odd ones listed; a huge image part by part."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import zarr
 
 from oddlattice.crystal import LEAST_CELLS, PxPerCell
+from oddlattice.defects.at_boundaries import distance_to_others, odd_along
 from oddlattice.defects.beside import ROUNDS, judge_together
 from oddlattice.defects.extra import extra_columns
 from oddlattice.defects.kernels import kernel_width_px, z_map
+from oddlattice.defects.kinds import NO_POINTS
 from oddlattice.defects.listing import Judged, decide_together, far_fits, windows_of
 from oddlattice.defects.noise import Noise, estimate_noise, in_mean_cells, local_contrast
 from oddlattice.defects.null import SiteColumns, judge_columns
@@ -32,9 +35,10 @@ from oddlattice.lattice.pixel_size import PixelNm
 from oddlattice.lattice.rim import beside_px
 from oddlattice.lattice.subareas import CHUNK_CELLS, Part, in_px, is_inside, parts_of
 from oddlattice.model.known_defects import Trial
-from oddlattice.numerics.arrays import Array, Float, Mask
+from oddlattice.numerics.arrays import Array, Float, Labels, Mask
 from oddlattice.run.stage_settings import DefectSettings
 from oddlattice.storage.groups import array_of, attributes_of, values_of
+from oddlattice.storage.products import COLUMNS, table
 from oddlattice.storage.windows import Windows, give_back
 
 MAP_BYTES = 96 << 20  # of each map of a huge image are kept unpacked while it is laid back
@@ -219,8 +223,13 @@ def judge_by_parts(
     return JudgedGrain(known, pieces, regions, {name: Windows(array, MAP_BYTES) for name, array in arrays.items()})
 
 
-def list_together(name: str, grains: dict[int, JudgedGrain], settings: DefectSettings) -> dict[int, Tally]:
-    """What is listed in the grains of an image, at one false-discovery rate for all of it."""
+def list_together(
+    name: str, grains: dict[int, JudgedGrain], settings: DefectSettings, labels: Labels | None = None
+) -> dict[int, Tally]:
+    """What is listed in the grains of an image, at one false-discovery rate for all of it.
+
+    `labels` (rows, cols) say which pixel is of which grain, of an image of several.
+    """
     decide_together([piece.judged for grain in grains.values() for piece in grain.pieces], settings.fdr)
     found = {}
     for number, grain in grains.items():
@@ -232,5 +241,24 @@ def list_together(name: str, grains: dict[int, JudgedGrain], settings: DefectSet
         crowd = crowded_cells(tally.defects, shape, vectors_pm, settings.extended_columns)
         tally.defects, taken = extended_regions(tally.defects, grain.regions | crowd)
         tally.regions = numbered_regions(grain.regions | crowd)
-        tally.take(taken)
+        tally.take(taken if labels is None else taken | _odd_seams(tally, labels, number, shape))
     return found
+
+
+def _odd_seams(tally: Tally, labels: Labels, number: int, shape: tuple[int, int]) -> Cells:
+    """Cells (U, V) along a grain's boundaries whose columns are odd one beside the other; their defects say so."""
+    columns = pl.concat([table([], COLUMNS), *tally.columns])
+    keys = columns.select("cell_u", "cell_v", "column").rows()
+    listed = {(*np.floor(d.uv).astype(int).tolist(), d.column) for d in tally.defects if d.column is not None}
+    places = columns.select("row_px", "col_px").to_numpy()
+    odd = odd_along(distance_to_others(labels, number, places), places, np.array([key in listed for key in keys]))
+    cells = np.zeros(shape, dtype=bool)
+    cells[tuple(columns.select("cell_u", "cell_v").to_numpy()[odd].clip(0, np.array(shape) - 1).T)] = True
+    last = np.array(shape) - 1
+    tally.defects = [
+        replace(d, in_region=d.in_region or bool(cells[tuple(np.clip(np.floor(d.uv).astype(int), 0, last))]))
+        if d.kind not in NO_POINTS
+        else d
+        for d in tally.defects
+    ]
+    return cells

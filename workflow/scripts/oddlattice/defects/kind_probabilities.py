@@ -22,11 +22,14 @@ PRIOR_CHANGE, PRIOR_SHIFT_PM = 0.5, 40.0  # ASSUME: spread of the changes that d
 PRIOR_MODELS = (0.5, 0.4, 0.1)  # ASSUME: intensity only, displacement only, both
 
 
-def kind_probabilities(change: float, change_sigma: float, shift_pm: Array, covariance_pm2: Array) -> dict[str, float]:
+def kind_probabilities(
+    change: float, change_sigma: float, shift_pm: Array, covariance_pm2: Array, far: bool = False
+) -> dict[str, float]:
     """Probability of each kind, from the evidence of three models: intensity changed, column moved, both.
 
     Each model's parameters have a normal prior; the evidence is that of normal estimates. An intensity change is split
-    at EMPTY_BELOW and 0 by its posterior.
+    at EMPTY_BELOW and 0 by its posterior. What has done both is told by its intensity; if it moved `far`, to a place
+    between two sites, by that.
     """
     s2 = change_sigma**2
     wide = covariance_pm2 + PRIOR_SHIFT_PM**2 * np.eye(2)
@@ -42,12 +45,12 @@ def kind_probabilities(change: float, change_sigma: float, shift_pm: Array, cova
     models /= models.sum()
     shrink = PRIOR_CHANGE**2 / (PRIOR_CHANGE**2 + s2)
     below = distributions.normal_sf((shrink * change - np.array([EMPTY_BELOW, 0.0])) / np.sqrt(shrink * s2))
-    by_intensity = float(models[0] + models[2])
+    by_intensity = float(models[0] + (0.0 if far else models[2]))
     return {
         "vacancy-like": by_intensity * float(below[0]),
         "lighter": by_intensity * float(below[1] - below[0]),
         "heavier": by_intensity * float(1 - below[1]),
-        "displaced": float(models[1]),
+        "displaced": float(models[1] + (models[2] if far else 0.0)),
     }
 
 

@@ -237,7 +237,7 @@ def _defect(judged: Judged, site: SiteColumns, i: int, number: int) -> Defect:
     less, turned = _errors_of(found, site, i, judged)
     sigma = float(change_error(less * verdict.change_sigma[0], found[0]))
     covariance = turned @ verdict.shift_covariance_pm2[0] @ turned.T
-    chances = kind_probabilities(float(found[0]), sigma, found[1:], covariance)
+    chances = kind_probabilities(float(found[0]), sigma, found[1:], covariance, number in judged.far)
     if found[0] < CORE_BELOW and shape.tail_weight > LEAST_TAIL:
         core, wider = core_change(window, site.view_of(i).valid, shape, judged.noise, site.response[0])
         core_sigma = float(change_error(wider * verdict.change_sigma[0], 1.0))

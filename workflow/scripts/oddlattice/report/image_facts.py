@@ -100,7 +100,7 @@ def key_figures(row: Row, in_regions: int = 0) -> list[Row]:
     expected = expected_false(row)
     false = f"; expected to be false: {expected}" if expected else ""
     false = false if flagged or in_regions else ": nothing is flagged"
-    false += f"; {n.count(in_regions)} more in or at extended regions" if in_regions else ""
+    false += f"; {n.count(in_regions)} more in or at extended regions or boundaries" if in_regions else ""
     corrected, around = n.interval(*(row[f"density_corrected_{end}"] for end in ("per_nm2", "ci_low", "ci_high")))
     note = f"95 % interval {between}" if density != n.NONE else "not known: see the notes"
     if corrected != n.NONE:

@@ -150,7 +150,7 @@ COLUMNS: Schema = {
     "intensity_noise": pl.Float64,  # standard error of the change by the image's noise alone
     "intensity_plain": pl.Float64,  # change as read with nothing taken out beside it: whatever else is listed
     "population": pl.Int64,  # component of 4_defects/populations: 0 the bulk; null of a column of none
-    "in_region": pl.Boolean,  # in an extended region or at its rim
+    "in_region": pl.Boolean,  # in an extended region, at its rim, or in an odd layer along a boundary
     "shift_row_pm": pl.Float64,
     "shift_col_pm": pl.Float64,
     "shift_sigma_pm": pl.Float64,
@@ -211,7 +211,7 @@ DEFECTS: Schema = {
     "burgers_pm": pl.Float64,  # its length
     "burgers_reason": pl.String,  # why it is not told
     "population": pl.Int64,  # component of 4_defects/populations: 0 the bulk; null of a column of none
-    "in_region": pl.Boolean,  # a column in an extended region or at its rim: not counted in densities
+    "in_region": pl.Boolean,  # in an extended region, at its rim, or in an odd layer along a boundary: in no density
     "counted": pl.Boolean,  # whether its image is (see images), filled by gather
     "track": pl.Int64,  # of the series that its image is a frame of (see tracks), filled by gather; null of none
     "again": pl.Boolean,  # of a stack: another frame's row stands for it, or the series does not confirm it; by gather
