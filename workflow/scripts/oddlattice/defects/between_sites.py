@@ -33,14 +33,18 @@ def told_as_one(sites: list[SiteColumns], without: Without, noise: Noise, vector
     if not keys:
         return
     places = np.array([sites[k].cells[i] + (sites[k].shape.u, sites[k].shape.v) for k, i in keys]) @ vectors_pm
-    beside = cKDTree(places).query_ball_point(places, BESIDE * float(np.hypot(*vectors_pm.T).min()))
+    tree, reach = cKDTree(places), BESIDE * float(np.hypot(*vectors_pm.T).min())
     searches: dict[int, _Search] = {}
     for n, key in enumerate(keys):
         if key not in without.fits or without.fits[key][0] > LOST or key in without.far:
             continue
         if key[0] not in searches:
             searches[key[0]] = _Search(sites[key[0]], noise, vectors_pm)
-        near = [keys[m] for m in beside[n] if m != n and keys[m] in without.fits and without.fits[keys[m]][0] > LOST]
+        near = [
+            keys[m]
+            for m in sorted(tree.query_ball_point(places[n], reach))
+            if m != n and keys[m] in without.fits and without.fits[keys[m]][0] > LOST
+        ]
         for others in ([other] for other in near) if near else [[]]:
             if _tell_again(key, others, searches[key[0]], sites, without):
                 break

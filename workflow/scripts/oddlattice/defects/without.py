@@ -48,7 +48,7 @@ class Without:
 
     def rest(self, key: Key, site: SiteColumns) -> Array:
         """What is left in the window (16, 16) of a column."""
-        return cut_windows(self.left, site.shape, site.cells[key[1] : key[1] + 1] + 1)[0].astype(np.float64)
+        return np.asarray(cut_windows(self.left, site.shape, site.cells[key[1] : key[1] + 1] + 1)[0], dtype=np.float64)
 
     def window(self, key: Key, site: SiteColumns) -> Array:
         """The window (16, 16) of a column in which it alone is changed."""
