@@ -470,7 +470,7 @@ def test_page_shows_the_key_figures(shard: tuple[Any, Any, Path]) -> None:
 
 def test_columns_in_regions_are_told_beside_those_that_are_counted(shard: tuple[Any, Any, Path]) -> None:
     row = shard[0].rows[0]
-    for number, told in ((0, ""), (3, "; 3 more in or at extended regions")):
+    for number, told in ((0, ""), (3, "; 3 more in or at extended regions or boundaries")):
         notes = {figure["label"]: figure["note"] for figure in image_facts.key_figures(row, number)}
         assert notes["Flagged columns"].startswith(f"of {row['columns_tested']} tested")
         assert ("extended regions" in notes["Flagged columns"]) == (number > 0)
