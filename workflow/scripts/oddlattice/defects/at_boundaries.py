@@ -1,15 +1,13 @@
 """Columns along a boundary that are odd one beside the other: they belong to the boundary, not to either crystal."""
 
 import numpy as np
-from scipy import ndimage, stats
+from scipy import stats
 from scipy.spatial import cKDTree
 
 from oddlattice.numerics.arrays import Array, Bools, Labels
+from oddlattice.numerics.distances import distance_px
 
-LAYER, DEEPEST = (
-    0.5,
-    3.0,
-)  # distances between columns: thickness of a layer along a boundary, and how far they are asked
+LAYER, DEEPEST = 0.5, 3.0  # distances between columns: thickness of a layer along a boundary; so far they are asked
 INSIDE = 4.0  # from it, of the columns that tell how often one is listed
 LEAST_LISTED, BY_CHANCE = 3, 1e-3  # of a layer whose columns are not odd by themselves
 LEAST_INSIDE = 30
@@ -17,8 +15,7 @@ LEAST_INSIDE = 30
 
 def distance_to_others(labels: Labels, number: int, places_px: Array) -> Array:
     """Distance of places (n, 2) in a grain from the other grains [px]; shape (n,)."""
-    others = (labels > 0) & (labels != number)
-    away = ndimage.distance_transform_edt(~others) if others.any() else np.full(labels.shape, np.inf)
+    away = distance_px((labels == 0) | (labels == number))
     return np.asarray(away[tuple(np.rint(places_px).astype(int).clip(0, np.array(labels.shape) - 1).T)])
 
 

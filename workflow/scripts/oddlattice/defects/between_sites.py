@@ -11,6 +11,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from oddlattice.defects.kernels import MOST_SHIFT_PM, moved_peak, refine
+from oddlattice.defects.kind_probabilities import EMPTY_BELOW
 from oddlattice.defects.noise import Noise
 from oddlattice.defects.null import SiteColumns
 from oddlattice.defects.without import Key, Without
@@ -21,9 +22,7 @@ LOST = -0.2  # of a column: a change from which its atoms may be elsewhere
 BESIDE = 0.8  # of the shortest lattice vector: neighbours
 STEPS = 9  # along row and col, of the places that are looked at
 NUMBERS = 3  # by which a column is told
-SEARCHED = (
-    10.0  # what it must tell more where nothing but the search says that there is light: two for each of e^5 places
-)
+SEARCHED = 10.0  # what it must tell more where only the search says that there is light: two for each of e^5 places
 LEAST_LEFT = 0.4  # of its intensity, of a column that moved
 
 
@@ -53,7 +52,7 @@ def told_as_one(sites: list[SiteColumns], without: Without, noise: Noise, vector
 def _tell_again(lost: Key, others: list[Key], search: "_Search", sites: list[SiteColumns], without: Without) -> bool:
     """Take out one column that moved, instead of that and of others beside it, where it tells more; whether it does."""
     before = {key: without.fits[key] for key in (lost, *others)}
-    of_empty = 1 if before[lost][0] <= search.emptied else NUMBERS
+    of_empty = 1 if before[lost][0] <= EMPTY_BELOW else NUMBERS
     two = search.left(before, sites, without) + 2 * (of_empty + NUMBERS * len(others))
     for key in before:
         without.put_back(key)
@@ -75,7 +74,6 @@ class _Search:
     site: SiteColumns
     noise: Noise
     vectors_pm: Array
-    emptied: float = -0.8
 
     def fit(self, window: Array, i: int) -> Array:
         """Change and displacement of column `i` in its window (16, 16), from the brightest place on."""
