@@ -15,6 +15,7 @@ the null: so the odds grow with z.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -86,9 +87,8 @@ class TwoGroups:
         return Count(float((1 - self.probability_real[self.listed[which]]).sum()), *bounds)
 
 
-@dataclass(frozen=True)
-class _Candidates:
-    """Columns looked at by themselves, and the numbers of the others.
+class _Candidates(NamedTuple):
+    """Columns looked at by themselves, and the numbers of the others; in the order in which `_sweep` takes them.
 
     Attributes
     ----------
@@ -112,11 +112,6 @@ class _Candidates:
     hidden: Array
     bulk_share: Array
 
-    @property
-    def arrays(self) -> tuple[Array, Array, Index, Index, Index, Array, Array]:
-        """As `_sweep` takes them."""
-        return self.density, self.null, self.kind, self.image, self.others, self.hidden, self.bulk_share
-
     @classmethod
     def of(cls, size: Array, kind: Index, image: Index, of_bulk: Array) -> "_Candidates":
         """Of |z| (n,), kinds and images (n,) counted from 0; `of_bulk` (kinds,) as in `_sample`."""
@@ -130,9 +125,8 @@ class _Candidates:
         return cls(changed_density(size[seen]), null, kind[seen], image[seen], others, changed_below(CANDIDATE), share)
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """What the sweeps are filled into.
+class _Drawn(NamedTuple):
+    """What the sweeps are filled into; in the order in which `_sweep` takes it.
 
     Attributes
     ----------
@@ -150,11 +144,6 @@ class _Drawn:
     false: Bools
     weights: Array
     parts: Array
-
-    @property
-    def arrays(self) -> tuple[Array, Bools, Array, Array]:
-        """As `_sweep` takes them."""
-        return self.chance, self.false, self.weights, self.parts
 
 
 def bulk_density(size: Array) -> Array:
@@ -344,15 +333,14 @@ def _sample(size: Array, kind: Index, image: Index, listed: Index, of_bulk: Arra
     drawn = _Drawn(
         np.zeros(len(index)), np.empty((DRAWS, len(listed)), dtype=np.bool_), weights, np.zeros(len(columns))
     )
-    _sweep(rng, sweeps, FORESEEN / len(SIZES), at[listed], columns, *seen.arrays, *drawn.arrays)
-    mean_weights, mean_parts = drawn.weights, drawn.parts
-    chance, false = np.zeros(len(size)), drawn.false
+    _sweep(rng, sweeps, FORESEEN / len(SIZES), at[listed], columns, *seen, *drawn)
+    chance = np.zeros(len(size))
     chance[index] = drawn.chance
     rest = np.flatnonzero(size <= CANDIDATE)
-    few = (changed_density(size[rest]) * mean_weights[kind[rest]]).sum(axis=1) * mean_parts[image[rest]]
-    bulk = bulk_density(size[rest]) * seen.bulk_share[kind[rest]] * (1 - mean_parts[image[rest]])
+    few = (changed_density(size[rest]) * drawn.weights[kind[rest]]).sum(axis=1) * drawn.parts[image[rest]]
+    bulk = bulk_density(size[rest]) * seen.bulk_share[kind[rest]] * (1 - drawn.parts[image[rest]])
     chance[rest] = few / (few + bulk)
-    return chance, false
+    return chance, drawn.false
 
 
 def false_rows(found: TwoGroups, kind: npt.NDArray[np.str_], image: npt.NDArray[np.str_]) -> list[Row]:
