@@ -82,6 +82,11 @@ class Followed:
         return np.asarray(self.home_px(site) + self.laid[at].drift_px)
 
     @cached_property
+    def index_of(self) -> dict[int, int]:
+        """Indices of the frames used, by their numbers."""
+        return {frame.frame: t for t, frame in enumerate(self.frames)}
+
+    @cached_property
     def sites_px(self) -> Array:
         """Places (n, 2) of all sites in the first frame, by its lattice [px]."""
         return _places(self.cells, self.column, self.lattice)

@@ -38,10 +38,9 @@ def survival(grains: Sequence[Followed], numbers: Index) -> Survival | None:
     from scipy.stats import CensoredData, ecdf  # half a second to load, and few shards hold a stack
 
     watched = [_watched(one, numbers) for one in grains if one.frames[0].frame == numbers[0]]
-    at, changed = (np.concatenate(each) for each in zip(*watched, strict=True)) if watched else (np.zeros(0),) * 2
-    if not len(at):
+    if not any(len(at) for at, _ in watched):
         return None
-    observed = changed.astype(bool)
+    at, observed = (np.concatenate(each) for each in zip(*watched, strict=True))
     found: Any = ecdf(CensoredData(uncensored=at[observed], right=at[~observed])).sf
     times = np.arange(len(numbers))
     part = np.asarray(found.evaluate(times), dtype=np.float64)
@@ -64,7 +63,7 @@ def _watched(series: Followed, numbers: Index) -> tuple[Index, Bools]:
     left = {
         event.site: event.at for event in reversed(series.events) if event.before == "bulk" and event.site < len(begins)
     }
-    changed = np.array([k in left for k in range(len(begins))])
+    changed = np.array([k in left for k in range(len(begins))], dtype=bool)
     at = np.array([left.get(k, last[k]) for k in range(len(begins))])
-    of_stack = np.searchsorted(numbers, [frame.frame for frame in series.frames])
+    of_stack = np.searchsorted(numbers, list(series.index_of))
     return of_stack[at[begins]], changed[begins]

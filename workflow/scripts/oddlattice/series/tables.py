@@ -150,7 +150,7 @@ def follow_stack(stack: list[Row], columns: pl.DataFrame, defects: pl.DataFrame,
     if not grains:
         why = f"fewer than {LEAST_FRAMES} frames with the same lattice"
         return stack_alone(stack, why, left)
-    used = {frame.frame for series in grains for frame in series.frames}
+    used = {number for series in grains for number in series.index_of}
     left |= {number: "another cell" for own in frames for frame in own.values() if (number := frame.frame) not in used}
     about = about_stack(stack)
     row = named(stack) | {"grains": len(grains), "frames_left_out": as_words(left)}
@@ -174,10 +174,11 @@ def laid_in(grains: Sequence[Followed]) -> dict[int, Place]:
     """Where the specimen lies in every frame that is used, by the first of the grains that the frame shows."""
     found = dict[int, Place]()
     for series in grains:
-        numbers = [frame.frame for frame in series.frames]
-        known = next((t for t, number in enumerate(numbers) if number in found), None)
-        since = np.zeros(2) if known is None else found[numbers[known]].drift_px - series.laid[known].drift_px
-        for number, laid in zip(numbers, series.laid, strict=True):
+        known = next((number for number in series.index_of if number in found), None)
+        since = np.zeros(2)
+        if known is not None:
+            since = found[known].drift_px - series.laid[series.index_of[known]].drift_px
+        for number, laid in zip(series.index_of, series.laid, strict=True):
             found.setdefault(number, Place(laid.drift_px + since, laid.told))
     return dict(sorted(found.items()))
 
@@ -249,7 +250,7 @@ def shown_in(grains: Sequence[Followed], number: int) -> Row:
     """Columns seen in a frame, and how many are odd, by kind."""
     alive, seen = list[str](), 0
     for series in grains:
-        t = next((t for t, frame in enumerate(series.frames) if frame.frame == number), None)
+        t = series.index_of.get(number)
         if t is not None:
             alive += [one.kind for one in series.tracks if one.first <= t <= one.last]
             seen += int(series.seen[:, t].sum())
