@@ -155,10 +155,8 @@ def defect_columns(image: Image) -> dict[str, list[Any]]:
 
 def _extent(row: Row) -> list[str]:
     """Area of a region, and its Burgers vector where a circuit around it does not close."""
-    says = [
-        f"{n.significant(row[f'area_{unit}2'], 2)} {unit}²" for unit in ("nm", "px") if n.usable(row[f"area_{unit}2"])
-    ]
-    says = says[:1]
+    unit = next((unit for unit in ("nm", "px") if n.usable(row[f"area_{unit}2"])), None)
+    says = [f"{n.significant(row[f'area_{unit}2'], 2)} {unit}²"] if unit else []
     if says and not n.usable(row["z"]):
         says.append("no listed column in it")
     u, v = row.get("burgers_u"), row.get("burgers_v")
